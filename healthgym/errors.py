@@ -1,0 +1,59 @@
+"""Errors a user can cause. Each message says what, where, what was expected and what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class HealthgymError(Exception):
+    """Anything a user can mend; programs print its message without a traceback."""
+
+
+class ConfigError(HealthgymError):
+    """A setting is unknown, missing or out of range."""
+
+
+class SchemaError(HealthgymError):
+    """A schema contradicts itself."""
+
+
+class TableError(HealthgymError):
+    """A clinical table does not fit its schema."""
+
+
+class FetchError(HealthgymError):
+    """A public data set could not be downloaded or is not what was published."""
+
+
+class StorageError(HealthgymError):
+    """A file is missing, cut short, altered, or of another kind or version."""
+
+
+class CohortError(HealthgymError):
+    """A cohort folder is incomplete, altered, or made with other settings."""
+
+
+class DivergenceError(HealthgymError):
+    """Training met a loss that is not a finite number."""
+
+
+class FencedError(HealthgymError):
+    """A newer process has taken over this run folder; this one must stop writing."""
+
+
+class LaunchError(HealthgymError):
+    """A job could not be submitted or did not end well."""
+
+
+def nearest(word: object, candidates: Iterable[object]) -> str:
+    """Return " (did you mean 'x'?)" for the candidate most like `word`, or nothing."""
+    by_lower = {str(candidate).lower(): str(candidate) for candidate in candidates}
+    close = get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
+    return f" (did you mean '{by_lower[close[0]]}'?)" if close else ""
+
+
+def listed(words: Iterable[object], limit: int = 12) -> str:
+    """Return "a, b, c and 4 more": at most `limit` words, for use inside a sentence."""
+    shown = [str(word) for word in words]
+    if len(shown) <= limit:
+        return ", ".join(shown)
+    return f"{', '.join(shown[:limit])} and {len(shown) - limit} more"

@@ -1,0 +1,213 @@
+"""The schema: what the columns of a clinical table mean.
+
+A schema is read from YAML. It names the key columns, and for each variable its kind, its unit or its
+classes (raw code and label), whether it is constant within a patient, and what a missing value means.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pydantic import Field, field_validator, model_validator
+
+from healthgym.config import StrictModel, load_yaml, parse
+from healthgym.errors import SchemaError
+from healthgym.layout import FeatureLayout
+
+Code: TypeAlias = int | str
+_EMBEDDING_DIM = {"binary": 2, "categorical": 4}
+
+
+class Keys(StrictModel):
+    """The columns that identify a row."""
+
+    patient: str = "PatientID"
+    timestep: str = "Timestep"
+
+
+class Variable(StrictModel):
+    """One clinical variable.
+
+    Args:
+        name: the column's name in the table.
+        kind: real, binary (two classes) or categorical.
+        unit: of a real variable, for axes and file attributes.
+        classes: {raw code: label} of a binary or categorical variable, in order.
+        static: constant within a patient.
+        missing: what NaN means: refuse it; carry the last value forward and flag; or model the
+            missingness (the flag is generated and the value is blank where the flag says so).
+        measured_flag: the binary variable that says 1 where the value was measured. Where the table
+            has no such column, it is derived from the missing values.
+        description: for people.
+    """
+
+    name: str = Field(min_length=1)
+    kind: Literal["real", "binary", "categorical"]
+    unit: str = ""
+    classes: dict[Code, str] = Field(default_factory=dict)
+    static: bool = False
+    missing: Literal["refuse", "carry_forward", "model"] = "refuse"
+    measured_flag: str | None = None
+    description: str = ""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _codes_from_list(cls, value: Any) -> Any:
+        """Let a list of labels stand for codes that are the labels themselves."""
+        return {label: str(label) for label in value} if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> "Variable":
+        if self.kind == "real" and self.classes:
+            raise ValueError(f"'{self.name}' is real and has classes; drop them or make it categorical")
+        if self.kind == "binary" and len(self.classes) != 2:
+            raise ValueError(f"'{self.name}' is binary and needs two classes, not {len(self.classes)}")
+        if self.kind == "categorical" and len(self.classes) < 2:
+            raise ValueError(f"'{self.name}' is categorical and needs at least two classes")
+        if self.kind == "categorical" and len(self.classes) > 256:
+            raise ValueError(
+                f"'{self.name}' has {len(self.classes)} classes; at most 256 fit, so group rare ones"
+            )
+        if self.kind != "real" and self.unit:
+            raise ValueError(f"'{self.name}' is {self.kind} and has a unit; only reals have one")
+        if len(set(self.classes.values())) != len(self.classes):
+            raise ValueError(f"'{self.name}' has the same label twice")
+        if len({str(code) for code in self.classes}) != len(self.classes):
+            raise ValueError(f"'{self.name}' has the same code twice (as a number and as text)")
+        if self.missing != "refuse" and not self.measured_flag:
+            raise ValueError(
+                f"'{self.name}' has missing: {self.missing} and needs measured_flag: a column name"
+            )
+        if self.missing != "refuse" and self.static:
+            raise ValueError(f"'{self.name}' is static; a missing static value can only be refused")
+        return self
+
+    @property
+    def codes(self) -> tuple[Code, ...]:
+        """Raw codes in class order."""
+        return tuple(self.classes)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class labels in class order."""
+        return tuple(self.classes.values())
+
+
+class Schema(StrictModel):
+    """All variables of a cohort, and its keys."""
+
+    name: str = Field(min_length=1)
+    title: str = ""
+    source: str = ""
+    timestep_unit: str = "timestep"
+    keys: Keys = Keys()
+    variables: tuple[Variable, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Schema":
+        names = [variable.name for variable in self.variables]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"variable '{twice[0]}' stands twice")
+        if self.keys.patient == self.keys.timestep:
+            raise ValueError(f"the patient and the timestep key are the same column '{self.keys.patient}'")
+        for key in (self.keys.patient, self.keys.timestep):
+            if key in names:
+                raise ValueError(f"'{key}' is a key and cannot be a variable too")
+        by_name = {variable.name: variable for variable in self.variables}
+        for variable in self.variables:
+            if variable.measured_flag and variable.measured_flag in by_name:
+                flag = by_name[variable.measured_flag]
+                if flag.kind != "binary" or flag.missing != "refuse" or flag.static:
+                    raise ValueError(
+                        f"'{flag.name}', the measured flag of '{variable.name}', must be a binary variable "
+                        f"that is not static and has no missing values of its own"
+                    )
+            elif variable.measured_flag and variable.missing == "refuse":
+                raise ValueError(
+                    f"'{variable.name}' names the measured flag '{variable.measured_flag}', which is no variable"
+                )
+        return self
+
+    @cached_property
+    def encoded(self) -> tuple[Variable, ...]:
+        """Variables in the order of their encoded features: reals, then binary and categorical ones.
+
+        A measured flag that the schema names but does not declare is appended: it is derived from the
+        table's missing values and generated like any other variable.
+        """
+        declared = {variable.name for variable in self.variables}
+        derived = dict.fromkeys(
+            variable.measured_flag
+            for variable in self.variables
+            if variable.measured_flag and variable.measured_flag not in declared
+        )
+        flags = tuple(
+            Variable(name=name, kind="binary", classes={0: "False", 1: "True"}) for name in derived if name
+        )
+        everything = self.variables + flags
+        return tuple(v for v in everything if v.kind == "real") + tuple(
+            v for v in everything if v.kind != "real"
+        )
+
+    @cached_property
+    def reals(self) -> tuple[Variable, ...]:
+        """Real variables, in order."""
+        return tuple(variable for variable in self.encoded if variable.kind == "real")
+
+    @cached_property
+    def categoricals(self) -> tuple[Variable, ...]:
+        """Binary and categorical variables, derived flags last."""
+        return tuple(variable for variable in self.encoded if variable.kind != "real")
+
+    @cached_property
+    def layout(self) -> FeatureLayout:
+        """The shape of an encoded timestep."""
+        return FeatureLayout(
+            num_reals=len(self.reals),
+            num_classes=tuple(len(variable.classes) for variable in self.categoricals),
+            embedding_dims=tuple(_EMBEDDING_DIM[variable.kind] for variable in self.categoricals),
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides what a number in a table means."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def __getitem__(self, name: str) -> Variable:
+        for variable in self.encoded:
+            if variable.name == name:
+                return variable
+        raise KeyError(name)
+
+    def names(self) -> Iterator[str]:
+        """Names of all variables in encoded order."""
+        return (variable.name for variable in self.encoded)
+
+    def to_json(self) -> str:
+        """Return the schema as JSON, from which `from_json` makes an equal one."""
+        values = self.model_dump(mode="json")
+        for shown, variable in zip(values["variables"], self.variables, strict=True):
+            # JSON turns integer keys into text: keep codes as pairs.
+            shown["classes"] = [[code, label] for code, label in variable.classes.items()]
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Schema":
+        """Read what `to_json` wrote."""
+        values = json.loads(text)
+        for variable in values["variables"]:
+            variable["classes"] = {code: label for code, label in variable["classes"]}
+        return cls.model_validate(values)
+
+
+def load_schema(path: Path) -> Schema:
+    """Read a schema from YAML.
+
+    Raises:
+        SchemaError: with every problem found.
+    """
+    return parse(Schema, load_yaml(path), str(path), SchemaError)

@@ -197,7 +197,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            name = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            name = self.construct_object(key_node, deep=True)
             if name in seen:
                 raise ConfigError(
                     f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: "
@@ -215,7 +215,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open(encoding="utf-8") as stream:
-            content = yaml.load(stream, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+            content = _UniqueKeyLoader(stream).get_single_data()
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror}. Give the path of a YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -128,7 +128,7 @@ class Schema(StrictModel):
                     )
             elif variable.measured_flag and variable.missing == "refuse":
                 raise ValueError(
-                    f"'{variable.name}' names the measured flag '{variable.measured_flag}', which is no variable"
+                    f"'{variable.name}' names the measured flag '{variable.measured_flag}', which is not declared"
                 )
         return self
 
@@ -200,7 +200,7 @@ class Schema(StrictModel):
         """Read what `to_json` wrote."""
         values = json.loads(text)
         for variable in values["variables"]:
-            variable["classes"] = {code: label for code, label in variable["classes"]}
+            variable["classes"] = dict(variable["classes"])
         return cls.model_validate(values)
 
 

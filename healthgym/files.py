@@ -30,7 +30,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a whole file or none."""
     with atomic_path(path) as beside:
         beside.write_bytes(content)

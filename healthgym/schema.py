@@ -128,7 +128,7 @@ class Schema(StrictModel):
                     )
             elif variable.measured_flag and variable.missing == "refuse":
                 raise ValueError(
-                    f"'{variable.name}' names the measured flag '{variable.measured_flag}', which is not declared"
+                    f"'{variable.name}' names the undeclared flag '{variable.measured_flag}'; declare it as binary"
                 )
         return self
 

@@ -1,0 +1,1 @@
+"""Files on disk: the only home of HDF5 and Parquet."""

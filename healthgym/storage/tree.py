@@ -1,0 +1,128 @@
+"""A nested dict of arrays and plain values as one sealed HDF5 file.
+
+The file begins with an HDF5 user block of 512 bytes: a line of text with the SHA-256 and the size of
+all that follows. Any HDF5 reader skips it; `head -c 512 FILE` shows it. The seal is the closing mark:
+a file that was cut short or altered in a single bit is noticed on reading. Nothing is pickled.
+"""
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import h5py
+import numpy as np
+
+from healthgym.errors import StorageError
+from healthgym.files import sha256_of, write_bytes
+
+Tree: TypeAlias = dict[str, Any]
+
+SEAL_BYTES = 512
+_MAGIC = "healthgym sealed file"
+
+
+def write_tree(path: Path, tree: Mapping[str, Any], kind: str, version: int) -> str:
+    """Write a tree as one whole, sealed file and return the SHA-256 of its content.
+
+    Args:
+        path: the file to make or replace.
+        tree: nested mappings with text keys; leaves are numpy arrays, text, numbers, booleans, None
+            or JSON-like lists.
+        kind: what the file is, e.g. "checkpoint".
+        version: version of this kind's form.
+    """
+    image = io.BytesIO()
+    with h5py.File(image, "w", userblock_size=SEAL_BYTES, libver=("earliest", "v110")) as file:
+        file.attrs.update({"kind": kind, "version": version})
+        _write_group(file, tree)
+    content = image.getbuffer()
+    seal = hashlib.sha256(content[SEAL_BYTES:]).hexdigest()
+    line = f"{_MAGIC}: sha256 {seal}, {len(content)} bytes\n".encode()
+    content[:SEAL_BYTES] = line.ljust(SEAL_BYTES, b"\0")
+    write_bytes(path, content)
+    return seal
+
+
+def read_tree(path: Path, kind: str, versions: tuple[int, ...]) -> Tree:
+    """Read what `write_tree` wrote.
+
+    Raises:
+        StorageError: the file is missing, cut short, altered, or of another kind or version.
+    """
+    verify_seal(path)
+    with h5py.File(path, "r") as file:
+        check_kind(file, path, kind, versions)
+        return _read_group(file)
+
+
+def read_seal(path: Path) -> tuple[str, int]:
+    """Return (SHA-256, size in bytes) that the file's first line promises."""
+    try:
+        with path.open("rb") as stream:
+            line = stream.read(SEAL_BYTES)
+    except OSError as error:
+        raise StorageError(f"Cannot read {path}: {error.strerror}.") from error
+    words = line.split(b"\n", 1)[0].decode(errors="replace")
+    if not words.startswith(_MAGIC):
+        raise StorageError(
+            f"{path} is not a file of healthgym's: its first line is not a seal. Check the path."
+        )
+    found = re.fullmatch(rf"{_MAGIC}: sha256 ([0-9a-f]{{64}}), ([0-9]+) bytes", words)
+    if found is None:
+        raise StorageError(f"{path} has a damaged seal ('{words}'). Use another copy of it.")
+    return found[1], int(found[2])
+
+
+def verify_seal(path: Path) -> str:
+    """Check a sealed file's size and SHA-256, and return the latter."""
+    seal, size = read_seal(path)
+    if path.stat().st_size != size:
+        raise StorageError(
+            f"{path} has {path.stat().st_size} bytes where its seal says {size}: it was cut short or "
+            f"appended to. Use another copy of it."
+        )
+    if sha256_of(path, SEAL_BYTES) != seal:
+        raise StorageError(
+            f"{path} does not match its checksum: at least one bit was altered after it was written. "
+            f"Use another copy of it."
+        )
+    return seal
+
+
+def check_kind(node: h5py.Group, path: Path, kind: str, versions: tuple[int, ...]) -> None:
+    """Refuse a file that is something else, or of a version this program does not know."""
+    found_kind, found_version = node.attrs.get("kind"), int(node.attrs.get("version", 0))
+    if found_kind != kind:
+        raise StorageError(f"{path} is a {found_kind or 'file of unknown kind'}; a {kind} was expected.")
+    if found_version not in versions:
+        raise StorageError(
+            f"{path} has version {found_version} of the {kind} form; this program reads "
+            f"{', '.join(map(str, versions))}. Install the healthgym that wrote it."
+        )
+
+
+def _write_group(group: h5py.Group, tree: Mapping[str, Any]) -> None:
+    for name, value in tree.items():
+        if not isinstance(name, str) or "/" in name or not name or name == ".":
+            raise ValueError(f"a tree's keys are text without '/', not {name!r}")
+        if isinstance(value, Mapping):
+            _write_group(group.create_group(name, track_order=True), value)
+        elif isinstance(value, np.ndarray):
+            group.create_dataset(name, data=value)
+        else:
+            group.attrs[f"json:{name}"] = json.dumps(value)
+
+
+def _read_group(group: h5py.Group) -> Tree:
+    tree: Tree = {
+        name.removeprefix("json:"): json.loads(value)
+        for name, value in group.attrs.items()
+        if name.startswith("json:")
+    }
+    for name, node in group.items():
+        tree[name] = _read_group(node) if isinstance(node, h5py.Group) else node[()]
+    return tree

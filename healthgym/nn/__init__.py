@@ -1,0 +1,1 @@
+"""Networks' parts. Torch only."""

@@ -6,7 +6,7 @@ are reported at once; an unknown key names the nearest known one.
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -89,13 +89,124 @@ class WGANConfig(StrictModel):
     optimiser: AdamConfig = AdamConfig()
 
 
+class UNetConfig(StrictModel):
+    """The denoiser of v3: `depth` times the length is halved, `hidden_dim` channels wide throughout."""
+
+    hidden_dim: Annotated[int, Field(gt=0, multiple_of=8)] = 256
+    depth: Positive = 3
+    level_embedding_dim: Annotated[int, Field(gt=0, multiple_of=2)] = 128
+
+
+class NoiseScheduleConfig(StrictModel):
+    """How fast noise is added: beta rises linearly over the noise levels."""
+
+    num_levels: Annotated[int, Field(ge=2)] = 500
+    first_beta: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    last_beta: Annotated[float, Field(gt=0, lt=1)] = 0.01
+
+    @model_validator(mode="after")
+    def _rising(self) -> "NoiseScheduleConfig":
+        if self.first_beta > self.last_beta:
+            raise ValueError("first_beta must not exceed last_beta")
+        return self
+
+
+class DDPMSamplerConfig(StrictModel):
+    """Ancestral sampling through every noise level, as published."""
+
+    kind: Literal["ddpm"] = "ddpm"
+
+
+class DDIMSamplerConfig(StrictModel):
+    """DDIM: some of the levels only; `eta` 0 draws no noise on the way, 1 as much as DDPM."""
+
+    kind: Literal["ddim"] = "ddim"
+    num_steps: Positive = 25
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class DPMSolverSamplerConfig(StrictModel):
+    """DPM-Solver++(2M): some of the levels only, second order, no noise on the way."""
+
+    kind: Literal["dpmpp"] = "dpmpp"
+    num_steps: Positive = 25
+
+
+class RejectConfig(StrictModel):
+    """Drop a patient whose reals leave [-1, 1] and draw again, as published.
+
+    A patient is given up after `max_attempts`, and the whole call once `min_acceptance` is not met by
+    the first few hundred candidates: such a denoiser needs more training.
+    """
+
+    kind: Literal["reject"] = "reject"
+    max_attempts: Positive = 100
+    min_acceptance: Annotated[float, Field(ge=0, lt=1)] = 0.02
+
+
+class ClampConfig(StrictModel):
+    """Clip the predicted reals to [-1, 1] at every noise level; no patient is dropped."""
+
+    kind: Literal["clamp"] = "clamp"
+
+
+class DynamicConfig(StrictModel):
+    """Dynamic thresholding: squeeze a patient's predicted reals so that this quantile fits [-1, 1]."""
+
+    kind: Literal["dynamic"] = "dynamic"
+    quantile: Annotated[float, Field(gt=0, le=1)] = 0.995
+
+
+class DiffusionAdamConfig(AdamConfig):
+    """Adam with the second moment that v3 uses."""
+
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+
+
+class DiffusionConfig(StrictModel):
+    """v3: denoising diffusion along clinical time.
+
+    Args:
+        pad_to: timesteps of the denoiser's canvas; auto is the next length that its depth divides.
+        ema_decay: keep an exponential moving average of the weights and sample from it; none if null.
+        amp: mixed precision where the device is a GPU.
+    """
+
+    kind: Literal["diffusion"] = "diffusion"
+    denoiser: UNetConfig = UNetConfig()
+    schedule: NoiseScheduleConfig = NoiseScheduleConfig()
+    sampler: Annotated[
+        DDPMSamplerConfig | DDIMSamplerConfig | DPMSolverSamplerConfig, Field(discriminator="kind")
+    ] = DDPMSamplerConfig()
+    guardrail: Annotated[RejectConfig | ClampConfig | DynamicConfig, Field(discriminator="kind")] = (
+        RejectConfig()
+    )
+    reconstruction_weight: NotNegative = 20.0
+    pad_to: Positive | Literal["auto"] = "auto"
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    amp: bool = True
+    gradient_clip: PositiveFloat = 1.0
+    optimiser: DiffusionAdamConfig = DiffusionAdamConfig()
+
+    @model_validator(mode="after")
+    def _enough_levels(self) -> "DiffusionConfig":
+        steps = getattr(self.sampler, "num_steps", 1)
+        if steps > self.schedule.num_levels:
+            raise ValueError(
+                f"sampler.num_steps is {steps}, but there are only schedule.num_levels = "
+                f"{self.schedule.num_levels}; take at most as many steps as levels"
+            )
+        return self
+
+
 SYSTEM_PRESETS: dict[str, dict[str, Any]] = {
     "v1": {"kind": "wgan", "latent": {"kind": "uniform"}},
     "v2": {"kind": "wgan", "latent": {"kind": "buffered"}},
     "v2.5": {"kind": "wgan", "generator": {"kind": "transformer"}, "latent": {"kind": "buffered"}},
+    "v3": {"kind": "diffusion"},
 }
 
-SystemConfig = WGANConfig
+SystemConfig = Annotated[WGANConfig | DiffusionConfig, Field(discriminator="kind")]
 
 
 # --- a run ---------------------------------------------------------------------------------------
@@ -173,6 +284,8 @@ class RunConfig(StrictModel):
 FREE_ON_RESUME = frozenset(
     {"training.epochs", "training.log_every_steps", "training.threads", "training.device"}
     | {"checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep", "data"}
+    | {f"system.sampler.{name}" for name in ("kind", "num_steps", "eta")}
+    | {f"system.guardrail.{name}" for name in ("kind", "max_attempts", "min_acceptance", "quantile")}
 )
 
 
@@ -305,7 +418,9 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _sentence(problem: Any, model: type[BaseModel]) -> str:
     """Turn one pydantic problem into a line for a user."""
-    place = ".".join(str(part) for part in problem["loc"]) or "settings"
+    # Where a setting is one of several kinds, pydantic puts the kind into the path; a user's file has none.
+    parts = [str(part) for part in problem["loc"] if part not in _kinds(model)]
+    place = ".".join(parts) or "settings"
     if problem["type"] == "extra_forbidden":
         known = _field_names(model)
         return f"{place}: unknown key{nearest(problem['loc'][-1], known)}"
@@ -317,12 +432,28 @@ def _sentence(problem: Any, model: type[BaseModel]) -> str:
     return f"{place}: {message}{shown}"
 
 
-def _field_names(model: Any, seen: frozenset[Any] = frozenset()) -> set[str]:
-    """Return the names of all fields of a model and of the models inside it."""
-    names: set[str] = set()
+def _kinds(model: type[BaseModel]) -> set[Any]:
+    """Return every value that a field named `kind` may have in a model and in the models inside it."""
+    return {
+        name
+        for inner in _models(model)
+        if "kind" in inner.model_fields
+        for name in get_args(inner.model_fields["kind"].annotation)
+    }
+
+
+def _models(model: Any, seen: frozenset[Any] = frozenset()) -> set[type[BaseModel]]:
+    """Return a model and all models inside it."""
+    found: set[type[BaseModel]] = set()
     if isinstance(model, type) and issubclass(model, BaseModel) and model not in seen:
-        for name, field in model.model_fields.items():
-            names |= {name} | _field_names(field.annotation, seen | {model})
-    for inner in getattr(model, "__args__", ()):
-        names |= _field_names(inner, seen)
-    return names
+        found.add(model)
+        for field in model.model_fields.values():
+            found |= _models(field.annotation, seen | {model})
+    for inner in get_args(model):
+        found |= _models(inner, seen)
+    return found
+
+
+def _field_names(model: Any) -> set[str]:
+    """Return the names of all fields of a model and of the models inside it."""
+    return {name for inner in _models(model) for name in inner.model_fields}

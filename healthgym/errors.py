@@ -36,6 +36,10 @@ class DivergenceError(HealthgymError):
     """Training met a loss that is not a finite number."""
 
 
+class SamplingError(HealthgymError):
+    """A system cannot make patients that its guardrail accepts."""
+
+
 class FencedError(HealthgymError):
     """A newer process has taken over this run folder; this one must stop writing."""
 

@@ -1,0 +1,59 @@
+"""Self-attention over the timesteps of a sequence.
+
+Shapes: B batch, T timesteps, H width of the model, A heads.
+"""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_NORM_EPS = 1e-6
+
+
+class SelfAttentionBlock(nn.Module):
+    """Multi-head self-attention, output projection, residual, post-LayerNorm; no feed-forward part.
+
+        y = LayerNorm(x + O softmax(Q K' / sqrt(H)) V)
+
+    The scores are scaled by the width of the model, not of a head: the published generator does so,
+    and its weights mean nothing under another scale.
+
+    Source: Vaswani et al. 2017, equation 1 and section 3.2.2 (but for the scale); Kuo et al., Health
+    Gym v2.5.
+
+    Args:
+        width: H.
+        num_heads: A; must divide H.
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = 1.0 / math.sqrt(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=_NORM_EPS)
+
+    def forward(self, x_BTH: Tensor) -> Tensor:
+        """Return y_BTH, each timestep a mixture of all timesteps."""
+        split = self.query_key_value(x_BTH).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = split.permute(2, 0, 3, 1, 4)  # each (B, A, T, H/A)
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
+        mixed_BTH = mixed.transpose(1, 2).flatten(2)
+        normed: Tensor = self.norm(x_BTH + self.out(mixed_BTH))
+        return normed
+
+
+class ResidualLinear(nn.Module):
+    """y = LayerNorm(x + W x + b), x of shape (..., H)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=_NORM_EPS)
+
+    def forward(self, x_BTH: Tensor) -> Tensor:
+        """Return y of the shape of x."""
+        normed: Tensor = self.norm(x_BTH + self.linear(x_BTH))
+        return normed

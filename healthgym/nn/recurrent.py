@@ -25,6 +25,7 @@ K = I + H, D = 2 directions (the second reads time reversed).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,9 +78,9 @@ class BiLSTM(nn.Module):
         bias_DG = self.input_bias_DG + self.hidden_bias_DG
         weights = _Weights(self.weight_DGK, bias_DG)
         if penalised:
-            h = _Forward.apply(x_TBI, self.weight_DGK.detach(), bias_DG.detach(), weights, last_only)
+            h = _apply_forward(x_TBI, self.weight_DGK.detach(), bias_DG.detach(), weights, last_only)
         else:
-            h = _Forward.apply(x_TBI, self.weight_DGK, bias_DG, weights, last_only)
+            h = _apply_forward(x_TBI, self.weight_DGK, bias_DG, weights, last_only)
         return h.transpose(-3, -2).flatten(-2)  # (..., D, B, H) -> (..., B, 2H)
 
 
@@ -176,8 +177,14 @@ class _Forward(torch.autograd.Function):
     def backward(ctx: Any, dh: Tensor) -> Any:
         (x_TBI,) = ctx.saved_tensors
         wants_weights = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        dx, dweight, dbias = _Backward.apply(
-            dh, x_TBI, ctx.weights.weight_DGK, ctx.weights.bias_DG, ctx.saved_pass, ctx.last_only, wants_weights
+        dx, dweight, dbias = _apply_backward(
+            dh,
+            x_TBI,
+            ctx.weights.weight_DGK,
+            ctx.weights.bias_DG,
+            ctx.saved_pass,
+            ctx.last_only,
+            wants_weights,
         )
         return dx, dweight, dbias, None, None
 
@@ -196,7 +203,7 @@ class _Backward(torch.autograd.Function):
         last_only: bool,
         wants_weights: bool,
     ) -> Any:
-        T, I, H = x_TBI.shape[0], x_TBI.shape[2], weight_DGK.shape[1] // 4
+        T, I = x_TBI.shape[0], x_TBI.shape[2]
         gates, cells = saved.gates_TDBG, saved.cells_TDBH
         differentiable = any(ctx.needs_input_grad)
         da_all = torch.empty_like(gates)
@@ -246,7 +253,7 @@ class _Backward(torch.autograd.Function):
         return _merge_directions(dxh_all[..., :I]), dweight, dbias
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, v_TBI: Tensor | None, dweight: Tensor | None, dbias: Tensor | None) -> Any:
         if dweight is not None or dbias is not None:
             raise RuntimeError("the LSTM's weight gradient is not differentiable; only its input gradient is")
@@ -265,6 +272,11 @@ class _Backward(torch.autograd.Function):
             dbias = da_dot.sum((0, 2))
         h_dot = tangent.hidden_TDBH
         return h_dot[-1] if ctx.last_only else h_dot, dx, dweight, dbias, None, None, None
+
+
+# torch leaves `apply` untyped.
+_apply_forward: Callable[..., Tensor] = _Forward.apply
+_apply_backward: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] = _Backward.apply
 
 
 @dataclass

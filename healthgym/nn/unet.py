@@ -114,7 +114,9 @@ class UNet1d(nn.Module):
         self.down = nn.ModuleList(nn.Conv1d(width, width, 4, stride=2, padding=1) for _ in range(depth))
         self.middle_film = film()
         self.middle_block = nn.ModuleList(ResidualBlock(width) for _ in range(2))
-        self.up = nn.ModuleList(nn.ConvTranspose1d(width, width, 4, stride=2, padding=1) for _ in range(depth))
+        self.up = nn.ModuleList(
+            nn.ConvTranspose1d(width, width, 4, stride=2, padding=1) for _ in range(depth)
+        )
         self.up_film = nn.ModuleList(film() for _ in range(depth))
         self.up_block = nn.ModuleList(ResidualBlock(width) for _ in range(depth))
         self.out_conv = nn.Conv1d(width, width, 3, padding=1)

@@ -1,0 +1,1 @@
+"""Everything that trains and samples: networks, optimisers, latent memory."""

@@ -1,0 +1,42 @@
+"""The autoencoder of v2 and v2.5, whose latents fill the latent memory.
+
+Shapes: B batch, T timesteps, E embedded features, H hidden, Z latent.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+
+class Autoencoder(nn.Module):
+    """Embed timesteps in a latent space that is kept near a standard normal.
+
+    Source: Kuo et al., *J. Biomedical Informatics* 2023.
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(input_dim, hidden_dim)
+        self.skip1 = nn.Linear(input_dim, hidden_dim)
+        self.linear2 = nn.Linear(hidden_dim, hidden_dim)
+        self.linear3 = nn.Linear(hidden_dim, hidden_dim)
+        self.encoder = nn.Linear(hidden_dim, latent_dim)
+        self.decoder = nn.Linear(latent_dim, input_dim)
+
+    def forward(self, x_BTE: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (latents (B, T, Z), reconstruction (B, T, E))."""
+        h = torch.relu(self.linear1(x_BTE) + self.skip1(x_BTE))
+        h = torch.relu(self.linear2(h) + h)
+        h = torch.relu(self.linear3(h) + h)
+        latent_BTZ = self.encoder(h)
+        return latent_BTZ, self.decoder(latent_BTZ)
+
+
+def autoencoder_loss(x_BTE: Tensor, latent_BTZ: Tensor, reconstruction_BTE: Tensor) -> Tensor:
+    """Return the reconstruction's MSE plus sum over Z of -0.5 (1 + log var - mean^2 - var).
+
+    Mean and variance are taken over all rows of the batch.
+    """
+    var_Z, mean_Z = torch.var_mean(latent_BTZ, (0, 1))
+    divergence = -0.5 * (1 + var_Z.log() - mean_Z.square() - var_Z).sum()
+    return mse_loss(reconstruction_BTE, x_BTE) + divergence

@@ -1,0 +1,136 @@
+"""What every system offers, and how it draws its randomness.
+
+Shapes: B batch, T timesteps, F features.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from healthgym import seeds
+from healthgym.layout import FeatureLayout
+
+# Nested mappings whose leaves are tensors or plain numbers.
+State = dict[str, Any]
+
+
+class Draws(ABC):
+    """The randomness of one training step. A name says what the numbers are for.
+
+    The first dimension of a drawn array is the batch's: a process that holds part of the global batch
+    gets its rows of what a single process would draw.
+    """
+
+    @abstractmethod
+    def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Return U(0,1) numbers, float32."""
+
+    @abstractmethod
+    def shared_uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Return U(0,1) numbers that are the same in every process."""
+
+    def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Return N(0,1) numbers, by the Box-Muller transform of two uniform ones."""
+        u = self.uniform(name, (shape[0], 2, *shape[1:]))
+        return box_muller(u[:, 0], u[:, 1])
+
+    def index(self, name: str, num_rows: int, count: int) -> Tensor:
+        """Return whole numbers uniform in 0..count-1, int64 (num_rows,)."""
+        return to_index(self.uniform(name, (num_rows,)), count)
+
+    def shared_index(self, name: str, num_rows: int, count: int) -> Tensor:
+        """Return whole numbers uniform in 0..count-1 that are the same in every process."""
+        return to_index(self.shared_uniform(name, (num_rows,)), count)
+
+
+class PositionDraws(Draws):
+    """Numbers that depend on (seed, step, name, row of the global batch) and nothing else.
+
+    Args:
+        seed: the run's seed.
+        step: the step about to be taken.
+        device: where the numbers are wanted. On CUDA they come from the device's own Philox generator,
+            so a run's numbers differ between CPU and CUDA.
+        first_row: place of this process's first row in the global batch.
+    """
+
+    def __init__(self, seed: int, step: int, device: torch.device, first_row: int = 0) -> None:
+        self._seed, self._step, self._device, self._first_row = seed, step, device, first_row
+
+    def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return self._draw(name, shape, self._first_row)
+
+    def shared_uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return self._draw(name, shape, 0)
+
+    def _draw(self, name: str, shape: tuple[int, ...], first_row: int) -> Tensor:
+        position = ("train", self._step, name)
+        if self._device.type == "cpu":
+            return torch.from_numpy(seeds.uniform_rows(shape[1:], shape[0], first_row, self._seed, *position))
+        generator = torch.Generator(self._device)
+        generator.manual_seed(int(seeds.key(self._seed, *position)[0] >> np.uint64(1)))
+        rows = torch.rand(first_row + shape[0], *shape[1:], generator=generator, device=self._device)
+        return rows[first_row:]
+
+
+def box_muller(u: Tensor, v: Tensor) -> Tensor:
+    """Return N(0,1) numbers from pairs of U[0,1) numbers.
+
+    Source: Box and Muller, *A note on the generation of random normal deviates*, 1958.
+    """
+    return torch.sqrt(-2 * torch.log1p(-u)) * torch.cos(2 * torch.pi * v)
+
+
+def to_index(u: Tensor, count: int) -> Tensor:
+    """Return floor(u count), which float32 may round up to count, kept below it."""
+    return (u * count).long().clamp_(max=count - 1)
+
+
+class System(ABC):
+    """Networks, optimisers and latent memory that learn from batches and make patients.
+
+    Attributes:
+        layout: meaning of the features.
+        device: where all of it lives.
+    """
+
+    layout: FeatureLayout
+    device: torch.device
+
+    @abstractmethod
+    def train_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """Take one step and return its losses as detached scalars, still on the device.
+
+        Args:
+            x_BTF: a batch of features, reals in [0, 1], categorical blocks one-hot.
+            draws: the step's randomness.
+        """
+
+    @abstractmethod
+    def sample(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
+        """Make patients first_patient, first_patient + 1, ... of the cohort with this seed.
+
+        A patient depends on the weights, the seed and the patient's number alone, not on the batch.
+
+        Returns:
+            x_BTF: reals in [0, 1]; each categorical block holds non-negative scores, the largest of
+            which is the class.
+        """
+
+    @abstractmethod
+    def state(self) -> State:
+        """Return everything that the next step depends on, as nested mappings of tensors and numbers.
+
+        The tensors are the live ones: copy them before the next step.
+        """
+
+    @abstractmethod
+    def load_state(self, state: State) -> None:
+        """Take over what `state` returned; leaves may be tensors or numpy arrays."""
+
+    def num_parameters(self) -> int:
+        """Return the number of trained numbers."""
+        return 0

@@ -1,0 +1,68 @@
+"""From a configuration to a system: one table of classes, no comparison of names."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from healthgym import config as settings
+from healthgym import seeds
+from healthgym.layout import FeatureLayout
+from healthgym.systems.base import System
+from healthgym.systems.critic import Critic
+from healthgym.systems.generators import BiLSTMGenerator
+from healthgym.systems.latent import BufferedLatent, UniformLatent
+from healthgym.systems.wgan import WGANSystem
+
+GENERATORS: dict[type, Callable[..., nn.Module]] = {
+    settings.BiLSTMGeneratorConfig: lambda config, layout, latent_dim: BiLSTMGenerator(
+        layout, latent_dim, config.hidden_dim
+    ),
+}
+
+LATENTS: dict[type, Callable[..., UniformLatent]] = {
+    settings.UniformLatentConfig: lambda config, layout, optimiser, device: UniformLatent(
+        config.latent_dim, device
+    ),
+    settings.BufferedLatentConfig: lambda config, layout, optimiser, device: BufferedLatent(
+        layout.num_embedded, config.hidden_dim, config.latent_dim, config.num_slots, optimiser, device
+    ),
+}
+
+
+def build_wgan(
+    config: settings.WGANConfig, layout: FeatureLayout, correlation_FF: Tensor, device: torch.device
+) -> WGANSystem:
+    """Build v1, v2 or v2.5."""
+    generator = GENERATORS[type(config.generator)](config.generator, layout, config.latent.latent_dim)
+    return WGANSystem(
+        generator=generator.to(device),
+        critic=Critic(layout, config.critic.hidden_dim).to(device),
+        latent=LATENTS[type(config.latent)](config.latent, layout, config.optimiser, device),
+        correlation_FF=correlation_FF,
+        optimiser=config.optimiser,
+        num_critic_updates=config.critic.num_updates,
+        gradient_penalty_weight=config.critic.gradient_penalty_weight,
+        correlation_weight=config.correlation_weight,
+    )
+
+
+SYSTEMS: dict[type, Callable[..., System]] = {settings.WGANConfig: build_wgan}
+
+
+def build_system(
+    config: Any, layout: FeatureLayout, correlation_FF: Tensor, device: torch.device, seed: int
+) -> System:
+    """Build a system with initial weights that depend on the seed alone.
+
+    Args:
+        config: one of the system configurations.
+        layout: meaning of the features.
+        correlation_FF: Pearson correlations of the training cohort's features.
+        device: where it shall live.
+        seed: the run's seed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seeds.stream(seed, "weights").integers(2**63)))
+        return SYSTEMS[type(config)](config, layout, correlation_FF, device)

@@ -1,0 +1,56 @@
+"""The WGAN's critic and its gradient penalty.
+
+Shapes: B batch, T timesteps, F features, E embedded, H hidden.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu
+
+from healthgym.layout import FeatureLayout
+from healthgym.nn.embedding import SoftEmbedding
+from healthgym.nn.recurrent import BiLSTM
+from healthgym.systems.generators import LEAK
+
+
+class Critic(nn.Module):
+    """Score whole patients: high for real ones.
+
+    Source: Kuo et al., *Scientific Data* 2022.
+    """
+
+    def __init__(self, layout: FeatureLayout, hidden_dim: int) -> None:
+        super().__init__()
+        self.embedding = SoftEmbedding(layout)
+        self.linear1 = nn.Linear(layout.num_embedded, hidden_dim)
+        self.linear2 = nn.Linear(hidden_dim, hidden_dim)
+        self.recurrent = BiLSTM(hidden_dim, hidden_dim)
+        self.linear3 = nn.Linear(2 * hidden_dim, 1)
+
+    def forward(self, x_BTF: Tensor, *, penalised: bool = False) -> Tensor:
+        """Return scores (B, 1).
+
+        Args:
+            x_BTF: features; soft classes are fine.
+            penalised: only the gradient of the scores with respect to x_BTF will be used, and that
+                will itself be differentiated.
+        """
+        h = self.embedding(x_BTF.transpose(0, 1))
+        h = leaky_relu(self.linear1(h), LEAK)
+        h = leaky_relu(self.linear2(h), LEAK)
+        scores: Tensor = self.linear3(self.recurrent(h, last_only=True, penalised=penalised))
+        return scores
+
+
+def gradient_penalty(critic: nn.Module, real_BTF: Tensor, fake_BTF: Tensor, alpha_B11: Tensor) -> Tensor:
+    """Return mean((||dD/dx||_2 - 1)^2) at x = alpha real + (1 - alpha) fake.
+
+    The norm runs over all timesteps and features of a patient.
+
+    Source: Gulrajani et al., *Improved training of Wasserstein GANs*, 2017, equation 3.
+    """
+    x = torch.lerp(fake_BTF, real_BTF, alpha_B11).requires_grad_()
+    scores = critic(x, penalised=True)
+    (gradient_BTF,) = torch.autograd.grad(scores, x, torch.ones_like(scores), create_graph=True)
+    norm_B = torch.sqrt(gradient_BTF.square().sum((1, 2)) + 1e-12)
+    return (norm_B - 1).square().mean()

@@ -1,0 +1,148 @@
+"""Where the generator's noise comes from.
+
+Shapes: B batch, T timesteps, Z noise, M slots, E embedded features.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from healthgym import seeds
+from healthgym.config import AdamConfig
+from healthgym.systems.autoencoder import Autoencoder, autoencoder_loss
+from healthgym.systems.base import Draws, State, to_index
+from healthgym.systems.optimiser import (
+    adam,
+    copy_into,
+    load_module_state,
+    load_optimiser_state,
+    module_state,
+    optimiser_state,
+)
+
+
+class UniformLatent:
+    """z ~ U(0,1), the noise of v1.
+
+    Args:
+        latent_dim: Z.
+        device: where the noise is wanted.
+    """
+
+    def __init__(self, latent_dim: int, device: torch.device) -> None:
+        self.latent_dim, self.device = latent_dim, device
+
+    @property
+    def num_filled(self) -> int:
+        """Slots of the latent memory that hold a prototype."""
+        return 0
+
+    def train_step(self, x_BTE: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """Learn from a batch of embedded features; return losses."""
+        return {}
+
+    def draw(self, place: str, num_rows: int, length: int, draws: Draws) -> Tensor:
+        """Return noise (B, T, Z) for a training step; `place` is where, such as "critic/0"."""
+        z_BTZ = draws.uniform(f"{place}/z", (num_rows, length, self.latent_dim))
+        slot_B = draws.index(f"{place}/slot", num_rows, self.num_filled) if self.num_filled else None
+        return self._place(z_BTZ, slot_B)
+
+    def draw_patients(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
+        """Return noise (B, T, Z) of the given patients of a cohort, each a function of its number."""
+        rows = (num_patients, first_patient, seed, "synthesis")
+        z = seeds.uniform_rows((length, self.latent_dim), *rows, "z")
+        u = seeds.uniform_rows((), *rows, "slot")
+        slot_B = to_index(torch.from_numpy(u).to(self.device), self.num_filled) if self.num_filled else None
+        return self._place(torch.from_numpy(z).to(self.device), slot_B)
+
+    def state(self) -> State:
+        """Return what the next step depends on."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+
+    def _place(self, z_BTZ: Tensor, slot_B: Tensor | None) -> Tensor:
+        """Turn uniform numbers into noise."""
+        return z_BTZ
+
+
+class BufferedLatent(UniformLatent):
+    """z scale + a prototype per patient, the noise of v2 and v2.5.
+
+    An autoencoder embeds real timesteps. The latent memory (published name: Mean_Container) keeps one
+    prototype per seen sequence, the time mean of its latents; the scale (published name: T_SD) is a
+    running mean of their standard deviation.
+
+    Args:
+        embedded_dim: E, width of the autoencoder's input.
+        hidden_dim: width of the autoencoder's layers.
+        latent_dim: Z.
+        num_slots: M, capacity of the latent memory.
+        optimiser: settings of the autoencoder's Adam.
+        device: where it lives.
+    """
+
+    def __init__(
+        self,
+        embedded_dim: int,
+        hidden_dim: int,
+        latent_dim: int,
+        num_slots: int,
+        optimiser: AdamConfig,
+        device: torch.device,
+    ) -> None:
+        super().__init__(latent_dim, device)
+        self.autoencoder = Autoencoder(embedded_dim, hidden_dim, latent_dim).to(device)
+        self.optimiser = adam(self.autoencoder, optimiser)
+        self.slots_MZ = torch.zeros(num_slots, latent_dim, device=device)
+        self.scale_Z = torch.ones(latent_dim, device=device)
+        self._num_filled = 0
+
+    @property
+    def num_filled(self) -> int:
+        return self._num_filled
+
+    def train_step(self, x_BTE: Tensor, draws: Draws) -> dict[str, Tensor]:
+        latent_BTZ, reconstruction_BTE = self.autoencoder(x_BTE)
+        loss = autoencoder_loss(x_BTE, latent_BTZ, reconstruction_BTE)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        self._remember(latent_BTZ.detach(), draws)
+        return {"autoencoder_loss": loss.detach()}
+
+    def state(self) -> State:
+        return {
+            "A": module_state(self.autoencoder),
+            "Mean_Container": self.slots_MZ[: self._num_filled],
+            "T_SD": self.scale_Z,
+            "optimisers": {"A": optimiser_state(self.optimiser, self.autoencoder)},
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        load_module_state(self.autoencoder, state["A"])
+        load_optimiser_state(self.optimiser, self.autoencoder, state["optimisers"]["A"])
+        self._num_filled = len(state["Mean_Container"])
+        self.slots_MZ.zero_()
+        copy_into(self.slots_MZ[: self._num_filled], state["Mean_Container"])
+        copy_into(self.scale_Z, state["T_SD"])
+
+    def _remember(self, latent_BTZ: Tensor, draws: Draws) -> None:
+        """Add the batch's prototypes; over capacity, keep a draw with replacement from old and new."""
+        prototypes_BZ = latent_BTZ.mean(1)
+        capacity, filled = len(self.slots_MZ), self._num_filled + len(prototypes_BZ)
+        if filled <= capacity:
+            self.slots_MZ[self._num_filled : filled] = prototypes_BZ
+            self._num_filled = filled
+        else:
+            everything = torch.cat([self.slots_MZ[: self._num_filled], prototypes_BZ])
+            self.slots_MZ.copy_(everything[draws.shared_index("autoencoder/slots", capacity, filled)])
+            self._num_filled = capacity
+        self.scale_Z.add_(latent_BTZ.std((0, 1))).mul_(0.5)
+
+    def _place(self, z_BTZ: Tensor, slot_B: Tensor | None) -> Tensor:
+        scaled = z_BTZ * self.scale_Z
+        return scaled if slot_B is None else scaled + self.slots_MZ[slot_B].unsqueeze(1)

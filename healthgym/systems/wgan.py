@@ -1,0 +1,133 @@
+"""WGAN-GP with a correlation loss: v1, v2 and v2.5, by choice of generator and latent.
+
+Source: Kuo et al., *Scientific Data* 2022 (v1) and *J. Biomedical Informatics* 2023 (v2).
+Shapes: B batch, T timesteps, F features.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from healthgym.config import AdamConfig
+from healthgym.systems.base import Draws, State, System
+from healthgym.systems.critic import Critic, gradient_penalty
+from healthgym.systems.latent import UniformLatent
+from healthgym.systems.losses import correlation_loss, correlation_matrix
+from healthgym.systems.optimiser import (
+    adam,
+    load_module_state,
+    load_optimiser_state,
+    module_state,
+    optimiser_state,
+)
+
+
+class WGANSystem(System):
+    """A generator G, a critic D and a latent.
+
+    Args:
+        generator: maps noise (B, T, Z) to features; has `latent_dim` and `layout`.
+        critic: scores patients.
+        latent: makes the noise.
+        correlation_FF: Pearson correlations of the training cohort's features.
+        optimiser: Adam's settings, for G and D each.
+        num_critic_updates: critic updates per step.
+        gradient_penalty_weight, correlation_weight: weights of the two added losses.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        critic: Critic,
+        latent: UniformLatent,
+        correlation_FF: Tensor,
+        optimiser: AdamConfig,
+        num_critic_updates: int,
+        gradient_penalty_weight: float,
+        correlation_weight: float,
+    ) -> None:
+        self.generator, self.critic, self.latent = generator, critic, latent
+        self.layout, self.device = critic.embedding.layout, latent.device
+        self.correlation_FF = correlation_FF.to(self.device, torch.float32)
+        self.optimiser_G, self.optimiser_D = adam(generator, optimiser), adam(critic, optimiser)
+        self.num_critic_updates = num_critic_updates
+        self.gradient_penalty_weight = gradient_penalty_weight
+        self.correlation_weight = correlation_weight
+
+    def train_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
+        with torch.no_grad():
+            embedded = self.critic.embedding(x_BTF)
+        metrics = self.latent.train_step(embedded, draws)
+        for update in range(self.num_critic_updates):
+            metrics |= self._critic_update(x_BTF, f"critic/{update}", draws)
+        return metrics | self._generator_update(x_BTF, draws)
+
+    def sample(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
+        with torch.no_grad():
+            x_BTF: Tensor = self.generator(
+                self.latent.draw_patients(length, seed, first_patient, num_patients)
+            )
+        return x_BTF
+
+    def state(self) -> State:
+        latent = self.latent.state()
+        optimisers = {
+            "G": optimiser_state(self.optimiser_G, self.generator),
+            "D": optimiser_state(self.optimiser_D, self.critic),
+        } | latent.pop("optimisers", {})
+        return {
+            "G": module_state(self.generator),
+            "D": module_state(self.critic),
+            **latent,
+            "optimisers": optimisers,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        load_module_state(self.generator, state["G"])
+        load_module_state(self.critic, state["D"])
+        load_optimiser_state(self.optimiser_G, self.generator, state["optimisers"]["G"])
+        load_optimiser_state(self.optimiser_D, self.critic, state["optimisers"]["D"])
+        self.latent.load_state(state)
+
+    def num_parameters(self) -> int:
+        return sum(
+            parameter.numel()
+            for network in (self.generator, self.critic)
+            for parameter in network.parameters()
+        )
+
+    def _critic_update(self, real_BTF: Tensor, place: str, draws: Draws) -> dict[str, Tensor]:
+        B, T, _ = real_BTF.shape
+        with torch.no_grad():
+            fake_BTF = self.generator(self.latent.draw(place, B, T, draws))
+        self.optimiser_D.zero_grad()
+        # One backward per term frees its buffers before the next term needs room.
+        real_score = self.critic(real_BTF).mean()
+        (-real_score).backward()
+        fake_score = self.critic(fake_BTF).mean()
+        fake_score.backward()
+        alpha_B11 = draws.uniform(f"{place}/alpha", (B, 1, 1))
+        penalty = self.gradient_penalty_weight * gradient_penalty(self.critic, real_BTF, fake_BTF, alpha_B11)
+        penalty.backward()
+        self.optimiser_D.step()
+        gap = fake_score.detach() - real_score.detach()
+        penalty = penalty.detach()
+        return {"critic_loss": gap + penalty, "critic_gap": -gap, "gradient_penalty": penalty}
+
+    def _generator_update(self, real_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
+        B, T, F = real_BTF.shape
+        fake_BTF = self.generator(self.latent.draw("generator", B, T, draws))
+        self.critic.requires_grad_(False)  # its weights' gradients would be thrown away
+        adversarial = -self.critic(fake_BTF).mean()
+        self.critic.requires_grad_(True)
+        threshold_FF = draws.shared_uniform("generator/threshold", (F, F))
+        correlation = correlation_loss(
+            correlation_matrix(fake_BTF.reshape(-1, F)), self.correlation_FF, threshold_FF
+        )
+        loss = adversarial + self.correlation_weight * correlation
+        self.optimiser_G.zero_grad()
+        loss.backward()
+        self.optimiser_G.step()
+        return {"generator_loss": loss.detach(), "correlation_loss": correlation.detach()}

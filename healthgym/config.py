@@ -92,7 +92,7 @@ class WGANConfig(StrictModel):
 class UNetConfig(StrictModel):
     """The denoiser of v3: `depth` times the length is halved, `hidden_dim` channels wide throughout."""
 
-    hidden_dim: Annotated[int, Field(gt=0, multiple_of=8)] = 256
+    hidden_dim: Annotated[int, Field(ge=16, multiple_of=8)] = 256
     depth: Positive = 3
     level_embedding_dim: Annotated[int, Field(gt=0, multiple_of=2)] = 128
 

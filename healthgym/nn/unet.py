@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NUM_GROUPS = 8  # of every GroupNorm; C must be a multiple
+NUM_GROUPS = 8  # of every GroupNorm; C must be a larger multiple
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class UNet1d(nn.Module):
 
     Args:
         num_features: F.
-        num_channels: C, the width of every stage; a multiple of 8.
+        num_channels: C, the width of every stage; a multiple of 8, at least 16.
         depth: how often the length is halved.
         num_levels: S.
         embedding_dim: E, even.

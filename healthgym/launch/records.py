@@ -1,0 +1,156 @@
+"""Who was submitted and what became of it, as small JSON files: status needs no scheduler's memory.
+
+A submission's folder holds `submission.json`, written once the job has a number, and per job (or array
+task) a `state-NUMBER.json` that the job itself writes when it starts and when it leaves.
+"""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from healthgym import identity
+from healthgym.errors import LaunchError
+from healthgym.files import write_json
+
+SUBMISSIONS = "submissions"
+
+
+def submissions_folder(target: Path) -> Path:
+    """Return where the submissions of a run, cohort, report folder or a single file are kept."""
+    if target.suffix in {".h5", ".parquet"}:
+        return target.with_name(f"{target.name}.{SUBMISSIONS}")
+    return target / SUBMISSIONS
+
+
+def new_submission(target: Path) -> Path:
+    """Make a fresh folder, private to the user.
+
+    Job numbers restart on a rebuilt cluster, so a folder is never used twice. submitit keeps pickles in
+    it, which execute code when loaded: nobody else may be able to put one there.
+
+    Raises:
+        LaunchError: the place cannot be written, or others can write to it.
+    """
+    parent = submissions_folder(target)
+    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            parent.parent.mkdir(mode=0o700)
+        parent.mkdir(mode=0o700, exist_ok=True)
+        require_private(parent)
+        folder = parent / name
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise LaunchError(
+            f"Cannot make a submission folder in {parent}: {error.strerror}. "
+            f"Choose a place where you may write, and which the compute nodes share."
+        ) from error
+    return folder
+
+
+def plain_submission(target: Path, kind: str, place: str) -> Path:
+    """Return the folder for the records of a job that was queued by plain sbatch, the same in each life.
+
+    Args:
+        target: what the job makes.
+        kind: what the job does.
+        place: which part of a dealt job this is.
+    """
+    number = job_number(os.environ)
+    first = number.partition("_")[0]
+    folder = submissions_folder(target) / f"sbatch-{first}"
+    folder.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if int(os.environ.get("SLURM_PROCID", 0)) == 0:
+        name = os.environ.get("SLURM_JOB_NAME", "")
+        said = {"kind": kind, "name": name, "places": {number: place}}
+        write_json(folder / f"submission-{number}.json", said)
+    return folder
+
+
+def require_private(folder: Path) -> None:
+    """Refuse a folder that others could fill or replace.
+
+    Raises:
+        LaunchError: it or the folder around it belongs to somebody else or is writable for others,
+            or any folder above is writable for all without the sticky bit.
+    """
+    folder = folder.resolve()
+    for place in (folder, folder.parent):
+        found = place.stat()
+        if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise LaunchError(
+                f"{place} can be written by others (mode {stat.S_IMODE(found.st_mode):03o}, owner "
+                f"{found.st_uid}). Job files there run as you: "
+                f"chmod go-w {place}, or choose a folder of yours."
+            )
+    for place in folder.parents:
+        mode = place.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise LaunchError(f"{place}, above {folder}, can be written by everybody. Choose another place.")
+
+
+def job_number(environment: Mapping[str, str]) -> str:
+    """Return the number that the state file of this process carries: "12", "12_3" or "local-345"."""
+    job, _ = identity.describe(environment)
+    if job:
+        return job.rpartition(":")[2]
+    return f"local-{environment.get('SUBMITIT_LOCAL_JOB_ID', os.getpid())}"
+
+
+def write_state(folder: Path, state: str, message: str = "") -> None:
+    """Record what this job is doing: running, finished, interrupted, failed or fenced.
+
+    An older life of the same job keeps silent once a newer one has spoken.
+    """
+    me = identity.mine()
+    path = folder / f"state-{job_number(os.environ)}.json"
+    before = read_json(path)
+    if before.get("life", 0) > me.life:
+        return
+    started = before.get("started") if before.get("life") == me.life else None
+    now = time.time()
+    write_json(
+        path,
+        {"state": state, **me.as_dict(), "started": started or now, "updated": now, "message": message},
+    )
+
+
+def forgive_crashes(folder: Path) -> None:
+    """Forget earlier crashes of this job: it has come through a whole life."""
+    (folder / f"crashes-{job_number(os.environ)}").unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON file's mapping; nothing if it is absent or not a mapping."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def submissions(target: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return (folder, what was submitted) of each submission, oldest first."""
+    parent = submissions_folder(target)
+    found = sorted(parent.glob("*/submission*.json"), key=lambda path: path.stat().st_mtime_ns)
+    return [(path.parent, said) for path in found if (said := read_json(path))]
+
+
+def states(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return {job number: last state} of one submission."""
+    found = {}
+    for path in folder.glob("state-*.json"):
+        number = re.fullmatch(r"state-(.+)\.json", path.name)
+        if number and (said := read_json(path)):
+            found[number[1]] = said
+    return found

@@ -1,0 +1,138 @@
+"""From resources to the text that sbatch gets, by submitit."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.slurm import slurm
+
+from healthgym.launch.resources import ContainerSettings, SlurmSettings
+
+REQUEUE_LINES = files("healthgym.launch").joinpath("requeue.sh").read_text(encoding="utf-8").splitlines()
+
+_FIRST_NODE = 'HEALTHGYM_FIRST_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
+
+
+class Executor(submitit.SlurmExecutor):  # type: ignore[misc]
+    """submitit's executor, which can also show its text where there is no Slurm."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        """Say that Slurm is here; `require_slurm` asks in earnest."""
+        return 2
+
+    def text(self, num_tasks: int) -> str:
+        """Return the batch script that a submission of `num_tasks` would send."""
+        array = {"map_count": num_tasks} if num_tasks > 1 else {}
+        parameters: dict[str, Any] = self.parameters
+        made: str = slurm._make_sbatch_string(self._submitit_command_str, self.folder, **array, **parameters)
+        return made
+
+
+def make_executor(
+    settings: SlurmSettings, name: str, folder: Path, shown: Sequence[Path], after: Sequence[str] = ()
+) -> Executor:
+    """Return an executor whose jobs survive preemption.
+
+    Args:
+        settings: the resources.
+        name: of the job, as squeue shows it.
+        folder: of the submission.
+        shown: folders that a container must show under the same path.
+        after: numbers of jobs that must end well before this one starts.
+    """
+    # A late preemption counts as a timeout for submitit; the requeueing here is not its own.
+    executor = Executor(folder, max_num_timeout=1_000_000, python=_python(settings, [folder, *shown]))
+    executor.update_parameters(**_parameters(settings, name, folder, shown, after))
+    return executor
+
+
+def _parameters(
+    settings: SlurmSettings, name: str, folder: Path, shown: Sequence[Path], after: Sequence[str]
+) -> dict[str, Any]:
+    """Return sbatch's options in submitit's words; those not asked for are left to the site."""
+    gpus = f"{settings.gpu_type}:{settings.gpus_per_node}" if settings.gpu_type else settings.gpus_per_node
+    memory = f"{round(settings.memory_gb * 1024)}MB" if settings.memory_gb else None
+    extra: dict[str, Any] = {"requeue": True, "reservation": settings.reservation}
+    if settings.mail:
+        extra |= {"mail-user": settings.mail.to, "mail-type": ",".join(settings.mail.when)}
+    if after:
+        extra |= {"dependency": "afterok:" + ":".join(after), "kill-on-invalid-dep": "yes"}
+    asked = {
+        "job_name": name,
+        "partition": settings.partition,
+        "account": settings.account,
+        "qos": settings.qos,
+        "constraint": settings.constraint,
+        "exclude": settings.exclude,
+        "nodelist": settings.nodelist,
+        "time": settings.minutes,
+        "nodes": settings.nodes,
+        "ntasks_per_node": settings.tasks_per_node,
+        "cpus_per_task": settings.cpus_per_task,
+        "gpus_per_node": gpus or None,
+        "mem": memory,
+        "exclusive": settings.exclusive or None,
+        "array_parallelism": settings.array.at_once,
+        "signal_delay_s": settings.warning_seconds,
+        "srun_args": _srun_words(settings, [folder, *shown]),
+        "setup": [*settings.setup, f"export {_FIRST_NODE}"],
+        "teardown": _teardown(settings, folder),
+        "additional_parameters": {k: v for k, v in extra.items() if v is not None} | dict(settings.extra),
+    }
+    # submitit sets a wckey of its own, which sites that keep track of them refuse.
+    return {name: value for name, value in asked.items() if value is not None} | {"wckey": None}
+
+
+def _teardown(settings: SlurmSettings, folder: Path) -> list[str]:
+    """Return the lines after srun; the first must see its exit status."""
+    return [
+        "status=$?",
+        f"submission={shlex.quote(str(folder))}",
+        f"restarts={settings.restarts_after_crash}",
+        *REQUEUE_LINES,
+        "",
+    ]
+
+
+def _srun_words(settings: SlurmSettings, shown: Sequence[Path]) -> list[str]:
+    """Return srun's options: it does not inherit --cpus-per-task in Slurm 22.05 to 23.02."""
+    words = ["--kill-on-bad-exit=1", f"--cpus-per-task={settings.cpus_per_task}"]
+    container = settings.container
+    if container and container.kind == "pyxis":
+        mounts = ",".join(_as_pair(bind) for bind in _binds(container, shown))
+        words += [f"--container-image={container.image}", f"--container-mounts={mounts}", *container.options]
+    return words
+
+
+def _python(settings: SlurmSettings, shown: Sequence[Path]) -> str:
+    """Return the shell words that start the interpreter, through the container's runtime if any."""
+    container = settings.container
+    if not container:
+        return shlex.quote(settings.python or sys.executable)
+    binds = [_as_pair(bind) for bind in _binds(container, shown)]
+    if container.kind == "apptainer":
+        words = ["apptainer", "exec", *(["--nv"] if settings.gpus_per_node else [])]
+        words += [word for bind in binds for word in ("--bind", bind)]
+        words += [*container.options, container.image, container.python]
+    elif container.kind == "charliecloud":
+        words = ["ch-run", *[word for bind in binds for word in ("-b", bind)]]
+        words += [*container.options, container.image, "--", container.python]
+    else:
+        words = [container.python]
+    return shlex.join(words)
+
+
+def _binds(container: ContainerSettings, shown: Sequence[Path]) -> list[str]:
+    """Return what is shown inside: the job's folders, each once and not below another, and the user's."""
+    folders = sorted({path.resolve() for path in shown})
+    outermost = [f for f in folders if not any(other in f.parents for other in folders)]
+    return [*(str(folder) for folder in outermost), *container.binds]
+
+
+def _as_pair(bind: str) -> str:
+    return bind if ":" in bind else f"{bind}:{bind}"

@@ -1,0 +1,114 @@
+"""Questions to Slurm's own programs, answered also where one of them is missing."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from healthgym.errors import LaunchError
+
+LIVE = frozenset(
+    {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING"}
+    | {"STAGE_OUT", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+)
+"""States of a job that is not over."""
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job as Slurm sees it: its state, and why it waits or where it runs."""
+
+    state: str
+    detail: str
+
+    @property
+    def live(self) -> bool:
+        """Not over yet."""
+        return self.state in LIVE
+
+
+def require_slurm() -> None:
+    """Raise a LaunchError where sbatch or srun is missing."""
+    missing = [name for name in ("sbatch", "srun", "scontrol") if not shutil.which(name)]
+    if missing:
+        raise LaunchError(
+            f"This machine has no {' and no '.join(missing)}: it cannot submit to Slurm. "
+            f"Log in to the cluster's login node, or use --on local."
+        )
+
+
+def look_up(names: Iterable[str]) -> dict[tuple[str, str], Queued]:
+    """Return {(job name, number): state} of the user's jobs with these names.
+
+    squeue knows what waits, runs or ended minutes ago; sacct, where the site has it, the rest. Numbers
+    restart on a rebuilt cluster, so a job counts only under the name of its submission. Nothing is
+    returned where there is no Slurm.
+    """
+    wanted = set(names)
+    found: dict[tuple[str, str], Queued] = {}
+    if not wanted:
+        return found
+    named = f"--name={','.join(sorted(wanted))}"
+    past = ["sacct", "--noheader", "--parsable2", "--allocations", "--starttime=now-90days", named]
+    for line in _lines([*past, "--format=JobName%60,JobID%40,State%30,NodeList%30"]):
+        _add(found, wanted, line)
+    now = ["squeue", "--me", "--noheader", "--array", "--states=all", named, "--format=%j|%i|%T|%R"]
+    for line in _lines(now):
+        _add(found, wanted, line)
+    return found
+
+
+def _add(found: dict[tuple[str, str], Queued], wanted: set[str], line: str) -> None:
+    name, number, state, detail = [part.strip() for part in line.split("|", 3)]
+    if name in wanted and state:
+        found[name, number] = Queued(state.split()[0].rstrip("+"), detail)
+
+
+def _lines(command: list[str]) -> list[str]:
+    """Return the lines a program prints; none if it is absent, fails or takes a minute."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line for line in done.stdout.splitlines() if line.count("|") >= 3] if done.returncode == 0 else []
+
+
+_KEYS = {
+    "partition": "partition",
+    "account": "account",
+    "qos": "qos",
+    "time limit": "time",
+    "timelimit": "time",
+} | {
+    "node configuration": "constraint, memory_gb, cpus_per_task or gpus_per_node",
+    "node count": "nodes",
+    "gres": "gpus_per_node or gpu_type",
+    "feature": "constraint",
+    "memory": "memory_gb",
+    "cpu count": "cpus_per_task",
+    "dependency": "after",
+    "reservation": "reservation",
+}
+
+
+def try_out(script: Path, settings_path: Path) -> None:
+    """Ask the scheduler whether it would take a batch script, without queueing it.
+
+    Raises:
+        LaunchError: it would not; the message has its own words, the settings file and the key.
+    """
+    done = subprocess.run(
+        ["sbatch", "--test-only", str(script)], capture_output=True, text=True, timeout=120, check=False
+    )
+    if done.returncode:
+        raise refusal(done.stderr, settings_path)
+
+
+def refusal(said: str, settings_path: Path) -> LaunchError:
+    """Turn sbatch's complaint into an error that names the setting to change."""
+    words = "; ".join(line.strip() for line in said.splitlines() if line.strip()) or "nothing"
+    key = next((key for sign, key in _KEYS.items() if re.search(sign, words, re.IGNORECASE)), None)
+    which = f"the key {key}" if key else "the settings"
+    return LaunchError(f"Slurm refuses the job. It says: {words}\nLook at {which} in {settings_path}.")

@@ -1,0 +1,154 @@
+"""Queue a job on Slurm: check, submit, record, and say how to follow, cancel and resume it."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import submitit
+
+from healthgym.config import load
+from healthgym.errors import LaunchError
+from healthgym.files import write_json
+from healthgym.launch import records, scheduler
+from healthgym.launch.perform import Job, perform
+from healthgym.launch.resources import SlurmSettings
+from healthgym.launch.sbatch import Executor, make_executor
+from healthgym.launch.tracking import track
+
+
+class Submitted:
+    """What is pickled: a job's plain values and where its state is recorded."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        self.job = job
+        self.folder = folder
+
+    def __call__(self) -> None:
+        """Run the job; leave by SystemExit unless it is done, so that submitit records no result."""
+        for torn in self.folder.glob("*.save_tmp"):
+            torn.unlink(missing_ok=True)  # a torn file would block each later write of it
+        status = perform(self.job, self.folder)
+        if status:
+            sys.exit(status)
+
+
+def submit(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
+    """Queue a job and return its number at once.
+
+    Raises:
+        HealthgymError: bad settings, an unshared or unwritable place, a live job for the same target,
+            a contradiction found by the job's own check, or a refusal of the scheduler.
+    """
+    settings = load(SlurmSettings, settings_path)
+    scheduler.require_slurm()
+    _require_shared([job.target, *job.reads], settings, settings_path)
+    job.check()
+    tasks = _tasks_not_live(job, settings.array.tasks)
+    if not tasks:
+        raise LaunchError(
+            f"Nothing to submit for {job.target}: what is missing is queued or running already."
+        )
+    folder = records.new_submission(job.target)
+    executor = make_executor(settings, _name(job, folder), folder, _shown(job), after)
+    try:
+        number = _send(executor, tasks, folder, settings_path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # nothing was queued: leave no trace
+        raise
+    _record(job, tasks, folder, number, settings_path)
+    _explain(job, tasks, folder, number, settings_path)
+    return number
+
+
+def show(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
+    """Return the batch script that `submit` would send; nothing is made or queued."""
+    settings = load(SlurmSettings, settings_path)
+    folder = records.submissions_folder(job.target.absolute()) / "TIME-AND-RANDOM"
+    executor = make_executor(settings, _name(job, folder), folder, _shown(job), after)
+    return executor.text(len(job.deal(settings.array.tasks)))
+
+
+def _send(executor: Executor, tasks: Sequence[Job], folder: Path, settings_path: Path) -> str:
+    with tempfile.NamedTemporaryFile("w", suffix=".sh", dir=folder) as script:
+        script.write(executor.text(len(tasks)))
+        script.flush()
+        scheduler.try_out(Path(script.name), settings_path)
+    calls = [Submitted(task, folder) for task in tasks]
+    try:
+        if len(calls) == 1:
+            jobs = [executor.submit(calls[0])]
+        else:
+            with executor.batch():
+                jobs = [executor.submit(call) for call in calls]
+    except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
+        raise scheduler.refusal(str(error), settings_path) from error
+    return str(jobs[0].job_id).partition("_")[0]
+
+
+def _tasks_not_live(job: Job, num_tasks: int) -> list[Job]:
+    """Return the tasks to submit: those not done, less those that an earlier submission works on."""
+    live = [tracked for tracked in track(job.target) if tracked.live]
+    dealt = f"/{num_tasks}"
+    if any(not tracked.place.endswith(dealt) for tracked in live):
+        numbers = sorted({tracked.number.partition("_")[0] for tracked in live})
+        raise LaunchError(
+            f"Job {', '.join(numbers)} is queued or running for {job.target}. Wait for it "
+            f"(python -m healthgym status {job.target}) or cancel it (scancel {' '.join(numbers)})."
+        )
+    busy = {tracked.place for tracked in live}
+    return [task for task in job.deal(num_tasks) if task.place not in busy]
+
+
+def _record(job: Job, tasks: Sequence[Job], folder: Path, number: str, settings_path: Path) -> None:
+    numbers = [number] if len(tasks) == 1 else [f"{number}_{index}" for index in range(len(tasks))]
+    write_json(
+        folder / "submission.json",
+        {
+            "kind": job.kind,
+            "name": _name(job, folder),
+            "settings": str(settings_path.absolute()),
+            "submitted": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(sys.argv),
+            "places": dict(zip(numbers, (task.place for task in tasks), strict=True)),
+        },
+    )
+
+
+def _explain(job: Job, tasks: Sequence[Job], folder: Path, number: str, settings_path: Path) -> None:
+    array = len(tasks) > 1
+    log = folder / (f"{number}_0_0_log.out" if array else f"{number}_0_log.out")
+    count = f", an array of {len(tasks)} tasks" if array else ""
+    print(
+        f"Submitted {job.kind} as job {number}{count} ({settings_path})\n"
+        f"  logs    {folder}\n"
+        f"  follow  tail -F {shlex.quote(str(log))} {shlex.quote(str(log.with_suffix('.err')))}\n"
+        f"  status  python -m healthgym status {shlex.quote(str(job.target))}\n"
+        f"  cancel  scancel {number}\n"
+        f"  resume  a preempted job goes on by itself; after a failure or cancel, repeat the command"
+    )
+
+
+def _name(job: Job, folder: Path) -> str:
+    """Return a job name that no other submission has: numbers alone can come again."""
+    return f"healthgym-{job.kind}-{folder.name[-6:]}"
+
+
+def _shown(job: Job) -> list[Path]:
+    """Return the folders that the job touches, for a container's binds."""
+    places = [job.target, *job.reads]
+    return [place if place.is_dir() else place.parent for place in (p.absolute() for p in places)]
+
+
+def _require_shared(places: Sequence[Path], settings: SlurmSettings, settings_path: Path) -> None:
+    for place in places:
+        for local in settings.node_local:
+            if place.resolve().is_relative_to(local):
+                raise LaunchError(
+                    f"{place} lies in {local}, which compute nodes do not share with this machine. Choose a "
+                    f"folder on a shared file system, or mend node_local in {settings_path}."
+                )

@@ -1,0 +1,159 @@
+#!/usr/bin/env bash
+# A real Slurm of two nodes on this one host, for the tests. Run as root.
+#
+#   cluster.sh start              install Slurm if need be (Debian's packages), start the daemons, prove them
+#   cluster.sh stop               cancel what runs, stop the daemons, forget all state
+#   cluster.sh user-signal on|off whether Slurm sends a job's --signal at preemption too
+#   cluster.sh kill-node NAME     SIGKILL a node's daemon; its tasks live on
+#   cluster.sh start-node NAME    start it again
+#
+# Partitions: `grace` (GraceTime 4 s), `nograce` (0), both preempted by requeueing when `high` wants
+# the nodes. No accounting, so sacct fails. Nothing outside $HEALTHGYM_SLURM_DIR is touched: the daemons
+# have their own ports, munge socket and key, and clients find them by SLURM_CONF=$HEALTHGYM_SLURM_DIR/slurm.conf.
+set -euo pipefail
+
+DIR=${HEALTHGYM_SLURM_DIR:-/var/tmp/healthgym-slurm}
+NODES=(hg1 hg2)
+HOST=$(hostname -s)
+export SLURM_CONF=$DIR/slurm.conf DEBIAN_FRONTEND=noninteractive LC_ALL=C
+
+say() { printf 'cluster.sh: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+install_packages() {
+    command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null && return
+    say "installing slurm-wlm and munge"
+    apt-get -o DPkg::Lock::Timeout=300 update -qq || say "apt-get update failed; trying the lists at hand"
+    apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends slurm-wlm munge \
+        >"$DIR/log/apt.log" 2>&1 || { tail -20 "$DIR/log/apt.log" >&2; die "the installation failed"; }
+}
+
+wait_until() { # seconds, what, command...: poll five times a second
+    local tries=$(($1 * 5)) what=$2
+    shift 2
+    while ((tries-- > 0)); do
+        "$@" >/dev/null 2>&1 && return
+        sleep 0.2
+    done
+    die "waited in vain for $what; logs are in $DIR/log"
+}
+
+write_configuration() { # on|off: the user signal
+    local signal='' node port=26820
+    # Slurm 22.05 reads this spelling only; later versions know it too, beside PreemptParameters.
+    [ "$1" = on ] && signal='SlurmctldParameters=preempt_send_user_signal'
+    {
+        cat <<CONF
+ClusterName=healthgym
+SlurmctldHost=$HOST(127.0.0.1)
+SlurmctldPort=26817
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket=$DIR/munge.socket,cred_expire=6
+StateSaveLocation=$DIR/state
+SlurmdSpoolDir=$DIR/spool/%n
+SlurmctldPidFile=$DIR/slurmctld.pid
+SlurmdPidFile=$DIR/%n.pid
+SlurmctldLogFile=$DIR/log/slurmctld.log
+SlurmdLogFile=$DIR/log/%n.log
+SlurmdParameters=config_overrides
+ReturnToService=2
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SwitchType=switch/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1
+PriorityType=priority/basic
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+$signal
+JobRequeue=1
+KillWait=5
+MinJobAge=7200
+SlurmdTimeout=10
+CONF
+        for node in "${NODES[@]}"; do
+            echo "NodeName=$node NodeHostname=$HOST NodeAddr=127.0.0.1 Port=$((++port)) CPUs=4 RealMemory=4000"
+        done
+        local all
+        all=$(IFS=,; echo "${NODES[*]}")
+        echo "PartitionName=grace Nodes=$all Default=YES DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=4"
+        echo "PartitionName=nograce Nodes=$all DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=0"
+        echo "PartitionName=high Nodes=$all DefaultTime=10 PriorityTier=10 PreemptMode=OFF"
+    } | sed '/^$/d' >"$SLURM_CONF.new"
+    mv "$SLURM_CONF.new" "$SLURM_CONF"
+}
+
+start_munge() {
+    [ -s "$DIR/munge.key" ] || (umask 077; head -c 128 /dev/urandom >"$DIR/munge.key")
+    munged --force --socket="$DIR/munge.socket" --key-file="$DIR/munge.key" --pid-file="$DIR/munged.pid" \
+        --log-file="$DIR/log/munged.log" --seed-file="$DIR/munge.seed" 2>>"$DIR/log/munged.log"
+    wait_until 10 munge munge --no-input --socket="$DIR/munge.socket"
+}
+
+# A daemon is ours and alive when its pid file names a process of that name.
+alive() { [ -s "$DIR/$1.pid" ] && [ "$(cat "/proc/$(cat "$DIR/$1.pid")/comm" 2>/dev/null)" = "$2" ]; }
+gone() { ! alive "$1" "$2"; }
+
+end() { # pid file's stem, process name, signal
+    alive "$1" "$2" && kill "-$3" "$(cat "$DIR/$1.pid")"
+    wait_until 10 "the end of $2" gone "$1" "$2"
+    rm -f "$DIR/$1.pid"
+}
+
+start_node() {
+    mkdir -p "$DIR/spool/$1"
+    alive "$1" slurmd || slurmd -N "$1"
+}
+
+all_idle() {
+    local states
+    states=$(sinfo --noheader --Node --partition=grace --format=%T) && [ "$(sort -u <<<"$states")" = idle ]
+}
+
+start() {
+    mkdir -p "$DIR"/{log,state,spool}
+    chmod 755 "$DIR"
+    install_packages
+    write_configuration off
+    alive munged munged || start_munge
+    alive slurmctld slurmctld || slurmctld
+    wait_until 20 slurmctld scontrol ping
+    local node
+    for node in "${NODES[@]}"; do start_node "$node"; done
+    wait_until 30 "idle nodes" all_idle
+    timeout 30 srun --quiet --partition=grace --nodes=2 --ntasks-per-node=1 true || die "a step on both nodes failed"
+    wait_until 15 "idle nodes" all_idle
+    say "up; SLURM_CONF=$SLURM_CONF"
+}
+
+stop() {
+    if alive slurmctld slurmctld; then
+        timeout 10 scancel --full --user=root || true
+        local tries=40
+        while ((tries-- > 0)) && [ -n "$(squeue --noheader)" ]; do sleep 0.5; done
+    fi
+    local node
+    for node in "${NODES[@]}"; do end "$node" slurmd TERM; done
+    end slurmctld slurmctld TERM
+    end munged munged TERM
+    rm -rf "$DIR/state" "$DIR/spool"
+    say "stopped"
+}
+
+[ "$(id -u)" = 0 ] || die "run as root: Slurm's daemons start jobs as other users"
+case "${1:-}" in
+    start) start ;;
+    stop) stop ;;
+    user-signal) write_configuration "$2" && scontrol reconfigure ;;
+    kill-node) end "$2" slurmd KILL ;;
+    start-node) start_node "$2" && wait_until 30 "idle nodes" all_idle ;;
+    *) sed -n '2,12p' "$0" && exit 2 ;;
+esac

@@ -38,6 +38,10 @@ def load(module: nn.Module, recorded: Weights) -> nn.Module:
 
 def ours(recorded: Weights) -> dict[str, Tensor]:
     """Return recorded weights, or their gradients, under our names and in our shapes."""
+    if "EOT.Learned_PE.weight" in recorded:
+        return _transformer(recorded)
+    if "out_conv.weight" in recorded:
+        return _unet(recorded)
     renamed = {}
     for name, value in recorded.items():
         if name.count(".") == 1:
@@ -92,6 +96,48 @@ _LAYERS = {
     "Encoder": "encoder",
     "Decoder": "decoder",
 }
+
+
+_UNET_LAYERS = {
+    "bt1": "enter",
+    "bt2": "leave",
+    "down_blocks": "down_block",
+    "up_blocks": "up_block",
+    "downsample": "down",
+    "upsample": "up",
+    "mid_block1": "middle_block.0",
+    "mid_block2": "middle_block.1",
+    "time_emb_down": "down_film",
+    "time_emb_up": "up_film",
+    "time_emb_mid": "middle_film",
+    "out_conv": "out_conv",
+}
+
+
+def _transformer(recorded: Weights) -> dict[str, Tensor]:
+    """Return the weights of v2.5's generator: Q, K and V are one matrix here."""
+    renamed = {"positions.weight": recorded["EOT.Learned_PE.weight"]}
+    for part in ("weight", "bias"):
+        for block, suffix in enumerate(("", "2", "3")):
+            stacked = torch.cat([recorded[f"EOT.{letter}_W{suffix}.{part}"] for letter in "QKV"])
+            renamed[f"blocks.{block}.query_key_value.{part}"] = stacked
+            renamed[f"blocks.{block}.out.{part}"] = recorded[f"EOT.res{suffix}.{part}"]
+            renamed[f"blocks.{block}.norm.{part}"] = recorded[f"EOT.norm{suffix}.{part}"]
+        renamed[f"residual.linear.{part}"] = recorded[f"EOT.res_fin.{part}"]
+        renamed[f"residual.norm.{part}"] = recorded[f"EOT.norm_fin.{part}"]
+        renamed[f"out.{part}"] = recorded[f"linear3.{part}"]
+    return renamed
+
+
+def _unet(recorded: Weights) -> dict[str, Tensor]:
+    """Return the weights of v3's denoiser, without its fixed tables."""
+    renamed = {}
+    for name, value in recorded.items():
+        layer, _, rest = name.partition(".")
+        if "table" not in rest:
+            rest = rest.replace("mlp.0.", "first.").replace("mlp.2.", "second.")
+            renamed[f"{_UNET_LAYERS[layer]}.{rest}"] = value
+    return renamed
 
 
 def _tables(recorded: Weights) -> list[Tensor]:

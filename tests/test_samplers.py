@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recorded import relative_error
+from published import relative_error
 from torch import Tensor
 
 from healthgym.config import DDIMSamplerConfig, DDPMSamplerConfig, DPMSolverSamplerConfig

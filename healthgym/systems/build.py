@@ -11,13 +11,18 @@ from healthgym import seeds
 from healthgym.layout import FeatureLayout
 from healthgym.systems.base import System
 from healthgym.systems.critic import Critic
+from healthgym.systems.diffusion import DiffusionSystem
 from healthgym.systems.generators import BiLSTMGenerator
 from healthgym.systems.latent import BufferedLatent, UniformLatent
+from healthgym.systems.transformer import TransformerGenerator
 from healthgym.systems.wgan import WGANSystem
 
 GENERATORS: dict[type, Callable[..., nn.Module]] = {
     settings.BiLSTMGeneratorConfig: lambda config, layout, latent_dim: BiLSTMGenerator(
         layout, latent_dim, config.hidden_dim
+    ),
+    settings.TransformerGeneratorConfig: lambda config, layout, latent_dim: TransformerGenerator(
+        layout, latent_dim, config.num_heads, config.num_positions
     ),
 }
 
@@ -48,7 +53,17 @@ def build_wgan(
     )
 
 
-SYSTEMS: dict[type, Callable[..., System]] = {settings.WGANConfig: build_wgan}
+def build_diffusion(
+    config: settings.DiffusionConfig, layout: FeatureLayout, correlation_FF: Tensor, device: torch.device
+) -> DiffusionSystem:
+    """Build v3, which does not need the training cohort's correlations."""
+    return DiffusionSystem(config, layout, device)
+
+
+SYSTEMS: dict[type, Callable[..., System]] = {
+    settings.WGANConfig: build_wgan,
+    settings.DiffusionConfig: build_diffusion,
+}
 
 
 def build_system(

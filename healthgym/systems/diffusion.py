@@ -1,0 +1,233 @@
+"""v3: denoising diffusion along clinical time.
+
+Reals and one-hot blocks are recentred from [0, 1] to [-1, 1], laid out (B, F, T) and right-padded with
+zeros to a canvas, whose padding a mask keeps out of the losses.
+
+Source: Ho et al. 2020; Kuo et al. 2023, arXiv 2303.12281.
+Shapes: B batch, F features, R reals, T timesteps, P timesteps of the canvas, S noise levels.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from healthgym import seeds
+from healthgym.config import DiffusionConfig
+from healthgym.errors import ConfigError
+from healthgym.layout import FeatureLayout
+from healthgym.nn.unet import UNet1d
+from healthgym.systems.base import Draws, State, System
+from healthgym.systems.guardrail import build_guardrail, give_up
+from healthgym.systems.noise import NoiseSchedule, blended_reconstruction, masked_mse
+from healthgym.systems.optimiser import (
+    adam,
+    load_module_state,
+    load_optimiser_state,
+    module_state,
+    optimiser_state,
+)
+from healthgym.systems.samplers import Prediction, build_sampler, constant_level
+
+_SCORE_SHARPNESS = 2.0  # any positive number: scores are only compared, and averaged for static variables
+
+
+class DiffusionSystem(System):
+    """A U-Net that predicts noise, and what turns its predictions into patients.
+
+    Args:
+        config: all settings.
+        layout: meaning of the features.
+        device: where it lives.
+    """
+
+    def __init__(self, config: DiffusionConfig, layout: FeatureLayout, device: torch.device) -> None:
+        self.config, self.layout, self.device = config, layout, device
+        schedule, net = config.schedule, config.denoiser
+        self.schedule = NoiseSchedule.linear(
+            schedule.num_levels, schedule.first_beta, schedule.last_beta, device
+        )
+        self.denoiser = UNet1d(
+            layout.num_features, net.hidden_dim, net.depth, schedule.num_levels, net.level_embedding_dim
+        ).to(device)
+        self.optimiser = adam(self.denoiser, config.optimiser)
+        self.average = copy.deepcopy(self.denoiser).requires_grad_(False) if config.ema_decay else None
+        self.sampler, self.guardrail = build_sampler(config.sampler), build_guardrail(config.guardrail)
+        self.amp_dtype = _amp_dtype(config.amp, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype is torch.float16)
+        self.num_updates = 0
+        self.trained_canvas = 0
+        self.num_candidates = self.num_accepted = 0
+
+    # --- training --------------------------------------------------------------------------------
+
+    def train_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
+        x_BFP, mask_B1P = self.to_canvas(x_BTF)
+        level_B = draws.index("level", len(x_BFP), self.schedule.num_levels)
+        eta_BFP = draws.normal("noise", tuple(x_BFP.shape))
+        blend_BFP = draws.uniform("blend", tuple(x_BFP.shape))
+        noised_BFP = self.schedule.add_noise(x_BFP, eta_BFP, level_B)
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            eps_BFP = self.denoiser(noised_BFP, level_B)
+        eps_BFP = eps_BFP.float()
+        noise_loss = masked_mse(eps_BFP, eta_BFP, mask_B1P)
+        clean_BFP = blended_reconstruction(self.schedule, noised_BFP, eps_BFP, eta_BFP, blend_BFP, level_B)
+        reconstruction_loss = masked_mse(clean_BFP, x_BFP, mask_B1P)
+        loss = noise_loss + self.config.reconstruction_weight * reconstruction_loss
+        norm = self._update(loss)
+        self.trained_canvas = max(self.trained_canvas, x_BFP.shape[-1])
+        return {
+            "loss": loss.detach(),
+            "noise_loss": noise_loss.detach(),
+            "reconstruction_loss": reconstruction_loss.detach(),
+            "gradient_norm": norm.detach(),
+        }
+
+    def to_canvas(self, x_BTF: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the recentred, padded data (B, F, P) and the mask of its timesteps (B, 1, P)."""
+        length = x_BTF.shape[1]
+        padding = (0, self.canvas(length) - length)
+        mask_B1T = x_BTF.new_ones(len(x_BTF), 1, length)
+        x_BFT = (2.0 * x_BTF - 1.0).transpose(1, 2)
+        return functional.pad(x_BFT, padding), functional.pad(mask_B1T, padding)
+
+    def canvas(self, length: int) -> int:
+        """Return P for sequences of `length` timesteps.
+
+        Raises:
+            ConfigError: they do not fit the canvas that was set, or it is too short for the depth.
+        """
+        unit = int(2**self.config.denoiser.depth)
+        if self.config.pad_to == "auto":
+            return -(-length // unit) * unit
+        if length > self.config.pad_to or self.config.pad_to < unit:
+            raise ConfigError(
+                f"Sequences of {length} timesteps and system.denoiser.depth = {self.config.denoiser.depth} need "
+                f"system.pad_to of {max(length, unit)} or more, but it is {self.config.pad_to}. Raise it, or "
+                f"set it to auto."
+            )
+        return self.config.pad_to
+
+    def _update(self, loss: Tensor) -> Tensor:
+        """Take one step of the optimiser and return the norm of the gradient before it was clipped."""
+        self.optimiser.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.gradient_clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.num_updates += 1
+        if self.average is not None and self.config.ema_decay:
+            # Early weights fade sooner: a decay that rises with the updates, up to the one that was set.
+            decay = min(self.config.ema_decay, (1 + self.num_updates) / (10 + self.num_updates))
+            with torch.no_grad():
+                for kept, new in zip(self.average.parameters(), self.denoiser.parameters(), strict=True):
+                    kept.lerp_(new, 1.0 - decay)
+        return norm
+
+    # --- sampling --------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
+        """Make patients; one who does not pass the guardrail is drawn again from noise of its own.
+
+        The noise is a function of (seed, patient, attempt), so that one patient's acceptance moves no
+        other's noise.
+
+        Raises:
+            SamplingError: too few candidates pass, or none of a patient's attempts does.
+        """
+        x_BFT = torch.empty(num_patients, self.layout.num_features, length, device=self.device)
+        waiting, candidates = torch.arange(num_patients), 0
+        for attempt in range(self.guardrail.max_attempts):
+            patients = [first_patient + int(row) for row in waiting]
+            tried_BFT = self._candidates(length, seed, patients, attempt)
+            passed = self.guardrail.accepts(tried_BFT[:, : self.layout.num_reals]).cpu()
+            x_BFT[waiting[passed]] = tried_BFT[passed]
+            waiting, candidates = waiting[~passed], candidates + len(patients)
+            accepted = num_patients - len(waiting)
+            if not len(waiting):
+                break
+            if hopeless := self.guardrail.hopeless(candidates, accepted):
+                raise hopeless
+        else:
+            raise give_up(first_patient + int(waiting[0]), attempt + 1, candidates, accepted)
+        self.num_candidates += candidates
+        self.num_accepted += accepted
+        return self.from_canvas(x_BFT)
+
+    def from_canvas(self, x_BFT: Tensor) -> Tensor:
+        """Return x_BTF: reals in [0, 1], each categorical block scores that sum to 1."""
+        x_BTF = x_BFT.transpose(1, 2)
+        blocks = [((x_BTF[..., : self.layout.num_reals] + 1.0) / 2.0).clamp(0.0, 1.0)]
+        blocks += [(_SCORE_SHARPNESS * x_BTF[..., span]).softmax(-1) for span in self.layout.spans]
+        return torch.cat(blocks, -1)
+
+    def _candidates(self, length: int, seed: int, patients: list[int], attempt: int) -> Tensor:
+        """Return one attempt for each of the patients, (B, F, T) in [-1, 1] but for the guardrail."""
+        canvas = max(self.trained_canvas, self.canvas(length))
+        streams = [seeds.stream(seed, "synthesis", patient, attempt) for patient in patients]
+        num_reals = self.layout.num_reals
+        network = self.average or self.denoiser
+
+        def draw() -> Tensor:
+            x_BFP = torch.empty(len(patients), self.layout.num_features, canvas)
+            for row, stream in zip(x_BFP.numpy(), streams, strict=True):
+                stream.standard_normal(dtype=row.dtype.type, out=row)
+            return x_BFP.to(self.device)
+
+        def denoise(x_BFP: Tensor, level: int) -> Prediction:
+            level_B = constant_level(level, x_BFP)
+            eps_BFP = network(x_BFP, level_B)
+            clean_BFP = self.schedule.remove_noise(x_BFP, eps_BFP, level_B)
+            reals_BRT = clean_BFP[:, :num_reals, :length]
+            corrected_BRT = self.guardrail.correct(reals_BRT)
+            if corrected_BRT is not reals_BRT:
+                clean_BFP[:, :num_reals, :length] = corrected_BRT
+                eps_BFP = self.schedule.noise_in(x_BFP, clean_BFP, level_B)
+            return Prediction(clean_BFP, eps_BFP)
+
+        return self.sampler(self.schedule, denoise, draw, draw())[..., :length]
+
+    # --- state -----------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        state: State = {
+            "denoiser": module_state(self.denoiser),
+            "optimisers": {"denoiser": optimiser_state(self.optimiser, self.denoiser)},
+            "num_updates": self.num_updates,
+            "trained_canvas": self.trained_canvas,
+        }
+        if self.average is not None:
+            state["average"] = module_state(self.average)
+        if self.scaler.is_enabled():
+            state["scaler"] = self.scaler.state_dict()
+        return state
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        load_module_state(self.denoiser, state["denoiser"])
+        load_optimiser_state(self.optimiser, self.denoiser, state["optimisers"]["denoiser"])
+        self.num_updates = int(state["num_updates"])
+        self.trained_canvas = int(state["trained_canvas"])
+        if self.average is not None:
+            load_module_state(self.average, state["average"])
+        if self.scaler.is_enabled() and "scaler" in state:
+            self.scaler.load_state_dict({name: _plain(value) for name, value in state["scaler"].items()})
+
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.denoiser.parameters())
+
+
+def _amp_dtype(wanted: bool, device: torch.device) -> torch.dtype | None:
+    """Return the type of mixed precision: bfloat16 where the GPU has it, none on a CPU."""
+    if not wanted or device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _plain(value: Any) -> Any:
+    """Return a number read from a file as Python has it."""
+    return value.item() if hasattr(value, "item") else value

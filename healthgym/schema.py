@@ -35,6 +35,8 @@ class Variable(StrictModel):
         name: the column's name in the table.
         kind: real, binary (two classes) or categorical.
         unit: of a real variable, for axes and file attributes.
+        offset: added to a real variable before its Box-Cox transform, so that all values are positive
+            (base excess or fluid balance can be negative).
         classes: {raw code: label} of a binary or categorical variable, in order.
         static: constant within a patient.
         missing: what NaN means: refuse it; carry the last value forward and flag; or model the
@@ -47,6 +49,7 @@ class Variable(StrictModel):
     name: str = Field(min_length=1)
     kind: Literal["real", "binary", "categorical"]
     unit: str = ""
+    offset: float = Field(default=0.0, allow_inf_nan=False)
     classes: dict[Code, str] = Field(default_factory=dict)
     static: bool = False
     missing: Literal["refuse", "carry_forward", "model"] = "refuse"
@@ -73,6 +76,8 @@ class Variable(StrictModel):
             )
         if self.kind != "real" and self.unit:
             raise ValueError(f"'{self.name}' is {self.kind} and has a unit; only reals have one")
+        if self.kind != "real" and self.offset:
+            raise ValueError(f"'{self.name}' is {self.kind} and has an offset; only reals have one")
         if len(set(self.classes.values())) != len(self.classes):
             raise ValueError(f"'{self.name}' has the same label twice")
         if len({str(code) for code in self.classes}) != len(self.classes):

@@ -41,8 +41,7 @@ def write_tree(path: Path, tree: Mapping[str, Any], kind: str, version: int) -> 
         _write_group(file, tree)
     content = image.getbuffer()
     seal = hashlib.sha256(content[SEAL_BYTES:]).hexdigest()
-    line = f"{_MAGIC}: sha256 {seal}, {len(content)} bytes\n".encode()
-    content[:SEAL_BYTES] = line.ljust(SEAL_BYTES, b"\0")
+    content[:SEAL_BYTES] = _seal_line(seal, len(content))
     write_bytes(path, content)
     return seal
 
@@ -57,6 +56,17 @@ def read_tree(path: Path, kind: str, versions: tuple[int, ...]) -> Tree:
     with h5py.File(path, "r") as file:
         check_kind(file, path, kind, versions)
         return _read_group(file)
+
+
+def seal_file(path: Path) -> str:
+    """Fill the empty user block of an HDF5 file of any size with its seal, and return the SHA-256.
+
+    For a file that was written beside its target, before it is renamed (`files.atomic_path`).
+    """
+    seal = sha256_of(path, SEAL_BYTES)
+    with path.open("r+b") as stream:
+        stream.write(_seal_line(seal, path.stat().st_size))
+    return seal
 
 
 def read_seal(path: Path) -> tuple[str, int]:
@@ -103,6 +113,10 @@ def check_kind(node: h5py.Group, path: Path, kind: str, versions: tuple[int, ...
             f"{path} has version {found_version} of the {kind} form; this program reads "
             f"{', '.join(map(str, versions))}. Install the healthgym that wrote it."
         )
+
+
+def _seal_line(seal: str, size: int) -> bytes:
+    return f"{_MAGIC}: sha256 {seal}, {size} bytes\n".encode().ljust(SEAL_BYTES, b"\0")
 
 
 def _write_group(group: h5py.Group, tree: Mapping[str, Any]) -> None:

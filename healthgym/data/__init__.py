@@ -1,0 +1,1 @@
+"""From a clinical table to sequences."""

@@ -1,0 +1,117 @@
+"""What `jobs/prepare.py` does: find the table, prepare it once, say what came of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from healthgym.data.prepare import SplitSettings, prepare
+from healthgym.data.sequences import PreparedCohort
+from healthgym.data.sources import Source, find_source
+from healthgym.errors import ConfigError, StorageError
+from healthgym.files import atomic_path
+from healthgym.schema import load_schema
+from healthgym.storage.prepared import read_head
+
+
+def run(
+    schema: Path,
+    table: Path | None,
+    dataset: str | None,
+    out: Path,
+    tables: Path | None = None,
+    holdout: float = 0.2,
+    seed: int = 0,
+    max_patients: int | None = None,
+    sort: bool = False,
+    cache: Path | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Prepare a cohort unless it is there already, and return a summary for people.
+
+    Args:
+        schema: path of the schema.
+        table: path of the table, or
+        dataset: name of a public or simulated one.
+        out: the prepared cohort.
+        tables: folder to write train.csv and holdout.csv to.
+        holdout, seed, max_patients, sort: see `healthgym.data.prepare.prepare`.
+        cache: folder of fetched files.
+        overwrite: whether to replace a cohort that was made from something else.
+
+    Raises:
+        HealthgymError: with what is wrong and what to do.
+    """
+    if not 0 <= holdout < 1:
+        raise ConfigError(
+            f"--holdout {holdout:g}: give a share of the patients from 0 up to, not including, 1."
+        )
+    if max_patients is not None and max_patients < 1:
+        raise ConfigError(f"--max-patients {max_patients}: give at least 1.")
+    declared = load_schema(schema)
+    source = find_source(declared, table, dataset, seed, max_patients, cache)
+    recipe = {
+        "table": source.identity,
+        "schema": declared.fingerprint,
+        "holdout": holdout,
+        "seed": seed,
+        "max_patients": max_patients,
+    }
+    if _is_made(out, recipe, overwrite):
+        cohort, done = PreparedCohort.open(out), "is up to date"
+    else:
+        settings = SplitSettings(holdout, seed, max_patients)
+        cohort = prepare(source.read(), declared, out, settings, source.name, sort, recipe)
+        done = "written"
+    if tables is not None:
+        for split in ("train", "holdout"):
+            with atomic_path(tables / f"{split}.csv") as beside:
+                cohort.frame(split).to_csv(beside, index=False)
+    return _summary(cohort, source, out, done, tables)
+
+
+def _is_made(out: Path, recipe: dict[str, Any], overwrite: bool) -> bool:
+    """Return whether `out` was made by this recipe; refuse to lose one that was made by another."""
+    if not out.exists():
+        return False
+    try:
+        old = read_head(out)["recipe"]
+    except StorageError as error:
+        if overwrite:
+            return False
+        raise StorageError(f"{error} It is in the way: give another --out, or --overwrite.") from None
+    changed = [
+        f"{name}: {old.get(name)} -> {value}" for name, value in recipe.items() if old.get(name) != value
+    ]
+    if changed and not overwrite:
+        raise StorageError(
+            f"{out} was prepared otherwise ({'; '.join(changed)}). Give another --out, or --overwrite to "
+            f"replace it: runs that were trained on it can then no longer be resumed."
+        )
+    return not changed
+
+
+def _summary(cohort: PreparedCohort, source: Source, out: Path, done: str, tables: Path | None) -> str:
+    """Return a few lines about a prepared cohort."""
+    train, holdout, schema = cohort.train, cohort.holdout, cohort.schema
+    lengths = np.concatenate([train.lengths_N, holdout.lengths_N])
+    span = f"{lengths.min()}" if lengths.min() == lengths.max() else f"{lengths.min()} to {lengths.max()}"
+    unit = schema.timestep_unit + ("s" if lengths.max() > 1 else "")
+    lines = [
+        f"{out} {done}: {schema.title or schema.name}, from {source.name}",
+        f"  patients  {train.num_patients + holdout.num_patients:,}, of {span} {unit} "
+        f"({lengths.sum(dtype=np.int64):,} rows)",
+        f"  split     {train.num_patients:,} to train on, {holdout.num_patients:,} held out "
+        f"(seed {cohort.recipe.get('seed')})",
+        f"  features  {len(schema.reals)} real, {len(schema.categoricals)} binary or categorical: "
+        f"{schema.layout.num_features} encoded columns",
+    ]
+    if not holdout.num_patients:
+        lines.append("  note      nobody is held out: evaluation can say nothing about privacy or utility")
+    if tables is not None:
+        lines.append(f"  tables    {tables / 'train.csv'}, {tables / 'holdout.csv'}")
+    lines.append(
+        f"  next      python jobs/train.py configs/v2.yaml --run-dir runs/a --set data={json.dumps(str(out))}"
+    )
+    return "\n".join(lines)

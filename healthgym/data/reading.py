@@ -1,0 +1,124 @@
+"""Read a clinical table from CSV or Parquet, as found."""
+
+import csv
+import gzip
+import io
+import re
+import warnings
+import zlib
+from pathlib import Path
+from typing import TextIO, cast
+
+import pandas as pd
+
+from healthgym.errors import TableError, listed
+from healthgym.schema import Schema, Variable
+
+_FORMS = (".csv", ".csv.gz", ".parquet")
+_EMPTY = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")
+
+
+def read_table(path: Path, schema: Schema) -> pd.DataFrame:
+    """Return the columns of `schema` that the file has, as found.
+
+    The index says where a row stands in the file: the line number of a CSV file (index name "line"),
+    else the row counted from 0. Empty lines are left out. An empty field, NA, NaN, null or None is a
+    missing value, unless the schema has a class of that name.
+
+    Raises:
+        TableError: the file is absent, damaged, of another format, or has nothing of the schema.
+    """
+    if not path.name.lower().endswith(_FORMS):
+        raise TableError(
+            f"{path}: cannot tell the format from the name. Give a table as {', '.join(_FORMS)}."
+        )
+    try:
+        frame = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path, schema)
+    except FileNotFoundError:
+        raise TableError(f"{path}: there is no such file. Check the path.") from None
+    except UnicodeDecodeError as error:
+        raise TableError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save the table as UTF-8."
+        ) from None
+    except (OSError, EOFError, ValueError, zlib.error, pd.errors.ParserWarning) as error:
+        reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. C error: ").rstrip(".")
+        raise TableError(f"{path}: cannot be read: {reason}. Mend the file or export it again.") from None
+    wanted = _wanted(schema)
+    found = [name for name in wanted if name in frame.columns]
+    if not found:
+        raise TableError(
+            f"{path}: none of the schema's columns ({listed(wanted)}) are there; the file has "
+            f"{listed(frame.columns)}. Check that file and schema belong together."
+        )
+    return frame[found]
+
+
+def _wanted(schema: Schema) -> list[str]:
+    return [schema.keys.patient, schema.keys.timestep, *schema.names()]
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    frame = pd.read_parquet(path)
+    named = [name for name in frame.index.names if name is not None]
+    return frame.reset_index(level=named) if named else frame.reset_index(drop=True)
+
+
+def _read_csv(path: Path, schema: Schema) -> pd.DataFrame:
+    header = _read_header(path)
+    twice = sorted({name for name in header if header.count(name) > 1} & set(_wanted(schema)))
+    if twice:
+        raise TableError(f"{path}, line 1: column '{twice[0]}' stands twice in the header. Rename one.")
+    used = [name for name in _wanted(schema) if name in header]
+    if not used:
+        return pd.DataFrame(columns=header)
+    text = {v.name: str for v in schema.encoded if any(isinstance(code, str) for code in v.codes)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        frame = pd.read_csv(
+            path,
+            usecols=used,
+            dtype={name: str for name in (schema.keys.patient, *text) if name in used},
+            na_values={name: _missing_marks(schema, name) for name in used},
+            keep_default_na=False,
+            index_col=False,
+            skip_blank_lines=False,
+            low_memory=False,
+            float_precision="round_trip",
+            encoding="utf-8-sig",
+        )
+    frame.index = pd.RangeIndex(2, 2 + len(frame), name="line")
+    blank = frame.isna().all(axis=1)
+    return frame[~blank] if blank.any() else frame
+
+
+def _missing_marks(schema: Schema, name: str) -> list[str]:
+    """What stands for a missing value in a column: not what is one of its classes."""
+    own: set[str] = set()
+    for variable in schema.encoded:
+        if variable.name == name:
+            own = _class_words(variable)
+    return [mark for mark in _EMPTY if mark not in own]
+
+
+def _class_words(variable: Variable) -> set[str]:
+    return {str(code) for code in variable.codes} | set(variable.labels)
+
+
+def _read_header(path: Path) -> list[str]:
+    packed = path.suffix.lower() == ".gz"
+    with (
+        cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
+        if packed
+        else path.open(encoding="utf-8-sig", newline="") as stream
+    ):
+        line = stream.readline(1 << 20)
+    header = next(csv.reader(io.StringIO(line)), [])
+    if not header:
+        raise TableError(f"{path}: the first line is empty; it must name the columns.")
+    other = re.search(r"[;\t|]", header[0])
+    if len(header) == 1 and other:
+        raise TableError(
+            f"{path}, line 1: the header has one column, {line.strip()[:60]!r}: the file seems to be "
+            f"separated by {other[0]!r}. Save it with commas."
+        )
+    return header

@@ -1,0 +1,128 @@
+"""A prepared cohort: patients' sequences by position, for training and for evaluation.
+
+Legend: N patients, B batch, T timesteps, R real variables, K binary and categorical variables.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from healthgym.data.encode import decode
+from healthgym.data.transform import Transform
+from healthgym.schema import Schema
+from healthgym.storage.prepared import SplitArrays, open_prepared
+
+
+class Sequences:
+    """The patients of one split."""
+
+    def __init__(self, arrays: SplitArrays) -> None:
+        self._arrays = arrays
+        self.lengths_N = arrays.lengths
+        self.patient_ids = arrays.patient_ids
+        self._starts_N = np.cumsum(arrays.lengths, dtype=np.int64) - arrays.lengths
+
+    @property
+    def num_patients(self) -> int:
+        """N."""
+        return len(self.lengths_N)
+
+    @property
+    def num_rows(self) -> int:
+        """Patient-timesteps."""
+        return len(self._arrays.codes)
+
+    @property
+    def max_length(self) -> int:
+        """Timesteps of the longest patient; 0 without patients."""
+        return int(self.lengths_N.max(initial=0))
+
+    def at_least(self, length: int) -> NDArray[np.int64]:
+        """Return the positions of the patients that have `length` timesteps or more."""
+        return np.flatnonzero(self.lengths_N >= length)
+
+    def gather(
+        self, indices_B: NDArray[np.int64], length: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Return the first `length` timesteps of some patients.
+
+        Args:
+            indices_B: positions of patients, each with at least `length` timesteps.
+            length: T.
+
+        Returns:
+            reals_BTR, transformed: in [0, 1] for training patients; codes_BTK, class indices.
+        """
+        indices_B = np.asarray(indices_B)
+        if len(indices_B) and self.lengths_N[indices_B].min() < length:
+            raise ValueError(f"a patient has fewer than {length} timesteps; pick from at_least({length})")
+        rows_BT = self._starts_N[indices_B][:, None] + np.arange(length)
+        return self._arrays.reals.take(rows_BT, axis=0), self._arrays.codes.take(rows_BT, axis=0)
+
+    def raw(self, first: int = 0, last: int | None = None) -> tuple[NDArray[Any], ...]:
+        """Return (patient_ids, timesteps from 0, raw_R, codes_K) of the rows of patients `first:last`.
+
+        Raw reals are in the variables' units, exactly as in the table.
+        """
+        lengths_N = self.lengths_N[first:last]
+        starts_N = np.cumsum(lengths_N, dtype=np.int64) - lengths_N
+        begin = int(self._starts_N[first]) if first < self.num_patients else self.num_rows
+        rows = slice(begin, begin + int(lengths_N.sum(dtype=np.int64)))
+        timesteps = np.arange(rows.stop - rows.start) - np.repeat(starts_N, lengths_N)
+        ids = np.repeat(self.patient_ids[first:last], lengths_N)
+        return ids, timesteps, self._arrays.raw[rows], self._arrays.codes[rows]
+
+
+class PreparedCohort:
+    """A prepared cohort, opened: rows are read from the file when they are asked for."""
+
+    def __init__(
+        self,
+        head: dict[str, Any],
+        correlation_FF: NDArray[np.float64],
+        splits: dict[str, SplitArrays],
+        fingerprint: str,
+    ) -> None:
+        self.schema = Schema.from_json(head["schema"])
+        self.transform = Transform.from_tree(head["transform"])
+        self.recipe: dict[str, Any] = head["recipe"]
+        self.first_timestep: int = head["first_timestep"]
+        self.correlation_FF = correlation_FF
+        self.fingerprint = fingerprint
+        self.train = Sequences(splits["train"])
+        self.holdout = Sequences(splits["holdout"])
+
+    @classmethod
+    def open(cls, path: Path, verify: bool = True) -> "PreparedCohort":
+        """Open a file that `jobs/prepare.py` wrote.
+
+        Args:
+            path: the file.
+            verify: whether every byte is checked first, which reads the file once.
+
+        Raises:
+            StorageError: the file is missing, cut short, altered, or of another kind or version.
+        """
+        return cls(*open_prepared(path, verify))
+
+    @cached_property
+    def max_length(self) -> int:
+        """Timesteps of the longest training patient."""
+        return self.train.max_length
+
+    def frame(self, split: str, first: int = 0, last: int | None = None) -> pd.DataFrame:
+        """Return patients `first:last` of "train" or "holdout" as a long table, as in the raw table.
+
+        Columns are the keys, raw reals, and labels as pandas categories; a value that the schema models
+        as missing is NaN.
+        """
+        sequences = {"train": self.train, "holdout": self.holdout}[split]
+        ids, timesteps, raw_NR, codes_NK = sequences.raw(first, last)
+        frame = decode(raw_NR, codes_NK, self.schema)
+        frame.insert(0, self.schema.keys.patient, ids)
+        frame.insert(1, self.schema.keys.timestep, timesteps + self.first_timestep)
+        return frame

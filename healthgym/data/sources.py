@@ -1,0 +1,64 @@
+"""Where a table comes from: a file, a public data set, or the simulator."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from healthgym import __version__
+from healthgym.data.fetch import DATASETS, check_counts, fetch
+from healthgym.data.reading import read_table
+from healthgym.errors import ConfigError, nearest
+from healthgym.files import sha256_of
+from healthgym.schema import Schema
+
+SIMULATED = "simulated_art_hiv"
+_SIMULATED_PATIENTS = 8_916
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a table comes from: its name in messages, what identifies it, and how to get it."""
+
+    name: str
+    identity: str
+    read: Callable[[], pd.DataFrame]
+
+
+def find_source(
+    schema: Schema,
+    table: Path | None,
+    dataset: str | None,
+    seed: int,
+    max_patients: int | None,
+    cache: Path | None,
+) -> Source:
+    """Return where the table comes from, fetched if need be."""
+    if (table is None) == (dataset is None):
+        raise ConfigError("Give either --table FILE or --dataset NAME.")
+    if table is not None:
+        if not table.is_file():
+            raise ConfigError(f"--table {table}: there is no such file. Check the path.")
+        return Source(str(table), f"sha256:{sha256_of(table)}", lambda: read_table(table, schema))
+    assert dataset is not None
+    if dataset == SIMULATED:
+        from healthgym.data.simulate import simulate_art_hiv
+
+        number = max_patients or _SIMULATED_PATIENTS
+        name = f"{number:,} simulated patients"
+        identity = f"{SIMULATED}:{number} patients, seed {seed}, healthgym {__version__}"
+        return Source(name, identity, lambda: simulate_art_hiv(number, seed))
+    if dataset not in DATASETS:
+        known = [*DATASETS, SIMULATED]
+        raise ConfigError(
+            f"--dataset {dataset}: unknown{nearest(dataset, known)}; known are {', '.join(known)}."
+        )
+    path = fetch(DATASETS[dataset], cache)
+
+    def read_fetched() -> pd.DataFrame:
+        frame = read_table(path, schema)
+        check_counts(frame, DATASETS[dataset], schema, str(path))
+        return frame
+
+    return Source(str(path), f"sha256:{sha256_of(path)}", read_fetched)

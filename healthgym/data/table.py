@@ -1,0 +1,189 @@
+"""Check a clinical table against its schema, and say everything that is wrong with it."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from healthgym.data.encode import labelled
+from healthgym.data.keys import Keys, check_order, read_keys
+from healthgym.data.missing import Fills, apply_flags
+from healthgym.data.problems import Problems
+from healthgym.data.reading import read_table
+from healthgym.data.transform import BOXCOX_EPS
+from healthgym.errors import TableError, listed, nearest
+from healthgym.schema import Schema, Variable
+
+__all__ = ["check_rows", "check_table", "read_table"]
+
+
+def check_table(
+    frame: pd.DataFrame, schema: Schema, source: str = "table", sort: bool = False
+) -> pd.DataFrame:
+    """Return the table cleaned, sorted by its keys, with gaps carried forward where the schema says so.
+
+    Args:
+        frame: a table as `read_table` gives it, or any other with the schema's columns.
+        schema: what its columns mean.
+        source: names the table in messages.
+        sort: whether rows that are out of order are sorted (else they are a problem).
+
+    Returns:
+        keys, then the variables in encoded order: reals as float64, the others as pandas categories
+        (labels, in the schema's order), derived flags included. Only a value with `missing: model` can
+        be NaN: where its flag says "not measured".
+
+    Raises:
+        TableError: with every kind of problem found, its column, rows, values and remedy.
+    """
+    checked = check_rows(frame, schema, source, sort)
+    return Fills.fit(checked, schema).carry_forward(checked, schema, modelled=False)
+
+
+def check_rows(frame: pd.DataFrame, schema: Schema, source: str, sort: bool = False) -> pd.DataFrame:
+    """Do as `check_table` does, but leave gaps that are to be carried forward empty."""
+    _check_columns(frame, schema, source)
+    problems = Problems(source, frame.index)
+    keys = read_keys(frame, schema, problems)
+    columns: dict[str, Any] = {}
+    for variable in schema.encoded:
+        if variable.name in frame:
+            read = _read_real if variable.kind == "real" else _read_classes
+            columns[variable.name] = read(frame[variable.name], variable, problems)
+    if keys is None:
+        problems.raise_if_any()
+        raise AssertionError("unreadable keys are a problem")
+    check_order(keys, schema, problems, sort)
+    for variable in schema.encoded:
+        if variable.static:
+            _check_static(columns[variable.name], variable, keys, problems)
+    cleaned = pd.DataFrame(
+        {schema.keys.patient: keys.patient_ids[keys.patient_N], schema.keys.timestep: keys.timestep_N}
+        | columns
+    )
+    apply_flags(cleaned, schema, problems)
+    problems.raise_if_any()
+    in_order = [schema.keys.patient, schema.keys.timestep, *schema.names()]
+    return cleaned[in_order].take(keys.order_N).reset_index(drop=True)
+
+
+def _check_columns(frame: pd.DataFrame, schema: Schema, source: str) -> None:
+    """Refuse a table without rows or without one of its columns."""
+    declared = [schema.keys.patient, schema.keys.timestep, *(v.name for v in schema.variables)]
+    absent = [name for name in declared if name not in frame]
+    spare = [name for name in frame if name not in declared]
+    if absent:
+        raise TableError(
+            f"{source}: the table lacks {listed(f'{name!r}{nearest(name, spare)}' for name in absent)}, "
+            f"which the schema '{schema.name}' declares. Add the column, or take it out of the schema."
+        )
+    if frame.empty:
+        raise TableError(
+            f"{source}: the table has columns but no rows. Give one row per patient and timestep."
+        )
+
+
+def _read_real(column: pd.Series, variable: Variable, problems: Problems) -> NDArray[np.float64]:
+    """Return a real variable's values; NaN where missing."""
+    numbers = _numbers(column)
+    missing = column.isna().to_numpy()
+
+    def note(wrong: NDArray[np.bool_], what: str, remedy: str) -> None:
+        rows = np.flatnonzero(wrong)
+        problems.add(what, remedy, variable.name, rows, column.iloc[rows[:3]])
+
+    note(np.isnan(numbers) & ~missing, "not a number", "Write numbers with a decimal point and no unit.")
+    note(np.isinf(numbers), "infinite", "Correct it, or leave it empty.")
+    shift = BOXCOX_EPS + variable.offset
+    with np.errstate(invalid="ignore"):
+        note(
+            np.isfinite(numbers) & (numbers + shift <= 0),
+            f"not above {-shift:g}, where the Box-Cox transform needs more",
+            f"Correct it; if such values are right, give '{variable.name}' an `offset:` in the schema that "
+            f"makes them positive.",
+        )
+    _note_missing(missing, variable, problems)
+    return numbers
+
+
+def _numbers(column: pd.Series) -> NDArray[np.float64]:
+    """Return numbers, NaN where there is none; a date is no number."""
+    if getattr(column.dtype, "kind", "") in "mMc":
+        return np.full(len(column), np.nan)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(object)
+    return pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+
+
+def _read_classes(column: pd.Series, variable: Variable, problems: Problems) -> "pd.Categorical[Any]":
+    """Return a binary or categorical variable's labels; NaN where missing. Code or label may stand."""
+    class_of = _class_lookup(variable)
+    codes, uniques = pd.factorize(column)
+    classes = np.array([class_of.get(_plain(value), -1) for value in uniques] + [-1], dtype=np.int64)[codes]
+    rows = np.flatnonzero((classes < 0) & (codes >= 0))
+    expected = listed(
+        f"{code}" if str(code) == label else f"{code} ({label})" for code, label in variable.classes.items()
+    )
+    guess = nearest(column.iloc[rows[0]], class_of) if len(rows) else ""
+    problems.add(
+        "unknown class",
+        f"Expected {expected}{guess}. Correct it, or add the class to the schema.",
+        variable.name,
+        rows,
+        column.iloc[rows[:3]],
+    )
+    _note_missing(codes < 0, variable, problems)
+    return labelled(classes, variable)
+
+
+def _class_lookup(variable: Variable) -> dict[Any, int]:
+    """Return the class of each label and code, the code as it is and as text; codes come first."""
+    by_label = {label: k for k, label in enumerate(variable.labels)}
+    by_text = {str(code): k for k, code in enumerate(variable.codes)}
+    return by_label | by_text | {code: k for k, code in enumerate(variable.codes)}
+
+
+def _plain(value: Any) -> Any:
+    """Return 3 for 3.0 and "3.0": how a whole number is written says nothing."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, str):
+        value = value.strip()
+        whole = value.removesuffix(".0")
+        return int(whole) if whole != value and whole.removeprefix("-").isdecimal() else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _note_missing(missing: NDArray[np.bool_], variable: Variable, problems: Problems) -> None:
+    if variable.missing == "refuse":
+        problems.add(
+            "no value",
+            "Fill it in"
+            + (
+                "."
+                if variable.static
+                else ", or say `missing: carry_forward` or `missing: model` in the schema."
+            ),
+            variable.name,
+            np.flatnonzero(missing),
+        )
+
+
+def _check_static(values: Any, variable: Variable, keys: Keys, problems: Problems) -> None:
+    """Note where a variable that is constant within a patient changes."""
+    codes, uniques = pd.factorize(values)
+    in_order = codes[keys.order_N]
+    before = np.concatenate([in_order[:1], in_order[:-1]])
+    changed = np.flatnonzero(keys.follows_N & (in_order != before) & (in_order >= 0) & (before >= 0))
+    first = changed[:3]
+    problems.add(
+        "static, but changes within a patient",
+        "Correct it, or drop `static: true` in the schema.",
+        variable.name,
+        keys.order_N[changed],
+        [
+            f"patient {keys.patient_ids[keys.patient_N[keys.order_N[i]]]}, "
+            f"from {uniques[before[i]]} to {uniques[in_order[i]]}"
+            for i in first
+        ],
+    )

@@ -1,0 +1,134 @@
+"""Each real variable to [0, 1] and back: Box-Cox, then the fitted range. Binary classes stay codes."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import special, stats
+
+from healthgym.schema import Schema
+
+BOXCOX_EPS = 1e-3
+_SMALLEST_BASE = 1e-12
+_ROUND_TRIP_TOLERANCE = 1e-6  # of the interquartile range
+_FALLBACK = (1.0, 0.0, 1.0)
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The fitted transform of all R real variables.
+
+    y = ((x + eps)^lambda - 1) / lambda (log where lambda is 0), then (y - min) / range.
+
+    Source: Box and Cox, *An analysis of transformations*, J. R. Stat. Soc. B 26, 1964, equation 1.
+
+    Args:
+        names: of the R variables.
+        eps_R: added before, 1e-3 plus the schema's offset, in the variable's unit.
+        lambda_R: exponent, by maximum likelihood on the training patients.
+        min_R, range_R: of the training patients' y.
+    """
+
+    names: tuple[str, ...]
+    eps_R: Array
+    lambda_R: Array
+    min_R: Array
+    range_R: Array
+
+    @classmethod
+    def fit(cls, table: pd.DataFrame | Array, schema: Schema) -> "Transform":
+        """Fit on training patients.
+
+        NaN is left out. A variable that is empty, constant or not positive gets lambda 1, min 0,
+        range 1.
+
+        Args:
+            table: raw values, a frame with the schema's columns or an array of shape (rows, R).
+        """
+        raw = (
+            table[[v.name for v in schema.reals]].to_numpy(np.float64)
+            if isinstance(table, pd.DataFrame)
+            else np.asarray(table, dtype=np.float64)
+        )
+        eps_R = np.array([BOXCOX_EPS + variable.offset for variable in schema.reals])
+        fitted = np.array([_fit_one(raw[:, r] + eps_R[r]) for r in range(len(eps_R))]).reshape(-1, 3)
+        return cls(tuple(v.name for v in schema.reals), eps_R, *fitted.T)
+
+    def forward_reals(self, raw_R: NDArray[Any]) -> Array:
+        """Return values in [0, 1] of raw ones, shape (..., R); NaN passes through.
+
+        Values beyond the training patients' range end outside [0, 1].
+        """
+        base_R = np.asarray(raw_R, dtype=np.float64) + self.eps_R
+        y_R = special.boxcox(np.maximum(base_R, _SMALLEST_BASE), self.lambda_R)
+        return np.asarray((y_R - self.min_R) / self.range_R, dtype=np.float64)
+
+    def inverse_reals(self, x_R: NDArray[Any]) -> Array:
+        """Return raw values of those in [0, 1], shape (..., R), in the variables' units."""
+        y_R = np.asarray(x_R, dtype=np.float64) * self.range_R + self.min_R
+        return np.asarray(_inverse_boxcox(y_R, self.lambda_R) - self.eps_R, dtype=np.float64)
+
+    def to_tree(self) -> dict[str, Any]:
+        """Return the fitted numbers as a dict of arrays, for a file."""
+        return {
+            "names": list(self.names),
+            "eps": self.eps_R,
+            "lambda": self.lambda_R,
+            "min": self.min_R,
+            "range": self.range_R,
+        }
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> "Transform":
+        """Read what `to_tree` gave."""
+        arrays = (np.asarray(tree[name], dtype=np.float64) for name in ("eps", "lambda", "min", "range"))
+        return cls(tuple(tree["names"]), *arrays)
+
+
+def _fit_one(base: Array) -> tuple[float, float, float]:
+    """Return (lambda, min, range) of one column of x + eps."""
+    base = base[~np.isnan(base)]
+    if not len(base) or base.min() <= 0 or base.min() == base.max():
+        return _FALLBACK
+    exponent = _best_lambda(base)
+    while exponent and not _invertible(base, exponent):
+        # An extreme exponent presses values together beyond what a number can tell apart.
+        exponent = exponent / 2 if abs(exponent) > 1e-3 else 0.0
+    ends = special.boxcox(np.array([base.min(), base.max()]), exponent)
+    return exponent, float(ends[0]), float(ends[1] - ends[0])
+
+
+def _best_lambda(base: Array) -> float:
+    """Return the exponent of greatest likelihood; 1 where the search finds no finite one."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            found = float(stats.boxcox_normmax(base, method="mle"))
+        except (ValueError, RuntimeError):
+            return 1.0
+    return found if np.isfinite(found) else 1.0
+
+
+def _invertible(base: Array, exponent: float) -> bool:
+    """Return whether the column's quantiles survive there and back."""
+    probes = np.quantile(base, np.linspace(0, 1, 9))
+    with np.errstate(all="ignore"):
+        ends = special.boxcox(probes[[0, -1]], exponent)
+        scaled = (special.boxcox(probes, exponent) - ends[0]) / (ends[1] - ends[0])
+        back = _inverse_boxcox(scaled * (ends[1] - ends[0]) + ends[0], exponent)
+    spread = (probes[6] - probes[2]) or (probes[-1] - probes[0])
+    return bool(np.all(np.abs(back - probes) <= _ROUND_TRIP_TOLERANCE * spread))
+
+
+def _inverse_boxcox(y: Array, exponent: Array | float) -> Array:
+    """Invert Box-Cox; where no base belongs to y, take the smallest one, 1e-12."""
+    exponent = np.asarray(exponent, dtype=np.float64)
+    safe = np.where(exponent == 0, 1.0, exponent)
+    power = np.log1p(np.maximum(exponent * y, _SMALLEST_BASE - 1)) / safe
+    return np.asarray(np.exp(np.where(exponent == 0, y, power)), dtype=np.float64)

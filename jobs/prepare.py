@@ -1,0 +1,36 @@
+"""Turn a clinical table into a prepared cohort: check it, hold patients out, fit the transform."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("schema", type=Path, help="what the columns mean, e.g. configs/schemas/art_hiv.yaml")
+    parser.add_argument("--table", type=Path, help="the table: .csv, .csv.gz or .parquet")
+    parser.add_argument("--dataset", help="instead of --table: art_hiv (fetched) or simulated_art_hiv")
+    parser.add_argument("--out", type=Path, required=True, help="the prepared cohort to write (HDF5)")
+    parser.add_argument("--tables", type=Path, help="folder for train.csv and holdout.csv, for evaluate.py")
+    parser.add_argument("--holdout", type=float, default=0.2, help="share of patients held out (0.2)")
+    parser.add_argument("--seed", type=int, default=0, help="decides who is held out, and simulates (0)")
+    parser.add_argument("--max-patients", type=int, help="use only so many patients, lowest ids first")
+    parser.add_argument("--sort", action="store_true", help="sort rows that are out of order")
+    parser.add_argument("--cache", type=Path, help="folder for fetched files (else $HEALTHGYM_CACHE)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a cohort made otherwise")
+    options = parser.parse_args(argv)
+
+    from healthgym.data.command import run
+    from healthgym.errors import HealthgymError
+
+    try:
+        print(run(**vars(options)))
+    except HealthgymError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,297 @@
+"""A synthetic cohort on disk: shards, their receipts, and the manifest that declares it complete.
+
+    cohort/plan.json                       everything that decides the bytes
+    cohort/shards/shard-00000.h5           patients 0, 1, ... as `storage.shard_file` has them
+    cohort/receipts/shard-00000.json       written after the shard: its size, SHA-256 and plan
+    cohort/manifest.json                   written last
+
+A shard counts as finished only where receipt, plan and file agree.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import Field
+
+from healthgym.config import StrictModel, parse
+from healthgym.errors import CohortError, listed
+from healthgym.files import remove_stale, sha256_of, write_bytes, write_json
+from healthgym.schema import Schema
+from healthgym.storage.shard_file import SUFFIXES, Compression, FileFormat, Shard, encode_shard, read_shard
+
+_TRIES = 3
+_SHA256 = r"^[0-9a-f]{64}$"
+# No other file can be named: a manifest from elsewhere cannot point outside its folder.
+_FILE = r"^shards/shard-[0-9]{5,9}\.(h5|parquet)$"
+
+
+class Disagreement(StrictModel):
+    """How often the raw output for a static variable differed from the value that was written.
+
+    Args:
+        timesteps: rows whose raw value differed.
+        patients: patients with at least one such row.
+    """
+
+    timesteps: int = Field(ge=0)
+    patients: int = Field(ge=0)
+
+    def __add__(self, other: "Disagreement") -> "Disagreement":
+        return Disagreement(
+            timesteps=self.timesteps + other.timesteps, patients=self.patients + other.patients
+        )
+
+
+class ShardRecord(StrictModel):
+    """A line of the manifest."""
+
+    file: str = Field(pattern=_FILE)
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=_SHA256)
+    patients: int = Field(gt=0)
+    rows: int = Field(gt=0)
+
+    def agrees_with(self, folder: Path) -> bool:
+        """Tell whether the file has the recorded size and content."""
+        path = folder / self.file
+        try:
+            return path.stat().st_size == self.bytes and sha256_of(path) == self.sha256
+        except OSError:
+            return False
+
+
+class Receipt(StrictModel):
+    """What is known of a finished shard; `plan` is the plan's SHA-256."""
+
+    kind: Literal["synthetic cohort receipt"] = "synthetic cohort receipt"
+    version: Literal[1] = 1
+    shard: int = Field(ge=0)
+    plan: str = Field(pattern=_SHA256)
+    record: ShardRecord
+    static_disagreement: dict[str, Disagreement]
+
+
+class Manifest(StrictModel):
+    """What a complete cohort is."""
+
+    kind: Literal["synthetic cohort"] = "synthetic cohort"
+    version: Literal[1] = 1
+    description: str
+    num_patients: int = Field(gt=0)
+    num_rows: int = Field(gt=0)
+    checkpoint_sha256: str = Field(pattern=_SHA256)
+    seed: int
+    plan_sha256: str = Field(pattern=_SHA256)
+    plan: dict[str, Any]
+    software: dict[str, str]
+    static_disagreement: dict[str, dict[str, float]]
+    cohort_schema: str
+    shards: tuple[ShardRecord, ...] = Field(min_length=1)
+
+
+def shard_name(index: int) -> str:
+    """Return "shard-00012"."""
+    return f"shard-{index:05d}"
+
+
+def save_shard(
+    folder: Path,
+    index: int,
+    shard: Shard,
+    plan: str,
+    file_format: FileFormat,
+    compression: Compression,
+    static_disagreement: dict[str, Disagreement],
+) -> Receipt:
+    """Write a shard, then its receipt; each is whole or absent.
+
+    Raises:
+        CohortError: the folder cannot be written, with the system's reason.
+    """
+    content = encode_shard(shard, file_format, compression)
+    record = ShardRecord(
+        file=f"shards/{shard_name(index)}{SUFFIXES[file_format]}",
+        bytes=len(content),
+        sha256=sha256(content).hexdigest(),
+        patients=len(shard.lengths_N),
+        rows=shard.num_rows,
+    )
+    receipt = Receipt(shard=index, plan=plan, record=record, static_disagreement=static_disagreement)
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            write_bytes(folder / record.file, content)
+            write_json(receipt_path(folder, index), receipt.model_dump())
+            break
+        except FileNotFoundError as error:  # a second writer of this shard swept ours away as a left-over
+            if not tries_left:
+                raise unwritable(folder / record.file, error) from error
+        except OSError as error:
+            raise unwritable(folder / record.file, error) from error
+    return receipt
+
+
+def unwritable(path: Path, error: OSError) -> CohortError:
+    """Return the error for a file that cannot be written."""
+    return CohortError(
+        f"Cannot write {path}: {error.strerror or error}. Free some space or mend the permission, then give "
+        f"the same command again: finished shards stay."
+    )
+
+
+def receipt_path(folder: Path, index: int) -> Path:
+    """Return where the receipt of a shard lies."""
+    return folder / "receipts" / f"{shard_name(index)}.json"
+
+
+def read_receipt(folder: Path, index: int, plan: str) -> Receipt | None:
+    """Return a shard's receipt if there is a sound one for this plan; the shard itself is not looked at."""
+    try:
+        content = json.loads(receipt_path(folder, index).read_text(encoding="utf-8"))
+        receipt = parse(Receipt, content, "receipt", CohortError)
+    except (OSError, ValueError, TypeError, CohortError):
+        return None
+    named = Path(receipt.record.file).stem == shard_name(index)
+    return receipt if receipt.plan == plan and receipt.shard == index and named else None
+
+
+def finished_shard(folder: Path, index: int, plan: str) -> Receipt | None:
+    """Return a shard's receipt if the file agrees with it, so that the shard need not be made."""
+    receipt = read_receipt(folder, index, plan)
+    return receipt if receipt and receipt.record.agrees_with(folder) else None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Declare a cohort complete. Several writers at once are harmless: they write the same bytes."""
+    try:
+        write_json(folder / "manifest.json", manifest.model_dump())
+    except OSError as error:
+        raise unwritable(folder / "manifest.json", error) from error
+
+
+def remove_left_overs(folder: Path, older_than: float = 0.0, shards: Iterable[int] | None = None) -> None:
+    """Delete what killed writers left in a cohort's folders.
+
+    Args:
+        folder: the cohort's.
+        older_than: a time as of `time.time()`; 0 means of any age.
+        shards: only what belongs to these shards.
+    """
+    if shards is None:
+        for place in (folder, folder / "shards", folder / "receipts"):
+            remove_stale(place, older_than)
+        return
+    mine = {shard_name(index) for index in shards}
+    for place in (folder / "shards", folder / "receipts"):
+        for left in place.glob(".shard-*.tmp"):
+            if left.name.split(".")[1] in mine:
+                left.unlink(missing_ok=True)
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+class CohortReader:
+    """A complete cohort, read shard by shard; memory holds one shard at a time."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @cached_property
+    def schema(self) -> Schema:
+        """What the columns mean."""
+        return Schema.from_json(self.manifest.cohort_schema)
+
+    @property
+    def num_patients(self) -> int:
+        """All patients of the cohort."""
+        return self.manifest.num_patients
+
+    @property
+    def num_rows(self) -> int:
+        """All timesteps of all patients."""
+        return self.manifest.num_rows
+
+    def verify(self) -> None:
+        """Compare every shard's size and SHA-256 with the manifest.
+
+        Raises:
+            CohortError: naming the shards that are missing and those that were altered.
+        """
+        missing = [r.file for r in self.manifest.shards if not (self.folder / r.file).is_file()]
+        altered = [
+            r.file for r in self.manifest.shards if r.file not in missing and not r.agrees_with(self.folder)
+        ]
+        self._complain(missing, altered)
+
+    def iter_frames(self, verify: bool = True) -> Iterator[pd.DataFrame]:
+        """Yield each shard as a long table: keys, float32 reals, categoricals of labels; blanks are NaN.
+
+        Args:
+            verify: check a shard's SHA-256 before it is read.
+        """
+        for record in self.manifest.shards:
+            path = self.folder / record.file
+            if not path.is_file():
+                self._complain([record.file], [])
+            if verify and not record.agrees_with(self.folder):
+                self._complain([], [record.file])
+            yield read_shard(path, self.schema)
+
+    def read(self, num_patients: int | None = None) -> pd.DataFrame:
+        """Return the first `num_patients` patients (all without it) as one table."""
+        wanted = self.num_patients if num_patients is None else min(num_patients, self.num_patients)
+        key, frames = self.schema.keys.patient, []
+        for frame in self.iter_frames():
+            frames.append(frame if int(frame[key].iloc[-1]) < wanted else frame[frame[key] < wanted])
+            if int(frame[key].iloc[-1]) + 1 >= wanted:
+                break
+        return pd.concat(frames, ignore_index=True)
+
+    def _complain(self, missing: list[str], altered: list[str]) -> None:
+        problems = [
+            f"{len(files)} of {len(self.manifest.shards)} shards {what}: {listed(files)}"
+            for what, files in (("are missing", missing), ("do not match their checksum", altered))
+            if files
+        ]
+        if problems:
+            raise CohortError(
+                f"Cohort {self.folder} is not what its manifest says: {'; '.join(problems)}. Give the "
+                f"command that made it again: it makes these shards anew, with the same bytes."
+            )
+
+
+def open_cohort(folder: Path) -> CohortReader:
+    """Open a complete synthetic cohort.
+
+    Raises:
+        CohortError: there is no manifest, it is damaged, or its totals contradict its shards.
+    """
+    path = folder / "manifest.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CohortError(_unfinished(folder)) from None
+    except (OSError, ValueError) as error:
+        raise CohortError(f"Cannot read {path}: {error}. Use another copy of the cohort.") from error
+    manifest = parse(Manifest, content if isinstance(content, dict) else {}, str(path), CohortError)
+    for total, what in ((manifest.num_patients, "patients"), (manifest.num_rows, "rows")):
+        found = sum(getattr(record, what) for record in manifest.shards)
+        if found != total:
+            raise CohortError(f"{path} promises {total} {what}, but its shards have {found}.")
+    return CohortReader(folder, manifest)
+
+
+def _unfinished(folder: Path) -> str:
+    if not (folder / "plan.json").is_file():
+        return f"{folder} is not a synthetic cohort: it has no manifest.json. Check the path."
+    receipts = len(list((folder / "receipts").glob("shard-*.json")))
+    return (
+        f"Cohort {folder} is not complete: it has no manifest.json, and {receipts} shards are finished. "
+        f"Give the command that began it again, and it goes on."
+    )

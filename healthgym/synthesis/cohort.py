@@ -1,0 +1,259 @@
+"""Make a cohort, or one task's part of it; the same command starts and carries on."""
+
+import platform
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from healthgym import __version__, stopping
+from healthgym.config import Positive, StrictModel, parse
+from healthgym.errors import CohortError, ConfigError, StorageError
+from healthgym.parallel import granted_cores
+from healthgym.schema import Schema
+from healthgym.storage.checkpoint import list_checkpoints
+from healthgym.storage.shard_file import COMPRESSIONS, Compression, FileFormat
+from healthgym.storage.shards import (
+    Manifest,
+    Receipt,
+    finished_shard,
+    read_receipt,
+    remove_left_overs,
+    write_manifest,
+)
+from healthgym.storage.tree import verify_seal
+from healthgym.synthesis.plan import SynthesisPlan, agree, deal, parse_task, read_plan
+from healthgym.synthesis.progress import Progress
+from healthgym.synthesis.source import Opener, Source, open_source
+from healthgym.synthesis.work import Finished, Made, Task, work_here, work_in_processes
+
+_LEFT_OVER_SECONDS = 600.0
+_SOFTWARE = ("torch", "numpy", "scipy", "h5py", "pyarrow")
+
+
+class SynthesisRequest(StrictModel):
+    """What a user asks for. Of two requests with one plan, each carries on the other's cohort.
+
+    Args:
+        run_dir: a training run; its newest checkpoint is taken.
+        checkpoint: a checkpoint file instead.
+        out: the cohort's folder.
+        patients: how many, in the whole cohort.
+        seed: of the cohort.
+        file_format, compression, patients_per_shard, batch_size, timesteps, matmul_precision: see
+            `SynthesisPlan`; no compression means the format's default.
+        device: `auto` is that of the cohort begun in `out`, else CUDA where there is one.
+        workers: processes; by default one per granted core, and one on CUDA.
+        task: "i/n", the i-th of n tasks that share the cohort.
+    """
+
+    run_dir: Path | None = None
+    checkpoint: Path | None = None
+    out: Path
+    patients: Positive
+    seed: int = 0
+    file_format: FileFormat = "hdf5"
+    compression: Compression | None = None
+    patients_per_shard: Positive = 4096
+    batch_size: Positive = 1024
+    timesteps: Positive | Literal["training"] = "training"
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Positive | None = None
+    task: str = "0/1"
+
+
+class Outcome(StrictModel):
+    """How far a cohort is after one task's work.
+
+    Args:
+        folder: the cohort's.
+        state: `complete` has a manifest; `waiting` lacks shards of other tasks; `interrupted` stopped
+            on a signal.
+        shards_finished: of all tasks.
+        shards_total: of the cohort.
+        patients_made: by this task now.
+        seconds: this task's time.
+    """
+
+    folder: Path
+    state: Literal["complete", "waiting", "interrupted"]
+    shards_finished: int
+    shards_total: int
+    patients_made: int
+    seconds: float
+
+    @property
+    def exit_status(self) -> int:
+        """What the program returns: 85 asks for the same command again."""
+        return stopping.INTERRUPTED if self.state == "interrupted" else 0
+
+    def __str__(self) -> str:
+        so_far = f"{self.shards_finished:,} of {self.shards_total:,} shards of {self.folder} are finished"
+        return {
+            "complete": f"Cohort complete: {self.folder / 'manifest.json'}",
+            "waiting": f"This task is done; {so_far}. The last task writes the manifest.",
+            "interrupted": f"Stopped on a signal; {so_far}. Give the same command to go on.",
+        }[self.state]
+
+
+def synthesize(request: SynthesisRequest, opener: Opener = open_source) -> Outcome:
+    """Make one task's shards of a cohort, skip those that are finished, and declare a complete cohort.
+
+    Args:
+        request: what to make.
+        opener: reads the checkpoint; a worker process imports it by name.
+
+    Raises:
+        CohortError: the folder holds another cohort, cannot be written, or a worker died.
+        ConfigError: the request contradicts itself.
+        StorageError: the checkpoint is missing or damaged.
+    """
+    start = time.monotonic()
+    with stopping.listening():
+        begun = read_plan(request.out)
+        checkpoint = find_checkpoint(request, begun)
+        source = opener(checkpoint)
+        plan = make_plan(request, source.sha256, find_device(request, begun))
+        shards = deal(plan.num_shards, *parse_task(request.task))
+        agree(request.out, plan)
+        patients_made = _make(Task(request.out, plan, checkpoint, opener), source, shards, request.workers)
+        receipts = _receipts(request.out, plan)
+        if len(receipts) == plan.num_shards:
+            write_manifest(request.out, _manifest(plan, source.schema, receipts))
+            remove_left_overs(request.out, time.time() - _LEFT_OVER_SECONDS)
+    return Outcome(
+        folder=request.out,
+        state=_state(plan, shards, {receipt.shard for receipt in receipts}),
+        shards_finished=len(receipts),
+        shards_total=plan.num_shards,
+        patients_made=patients_made,
+        seconds=time.monotonic() - start,
+    )
+
+
+def make_plan(
+    request: SynthesisRequest, checkpoint_sha256: str, device: Literal["cpu", "cuda"]
+) -> SynthesisPlan:
+    """Return what decides the bytes of the cohort that is asked for."""
+    values = request.model_dump(include=set(SynthesisPlan.model_fields) & set(SynthesisRequest.model_fields))
+    values["compression"] = request.compression or COMPRESSIONS[request.file_format][0]
+    fixed = {"checkpoint_sha256": checkpoint_sha256, "num_patients": request.patients, "device": device}
+    return parse(SynthesisPlan, values | fixed, "synthesis")
+
+
+def find_checkpoint(request: SynthesisRequest, begun: SynthesisPlan | None) -> Path:
+    """Return the checkpoint the cohort was begun with if it is still there, else the newest whole one.
+
+    Raises:
+        StorageError: there is none.
+    """
+    given = request.checkpoint or request.run_dir
+    if given is None:
+        raise ConfigError("Say which trained system to use: --run-dir or --checkpoint.")
+    if not given.is_dir():
+        return given
+    whole = {path: seal for path in list_checkpoints(given / "checkpoints") if (seal := _seal(path))}
+    if not whole:
+        raise StorageError(
+            f"{given} holds no whole checkpoint. Give a run folder that training has written to, or a file "
+            f"with --checkpoint."
+        )
+    wanted = begun.checkpoint_sha256 if begun else ""
+    return next((path for path, seal in whole.items() if seal == wanted), next(iter(whole)))
+
+
+def find_device(request: SynthesisRequest, begun: SynthesisPlan | None) -> Literal["cpu", "cuda"]:
+    """Return the kind of device to use: as asked, else that of the cohort begun, else the best there is."""
+    present = torch.cuda.is_available()
+    automatic = begun.device if begun else "cuda" if present else "cpu"
+    device = automatic if request.device == "auto" else request.device
+    if device == "cuda" and not present:
+        raise CohortError(
+            f"{request.out} is to be made on a CUDA device and there is none here. Run on a machine that has "
+            f"one, or begin anew in another folder with --device cpu."
+        )
+    return device
+
+
+def _seal(path: Path) -> str | None:
+    try:
+        return verify_seal(path)
+    except StorageError as error:
+        warnings.warn(f"Skipping a checkpoint: {error}", stacklevel=2)
+        return None
+
+
+def _make(task: Task, source: Source, shards: range, workers: int | None) -> int:
+    """Make shards, in as many processes as are granted; return how many patients were made."""
+    plan, made = task.plan, 0
+    remove_left_overs(task.folder, shards=shards)
+    unfinished = sum(read_receipt(task.folder, index, plan.sha256) is None for index in shards)
+    wanted = workers or (1 if plan.device == "cuda" else granted_cores())
+    num_workers = min(wanted, max(unfinished, 1))
+    with Progress(sum(len(plan.patients(index)) for index in shards), len(shards)) as progress:
+
+        def tell(news: Made | Finished) -> None:
+            nonlocal made
+            if isinstance(news, Made):
+                made += news.patients
+                progress.made(news.patients)
+            else:
+                progress.finished(news.receipt.record.patients, news.made)
+
+        if num_workers == 1:
+            work_here(task, source, shards, tell)
+        else:
+            work_in_processes(task, shards, num_workers, tell)
+    return made
+
+
+def _receipts(folder: Path, plan: SynthesisPlan) -> list[Receipt]:
+    """Return the receipts of all tasks' shards; if they are all there, those whose file agrees.
+
+    Of the tasks that finish last, at least one finds every receipt, since each looks after it wrote its own.
+    """
+    receipts = [read_receipt(folder, index, plan.sha256) for index in range(plan.num_shards)]
+    if None in receipts:
+        return [receipt for receipt in receipts if receipt]
+    agreeing = (finished_shard(folder, index, plan.sha256) for index in range(plan.num_shards))
+    return [receipt for receipt in agreeing if receipt]
+
+
+def _state(
+    plan: SynthesisPlan, shards: range, finished: set[int]
+) -> Literal["complete", "waiting", "interrupted"]:
+    if len(finished) == plan.num_shards:
+        return "complete"
+    return "interrupted" if stopping.requested() and not finished.issuperset(shards) else "waiting"
+
+
+def _manifest(plan: SynthesisPlan, schema: Schema, receipts: list[Receipt]) -> Manifest:
+    records = tuple(receipt.record for receipt in receipts)
+    patients, rows = sum(record.patients for record in records), sum(record.rows for record in records)
+    return Manifest(
+        description=(
+            f"{patients:,} synthetic patients ({rows:,} rows) in the form of {schema.title or schema.name}, "
+            f"made by healthgym {__version__} from a trained generator; no row is a real person's."
+        ),
+        num_patients=patients,
+        num_rows=rows,
+        checkpoint_sha256=plan.checkpoint_sha256,
+        seed=plan.seed,
+        plan_sha256=plan.sha256,
+        plan=plan.model_dump(),
+        software={"healthgym": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in _SOFTWARE},
+        static_disagreement={
+            name: {
+                "timestep_rate": sum(r.static_disagreement[name].timesteps for r in receipts) / rows,
+                "patient_rate": sum(r.static_disagreement[name].patients for r in receipts) / patients,
+            }
+            for name in receipts[0].static_disagreement
+        },
+        cohort_schema=schema.to_json(),
+        shards=records,
+    )

@@ -1,0 +1,93 @@
+"""From a system's output to classes and scaled reals; static variables constant by construction.
+
+Shapes: B patients, T timesteps, F features, R reals, K categorical variables, S static ones among them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from healthgym.errors import CohortError
+from healthgym.layout import FeatureLayout
+from healthgym.schema import Schema
+from healthgym.storage.shards import Disagreement
+
+STATIC_REAL_TOLERANCE = 0.01
+"""How far a raw static real may be from its patient's mean, in parts of the training range, before the
+two count as disagreeing."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A batch of patients; what lies beyond a patient's length means nothing.
+
+    Args:
+        reals_RTB: scaled reals in [0, 1], float32.
+        codes_KTB: class indices, uint8.
+        disagreements: of each static variable.
+    """
+
+    reals_RTB: NDArray[np.float32]
+    codes_KTB: NDArray[np.uint8]
+    disagreements: dict[str, Disagreement]
+
+
+def decode(x_BTF: Tensor, lengths_B: Tensor, schema: Schema) -> Decoded:
+    """Take the class of the largest score and, for static variables, combine all kept timesteps.
+
+    A static class is that of the largest mean score over the patient's timesteps, a static real the
+    mean on the scaled axis, where the network makes it.
+
+    Args:
+        x_BTF: what `System.sample` returned.
+        lengths_B: timesteps to keep of each patient, int64 on the same device.
+        schema: which variables are static.
+
+    Raises:
+        CohortError: the system made numbers that are not finite.
+    """
+    if not bool(torch.isfinite(x_BTF).all()):
+        raise CohortError(
+            "The trained system makes numbers that are not finite, so that no cohort can be made of it. "
+            "Choose an earlier checkpoint with --checkpoint."
+        )
+    layout = schema.layout
+    x_FTB = x_BTF.permute(2, 1, 0).contiguous()
+    kept_TB = torch.arange(x_FTB.shape[1], device=x_BTF.device).unsqueeze(1) < lengths_B
+    reals_RTB, codes_KTB = x_FTB[: layout.num_reals].clone(), _classes(x_FTB, layout)
+    disagreements: dict[str, Tensor] = {}
+    for real_TB, variable in zip(reals_RTB, schema.reals, strict=True):
+        if variable.static:
+            mean_B = (real_TB * kept_TB).sum(0) / lengths_B
+            differs_TB = ((real_TB - mean_B).abs() > STATIC_REAL_TOLERANCE) & kept_TB
+            disagreements[variable.name] = differs_TB
+            real_TB[:] = mean_B
+    for code_TB, variable, span in zip(codes_KTB, schema.categoricals, layout.spans, strict=True):
+        if variable.static:
+            score_CB = (x_FTB[span] * kept_TB).sum(1)
+            class_B = score_CB.argmax(0).to(torch.uint8)
+            disagreements[variable.name] = (code_TB != class_B) & kept_TB
+            code_TB[:] = class_B
+    return Decoded(
+        reals_RTB.cpu().numpy(),
+        codes_KTB.cpu().numpy(),
+        {name: _count(differs_TB) for name, differs_TB in disagreements.items()},
+    )
+
+
+def _classes(x_FTB: Tensor, layout: FeatureLayout) -> Tensor:
+    """Return the class of the largest score in each block, the first one among equals, uint8 (K, T, B)."""
+    codes_KTB = torch.empty(len(layout.spans), *x_FTB.shape[1:], dtype=torch.uint8, device=x_FTB.device)
+    for code_TB, span in zip(codes_KTB, layout.spans, strict=True):
+        if span.stop - span.start == 2:
+            torch.gt(x_FTB[span.start + 1], x_FTB[span.start], out=code_TB.view(torch.bool))
+        else:
+            code_TB.copy_(x_FTB[span].argmax(0))
+    return codes_KTB
+
+
+def _count(differs_TB: Tensor) -> Disagreement:
+    return Disagreement(timesteps=int(differs_TB.sum()), patients=int(differs_TB.any(0).sum()))

@@ -1,0 +1,117 @@
+"""One shard: a pure function of (checkpoint, plan, number of the shard).
+
+Shapes: N patients of the shard, B patients of a batch, T timesteps, R reals, K categorical variables.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from healthgym.data.encode import measured_class
+from healthgym.schema import Schema
+from healthgym.storage.shard_file import Shard, blank_code, code_dtype
+from healthgym.storage.shards import Disagreement
+from healthgym.synthesis.decode import Decoded, decode
+from healthgym.synthesis.plan import SynthesisPlan
+from healthgym.synthesis.source import Source
+from healthgym.systems.base import System
+
+
+def make_shard(
+    source: Source,
+    system: System,
+    plan: SynthesisPlan,
+    index: int,
+    stop: Callable[[], object] = lambda: None,
+    tell: Callable[[int], None] = lambda patients: None,
+) -> tuple[Shard, dict[str, Disagreement]] | None:
+    """Make a shard's patients, batch by batch.
+
+    A patient of length L is sampled at the shortest length >= L that the system was trained at, and cut.
+
+    Args:
+        source: schema, transform and lengths.
+        system: trained.
+        plan: the cohort's recipe.
+        index: the shard's number.
+        stop: asked before each batch; anything true ends the work.
+        tell: told the number of patients after each batch.
+
+    Returns:
+        The shard and the disagreement of its static variables, or None if it was to stop.
+    """
+    lengths_N = plan.lengths(index, source.lengths)
+    columns = _Columns(source.schema, lengths_N)
+    disagreements: dict[str, Disagreement] = {}
+    first = plan.patients(index).start
+    for sampled, place, members_B in _batches(lengths_N, source.stages, plan.batch_size):
+        if stop():
+            return None
+        x_BTF = system.sample(sampled, plan.seed, first + place, len(members_B))
+        longest = int(lengths_N[members_B].max())
+        lengths_B = torch.from_numpy(lengths_N[members_B].astype(np.int64)).to(x_BTF.device)
+        decoded = decode(x_BTF[:, :longest], lengths_B, source.schema)
+        columns.put(decoded, members_B)
+        for name, counts in decoded.disagreements.items():
+            disagreements[name] = disagreements[name] + counts if name in disagreements else counts
+        tell(len(members_B))
+    return Shard(source.schema, first, lengths_N, columns.finish(source)), disagreements
+
+
+def _batches(
+    lengths_N: NDArray[np.int32], stages: tuple[int, ...], batch_size: int
+) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
+    """Yield (length to sample, place of the batch's noise in the shard, its patients).
+
+    Patients who are sampled at one length follow each other in the noise, whatever their numbers.
+    """
+    ends = np.array(sorted({*stages, int(lengths_N.max())}))
+    sampled_N = ends[np.searchsorted(ends, lengths_N)]
+    place = 0
+    for length in np.unique(sampled_N):
+        members = np.flatnonzero(sampled_N == length)
+        for start in range(0, len(members), batch_size):
+            batch = members[start : start + batch_size]
+            yield int(length), place, batch
+            place += len(batch)
+
+
+class _Columns:
+    """A shard's columns, filled batch by batch."""
+
+    def __init__(self, schema: Schema, lengths_N: NDArray[np.int32]) -> None:
+        self._schema, self._lengths_N = schema, lengths_N
+        self._starts_N = np.cumsum(lengths_N, dtype=np.int64) - lengths_N
+        rows = int(lengths_N.sum())
+        self._reals = np.empty((len(schema.reals), rows), dtype=np.float32)
+        self._codes = np.empty((len(schema.categoricals), rows), dtype=np.uint8)
+
+    def put(self, decoded: Decoded, members_B: NDArray[np.int64]) -> None:
+        """Place the kept timesteps of a batch's patients."""
+        timestep_T = np.arange(decoded.codes_KTB.shape[1])
+        kept_BT = timestep_T < self._lengths_N[members_B, None]
+        rows = (self._starts_N[members_B, None] + timestep_T)[kept_BT]
+        where: Any = slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] + 1 == len(rows) else rows
+        for column, real_TB in zip(self._reals, decoded.reals_RTB, strict=True):
+            column[where] = real_TB.T[kept_BT]
+        for codes, code_TB in zip(self._codes, decoded.codes_KTB, strict=True):
+            codes[where] = code_TB.T[kept_BT]
+
+    def finish(self, source: Source) -> dict[str, NDArray[Any]]:
+        """Return raw reals and class indices, blank where the generated flag says "not measured"."""
+        raw = source.transform.inverse_reals(self._reals.T).astype(np.float32)
+        columns: dict[str, NDArray[Any]] = {
+            variable.name: np.ascontiguousarray(raw[:, r]) for r, variable in enumerate(self._schema.reals)
+        }
+        for codes, variable in zip(self._codes, self._schema.categoricals, strict=True):
+            columns[variable.name] = codes.astype(code_dtype(variable), copy=False)
+        for variable in self._schema.variables:
+            if variable.missing == "model" and variable.measured_flag:
+                flag = self._schema[variable.measured_flag]
+                blank = columns[flag.name] != measured_class(flag)
+                column = columns[variable.name] = columns[variable.name].copy()
+                column[blank] = np.nan if variable.kind == "real" else blank_code(variable)
+        return columns

@@ -1,0 +1,77 @@
+"""What patients are made from: a checkpoint's system, transform and lengths."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+
+from healthgym.config import CurriculumConfig
+from healthgym.data.transform import Transform
+from healthgym.schema import Schema
+from healthgym.storage.checkpoint import load_checkpoint
+from healthgym.systems.base import System
+from healthgym.systems.build import build_system
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained system, to be built on a device.
+
+    Args:
+        sha256: the checkpoint's.
+        schema: what the features mean.
+        transform: fitted on the training patients.
+        lengths: {length: training patients of that length}.
+        stages: lengths the system was trained at.
+        build: builds the trained system on a device, "cpu" or "cuda".
+    """
+
+    sha256: str
+    schema: Schema
+    transform: Transform
+    lengths: Mapping[int, int]
+    stages: tuple[int, ...]
+    build: Callable[[str], System]
+
+
+Opener: TypeAlias = Callable[[Path], Source]
+"""Reads a checkpoint file. A worker process imports it by its name."""
+
+
+def open_source(checkpoint_path: Path) -> Source:
+    """Read a checkpoint file.
+
+    Raises:
+        StorageError: the file is missing or damaged.
+    """
+    checkpoint = load_checkpoint(checkpoint_path)
+
+    def build(device: str) -> System:
+        system = build_system(
+            checkpoint.config.system,
+            checkpoint.schema.layout,
+            torch.from_numpy(checkpoint.statistics.correlation_FF),
+            torch.device(device),
+            checkpoint.config.training.seed,
+        )
+        system.load_state(checkpoint.state)
+        return system
+
+    lengths = {int(length): int(count) for length, count in checkpoint.statistics.lengths_2U.T}
+    return Source(
+        sha256=checkpoint.sha256,
+        schema=checkpoint.schema,
+        transform=Transform.from_tree(checkpoint.transform),
+        lengths=lengths,
+        stages=_stages(checkpoint.config.curriculum, max(lengths)),
+        build=build,
+    )
+
+
+def _stages(curriculum: CurriculumConfig, longest: int) -> tuple[int, ...]:
+    """Return the lengths of the curriculum's stages; a checkpoint's lengths end with the longest one."""
+    if curriculum.lengths == "auto":
+        return (*range(curriculum.every, longest, curriculum.every), longest)
+    return (longest,) if curriculum.lengths == "full" else tuple(map(int, curriculum.lengths))

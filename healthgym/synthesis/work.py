@@ -1,0 +1,255 @@
+"""Making shards, in this process or in several, each with one computing and one writing thread.
+
+A worker is a fresh process that asks its parent for one shard after the other over a pipe. It computes
+with a single thread, so that every worker and every number of workers gives the same bits; cores are used by
+more workers. When the parent dies, the pipe closes and the worker ends.
+"""
+
+import contextlib
+import os
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import connection, get_context
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from healthgym import stopping
+from healthgym.errors import CohortError, HealthgymError
+from healthgym.storage.shard_file import Shard
+from healthgym.storage.shards import Disagreement, Receipt, finished_shard, save_shard
+from healthgym.synthesis.plan import SynthesisPlan
+from healthgym.synthesis.shard import make_shard
+from healthgym.synthesis.source import Opener, Source
+
+Pipe: TypeAlias = "connection.Connection[Any, Any]"
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_LOOK_EVERY_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is the same for all workers of one task."""
+
+    folder: Path
+    plan: SynthesisPlan
+    checkpoint: Path
+    opener: Opener
+
+    def open(self) -> Source:
+        """Read the checkpoint again, in a worker process.
+
+        Raises:
+            CohortError: it is another one by now.
+        """
+        source = self.opener(self.checkpoint)
+        if source.sha256 != self.plan.checkpoint_sha256:
+            raise CohortError(
+                f"{self.checkpoint} was replaced while the cohort was being made. Give the same command "
+                f"again."
+            )
+        return source
+
+
+@dataclass(frozen=True)
+class Made:
+    """A batch of patients was computed."""
+
+    patients: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A shard and its receipt are on disk; it was made now, or found there."""
+
+    receipt: Receipt
+    made: bool
+
+
+Listener: TypeAlias = Callable[[Made | Finished], None]
+
+
+def _make_shards(
+    task: Task, source: Source, shards: Iterable[int], stop: Callable[[], object], tell: Listener
+) -> None:
+    """Make the shards that are not finished; one is written while the next is computed.
+
+    At most one computed shard waits for the disk, so memory does not grow with the cohort.
+    """
+    plan = task.plan
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision(plan.matmul_precision)
+    system = source.build(plan.device)
+    with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
+        writing: Future[None] | None = None
+        for index in shards:
+            receipt = finished_shard(task.folder, index, plan.sha256)
+            if receipt:
+                tell(Finished(receipt, made=False))
+                continue
+            made = make_shard(source, system, plan, index, stop, lambda patients: tell(Made(patients)))
+            if writing:
+                writing.result()
+            if made is None:
+                return
+            writing = writer.submit(_write, task, index, *made, tell)
+        if writing:
+            writing.result()
+
+
+def _write(
+    task: Task, index: int, shard: Shard, disagreements: dict[str, Disagreement], tell: Listener
+) -> None:
+    plan = task.plan
+    receipt = save_shard(
+        task.folder, index, shard, plan.sha256, plan.file_format, plan.compression, disagreements
+    )
+    tell(Finished(receipt, made=True))
+
+
+# --- in this process -----------------------------------------------------------------------------
+
+
+def work_here(task: Task, source: Source, shards: Iterable[int], tell: Listener) -> None:
+    """Make shards in this process until done or until a signal asks to stop."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    try:
+        _make_shards(task, source, _until_stopped(shards), stopping.requested, tell)
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+
+
+def _until_stopped(shards: Iterable[int]) -> Iterator[int]:
+    for index in shards:
+        if stopping.requested():
+            return
+        yield index
+
+
+# --- in several processes ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Failed:
+    message: str
+    expected: bool
+
+
+class _Idle:
+    """A worker asks for a shard."""
+
+
+def work_in_processes(task: Task, shards: Iterable[int], num_workers: int, tell: Listener) -> None:
+    """Make shards in worker processes until done or until a signal asks to stop.
+
+    Raises:
+        CohortError: a worker met an error or died; the others finish the shard they are writing.
+    """
+    context, waiting = get_context("spawn"), iter(shards)
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(_ONE_THREAD)
+    workers: dict[Pipe, SpawnProcess] = {}
+    try:
+        for number in range(num_workers):
+            here, there = context.Pipe()
+            worker = context.Process(target=_work, args=(task, there), name=f"worker-{number}", daemon=True)
+            worker.start()
+            there.close()
+            workers[here] = worker
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    try:
+        _serve(workers, waiting, tell)
+    finally:
+        for pipe, worker in workers.items():
+            pipe.close()
+            worker.join()
+
+
+def _serve(workers: dict[Pipe, SpawnProcess], waiting: Iterator[int], tell: Listener) -> None:
+    """Hand out shards and pass on reports until all workers have ended."""
+    open_pipes, dismissed = set(workers), set[Pipe]()
+    failure: Exception | None = None
+
+    def dismiss(pipe: Pipe) -> None:
+        if pipe not in dismissed:
+            dismissed.add(pipe)
+            _send(pipe, None)
+
+    while open_pipes:
+        for ready in connection.wait(open_pipes, _LOOK_EVERY_SECONDS):
+            pipe: Pipe = ready  # type: ignore[assignment]
+            try:
+                message = pipe.recv()
+            except (EOFError, ConnectionResetError):
+                open_pipes.discard(pipe)
+                failure = failure or _death(workers[pipe])
+                continue
+            if isinstance(message, _Failed):
+                failure = failure or (CohortError if message.expected else RuntimeError)(message.message)
+            elif not isinstance(message, _Idle):
+                tell(message)
+            elif pipe not in dismissed:
+                index = None if stopping.requested() or failure else next(waiting, None)
+                dismiss(pipe) if index is None else _send(pipe, index)
+        if stopping.requested() or failure:
+            for pipe in open_pipes:
+                dismiss(pipe)
+    if failure:
+        raise failure
+
+
+def _death(worker: SpawnProcess) -> CohortError | None:
+    """Return the error for a worker that ended otherwise than by its own will."""
+    worker.join()
+    status = worker.exitcode or 0
+    if status == 0:
+        return None
+    how = f"signal {-status}" if status < 0 else f"status {status}"
+    return CohortError(
+        f"{worker.name} died with {how}; lack of memory is the usual cause. Lower --workers or ask for more "
+        f"memory. Finished shards stay, and the same command goes on."
+    )
+
+
+def _send(pipe: Pipe, message: object) -> None:
+    # A worker that has died cannot be told so; the end of its pipe tells us.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        pipe.send(message)
+
+
+def _work(task: Task, pipe: Pipe) -> None:
+    """Run as a worker process."""
+    stopping.ignore_in_worker()
+    lock = threading.Lock()
+
+    def tell(message: object) -> None:
+        with lock:
+            pipe.send(message)
+
+    def orders() -> Iterator[int]:
+        while True:
+            tell(_Idle())
+            index = pipe.recv()
+            if index is None:
+                return
+            yield index
+
+    try:
+        try:
+            _make_shards(task, task.open(), orders(), pipe.poll, tell)
+        except HealthgymError as error:
+            tell(_Failed(str(error), expected=True))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception:
+            tell(_Failed(traceback.format_exc(), expected=False))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the parent is gone; whoever starts it again goes on from the finished shards

@@ -59,7 +59,7 @@ class DiffusionSystem(System):
         self.amp_dtype = _amp_dtype(config.amp, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype is torch.float16)
         self.num_updates = 0
-        self.trained_canvas = 0
+        self.trained_length = 0
         self.num_candidates = self.num_accepted = 0
 
     # --- training --------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ class DiffusionSystem(System):
         reconstruction_loss = masked_mse(clean_BFP, x_BFP, mask_B1P)
         loss = noise_loss + self.config.reconstruction_weight * reconstruction_loss
         norm = self._update(loss)
-        self.trained_canvas = max(self.trained_canvas, x_BFP.shape[-1])
+        self.trained_length = max(self.trained_length, x_BTF.shape[1])
         return {
             "loss": loss.detach(),
             "noise_loss": noise_loss.detach(),
@@ -100,16 +100,16 @@ class DiffusionSystem(System):
         Raises:
             ConfigError: they do not fit the canvas that was set, or it is too short for the depth.
         """
-        unit = int(2**self.config.denoiser.depth)
-        if self.config.pad_to == "auto":
+        depth, pad_to = self.config.denoiser.depth, self.config.pad_to
+        unit = int(2**depth)
+        if pad_to == "auto":
             return -(-length // unit) * unit
-        if length > self.config.pad_to or self.config.pad_to < unit:
+        if max(length, unit) > pad_to:
             raise ConfigError(
-                f"Sequences of {length} timesteps and system.denoiser.depth = {self.config.denoiser.depth} need "
-                f"system.pad_to of {max(length, unit)} or more, but it is {self.config.pad_to}. Raise it, or "
-                f"set it to auto."
+                f"Sequences of {length} timesteps and system.denoiser.depth = {depth} need system.pad_to of "
+                f"{max(length, unit)} or more, but it is {pad_to}. Raise it, or set it to auto."
             )
-        return self.config.pad_to
+        return pad_to
 
     def _update(self, loss: Tensor) -> Tensor:
         """Take one step of the optimiser and return the norm of the gradient before it was clipped."""
@@ -168,7 +168,9 @@ class DiffusionSystem(System):
 
     def _candidates(self, length: int, seed: int, patients: list[int], attempt: int) -> Tensor:
         """Return one attempt for each of the patients, (B, F, T) in [-1, 1] but for the guardrail."""
-        canvas = max(self.trained_canvas, self.canvas(length))
+        # Shorter patients are cut from what the denoiser was trained to make.
+        whole = max(self.trained_length, length)
+        canvas = self.canvas(whole)
         streams = [seeds.stream(seed, "synthesis", patient, attempt) for patient in patients]
         num_reals = self.layout.num_reals
         network = self.average or self.denoiser
@@ -183,10 +185,10 @@ class DiffusionSystem(System):
             level_B = constant_level(level, x_BFP)
             eps_BFP = network(x_BFP, level_B)
             clean_BFP = self.schedule.remove_noise(x_BFP, eps_BFP, level_B)
-            reals_BRT = clean_BFP[:, :num_reals, :length]
-            corrected_BRT = self.guardrail.correct(reals_BRT)
+            reals_BRT = clean_BFP[:, :num_reals, :whole]
+            corrected_BRT = self.guardrail.correct(reals_BRT) if num_reals else reals_BRT
             if corrected_BRT is not reals_BRT:
-                clean_BFP[:, :num_reals, :length] = corrected_BRT
+                clean_BFP[:, :num_reals, :whole] = corrected_BRT
                 eps_BFP = self.schedule.noise_in(x_BFP, clean_BFP, level_B)
             return Prediction(clean_BFP, eps_BFP)
 
@@ -199,7 +201,7 @@ class DiffusionSystem(System):
             "denoiser": module_state(self.denoiser),
             "optimisers": {"denoiser": optimiser_state(self.optimiser, self.denoiser)},
             "num_updates": self.num_updates,
-            "trained_canvas": self.trained_canvas,
+            "trained_length": self.trained_length,
         }
         if self.average is not None:
             state["average"] = module_state(self.average)
@@ -211,7 +213,7 @@ class DiffusionSystem(System):
         load_module_state(self.denoiser, state["denoiser"])
         load_optimiser_state(self.optimiser, self.denoiser, state["optimisers"]["denoiser"])
         self.num_updates = int(state["num_updates"])
-        self.trained_canvas = int(state["trained_canvas"])
+        self.trained_length = int(state["trained_length"])
         if self.average is not None:
             load_module_state(self.average, state["average"])
         if self.scaler.is_enabled() and "scaler" in state:

@@ -1,0 +1,1 @@
+"""Judging a cohort made by anybody: fidelity, dynamics, collapse, utility and privacy in one report."""

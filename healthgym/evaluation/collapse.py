@@ -1,0 +1,145 @@
+"""Mode collapse: does the cohort have every kind of patient, and the rare ones as often?"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from healthgym.evaluation import pictures
+from healthgym.evaluation.comparison import About, Comparison, Side
+from healthgym.evaluation.figure import NotJudgedError, Picture, Section
+from healthgym.evaluation.tally import Combination
+
+_COMMON = 0.005
+_RARE = 0.05
+_VANISHED = 0.1
+
+ACTIVE_MODES = About(
+    "collapse.active_modes",
+    "Active modes",
+    "Of the combinations of static variables that at least 0.5% of real patients have, the share that at "
+    "least 0.5% of synthetic patients have too; the worst pair of variables counts.",
+    "Mode counting of the Health Gym implementation series (2025)",
+    "percent",
+)
+VANISHED = About(
+    "collapse.vanished",
+    "Vanished combinations",
+    "Of the combinations of static variables that at least 0.5% of real patients have, the share that the "
+    "synthetic cohort has less than a tenth as often, or not at all; the worst pair of variables counts.",
+    "Own definition, after the collapse of v1's published cohort (43 of 8,916 patients female, none Asian)",
+    "percent",
+)
+RARE_GROUPS = About(
+    "collapse.rare_groups",
+    "Rare groups",
+    "The share of synthetic patients in rare groups (combinations that 0.5% to 5% of real patients have) "
+    "relative to their real share: 1 keeps them, 0 loses them; the worst pair of variables counts.",
+    "Own definition",
+)
+SHARES = About(
+    "collapse.shares",
+    "Combination shares",
+    "The share of patients that would have to change group for the table of two static variables to equal "
+    "the real one; the worst pair counts.",
+    "Total variation of the patient-level table, as the Sex x Ethnicity tables of the v2 paper",
+    "percent",
+)
+
+
+def section(comparison: Comparison) -> Section:
+    """Judge the coverage of patient groups."""
+    part = Section(
+        "collapse",
+        "Mode collapse",
+        "Does the cohort have every kind of patient, the rare ones as well? A collapsed generator makes the "
+        "same few patients again and again.",
+    )
+    part.figures = [
+        comparison.measured(ACTIVE_MODES, active_modes, "smallest"),
+        comparison.measured(VANISHED, vanished),
+        comparison.measured(RARE_GROUPS, rare_group_ratios, "smallest"),
+        comparison.measured(SHARES, share_distances),
+    ]
+    for names in _crossed(comparison.train):
+        part.pictures += _heat_maps(comparison, names)
+    return part
+
+
+def active_modes(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the share of common real combinations that are common in the synthetic data too."""
+    return {
+        name: float((other[shares >= _COMMON] >= _COMMON).mean())
+        for name, shares, other in _shares(real, synthetic)
+    }
+
+
+def vanished(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the share of common real combinations that have (almost) gone."""
+    return {
+        name: float((other[shares >= _COMMON] < _VANISHED * shares[shares >= _COMMON]).mean())
+        for name, shares, other in _shares(real, synthetic)
+    }
+
+
+def rare_group_ratios(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the synthetic over the real share of patients in rare combinations.
+
+    Raises:
+        NotJudgedError: there are no rare combinations.
+    """
+    ratios = {}
+    for name, shares, other in _shares(real, synthetic):
+        rare = (shares >= _COMMON) & (shares < _RARE)
+        if rare.any():
+            ratios[name] = float(other[rare].sum() / shares[rare].sum())
+    if not ratios:
+        raise NotJudgedError("No combination of static variables is rare (0.5% to 5%) in the real data.")
+    return ratios
+
+
+def share_distances(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the total variation of each combination table."""
+    return {name: float(np.abs(a - b).sum() / 2) for name, a, b in _shares(real, synthetic)}
+
+
+def _shares(real: Side, synthetic: Side) -> list[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+    """Return the patient shares of each combination table, real and synthetic.
+
+    Raises:
+        NotJudgedError: there is nothing to cross.
+    """
+    names = _crossed(real)
+    if not names:
+        raise NotJudgedError("The schema has no static categorical variables to cross.")
+    tables = []
+    for crossed in names:
+        a, b = real.tally.coverage[crossed], synthetic.tally.coverage[crossed]
+        tables.append((" x ".join(crossed), a / max(a.sum(), 1), b / max(b.sum(), 1)))
+    return tables
+
+
+def _crossed(side: Side) -> list[Combination]:
+    """Return the combinations to look at: those of several variables, else single ones."""
+    several = [names for names in side.combinations if len(names) > 1]
+    return several or list(side.combinations)
+
+
+def _heat_maps(comparison: Comparison, names: Combination) -> list[Picture]:
+    """Draw the shares of two crossed variables; the first two of a triple are put in the rows."""
+    title, key = " x ".join(names), "-".join(names)
+    labels = [comparison.schema[name].labels for name in names]
+    if len(names) == 1:
+        labels, names = [("all",), *labels], ("", *names)
+    rows = labels[0] if len(names) == 2 else [f"{a}, {b}" for a in labels[0] for b in labels[1]]
+    drawn = []
+    for what, side in (("real", comparison.train), ("synthetic", comparison.synthetic)):
+        counts = side.tally.coverage[tuple(name for name in names if name)].reshape(
+            len(rows), len(labels[-1])
+        )
+        shares = counts / max(counts.sum(), 1)
+        drawn.append(
+            pictures.heat_map(
+                f"coverage-{key}-{what}", f"{title}: {what}, % of patients", shares, rows, labels[-1],
+                as_percent=True,
+            )
+        )  # fmt: skip
+    return drawn

@@ -1,0 +1,194 @@
+"""Each variable alone: does its distribution look like the real one?"""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from healthgym.evaluation import pictures
+from healthgym.evaluation.comparison import About, Comparison, Side
+from healthgym.evaluation.figure import Figure, Section
+from healthgym.evaluation.panel import Panel
+from healthgym.seeds import stream
+
+_V1 = "Kuo et al., Scientific Data 2022, doi 10.1038/s41597-022-01784-7"
+
+KS = About(
+    "marginals.ks",
+    "Kolmogorov-Smirnov distance",
+    "The largest gap between the real and the synthetic cumulative distribution of a real variable; the "
+    "worst variable counts.",
+    "Two-sample Kolmogorov-Smirnov statistic (scipy.stats.ks_2samp), as in the v1 paper: " + _V1,
+)
+WASSERSTEIN = About(
+    "marginals.wasserstein",
+    "Wasserstein distance",
+    "How far values must be moved on average to turn the synthetic distribution into the real one, in "
+    "standard deviations of the transformed (Box-Cox) real values; the worst variable counts.",
+    "Wasserstein-1 distance (scipy.stats.wasserstein_distance) on the scale that training uses",
+)
+TOTAL_VARIATION = About(
+    "marginals.total_variation",
+    "Total variation of classes",
+    "The share of patients or timesteps that would have to change class for the synthetic shares to equal "
+    "the real ones; the worst variable counts.",
+    "Half the sum of absolute differences of class shares",
+    "percent",
+)
+MISSING = About(
+    "marginals.missing",
+    "Missing values",
+    "The difference between the real and the synthetic share of absent values; the worst variable counts.",
+    "Difference of shares",
+    "percent",
+)
+BATTERY = {
+    "ks": ("same distribution (Kolmogorov-Smirnov)", "scipy.stats.ks_2samp"),
+    "t": ("same mean (Welch's t)", "scipy.stats.ttest_ind with unequal variances"),
+    "f": ("same variance (F)", "ratio of variances against the F distribution"),
+    "three_sigma": ("within three sigma", "at least 95% of synthetic values within three real deviations"),
+}
+
+
+def section(comparison: Comparison) -> Section:
+    """Judge every variable alone."""
+    part = Section(
+        "marginals",
+        "Each variable alone",
+        "Do single variables have the values that real patients have? Blue is real, orange is synthetic.",
+    )
+    part.figures = [
+        comparison.measured(KS, ks_distances),
+        comparison.measured(WASSERSTEIN, wasserstein_distances),
+        comparison.measured(TOTAL_VARIATION, total_variations),
+        comparison.measured(MISSING, missing_shares),
+        *(_battery_figure(comparison, name) for name in BATTERY),
+    ]
+    real, synthetic = comparison.train.panel, comparison.synthetic.panel
+    for position, variable in enumerate(comparison.schema.reals):
+        values = real.real(position), synthetic.real(position)
+        if all(len(each) for each in values):
+            part.pictures.append(
+                pictures.density(f"marginal-{variable.name}", variable.name, variable.unit, *values)
+            )
+    for position, variable in enumerate(comparison.schema.categoricals):
+        shares = class_shares(comparison.train, position), class_shares(comparison.synthetic, position)
+        part.pictures.append(
+            pictures.bars(f"marginal-{variable.name}", variable.name, variable.labels, *shares)
+        )
+    return part
+
+
+def ks_distances(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the Kolmogorov-Smirnov statistic of each real variable."""
+    return _per_real(real, synthetic, Panel.real, lambda a, b: float(stats.ks_2samp(a, b).statistic))
+
+
+def wasserstein_distances(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the Wasserstein distance of each real variable on the common scale."""
+    return _per_real(real, synthetic, Panel.scaled, lambda a, b: float(stats.wasserstein_distance(a, b)))
+
+
+def total_variations(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return half the summed difference of class shares of each categorical variable."""
+    return {
+        variable.name: float(
+            np.abs(class_shares(real, position) - class_shares(synthetic, position)).sum() / 2
+        )
+        for position, variable in enumerate(real.panel.schema.categoricals)
+    }
+
+
+def missing_shares(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the difference in the share of absent values of each variable that may be absent."""
+    return {
+        name: abs(real.tally.missing[name] / real.tally.num_rows - count / synthetic.tally.num_rows)
+        for name, count in synthetic.tally.missing.items()
+        if count or real.tally.missing[name]
+    }
+
+
+def class_shares(side: Side, position: int) -> NDArray[np.float64]:
+    """Return class shares of a categorical variable: of patients where it is static, else of timesteps."""
+    variable = side.panel.schema.categoricals[position]
+    if not variable.static:
+        return side.tally.shares(position)
+    patients = side.tally.coverage[(variable.name,)]
+    return np.asarray(patients / max(patients.sum(), 1))
+
+
+def battery(test: str, real: Side, synthetic: Side) -> dict[str, float]:
+    """Return 1 for each real variable that passes a test of the v1 paper, else 0.
+
+    One random timestep of each patient, so that the values are independent as the tests require; a p-value
+    passes above 0.05 divided by the number of variables (Bonferroni).
+    """
+    one, other = (_one_timestep_each(side.panel) for side in (real, synthetic))
+    level = 0.05 / max(one.shape[1], 1)
+    passed = {}
+    for position, variable in enumerate(real.panel.schema.reals):
+        a, b = (values[np.isfinite(values[:, position]), position] for values in (one, other))
+        if len(a) > 2 and len(b) > 2:
+            passed[variable.name] = float(_TESTS[test](a, b, level))
+    return passed
+
+
+def _battery_figure(comparison: Comparison, test: str) -> Figure:
+    title, how = BATTERY[test]
+    about = About(
+        f"marginals.v1_{test}",
+        f"v1 battery: {title}",
+        f"The share of real variables that pass the v1 paper's test of the {title.split(' (')[0]}.",
+        f"{how}; one random timestep per patient and Bonferroni's correction, which the paper does not have: "
+        f"timesteps of one patient are not independent. {_V1}",
+        "percent",
+    )
+    return comparison.measured(about, partial(battery, test), "mean")
+
+
+def _per_real(
+    real: Side,
+    synthetic: Side,
+    values: Callable[[Panel, int], NDArray[np.float64]],
+    distance: Callable[[NDArray[np.float64], NDArray[np.float64]], float],
+) -> dict[str, float]:
+    """Apply a two-sample distance to each real variable that both sides have values of."""
+    distances = {}
+    for position, variable in enumerate(real.panel.schema.reals):
+        a, b = values(real.panel, position), values(synthetic.panel, position)
+        if len(a) and len(b):
+            distances[variable.name] = distance(a, b)
+    return distances
+
+
+def _one_timestep_each(panel: Panel) -> NDArray[np.float64]:
+    """Return the reals of one random timestep per patient on the common scale, shape (N, R)."""
+    chosen = (stream(0, "one timestep each").random(panel.num_patients) * panel.lengths_N).astype(int)
+    return np.asarray(panel.scaled_NTR[np.arange(panel.num_patients), chosen])
+
+
+def _passes_ks(a: NDArray[np.float64], b: NDArray[np.float64], level: float) -> bool:
+    return bool(stats.ks_2samp(a, b).pvalue > level)
+
+
+def _passes_t(a: NDArray[np.float64], b: NDArray[np.float64], level: float) -> bool:
+    if a.var() + b.var() == 0:
+        return bool(a[0] == b[0])
+    return bool(stats.ttest_ind(a, b, equal_var=False).pvalue > level)
+
+
+def _passes_f(a: NDArray[np.float64], b: NDArray[np.float64], level: float) -> bool:
+    if a.var() == 0 or b.var() == 0:
+        return bool(a.var() == b.var())
+    ratio = a.var(ddof=1) / b.var(ddof=1)
+    below = stats.f.cdf(ratio, len(a) - 1, len(b) - 1)
+    return bool(2 * min(below, 1 - below) > level)
+
+
+def _passes_three_sigma(a: NDArray[np.float64], b: NDArray[np.float64], level: float) -> bool:
+    return bool(np.mean(np.abs(b - a.mean()) <= 3 * max(a.std(), 1e-12)) >= 0.95)
+
+
+_TESTS = {"ks": _passes_ks, "t": _passes_t, "f": _passes_f, "three_sigma": _passes_three_sigma}

@@ -1,0 +1,147 @@
+"""Patients as arrays: what every measure works on.
+
+N patients, T timesteps, R real and K binary or categorical variables, V = R + K.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from healthgym.errors import TableError, listed
+from healthgym.evaluation.scale import Scale
+from healthgym.schema import Schema
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Some patients, padded to the longest.
+
+    Args:
+        schema: what the columns mean.
+        reals_NTR: raw values; NaN after a patient's end and where missing.
+        codes_NTK: class index; -1 after a patient's end and where missing.
+        lengths_N: timesteps per patient.
+        scale: how reals are put on a common scale, fitted on the training data.
+    """
+
+    schema: Schema
+    reals_NTR: Floats
+    codes_NTK: NDArray[np.int16]
+    lengths_N: NDArray[np.int64]
+    scale: Scale | None = None
+
+    @property
+    def num_patients(self) -> int:
+        """N."""
+        return len(self.lengths_N)
+
+    @property
+    def num_timesteps(self) -> int:
+        """T, the longest patient's."""
+        return int(self.reals_NTR.shape[1])
+
+    @cached_property
+    def present_NT(self) -> NDArray[np.bool_]:
+        """True up to each patient's end."""
+        return np.arange(self.num_timesteps)[None, :] < self.lengths_N[:, None]
+
+    @cached_property
+    def scaled_NTR(self) -> Floats:
+        """Reals on the common scale: about standard normal in the training data."""
+        assert self.scale is not None, "fit a Scale on the training data first"
+        return self.scale.apply(self.reals_NTR)
+
+    @cached_property
+    def values_NTV(self) -> Floats:
+        """Scaled reals, then class indices as numbers; NaN where absent."""
+        codes = np.where(self.codes_NTK < 0, np.nan, self.codes_NTK.astype(np.float64))
+        return np.concatenate([self.scaled_NTR, codes], axis=2)
+
+    @cached_property
+    def values_rows(self) -> Floats:
+        """`values_NTV` of the timesteps that exist, shape (rows, V)."""
+        return np.asarray(self.values_NTV[self.present_NT])
+
+    def take(self, indices: NDArray[np.int64]) -> "Panel":
+        """Return the panel of some patients."""
+        return replace(
+            self,
+            reals_NTR=self.reals_NTR[indices],
+            codes_NTK=self.codes_NTK[indices],
+            lengths_N=self.lengths_N[indices],
+        )
+
+    def first(self, num_timesteps: int) -> "Panel":
+        """Return the panel cut to its first timesteps."""
+        return replace(
+            self,
+            reals_NTR=self.reals_NTR[:, :num_timesteps],
+            codes_NTK=self.codes_NTK[:, :num_timesteps],
+            lengths_N=np.minimum(self.lengths_N, num_timesteps),
+        )
+
+    def on(self, scale: Scale) -> "Panel":
+        """Return the panel with a scale."""
+        return replace(self, scale=scale)
+
+    def real(self, position: int) -> Floats:
+        """Return all values of a real variable on its own scale, without missing ones."""
+        values = self.reals_NTR[:, :, position][self.present_NT]
+        return np.asarray(values[np.isfinite(values)])
+
+    def scaled(self, position: int) -> Floats:
+        """Return all values of a real variable on the common scale, without missing ones."""
+        values = self.scaled_NTR[:, :, position][self.present_NT]
+        return np.asarray(values[np.isfinite(values)])
+
+    def codes(self, position: int) -> NDArray[np.int16]:
+        """Return the class indices of a categorical variable: per timestep, or per patient where static."""
+        static = self.schema.categoricals[position].static
+        codes = self.codes_NTK[:, 0, position] if static else self.codes_NTK[:, :, position][self.present_NT]
+        return np.asarray(codes[codes >= 0])
+
+
+def panel_from_frame(frame: pd.DataFrame, schema: Schema, source: str) -> Panel:
+    """Turn a checked long table, sorted by patient and timestep, into a panel.
+
+    Raises:
+        TableError: where a variable is missing, or has a label that the schema does not know.
+    """
+    wanted = [schema.keys.patient, *schema.names()]
+    absent = [name for name in wanted if name not in frame.columns]
+    if absent:
+        raise TableError(
+            f"{source} lacks {listed(absent)}; its columns are {listed(frame.columns)}. "
+            f"Use a schema with the variables that the cohort has."
+        )
+    patients = frame[schema.keys.patient].to_numpy()
+    starts = np.flatnonzero(np.r_[True, patients[1:] != patients[:-1]]) if len(patients) else np.zeros(0, int)
+    lengths = np.diff(np.r_[starts, len(patients)]).astype(np.int64)
+    patient_of_row = np.repeat(np.arange(len(starts)), lengths)
+    step_of_row = np.arange(len(patients)) - np.repeat(starts, lengths)
+    shape = (len(starts), int(lengths.max(initial=0)))
+    reals = np.full((*shape, len(schema.reals)), np.nan)
+    codes = np.full((*shape, len(schema.categoricals)), -1, dtype=np.int16)
+    for position, variable in enumerate(schema.reals):
+        values = frame[variable.name].to_numpy(dtype=np.float64)
+        reals[patient_of_row, step_of_row, position] = values
+    for position, variable in enumerate(schema.categoricals):
+        codes[patient_of_row, step_of_row, position] = _codes(frame[variable.name], variable.labels, source)
+    return Panel(schema, reals, codes, lengths)
+
+
+def _codes(column: "pd.Series[str]", labels: tuple[str, ...], source: str) -> NDArray[np.int16]:
+    """Return the class index of every label, -1 where missing."""
+    as_labels = column.astype("category")
+    unknown = [label for label in as_labels.cat.categories if label not in labels]
+    if unknown and as_labels.isin(unknown).any():
+        raise TableError(
+            f"{source}, column '{column.name}': unknown label(s) {listed(unknown)}; "
+            f"the schema knows {listed(labels)}."
+        )
+    return as_labels.cat.set_categories(list(labels)).cat.codes.to_numpy().astype(np.int16)

@@ -1,0 +1,149 @@
+"""Drawings of a report: small SVGs that read well on paper, on a phone and to colour-blind eyes."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure as Drawing
+from numpy.typing import NDArray
+from scipy import stats
+
+from healthgym.evaluation.figure import Picture
+
+Array = NDArray[Any]
+
+REAL, SYNTHETIC, HOLDOUT = "#1f4e79", "#d9730d", "#7a7a7a"
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+}
+_KDE_POINTS = 4000
+
+
+def density(name: str, title: str, unit: str, real: Array, synthetic: Array) -> Picture:
+    """Draw two overlaid kernel densities; on a logarithmic axis where the real values are skewed."""
+    skewed = bool(real.size > 2 and real.min() > 0 and stats.skew(real) > 2)
+    axis = np.log10 if skewed else np.asarray
+    low, high = np.quantile(axis(real), [0.001, 0.999])
+    margin = 0.05 * (high - low) or 1.0
+    grid = np.linspace(low - margin, high + margin, 200)
+    with _Canvas(3.2, 2.1) as (canvas, axes):
+        for values, colour, label in ((real, REAL, "real"), (synthetic, SYNTHETIC, "synthetic")):
+            shown = axis(values[values > 0] if skewed else values)
+            curve = _kernel_density(shown, grid)
+            axes.plot(10**grid if skewed else grid, curve, color=colour, label=label)
+            axes.fill_between(10**grid if skewed else grid, curve, color=colour, alpha=0.12, linewidth=0)
+        if skewed:
+            axes.set_xscale("log")
+        axes.set(title=title, xlabel=unit, yticks=[])
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="upper right", fontsize=7)
+        return Picture(name, _svg(canvas, name), f"{title}: density of real and synthetic values")
+
+
+def bars(name: str, title: str, labels: Sequence[str], real: Array, synthetic: Array) -> Picture:
+    """Draw the share of each class, real beside synthetic."""
+    places = np.arange(len(labels))
+    with _Canvas(3.2, max(1.5, 0.55 + 0.3 * len(labels))) as (canvas, axes):
+        axes.barh(places - 0.2, 100 * real, height=0.38, color=REAL, label="real")
+        axes.barh(places + 0.2, 100 * synthetic, height=0.38, color=SYNTHETIC, label="synthetic")
+        axes.set_yticks(places, [shorten(label) for label in labels])
+        axes.invert_yaxis()
+        axes.set(title=title, xlabel="%")
+        axes.legend(loc="best", fontsize=7)
+        return Picture(name, _svg(canvas, name), f"{title}: share of each class")
+
+
+def heat_map(
+    name: str,
+    title: str,
+    matrix: Array,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    limit: float | None = None,
+    triangular: bool = False,
+    as_percent: bool = False,
+    labels: tuple[str, str] = ("", ""),
+) -> Picture:
+    """Draw a matrix with its numbers; from -limit to limit in two colours, or from 0 in one."""
+    shown = np.ma.masked_invalid(matrix)
+    if triangular:
+        shown = np.ma.masked_where(np.triu(np.ones(matrix.shape, dtype=bool)), shown)
+        shown, rows, columns = shown[1:, :-1], rows[1:], columns[:-1]
+    signed = limit is not None
+    top = limit if limit is not None else float(np.nanmax(matrix, initial=0.0)) or 1.0
+    size = 0.36 if signed else 0.55
+    with _Canvas(1.2 + size * len(columns), 1.0 + max(0.28, 0.8 * size) * len(rows)) as (canvas, axes):
+        axes.pcolormesh(
+            shown, cmap="RdBu_r" if signed else "Blues", vmin=-top if signed else 0, vmax=top,
+            edgecolors="white", linewidth=0.5, rasterized=False,
+        )  # fmt: skip
+        for (row, column), value in np.ndenumerate(shown):
+            if value is not np.ma.masked:
+                text = f"{100 * value:.1f}" if as_percent else f"{value:.2f}".replace("0.", ".", 1)
+                dark = abs(value) > 0.6 * top
+                axes.text(
+                    column + 0.5, row + 0.5, text, ha="center", va="center",
+                    fontsize=6.5, color="white" if dark else "#222222",
+                )  # fmt: skip
+        axes.set_xticks(np.arange(len(columns)) + 0.5, [shorten(c) for c in columns], rotation=50, ha="right")
+        axes.set_yticks(np.arange(len(rows)) + 0.5, [shorten(row) for row in rows])
+        axes.tick_params(length=0)
+        axes.invert_yaxis()
+        axes.spines[:].set_visible(False)
+        axes.set(title=title, ylabel=labels[0], xlabel=labels[1])
+        return Picture(name, _svg(canvas, name), title)
+
+
+def shorten(text: str, length: int = 18) -> str:
+    """Cut a label that would not fit."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+class _Canvas:
+    """Yield a canvas with one pair of axes in the report's style."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self._style = matplotlib.rc_context(_STYLE)
+        self._size = (width, height)
+
+    def __enter__(self) -> tuple[Drawing, Any]:
+        self._style.__enter__()
+        canvas = Drawing(figsize=self._size, layout="constrained")
+        return canvas, canvas.add_subplot()
+
+    def __exit__(self, *problem: Any) -> None:
+        self._style.__exit__(*problem)
+
+
+def _svg(canvas: Drawing, name: str) -> str:
+    """Return the drawing as SVG text, the same for the same numbers."""
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        canvas.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _kernel_density(values: Array, grid: Array) -> Array:
+    """Return a Gaussian kernel density, or a bump where all values are one."""
+    if len(values) > _KDE_POINTS:
+        values = values[np.linspace(0, len(values) - 1, _KDE_POINTS).astype(int)]
+    if len(values) < 2 or np.ptp(values) < 1e-12:
+        centre = values[0] if len(values) else grid[0]
+        width = (grid[-1] - grid[0]) / 100
+        return np.asarray(stats.norm.pdf(grid, centre, width))
+    return np.asarray(stats.gaussian_kde(values)(grid))

@@ -1,0 +1,177 @@
+"""Judge a cohort and write the report: report.json, report.html and its pictures."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from healthgym.errors import ConfigError, TableError, listed
+from healthgym.evaluation import collapse, joint, marginals
+from healthgym.evaluation.comparison import Comparison, Side
+from healthgym.evaluation.figure import Section, Verdict, worst
+from healthgym.evaluation.page import render
+from healthgym.evaluation.scale import fit_scale
+from healthgym.evaluation.settings import ReportConfig, load_report_config
+from healthgym.evaluation.sources import Source, open_real, open_synthetic, sample, side_of
+from healthgym.evaluation.tally import Combination
+from healthgym.files import write_json, write_text
+from healthgym.schema import Schema, load_schema
+
+REPORT_VERSION = 1
+
+SECTIONS: dict[str, Callable[[Comparison], Section]] = {
+    "marginals": marginals.section,
+    "joint": joint.section,
+    "collapse": collapse.section,
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """All sections of a judged cohort, and what was judged."""
+
+    title: str
+    facts: dict[str, str]
+    sections: Sequence[Section]
+    thresholds: dict[str, Any]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of its sections."""
+        return worst([section.verdict for section in self.sections])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of report.json."""
+        return {
+            "kind": "healthgym report",
+            "version": REPORT_VERSION,
+            "title": self.title,
+            "verdict": str(self.verdict),
+            "facts": self.facts,
+            "sections": [section.to_json() for section in self.sections],
+            "thresholds": self.thresholds,
+        }
+
+
+def evaluate(
+    schema: Path,
+    real: Path,
+    synthetic: Path,
+    out: Path,
+    config: Path,
+    holdout: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Report:
+    """Judge a cohort in files and write the report; `jobs/evaluate.py` says what the files are.
+
+    Raises:
+        HealthgymError: a file cannot be used, with the reason.
+    """
+    read_schema, settings = load_schema(schema), load_report_config(config, tuple(overrides))
+    train = open_real(real, read_schema)
+    if holdout is None and real.suffix.lower() == ".h5":
+        holdout = real
+    unseen = open_real(holdout, read_schema, "holdout") if holdout else None
+    cohort = open_synthetic(synthetic, read_schema)
+    report = make_report(compare(read_schema, settings, train, unseen, cohort), cohort.facts)
+    write_report(report, out)
+    return report
+
+
+def compare(
+    schema: Schema, config: ReportConfig, train: Source, holdout: Source | None, synthetic: Source
+) -> Comparison:
+    """Bring the three sets on common ground: one scale, one length, samples of bounded size.
+
+    Raises:
+        TableError: the real or the synthetic patients are too few to say anything.
+    """
+    for source in (train, synthetic):
+        if source.num_patients < config.min_patients:
+            raise TableError(
+                f"{source.name} has {source.num_patients} patients; a report needs at least "
+                f"{config.min_patients} (min_patients in the report's settings). Give more patients."
+            )
+    crossed = _combinations(schema, config)
+    sampled = sample(train, config.num_patients, config.seed)
+    scale = fit_scale(sampled.reals_NTR, schema)
+
+    def side(source: Source, name: str) -> Side:
+        amounts = (config.num_patients, config.seed, sampled.num_timesteps)
+        return side_of(source, name, scale, crossed, *amounts)
+
+    return Comparison(
+        schema,
+        config,
+        side(train, "training data"),
+        side(holdout, "holdout") if holdout else None,
+        side(synthetic, "synthetic"),
+        crossed,
+    )
+
+
+def make_report(comparison: Comparison, facts: dict[str, str], title: str = "") -> Report:
+    """Take every section, with a progress bar."""
+    sections = []
+    bar = tqdm(SECTIONS.items(), desc="report", unit="section", disable=None)
+    for name, section in bar:
+        bar.set_postfix_str(name)
+        sections.append(section(comparison))
+    return Report(
+        title or comparison.schema.title or comparison.schema.name,
+        _facts(comparison) | facts,
+        sections,
+        comparison.config.model_dump(mode="json", exclude_none=True)["thresholds"],
+    )
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write pictures, report.html and, last, report.json."""
+    for section in report.sections:
+        for picture in section.pictures:
+            write_text(folder / "pictures" / f"{file_name(picture.name)}.svg", picture.svg)
+    write_text(folder / "report.html", render(report.to_json(), report.sections))
+    write_json(folder / "report.json", report.to_json())
+
+
+def file_name(name: str) -> str:
+    """Return a picture's name as a file name: letters, digits and hyphens."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
+
+
+def _combinations(schema: Schema, config: ReportConfig) -> list[Combination]:
+    """Return every static categorical variable, and those to be crossed."""
+    static = [variable.name for variable in schema.categoricals if variable.static]
+    singles: list[Combination] = [(name,) for name in static]
+    if config.coverage == "auto":
+        return singles + list(combinations(static, 2))
+    for names in config.coverage:
+        unknown = [name for name in names if name not in static]
+        if unknown or not 2 <= len(names) <= 3:
+            raise ConfigError(
+                f"coverage: {listed(names)}: expected two or three static categorical variables of the "
+                f"schema '{schema.name}': {listed(static) or 'it has none'}."
+            )
+    return singles + [tuple(names) for names in config.coverage]
+
+
+def _facts(comparison: Comparison) -> dict[str, str]:
+    """Say what was compared."""
+    facts = {"schema": f"{comparison.schema.name} ({comparison.schema.fingerprint[:16]})"}
+    for side in (comparison.train, comparison.holdout, comparison.synthetic):
+        if side is not None:
+            sampled = (
+                f", {side.panel.num_patients:,} sampled"
+                if side.panel.num_patients < side.num_patients
+                else ""
+            )
+            facts[side.name] = f"{side.num_patients:,} patients, {side.tally.num_rows:,} timesteps{sampled}"
+    facts["made"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    facts["healthgym"] = version("healthgym")
+    return facts

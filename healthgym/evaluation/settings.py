@@ -1,0 +1,143 @@
+"""Settings of a report: how much is sampled, what is looked at, and every threshold, read from YAML."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from healthgym.config import NotNegative, Positive, StrictModel, load
+
+Limit = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Threshold(StrictModel):
+    """Where a figure passes and where it fails; between the two it asks for caution.
+
+    Args:
+        at_most: passes up to here; with `fail_above`, where it begins to fail.
+        at_least: passes from here up; with `fail_below`, where it begins to fail.
+        floors: a value of at most this many noise floors passes whatever `at_most` says, and one of
+            at most twice as many does not fail: what real patients do among themselves is no fault.
+    """
+
+    at_most: Limit | None = None
+    fail_above: Limit | None = None
+    at_least: Limit | None = None
+    fail_below: Limit | None = None
+    floors: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> "Threshold":
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError("give either at_most or at_least")
+        if self.at_most is not None and (self.fail_above is None or self.fail_above < self.at_most):
+            raise ValueError("at_most needs fail_above, at or above it")
+        if self.at_least is not None and (self.fail_below is None or self.fail_below > self.at_least):
+            raise ValueError("at_least needs fail_below, at or below it")
+        if self.at_least is not None and self.floors:
+            raise ValueError("floors goes with at_most only")
+        return self
+
+
+class Condition(StrictModel):
+    """One variable compared with a number or a label: `{variable: MAP, below: 60}`."""
+
+    variable: str
+    below: Limit | None = None
+    above: Limit | None = None
+    is_: str | None = Field(default=None, alias="is")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Condition":
+        if sum(value is not None for value in (self.below, self.above, self.is_)) != 1:
+            raise ValueError(f"'{self.variable}' needs exactly one of below, above and is")
+        return self
+
+
+class Endpoint(StrictModel):
+    """A clinical event, predicted from what came before it.
+
+    Args:
+        name: in a few words, e.g. "hypotension on the second day".
+        schema_name: the schema it belongs to.
+        event: what must hold for the event.
+        history: timesteps 0..history-1 are what the prediction may see.
+        window: first and last timestep at which the event may happen.
+        num_steps: on how many timesteps of the window it must hold.
+        reason: why it is defined so, for the report.
+    """
+
+    name: str
+    schema_name: str = Field(alias="schema")
+    event: Condition
+    history: Positive
+    window: tuple[int, int]
+    num_steps: Positive = 1
+    reason: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Endpoint":
+        if not self.history <= self.window[0] <= self.window[1]:
+            raise ValueError(f"'{self.name}': the window must begin after the history and not end before")
+        return self
+
+
+class RewardTerm(StrictModel):
+    """`weight` for every timestep at which the condition holds."""
+
+    when: Condition
+    weight: Limit
+
+
+class Policy(StrictModel):
+    """A treatment decision for off-policy evaluation: which variable is the action, what is rewarded."""
+
+    name: str
+    schema_name: str = Field(alias="schema")
+    action: str
+    reward: tuple[RewardTerm, ...] = Field(min_length=1)
+    discount: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    num_states: Annotated[int, Field(ge=2)] = 50
+    reason: str = ""
+
+
+class ReportConfig(StrictModel):
+    """Everything that decides a report.
+
+    Args:
+        seed: of every sample, split and classifier.
+        num_patients: at most this many patients of each set enter measures that do not add up over
+            patients (distances, classifiers, Kolmogorov-Smirnov); the rest sees all.
+        min_patients: with fewer patients than this in a set, what needs it is not judged.
+        num_splits: how often the real patients are halved for the noise floor.
+        coverage: static variables crossed in the collapse section; `auto` takes every pair.
+        quasi_identifiers: what an attacker may know of a person; `auto` takes all static categories.
+        population: people from whom the real patients were drawn; 0 takes the real patients
+            themselves for the whole population, the strictest reading.
+        thresholds: by section and figure.
+    """
+
+    seed: int = 0
+    num_patients: Positive = 4000
+    min_patients: Annotated[int, Field(ge=20)] = 50
+    num_splits: Positive = 5
+    coverage: Literal["auto"] | tuple[tuple[str, ...], ...] = "auto"
+    quasi_identifiers: Literal["auto"] | tuple[str, ...] = "auto"
+    population: Annotated[int, Field(ge=0)] = 0
+    endpoints: tuple[Endpoint, ...] = ()
+    policies: tuple[Policy, ...] = ()
+    thresholds: dict[str, dict[str, Threshold]] = Field(min_length=1)
+
+    def threshold(self, key: str) -> Threshold | None:
+        """Return the threshold of the figure "section.figure", or None where it is shown only."""
+        section, _, figure = key.partition(".")
+        return self.thresholds.get(section, {}).get(figure)
+
+
+def load_report_config(path: Path, overrides: tuple[str, ...] = ()) -> ReportConfig:
+    """Read the settings of a report from YAML.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    return load(ReportConfig, path, overrides)

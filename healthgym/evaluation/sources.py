@@ -1,0 +1,187 @@
+"""Open what is to be judged: a cohort folder, a CSV, a Parquet file, or a prepared cohort."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from healthgym.data.sequences import PreparedCohort
+from healthgym.data.table import check_table, read_table
+from healthgym.errors import CohortError, TableError, listed
+from healthgym.evaluation.comparison import Side
+from healthgym.evaluation.panel import Panel, panel_from_frame
+from healthgym.evaluation.scale import Scale
+from healthgym.evaluation.tally import Combination, Tally, tally_of
+from healthgym.schema import Schema
+from healthgym.seeds import permutation
+from healthgym.storage.shards import open_cohort
+
+_BLOCK = 20_000
+_ANY_NUMBER = 1e12
+
+
+@dataclass(frozen=True)
+class Source:
+    """Patients that can be walked through without holding all of them.
+
+    Args:
+        name: for messages.
+        num_patients: all of them.
+        panels: called, walks through them block by block, in order.
+        facts: what is known of their origin, for the report.
+    """
+
+    name: str
+    num_patients: int
+    panels: Callable[[], Iterator[Panel]]
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+def open_synthetic(path: Path, schema: Schema) -> Source:
+    """Open a cohort to be judged: a folder of shards, a CSV or a Parquet file.
+
+    A static variable that changes, or a value that training data could not have, is no error here: the
+    report counts it.
+
+    Raises:
+        HealthgymError: it cannot be read, lacks a variable, or has a label that the schema does not know.
+    """
+    if not path.is_dir():
+        frame = check_table(read_table(path, schema), _lenient(schema), str(path), sort=True)
+        return source_of(panel_from_frame(frame, schema, str(path)), str(path))
+    reader = open_cohort(path)
+    _check_same_variables(reader.schema, schema, path)
+    reader.verify()
+    manifest = reader.manifest
+    return Source(
+        str(path),
+        reader.num_patients,
+        lambda: (panel_from_frame(frame, schema, str(path)) for frame in reader.iter_frames(verify=False)),
+        {"synthetic from": f"checkpoint {manifest.checkpoint_sha256[:16]}, seed {manifest.seed}"},
+    )
+
+
+def open_real(path: Path, schema: Schema, split: Literal["train", "holdout"] = "train") -> Source:
+    """Open real patients: a CSV or Parquet file that fits the schema without exception, or a prepared cohort.
+
+    Args:
+        path: the file.
+        schema: what its columns mean.
+        split: which part of a prepared cohort.
+
+    Raises:
+        HealthgymError: it cannot be read or does not fit the schema.
+    """
+    if path.suffix.lower() != ".h5":
+        frame = check_table(read_table(path, schema), schema, str(path), sort=True)
+        return source_of(panel_from_frame(frame, schema, str(path)), str(path))
+    prepared = PreparedCohort.open(path)
+    if prepared.schema.fingerprint != schema.fingerprint:
+        raise TableError(
+            f"{path} was prepared with the schema '{prepared.schema.name}', which is not the '{schema.name}' "
+            f"given. Give the schema that it was prepared with."
+        )
+    num_patients = {"train": prepared.train, "holdout": prepared.holdout}[split].num_patients
+
+    def panels() -> Iterator[Panel]:
+        for first in range(0, num_patients, _BLOCK):
+            frame = prepared.frame(split, first, min(first + _BLOCK, num_patients))
+            yield panel_from_frame(frame, schema, str(path))
+
+    return Source(f"{path} ({split})", num_patients, panels, {"prepared cohort": prepared.fingerprint[:16]})
+
+
+def source_of(panel: Panel, name: str) -> Source:
+    """Return a source of patients that are in memory already."""
+
+    def panels() -> Iterator[Panel]:
+        for start in range(0, panel.num_patients, _BLOCK):
+            yield panel.take(np.arange(start, min(start + _BLOCK, panel.num_patients)))
+
+    return Source(name, panel.num_patients, panels)
+
+
+def sample(source: Source, num_patients: int, seed: int) -> Panel:
+    """Return some patients, chosen at random; all where there are no more."""
+    chosen = np.sort(permutation(source.num_patients, seed, "sample")[:num_patients])
+    return join([block.take(here) for block, here in _with_chosen(source, chosen)])
+
+
+def side_of(
+    source: Source,
+    name: str,
+    scale: Scale,
+    combinations: Sequence[Combination],
+    num_patients: int,
+    seed: int,
+    num_timesteps: int,
+) -> Side:
+    """Walk once through a source: tally every patient, keep a random sample of them."""
+    chosen = np.sort(permutation(source.num_patients, seed, "sample")[:num_patients])
+    kept: list[Panel] = []
+    total: Tally | None = None
+    bar = tqdm(total=source.num_patients, desc=f"reading {name}", unit="patient", disable=None)
+    for block, here in _with_chosen(source, chosen):
+        panel = block.first(num_timesteps).on(scale)
+        tally = tally_of(panel, combinations)
+        total = tally if total is None else total + tally
+        kept.append(panel.take(here))
+        bar.update(panel.num_patients)
+    bar.close()
+    return Side(name, join(kept), combinations, total)
+
+
+def join(panels: Sequence[Panel]) -> Panel:
+    """Put panels of the same schema and scale under each other."""
+    longest = max(panel.num_timesteps for panel in panels)
+    reals = [np.pad(p.reals_NTR, _grow(p, longest), constant_values=np.nan) for p in panels]
+    codes = [np.pad(p.codes_NTK, _grow(p, longest), constant_values=-1) for p in panels]
+    lengths = np.concatenate([panel.lengths_N for panel in panels])
+    first = panels[0]
+    return Panel(first.schema, np.concatenate(reals), np.concatenate(codes), lengths, first.scale)
+
+
+def _grow(panel: Panel, longest: int) -> list[tuple[int, int]]:
+    return [(0, 0), (0, longest - panel.num_timesteps), (0, 0)]
+
+
+def _with_chosen(source: Source, chosen: NDArray[np.int64]) -> Iterator[tuple[Panel, NDArray[np.int64]]]:
+    """Yield each block with the positions in it of the chosen patients."""
+    start = 0
+    for block in source.panels():
+        stop = start + block.num_patients
+        yield block, chosen[(chosen >= start) & (chosen < stop)] - start
+        start = stop
+
+
+def _lenient(schema: Schema) -> Schema:
+    """Return the schema with static variables that may change and reals that may be negative."""
+    variables = tuple(
+        variable.model_copy(
+            update={"static": False} | ({"offset": _ANY_NUMBER} if variable.kind == "real" else {})
+        )
+        for variable in schema.variables
+    )
+    return Schema(**{name: getattr(schema, name) for name in Schema.model_fields} | {"variables": variables})
+
+
+def _check_same_variables(found: Schema, wanted: Schema, path: Path) -> None:
+    """Refuse a cohort folder whose variables or labels are not those of the schema."""
+    theirs = {variable.name: variable for variable in found.encoded}
+    absent = [variable.name for variable in wanted.encoded if variable.name not in theirs]
+    if absent:
+        raise TableError(
+            f"{path} lacks {listed(absent)}; it has {listed(theirs)}. Use the schema that the cohort was "
+            "made with."
+        )
+    for variable in wanted.encoded:
+        labels = theirs[variable.name].labels
+        if set(labels) - set(variable.labels):
+            raise CohortError(
+                f"{path}, '{variable.name}': the cohort has the labels {listed(labels)}, the schema "
+                f"{listed(variable.labels)}. Use the schema that the cohort was made with."
+            )

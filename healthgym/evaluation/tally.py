@@ -1,0 +1,229 @@
+"""Sums over patients: what can be had of a cohort of any size, one shard at a time.
+
+V = R + K variables, C = all classes: five bins per real variable, then the classes of each other one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from healthgym.evaluation.panel import Panel
+from healthgym.evaluation.scale import NUM_BINS
+from healthgym.schema import Schema
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Combination = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums over the patients of a set; the tally of two sets is the sum of their tallies.
+
+    Args:
+        schema: what the columns mean.
+        num_patients, num_rows: patients, and timesteps of all patients.
+        together_CC: on how many timesteps two classes (or bins) hold together.
+        pairs_VV, sums_VV, squares_VV, products_VV: over the timesteps where both variables are present:
+            their number, sum of the first, sum of its squares, sum of products.
+        transitions: per categorical variable, timesteps that went from class i to class j, shape (K, K).
+        coverage: per combination of static variables, patients in each cell.
+        lengths: patients per number of timesteps, shape (longest + 1,).
+        hashes_N: one number per patient, equal for identical patients.
+        changing_static: per static variable, patients in whom it changes.
+        missing: per variable, timesteps at which it is absent.
+    """
+
+    schema: Schema
+    num_patients: int
+    num_rows: int
+    together_CC: Counts
+    pairs_VV: Floats
+    sums_VV: Floats
+    squares_VV: Floats
+    products_VV: Floats
+    transitions: tuple[Counts, ...]
+    coverage: dict[Combination, Counts]
+    lengths: Counts
+    hashes_N: NDArray[np.uint64]
+    changing_static: dict[str, int]
+    missing: dict[str, int]
+
+    def __add__(self, other: "Tally") -> "Tally":
+        longest = max(len(self.lengths), len(other.lengths))
+        return Tally(
+            schema=self.schema,
+            num_patients=self.num_patients + other.num_patients,
+            num_rows=self.num_rows + other.num_rows,
+            together_CC=self.together_CC + other.together_CC,
+            pairs_VV=self.pairs_VV + other.pairs_VV,
+            sums_VV=self.sums_VV + other.sums_VV,
+            squares_VV=self.squares_VV + other.squares_VV,
+            products_VV=self.products_VV + other.products_VV,
+            transitions=tuple(a + b for a, b in zip(self.transitions, other.transitions, strict=True)),
+            coverage={name: cells + other.coverage[name] for name, cells in self.coverage.items()},
+            lengths=_padded(self.lengths, longest) + _padded(other.lengths, longest),
+            hashes_N=np.concatenate([self.hashes_N, other.hashes_N]),
+            changing_static=_sum(self.changing_static, other.changing_static),
+            missing=_sum(self.missing, other.missing),
+        )
+
+    @cached_property
+    def spans(self) -> tuple[slice, ...]:
+        """The columns of C that belong to each variable."""
+        widths = [NUM_BINS] * len(self.schema.reals) + [len(v.classes) for v in self.schema.categoricals]
+        ends = np.cumsum(widths)
+        return tuple(slice(int(end - width), int(end)) for end, width in zip(ends, widths, strict=True))
+
+    def shares(self, position: int) -> Floats:
+        """Return the share of each class of categorical variable `position`, over timesteps."""
+        span = self.spans[len(self.schema.reals) + position]
+        counts = np.diag(self.together_CC)[span]
+        return np.asarray(counts / max(counts.sum(), 1))
+
+    def table(self, first: int, second: int) -> Counts:
+        """Return the contingency table of two variables, shape (classes, classes)."""
+        return self.together_CC[self.spans[first], self.spans[second]]
+
+    @cached_property
+    def pearson_VV(self) -> Floats:
+        """Pearson correlations between variables over all timesteps; NaN where one is constant."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = self.sums_VV / self.pairs_VV
+            variance = self.squares_VV / self.pairs_VV - mean**2
+            covariance = self.products_VV / self.pairs_VV - mean * mean.T
+            variance[variance < 1e-12] = np.nan
+            return np.asarray(np.clip(covariance / np.sqrt(variance * variance.T), -1, 1))
+
+
+def tally_of(panel: Panel, combinations: Sequence[Combination]) -> Tally:
+    """Sum over the patients of a panel."""
+    rows = panel.values_rows
+    known = np.isfinite(rows)
+    filled, known_floats = np.where(known, rows, 0.0), known.astype(np.float64)
+    schema = panel.schema
+    return Tally(
+        schema=schema,
+        num_patients=panel.num_patients,
+        num_rows=len(rows),
+        together_CC=_together(panel),
+        pairs_VV=known_floats.T @ known_floats,
+        sums_VV=filled.T @ known_floats,
+        squares_VV=(filled**2).T @ known_floats,
+        products_VV=filled.T @ filled,
+        transitions=tuple(_transitions(panel, position) for position in range(len(schema.categoricals))),
+        coverage={names: _cells(panel, names) for names in combinations},
+        lengths=np.bincount(panel.lengths_N).astype(np.int64),
+        hashes_N=hash_patients(panel),
+        changing_static=_changing_static(panel),
+        missing={name: int(count) for name, count in zip(schema.names(), (~known).sum(axis=0), strict=True)},
+    )
+
+
+def hash_patients(panel: Panel) -> NDArray[np.uint64]:
+    """Return one 64-bit number per patient, equal where all values agree to six significant digits.
+
+    Six digits, since a cohort may have passed through float32 or text on its way.
+    """
+    reals = _six_digits(panel.reals_NTR)
+    bits = np.where(np.isnan(reals), 0, reals.astype(np.float32)).view(np.uint32).astype(np.uint64)
+    bits[np.isnan(reals)] = np.uint64(0xFFFFFFFF)
+    codes = (panel.codes_NTK.astype(np.int64) + 1).astype(np.uint64)
+    total = _mix(panel.lengths_N.astype(np.uint64))
+    for step in range(panel.num_timesteps):
+        here = np.concatenate([bits[:, step], codes[:, step]], axis=1)
+        salt = _mix(np.arange(here.shape[1], dtype=np.uint64) + np.uint64(step << 16))
+        part = _mix(here ^ salt[None, :]).sum(axis=1, dtype=np.uint64)
+        total = total + np.where(panel.present_NT[:, step], part, np.uint64(0))
+    return np.asarray(total)
+
+
+def hash_rows(panel: Panel) -> NDArray[np.uint64]:
+    """Return one 64-bit number per timestep that exists, equal where all values agree."""
+    reals, codes = panel.reals_NTR[panel.present_NT], panel.codes_NTK[panel.present_NT]
+    ones = np.ones(len(reals), dtype=np.int64)
+    return hash_patients(Panel(panel.schema, reals[:, None], codes[:, None], ones))
+
+
+def _six_digits(values: Floats) -> Floats:
+    """Round to six significant digits; -0 becomes 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exponent = np.floor(np.log10(np.abs(values)))
+    power = 10.0 ** (5 - np.where(np.isfinite(exponent), exponent, 0))
+    return np.asarray(np.round(values * power) / power + 0.0)
+
+
+def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble 64-bit numbers (the finaliser of SplitMix64, Steele et al., OOPSLA 2014)."""
+    mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _together(panel: Panel) -> Counts:
+    """Count the timesteps at which two classes or bins hold together, shape (C, C)."""
+    assert panel.scale is not None
+    reals = panel.scale.bins(panel.reals_NTR[panel.present_NT])
+    codes = panel.codes_NTK[panel.present_NT].astype(np.int64)
+    widths = [NUM_BINS] * reals.shape[1] + [len(v.classes) for v in panel.schema.categoricals]
+    indices = np.concatenate([reals, codes], axis=1)
+    starts = np.cumsum([0, *widths])
+    total = np.zeros((starts[-1], starts[-1]), dtype=np.int64)
+    for begin in range(0, len(indices), 1 << 18):
+        block = indices[begin : begin + (1 << 18)]
+        hot = np.zeros((len(block), int(starts[-1])), dtype=np.float32)
+        for position, start in enumerate(starts[:-1]):
+            known = block[:, position] >= 0
+            hot[np.flatnonzero(known), start + block[known, position]] = 1
+        total += (hot.T @ hot).astype(np.int64)  # exact: fewer than 2^24 rows per block
+    return total
+
+
+def _transitions(panel: Panel, position: int) -> Counts:
+    """Count the steps from class i to class j of one categorical variable."""
+    codes = panel.codes_NTK[:, :, position].astype(np.int64)
+    width = len(panel.schema.categoricals[position].classes)
+    before, after = codes[:, :-1], codes[:, 1:]
+    known = (before >= 0) & (after >= 0)
+    pairs = before[known] * width + after[known]
+    return np.bincount(pairs, minlength=width * width).reshape(width, width).astype(np.int64)
+
+
+def _cells(panel: Panel, names: Combination) -> Counts:
+    """Count the patients in each cell of some static variables, by their first timestep."""
+    position_of = {variable.name: k for k, variable in enumerate(panel.schema.categoricals)}
+    positions = [position_of[name] for name in names]
+    shape = tuple(len(panel.schema.categoricals[position].classes) for position in positions)
+    codes = panel.codes_NTK[:, 0, positions].astype(np.int64)
+    known = codes[(codes >= 0).all(axis=1)]
+    flat = np.ravel_multi_index(tuple(known.T), shape)
+    return np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape).astype(np.int64)
+
+
+def _changing_static(panel: Panel) -> dict[str, int]:
+    """Count, per static variable, the patients in whom it changes."""
+    counts = {}
+    for position, variable in enumerate(panel.schema.reals):
+        if variable.static:
+            values = panel.reals_NTR[:, :, position]
+            differs = np.abs(values - values[:, :1]) > 1e-6 * np.maximum(1.0, np.abs(values[:, :1]))
+            counts[variable.name] = int((differs & panel.present_NT).any(axis=1).sum())
+    for position, variable in enumerate(panel.schema.categoricals):
+        if variable.static:
+            codes = panel.codes_NTK[:, :, position]
+            counts[variable.name] = int(((codes != codes[:, :1]) & panel.present_NT).any(axis=1).sum())
+    return counts
+
+
+def _padded(counts: Counts, length: int) -> Counts:
+    """Return counts with zeros up to `length`."""
+    return np.pad(counts, (0, length - len(counts)))
+
+
+def _sum(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:
+    """Add two dicts with the same keys."""
+    return {name: count + second[name] for name, count in first.items()}

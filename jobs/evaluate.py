@@ -1,0 +1,46 @@
+"""Judge a synthetic cohort against real patients, and write a report.
+
+python jobs/evaluate.py --schema configs/schemas/art_hiv.yaml --real real.csv --synthetic cohort/ --out report
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+_THRESHOLDS = Path(__file__).resolve().parent.parent / "configs" / "report.yaml"
+
+
+def main() -> int:
+    """Parse the command line and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--schema", type=Path, required=True, help="YAML file: what the columns mean")
+    parser.add_argument(
+        "--real", type=Path, required=True, help="training patients: CSV, Parquet or prepared.h5"
+    )
+    parser.add_argument(
+        "--holdout", type=Path, help="real patients unseen in training (prepared.h5 brings its own)"
+    )
+    parser.add_argument(
+        "--synthetic", type=Path, required=True, help="cohort folder, CSV or Parquet to be judged"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for report.html, report.json and pictures"
+    )
+    parser.add_argument("--config", type=Path, default=_THRESHOLDS, help="settings and thresholds (YAML)")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+
+    from healthgym.errors import HealthgymError
+    from healthgym.evaluation.report import evaluate
+
+    try:
+        report = evaluate(**vars(arguments))
+    except HealthgymError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{report.verdict}: {arguments.out / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -200,8 +200,8 @@ class DiffusionConfig(StrictModel):
 
 
 SYSTEM_PRESETS: dict[str, dict[str, Any]] = {
-    "v1": {"kind": "wgan", "latent": {"kind": "uniform"}},
-    "v2": {"kind": "wgan", "latent": {"kind": "buffered"}},
+    "v1": {"kind": "wgan", "generator": {"kind": "bilstm"}, "latent": {"kind": "uniform"}},
+    "v2": {"kind": "wgan", "generator": {"kind": "bilstm"}, "latent": {"kind": "buffered"}},
     "v2.5": {"kind": "wgan", "generator": {"kind": "transformer"}, "latent": {"kind": "buffered"}},
     "v3": {"kind": "diffusion"},
 }

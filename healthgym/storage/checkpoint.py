@@ -1,0 +1,208 @@
+"""Checkpoints: one sealed HDF5 file with all that the next step, or a synthesis, depends on.
+
+Groups: G, D, A, Mean_Container, T_SD and optimisers as the system has them; progress, meter, config,
+schema, transform, statistics and versions beside them.
+"""
+
+import json
+import platform
+import re
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+import healthgym
+from healthgym.config import RunConfig, parse
+from healthgym.errors import StorageError
+from healthgym.schema import Schema
+from healthgym.storage.tree import Tree, read_tree, verify_seal, write_tree
+
+KIND, VERSION = "checkpoint", 1
+_OWN = ("progress", "meter", "config", "schema", "transform", "statistics", "versions")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Args:
+        step: steps taken.
+        seconds: time spent in training, over all starts.
+        threads: threads the last step was computed with.
+        device: device it was computed on, "cpu" or "cuda".
+    """
+
+    step: int
+    seconds: float
+    threads: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What training and synthesis need to know of the training patients.
+
+    Args:
+        data_fingerprint: SHA-256 of the prepared cohort.
+        correlation_FF: Pearson correlations of the features, float64.
+        lengths_2U: the lengths of patients (row 0) and how many have each (row 1), cut at the longest
+            stage.
+        num_patients: training patients.
+    """
+
+    data_fingerprint: str
+    correlation_FF: NDArray[np.float64]
+    lengths_2U: NDArray[np.int64]
+    num_patients: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run at one moment.
+
+    Args:
+        config: the resolved settings.
+        schema: of the cohort.
+        transform: the fitted transform's tree.
+        statistics: of the training patients.
+        progress: how far the run is.
+        state: the system's groups: nested mappings of arrays.
+        meter: losses of steps not yet logged.
+        versions: of the programs that wrote it.
+        sha256: of the file's content, when read from one.
+    """
+
+    config: RunConfig
+    schema: Schema
+    transform: Tree
+    statistics: Statistics
+    progress: Progress
+    state: Tree
+    meter: Tree = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    sha256: str = ""
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
+    """Write a checkpoint, whole or not at all; return its SHA-256."""
+    clash = sorted(set(checkpoint.state) & set(_OWN))
+    if clash:
+        raise ValueError(f"a system's state may not use the name {clash[0]}")
+    own: Tree = {
+        "progress": vars(checkpoint.progress),
+        "meter": checkpoint.meter,
+        "config": checkpoint.config.model_dump_json(),
+        "schema": checkpoint.schema.to_json(),
+        "transform": checkpoint.transform,
+        "statistics": vars(checkpoint.statistics),
+        "versions": _versions(),
+    }
+    return write_tree(path, checkpoint.state | own, KIND, VERSION)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint file.
+
+    Raises:
+        StorageError: it is missing, cut short, altered, or not a checkpoint.
+    """
+    sha256 = verify_seal(path)
+    tree = read_tree(path, KIND, (VERSION,))
+    own = {name: tree.pop(name) for name in _OWN}
+    statistics = own["statistics"]
+    statistics["correlation_FF"] = np.asarray(statistics["correlation_FF"])
+    return Checkpoint(
+        config=parse(RunConfig, json.loads(own["config"]), str(path)),
+        schema=Schema.from_json(own["schema"]),
+        transform=own["transform"],
+        statistics=Statistics(**statistics),
+        progress=Progress(**own["progress"]),
+        state=tree,
+        meter=own["meter"],
+        versions=own["versions"],
+        sha256=sha256,
+    )
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the name of a step's checkpoint."""
+    return folder / f"step-{step:09d}.h5"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return a folder's checkpoint files, newest first."""
+    found = [path for path in folder.glob("step-*.h5") if re.fullmatch(r"step-[0-9]{9,}\.h5", path.name)]
+    return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the newest whole checkpoint, or None; each damaged one is named in a warning."""
+    for path in list_checkpoints(folder):
+        try:
+            return read_checkpoint(path)
+        except StorageError as error:
+            warnings.warn(f"Skipping a checkpoint: {error}", stacklevel=2)
+    return None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint in a file, or the newest whole one of a run folder.
+
+    Raises:
+        StorageError: there is none.
+    """
+    if not path.is_dir():
+        return read_checkpoint(path)
+    found = newest_checkpoint(path / "checkpoints") or newest_checkpoint(path)
+    if found is None:
+        raise StorageError(
+            f"{path} holds no whole checkpoint. Give a run folder that training has written to, or a "
+            f"checkpoint file."
+        )
+    return found
+
+
+def prune_checkpoints(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints."""
+    for path in list_checkpoints(folder)[keep:]:
+        path.unlink(missing_ok=True)
+
+
+def describe(path: Path) -> str:
+    """Return what is in a checkpoint as text: progress, settings and every array with its shape."""
+    checkpoint = load_checkpoint(path)
+    progress, statistics = checkpoint.progress, checkpoint.statistics
+    lines = [
+        f"sha256      {checkpoint.sha256}",
+        f"step        {progress.step:,} after {progress.seconds / 60:.1f} min "
+        f"({progress.device}, {progress.threads} threads)",
+        f"cohort      {checkpoint.schema.name}: {statistics.num_patients:,} training patients, "
+        f"{checkpoint.schema.layout.num_features} features, data {statistics.data_fingerprint[:12]}",
+        f"versions    {', '.join(f'{name} {version}' for name, version in checkpoint.versions.items())}",
+        "settings",
+        *(f"  {name}: {value}" for name, value in _flat(checkpoint.config.model_dump(mode="json"))),
+        "arrays",
+        *(f"  {name}: {value.dtype} {value.shape}" for name, value in _flat(checkpoint.state)),
+    ]
+    return "\n".join(lines)
+
+
+def _flat(tree: Tree, prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for name, value in tree.items():
+        rows += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+    return rows
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "healthgym": healthgym.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+    }

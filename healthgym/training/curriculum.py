@@ -1,0 +1,144 @@
+"""Which patients make which batch: a function of (seed, step).
+
+One epoch walks the stages in order of length; a stage is every batch of the patients who have that many
+timesteps, in a random order, the last incomplete batch left out.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from healthgym import seeds
+from healthgym.config import CurriculumConfig
+from healthgym.errors import ConfigError
+
+
+class HasLengths(Protocol):
+    """Patients of known lengths."""
+
+    @property
+    def lengths_N(self) -> NDArray[np.int32]:
+        """Timesteps of each patient."""
+
+    def at_least(self, length: int) -> NDArray[np.int64]:
+        """Return the patients with at least so many timesteps."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One length of the curriculum.
+
+    Args:
+        length: timesteps.
+        patients: who has them.
+        num_batches: whole batches of them.
+    """
+
+    length: int
+    patients: NDArray[np.int64]
+    num_batches: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a step stands: all counted from 0."""
+
+    epoch: int
+    stage: int
+    batch: int
+
+
+class Curriculum:
+    """The order of all batches.
+
+    Args:
+        config: lengths and batch size.
+        patients: the training patients.
+        seed: the run's seed.
+
+    Raises:
+        ConfigError: a stage would have no batch.
+    """
+
+    def __init__(self, config: CurriculumConfig, patients: HasLengths, seed: int) -> None:
+        self.batch_size, self._seed = config.batch_size, seed
+        self.stages = tuple(
+            Stage(length, found, len(found) // config.batch_size)
+            for length in _stage_lengths(config, patients)
+            if (found := patients.at_least(length)) is not None
+        )
+        _check(self.stages, config, int(patients.lengths_N.max(initial=0)))
+        self._ends = np.cumsum([stage.num_batches for stage in self.stages])
+        self._order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one walk over all stages."""
+        return int(self._ends[-1])
+
+    @property
+    def max_length(self) -> int:
+        """Length of the last stage."""
+        return self.stages[-1].length
+
+    def place(self, step: int) -> Place:
+        """Return where a step stands."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        stage = int(np.searchsorted(self._ends, within, side="right"))
+        return Place(epoch, stage, within - int(self._ends[stage] - self.stages[stage].num_batches))
+
+    def batch(self, step: int) -> NDArray[np.int64]:
+        """Return the patients of a step's batch, int64 (batch_size,)."""
+        place = self.place(step)
+        patients = self.stages[place.stage].patients
+        if self._order is None or self._order[0] != (place.epoch, place.stage):
+            order = seeds.permutation(len(patients), self._seed, "order", place.epoch, place.stage)
+            self._order = ((place.epoch, place.stage), order)
+        start = place.batch * self.batch_size
+        chosen: NDArray[np.int64] = patients[self._order[1][start : start + self.batch_size]]
+        return chosen
+
+    def timesteps_between(self, start: int, stop: int) -> int:
+        """Return the timesteps per sequence, summed over steps start..stop-1: a measure of work."""
+        return self._timesteps_before(stop) - self._timesteps_before(start)
+
+    def _timesteps_before(self, step: int) -> int:
+        epochs, within = divmod(step, self.steps_per_epoch)
+        total = epochs * sum(stage.length * stage.num_batches for stage in self.stages)
+        for stage in self.stages:
+            taken = min(within, stage.num_batches)
+            total, within = total + taken * stage.length, within - taken
+        return total
+
+
+def _stage_lengths(config: CurriculumConfig, patients: HasLengths) -> tuple[int, ...]:
+    if not isinstance(config.lengths, str):
+        return config.lengths
+    # The longest length that still fills a batch, so that a few long patients stop nobody.
+    lengths = np.sort(patients.lengths_N)
+    longest = int(lengths[-config.batch_size]) if len(lengths) >= config.batch_size else 0
+    if longest == 0:
+        raise ConfigError(
+            f"curriculum.batch_size is {config.batch_size} and there are {len(lengths)} training patients: "
+            f"not one whole batch. Choose a batch size of at most {len(lengths)}."
+        )
+    if config.lengths == "full":
+        return (longest,)
+    return (*range(config.every, longest, config.every), longest)
+
+
+def _check(stages: tuple[Stage, ...], config: CurriculumConfig, longest: int) -> None:
+    for stage in stages:
+        if stage.length > longest:
+            raise ConfigError(
+                f"curriculum.lengths asks for {stage.length} timesteps and the longest training patient has "
+                f"{longest}. Leave out lengths above {longest}, or write lengths: auto."
+            )
+        if stage.num_batches == 0:
+            raise ConfigError(
+                f"The stage of length {stage.length} is empty: {len(stage.patients)} training patients have "
+                f"that many timesteps and a batch needs {config.batch_size}. Lower curriculum.batch_size or "
+                f"leave out that length."
+            )

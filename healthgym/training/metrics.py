@@ -1,0 +1,107 @@
+"""Losses on their way from the device to a file."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from healthgym.errors import DivergenceError
+from healthgym.files import write_text
+
+
+class Meter:
+    """Collects the losses of single steps and gives their means.
+
+    Losses stay on the device until they are read, so that no step waits for the device.
+    """
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._pending: list[Tensor] = []
+        self._steps: list[int] = []
+
+    def add(self, step: int, losses: Mapping[str, Tensor]) -> None:
+        """Keep the losses of a step."""
+        self._names = sorted(losses)
+        self._pending.append(torch.stack([losses[name].detach().float() for name in self._names]))
+        self._steps.append(step)
+
+    def check(self) -> None:
+        """Look at the kept losses.
+
+        Raises:
+            DivergenceError: one is not a finite number; names it and the step.
+        """
+        values = self._values()
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            row, column = bad[0]
+            raise DivergenceError(
+                f"{self._names[column]} is {values[row, column]} at step {self._steps[row]}"
+            )
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each loss and forget the steps."""
+        means = self._values().mean(0)
+        self._pending, self._steps = [], []
+        return {name: float(mean) for name, mean in zip(self._names, means, strict=True)}
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def state(self) -> dict[str, Any]:
+        """Return what has not been logged yet, so that a resumed run logs the same means."""
+        return {"names": self._names, "steps": self._steps, "values": self._values().astype(np.float32)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self._names, self._steps = list(state["names"]), list(state["steps"])
+        self._pending = [torch.from_numpy(row) for row in np.asarray(state["values"])]
+
+    def _values(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        if not self._pending:
+            return np.zeros((0, len(self._names)))
+        values: np.ndarray[Any, np.dtype[np.float64]] = torch.stack(self._pending).double().cpu().numpy()
+        return values
+
+
+class MetricsFile:
+    """`metrics.jsonl`: a line per logged moment.
+
+    A line that a killed process left unfinished, and lines of steps after the checkpoint that a run goes
+    on from, are taken out on opening: the file then reads as if nothing had happened.
+    """
+
+    def __init__(self, path: Path, after_step: int) -> None:
+        self.path = path
+        kept = [record for record in read_metrics(path) if record["step"] <= after_step]
+        write_text(path, "".join(map(_line, kept)))
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a line; numbers that are not finite are written as null, since JSON has none."""
+        with self.path.open("a") as stream:
+            stream.write(_line(record))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a metrics file; none if it is absent."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            records.append(json.loads(line))
+    return records
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    clean = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+    return json.dumps(clean) + "\n"

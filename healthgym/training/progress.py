@@ -1,0 +1,87 @@
+"""What a person sees while a run goes on: a bar on a terminal, a line now and then in a log."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+_LINE_EVERY_SECONDS = 30.0
+
+
+class ProgressReport:
+    """A bar where the stream is a terminal, else a plain line at most every half minute.
+
+    Args:
+        total: steps of the whole run.
+        done: steps already taken.
+        stream: where to write; standard error if not given.
+    """
+
+    def __init__(self, total: int, done: int, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._total = total
+        self._last_line = float("-inf")
+        self._bar: Any = None
+        if self._stream.isatty():
+            self._bar = tqdm(total=total, initial=done, unit="step", file=self._stream, dynamic_ncols=True)
+
+    def step(self) -> None:
+        """Count a step."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def log(self, step: int, stage: str, losses: dict[str, float], rate: float, seconds_left: float) -> None:
+        """Show the newest losses.
+
+        Args:
+            step: steps taken.
+            stage: where the run stands, e.g. "epoch 3/100 length 20".
+            losses: means since the last call.
+            rate: sequences per second.
+            seconds_left: an estimate.
+        """
+        shown = "  ".join(f"{_SHORT.get(name, name)} {value:.3g}" for name, value in losses.items())
+        if self._bar is not None:
+            self._bar.set_description(stage, refresh=False)
+            self._bar.set_postfix_str(f"{shown}  {rate:,.0f} seq/s")
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _LINE_EVERY_SECONDS or step >= self._total:
+            self._last_line = now
+            left = _duration(seconds_left)
+            self.say(f"step {step:,}/{self._total:,}  {stage}  {shown}  {rate:,.0f} seq/s  {left} left")
+
+    def say(self, text: str) -> None:
+        """Write a line, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def __enter__(self) -> "ProgressReport":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+_SHORT = {
+    "autoencoder_loss": "A",
+    "critic_gap": "gap",
+    "critic_loss": "D",
+    "generator_loss": "G",
+    "gradient_penalty": "gp",
+    "correlation_loss": "corr",
+}
+
+
+def _duration(seconds: float) -> str:
+    """Return "2 h 05 min", "4 min" or "30 s"."""
+    if seconds >= 3600:
+        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+    return f"{int(seconds // 60)} min" if seconds >= 120 else f"{int(seconds)} s"

@@ -1,0 +1,200 @@
+"""Start a run or go on with one: the same call does both."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from healthgym import stopping
+from healthgym.config import RunConfig
+from healthgym.data.sequences import PreparedCohort, Sequences
+from healthgym.errors import ConfigError
+from healthgym.layout import FeatureLayout
+from healthgym.nn.heads import one_hot
+from healthgym.parallel import granted_cores
+from healthgym.storage.checkpoint import (
+    Checkpoint,
+    Progress,
+    Statistics,
+    checkpoint_path,
+    newest_checkpoint,
+    prune_checkpoints,
+    write_checkpoint,
+)
+from healthgym.systems.base import State
+from healthgym.systems.build import build_system
+from healthgym.training.curriculum import Curriculum
+from healthgym.training.metrics import Meter, MetricsFile
+from healthgym.training.plots import draw_losses
+from healthgym.training.progress import ProgressReport
+from healthgym.training.run_folder import RunFolder
+from healthgym.training.trainer import Trainer
+
+
+def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> bool:
+    """Train in a run folder until done or asked to stop; go on from the newest checkpoint there.
+
+    Args:
+        run_dir: the folder; made if absent.
+        config: the settings, the same at each start except those in `FREE_ON_RESUME`.
+        stream: where progress goes; standard error if not given.
+
+    Returns:
+        Whether the run is finished; if not, the same call goes on with it.
+
+    Raises:
+        ConfigError: other settings or other data than the run was started with.
+        StorageError: the prepared cohort cannot be read.
+        FencedError: another process has taken over the folder.
+        DivergenceError: a loss is not a finite number.
+    """
+    device, threads = choose_device(config), choose_threads(config)
+    torch.set_num_threads(threads)
+    cohort = PreparedCohort.open(config.data)
+    curriculum = Curriculum(config.curriculum, cohort.train, config.training.seed)
+    folder = RunFolder(run_dir)
+    folder.refuse_other_config(config)
+    folder.claim()
+    start = newest_checkpoint(folder.checkpoints)
+    _refuse_other_data(start, cohort, config)
+    system = build_system(
+        config.system,
+        cohort.schema.layout,
+        torch.from_numpy(cohort.correlation_FF),
+        device,
+        config.training.seed,
+    )
+    meter = Meter()
+    if start is not None:
+        system.load_state(start.state)
+        meter.load_state(start.meter)
+    folder.write_config(config)
+    here = Progress(
+        start.progress.step if start else 0, start.progress.seconds if start else 0.0, threads, device.type
+    )
+    total = config.training.epochs * curriculum.steps_per_epoch
+    with ProgressReport(total, here.step, stream) as report, stopping.listening():
+        report.say(_greeting(run_dir, system.num_parameters(), curriculum, start, here, total))
+        trainer = Trainer(
+            system=system,
+            curriculum=curriculum,
+            load_batch=batch_loader(cohort.train, cohort.schema.layout, device),
+            config=config,
+            metrics=MetricsFile(folder.metrics_path, here.step),
+            report=report,
+            save=_saver(folder, cohort, curriculum, config, here),
+            step=here.step,
+            seconds=here.seconds,
+            meter=meter,
+        )
+        finished = trainer.run()
+        draw_losses(folder.metrics_path, folder.losses_path)
+        report.say(_farewell(run_dir, finished, trainer.step))
+    return finished
+
+
+def choose_device(config: RunConfig) -> torch.device:
+    """Return the device that the settings name; `auto` takes CUDA where there is one."""
+    wanted = config.training.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "training.device is cuda and torch finds no CUDA device here. Ask the scheduler for a GPU, "
+            "install a CUDA build of torch, or set training.device=cpu."
+        )
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def choose_threads(config: RunConfig) -> int:
+    """Return how many threads torch shall use: as many as cores are granted, unless set."""
+    return granted_cores() if config.training.threads == "auto" else config.training.threads
+
+
+def batch_loader(
+    patients: Sequences, layout: FeatureLayout, device: torch.device
+) -> Callable[[np.ndarray[Any, np.dtype[np.int64]], int], Tensor]:
+    """Return a function from (patients, length) to features x_BTF on the device.
+
+    Compact codes travel; they become one-hot blocks on the device.
+    """
+
+    def load(chosen_B: np.ndarray[Any, np.dtype[np.int64]], length: int) -> Tensor:
+        reals_BTR, codes_BTK = patients.gather(chosen_B, length)
+        return one_hot(torch.from_numpy(reals_BTR).to(device), torch.from_numpy(codes_BTK).to(device), layout)
+
+    return load
+
+
+def _saver(
+    folder: RunFolder, cohort: PreparedCohort, curriculum: Curriculum, config: RunConfig, here: Progress
+) -> Callable[[int, float, State, State], None]:
+    """Return a function that writes a snapshot as a checkpoint."""
+    cut = np.minimum(cohort.train.lengths_N, curriculum.max_length)
+    statistics = Statistics(
+        data_fingerprint=cohort.fingerprint,
+        correlation_FF=cohort.correlation_FF,
+        lengths_2U=np.stack(np.unique(cut, return_counts=True)).astype(np.int64),
+        num_patients=cohort.train.num_patients,
+    )
+    transform = cohort.transform.to_tree()
+
+    def save(step: int, seconds: float, state: State, meter: State) -> None:
+        folder.check()
+        progress = replace(here, step=step, seconds=seconds)
+        checkpoint = Checkpoint(config, cohort.schema, transform, statistics, progress, state, meter)
+        try:
+            write_checkpoint(checkpoint_path(folder.checkpoints, step), checkpoint)
+        except FileNotFoundError:
+            folder.check()  # a newer owner clears away what an older one was writing
+            raise
+        prune_checkpoints(folder.checkpoints, config.checkpoint.keep)
+
+    return save
+
+
+def _refuse_other_data(start: Checkpoint | None, cohort: PreparedCohort, config: RunConfig) -> None:
+    if start is not None and start.statistics.data_fingerprint != cohort.fingerprint:
+        raise ConfigError(
+            f"{config.data} is not the cohort that this run was started with (fingerprint "
+            f"{cohort.fingerprint[:12]}, not {start.statistics.data_fingerprint[:12]}). Give the old file "
+            f"by --data, or choose another --run-dir."
+        )
+
+
+def _greeting(
+    run_dir: Path,
+    num_parameters: int,
+    curriculum: Curriculum,
+    start: Checkpoint | None,
+    here: Progress,
+    total: int,
+) -> str:
+    stages = ", ".join(f"{stage.length} ({len(stage.patients):,})" for stage in curriculum.stages)
+    lines = [
+        f"run {run_dir} on {here.device} with {here.threads} thread(s), process {os.getpid()}: "
+        f"{num_parameters:,} parameters, {total:,} steps",
+        f"stages by length (patients): {stages}",
+    ]
+    if start is not None:
+        lines.append(f"going on from step {here.step:,}")
+        before = start.progress
+        if (before.device, before.threads) != (here.device, here.threads):
+            lines.append(
+                f"note: so far it ran on {before.device} with {before.threads} thread(s); the last bits of "
+                f"sums, and on another device the noise, may differ from an undisturbed run"
+            )
+    return "\n".join(lines)
+
+
+def _farewell(run_dir: Path, finished: bool, step: int) -> str:
+    if finished:
+        return f"finished at step {step:,}: {run_dir}"
+    return (
+        f"stopped by {stopping.requested()} at step {step:,} and saved; the same command goes on: {run_dir}"
+    )

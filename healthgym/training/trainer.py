@@ -1,0 +1,148 @@
+"""The loop: take a step, log, save, stop if asked. It knows a system only by `System`."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from healthgym import stopping
+from healthgym.config import RunConfig
+from healthgym.errors import DivergenceError
+from healthgym.systems.base import PositionDraws, State, System
+from healthgym.training.curriculum import Curriculum
+from healthgym.training.metrics import Meter, MetricsFile
+from healthgym.training.progress import ProgressReport
+
+# A snapshot of everything that the next step depends on: (step, seconds, system's state, meter's state).
+Save = Callable[[int, float, State, State], None]
+
+
+@dataclass
+class Trainer:
+    """Takes a system through a curriculum.
+
+    Args:
+        system: what learns.
+        curriculum: order of the batches.
+        load_batch: returns features x_BTF on the system's device for (patients, length).
+        config: the run's settings.
+        metrics: where losses go.
+        report: where people look.
+        save: writes a snapshot; called in another thread, one at a time, with arrays of its own.
+        step: steps already taken.
+        seconds: time they took.
+        meter: losses not yet logged.
+    """
+
+    system: System
+    curriculum: Curriculum
+    load_batch: Callable[[Any, int], Tensor]
+    config: RunConfig
+    metrics: MetricsFile
+    report: ProgressReport
+    save: Save
+    step: int
+    seconds: float
+    meter: Meter
+
+    def run(self) -> bool:
+        """Train to the end, or until a signal asks to stop; return whether the end was reached.
+
+        Raises:
+            DivergenceError: a loss is not a finite number. Nothing is saved from then on.
+        """
+        total = self.config.training.epochs * self.curriculum.steps_per_epoch
+        self._first_step, self._started, self._saved_at = self.step, time.monotonic(), time.monotonic()
+        self._saved_step, self._seconds_before = self.step, self.seconds
+        self._writing: Future[None] | None = None
+        with ThreadPoolExecutor(1) as self._writer:
+            while self.step < total and not stopping.requested():
+                self._take_step()
+                if self._log_is_due(total):
+                    self._log(total)
+                if self._save_is_due():
+                    self._snapshot()
+            if self.step > self._saved_step:
+                self._snapshot()
+            self._await_writer()
+        return self.step >= total
+
+    def _take_step(self) -> None:
+        stage = self.curriculum.stages[self.curriculum.place(self.step).stage]
+        x_BTF = self.load_batch(self.curriculum.batch(self.step), stage.length)
+        draws = PositionDraws(self.config.training.seed, self.step, self.system.device)
+        self.meter.add(self.step, self.system.train_step(x_BTF, draws))
+        self.step += 1
+        self.seconds = self._seconds_before + time.monotonic() - self._started
+        self.report.step()
+
+    def _log_is_due(self, total: int) -> bool:
+        """At fixed steps and at the end of each stage, so that a line never mixes two lengths."""
+        here, after = self.curriculum.place(self.step - 1), self.curriculum.place(self.step)
+        return (
+            self.step % self.config.training.log_every_steps == 0
+            or (here.epoch, here.stage) != (after.epoch, after.stage)
+            or self.step == total
+        )
+
+    def _log(self, total: int) -> None:
+        self._check()
+        place = self.curriculum.place(self.step - 1)
+        length = self.curriculum.stages[place.stage].length
+        losses = self.meter.means()
+        elapsed = time.monotonic() - self._started
+        done = self.curriculum.timesteps_between(self._first_step, self.step)
+        left = self.curriculum.timesteps_between(self.step, total)
+        rate = (self.step - self._first_step) * self.curriculum.batch_size / elapsed
+        self.metrics.append(
+            {"step": self.step, "epoch": place.epoch, "length": length, **losses}
+            | {"seconds": round(self.seconds, 3), "sequences_per_second": round(rate, 1)}
+        )
+        where = f"epoch {place.epoch + 1}/{self.config.training.epochs} length {length}"
+        self.report.log(self.step, where, losses, rate, elapsed / done * left)
+
+    def _save_is_due(self) -> bool:
+        settings = self.config.checkpoint
+        return (
+            self.step % settings.every_steps == 0
+            or time.monotonic() - self._saved_at >= 60 * settings.every_minutes
+        )
+
+    def _snapshot(self) -> None:
+        """Copy the state and let the writer thread save it while training goes on."""
+        self._check()
+        self._await_writer()
+        snapshot = to_arrays(self.system.state())
+        self._writing = self._writer.submit(self.save, self.step, self.seconds, snapshot, self.meter.state())
+        self._saved_at, self._saved_step = time.monotonic(), self.step
+
+    def _await_writer(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+
+    def _check(self) -> None:
+        try:
+            self.meter.check()
+        except DivergenceError as error:
+            place = self.curriculum.place(self.step - 1)
+            length = self.curriculum.stages[place.stage].length
+            raise DivergenceError(
+                f"Training diverged: {error} (epoch {place.epoch + 1}, stage of length {length}). The last "
+                f"checkpoint, of step {self._saved_step}, is untouched. Start a new run with another "
+                f"training.seed or a smaller system.optimiser.learning_rate."
+            ) from None
+
+
+def to_arrays(state: State) -> State:
+    """Return a copy of a state with numpy arrays for tensors."""
+    return {
+        name: to_arrays(value)
+        if isinstance(value, dict)
+        else np.array(value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value)
+        for name, value in state.items()
+    }

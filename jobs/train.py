@@ -1,0 +1,36 @@
+"""Train a system in a run folder. The same command starts a run and goes on with it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path, help="settings, e.g. configs/v2.yaml")
+    parser.add_argument("--run-dir", type=Path, required=True, help="where checkpoints and metrics go")
+    parser.add_argument("--data", help="the prepared cohort (short for --set data=FILE)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting: training.epochs=2"
+    )
+    from healthgym.launch.executor import add_arguments, launch
+
+    add_arguments(parser)
+    options = parser.parse_args(argv)
+
+    from healthgym.config import RunConfig, load
+    from healthgym.errors import HealthgymError
+    from healthgym.launch.jobs import TrainJob
+
+    overrides = options.set + ([f"data={options.data}"] if options.data else [])
+    try:
+        job = TrainJob.of(options.run_dir, load(RunConfig, options.config, overrides))
+    except HealthgymError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return launch(job, options.on, options.dry_run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""What every system promises, checked over one list of all systems."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from healthgym import config as settings
+from healthgym.nn.heads import one_hot
+from healthgym.systems.base import PositionDraws, System
+from healthgym.systems.build import build_system
+from healthgym.training.trainer import to_arrays
+
+CPU = torch.device("cpu")
+LAYOUT = tiny.SCHEMA.layout
+B, T = 8, 6
+
+# The critic's last bias shifts real and fake scores alike: its gradient is zero.
+STILL = {"D.linear3.bias"}
+
+
+def build(name: str, seed: int = 3) -> System:
+    run = settings.parse(settings.RunConfig, {"system": tiny.SYSTEMS[name]}, "test")
+    return build_system(run.system, LAYOUT, torch.eye(LAYOUT.num_features), CPU, seed)
+
+
+def batch(seed: int = 0) -> Tensor:
+    random = np.random.default_rng(seed)
+    reals = torch.from_numpy(random.random((B, T, LAYOUT.num_reals), dtype=np.float32))
+    codes = np.stack([random.integers(0, width, (B, T)) for width in LAYOUT.num_classes], -1)
+    return one_hot(reals, torch.from_numpy(codes), LAYOUT)
+
+
+def train(system: System, start: int, stop: int) -> dict[str, Tensor]:
+    for step in range(start, stop):
+        losses = system.train_step(batch(step), PositionDraws(1, step, CPU))
+    return losses
+
+
+@pytest.fixture(params=tiny.SYSTEMS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_losses_are_finite_scalars(name: str) -> None:
+    for loss in train(build(name), 0, 2).values():
+        assert loss.shape == ()
+        assert not loss.requires_grad
+        assert torch.isfinite(loss)
+
+
+def test_samples_have_the_promised_shape_and_range(name: str) -> None:
+    system = build(name)
+    train(system, 0, 1)
+    x_BTF = system.sample(T, seed=0, first_patient=0, num_patients=5)
+    assert x_BTF.shape == (5, T, LAYOUT.num_features)
+    reals = x_BTF[..., : LAYOUT.num_reals]
+    assert ((reals >= 0) & (reals <= 1)).all()
+    assert (x_BTF[..., LAYOUT.num_reals :] >= 0).all()
+
+
+def test_every_parameter_moves(name: str) -> None:
+    system = build(name)
+    before = to_arrays(system.state())
+    train(system, 0, 2)
+    after = to_arrays(system.state())
+    networks = [group for group in before if group not in {"Mean_Container", "T_SD", "optimisers"}]
+    assert networks
+    for group in networks:
+        for parameter, values in before[group].items():
+            where = f"{group}.{parameter}"
+            assert np.array_equal(values, after[group][parameter]) == (where in STILL), where
+
+
+def test_resumed_equals_straight(name: str) -> None:
+    straight = build(name)
+    train(straight, 0, 8)  # past the latent memory's capacity
+    first = build(name)
+    train(first, 0, 5)
+    second = build(name, seed=99)  # other initial weights: all must come from the state
+    second.load_state(to_arrays(first.state()))
+    tiny.assert_same_tree(to_arrays(first.state()), to_arrays(second.state()))
+    train(second, 5, 8)
+    tiny.assert_same_tree(to_arrays(straight.state()), to_arrays(second.state()))
+
+
+def test_weights_depend_on_the_seed_alone(name: str) -> None:
+    torch.manual_seed(1)
+    one = to_arrays(build(name).state())
+    torch.manual_seed(2)
+    state_before = torch.get_rng_state()
+    tiny.assert_same_tree(one, to_arrays(build(name).state()))
+    assert torch.equal(state_before, torch.get_rng_state()), (
+        "building a system must not disturb torch's generator"
+    )
+
+
+def test_a_patient_depends_on_its_number_not_on_the_batch(name: str) -> None:
+    system = build(name)
+    train(system, 0, 3)
+    together = system.sample(T, seed=4, first_patient=0, num_patients=6)
+    alone = system.sample(T, seed=4, first_patient=3, num_patients=1)
+    torch.testing.assert_close(together[3:4], alone)
+    other = system.sample(T, seed=5, first_patient=0, num_patients=6)
+    assert not torch.allclose(together, other)
+    assert len(torch.unique(together[:, 0, 0])) == 6, "six patients, six values"
+
+
+def test_a_state_of_another_shape_is_refused(name: str) -> None:
+    system = build(name)
+    state = to_arrays(system.state())
+    group = next(iter(state))
+    parameter = next(iter(state[group]))
+    state[group][parameter] = state[group][parameter][..., :1][:1]
+    with pytest.raises(ValueError, match="does not fit"):
+        system.load_state(state)

@@ -1,0 +1,112 @@
+"""Systems, cohorts and runs small enough to be trained in a test. A new system is tested by a line here."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from healthgym.config import RunConfig, parse
+from healthgym.data.prepare import prepare
+from healthgym.data.sequences import PreparedCohort
+from healthgym.schema import Schema, Variable
+from healthgym.storage.checkpoint import Checkpoint
+from healthgym.training.metrics import read_metrics
+
+_CRITIC = {"hidden_dim": 5, "num_updates": 2}
+_WGAN = {"generator": {"hidden_dim": 6}, "critic": _CRITIC}
+
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "v1": {"preset": "v1", "latent": {"latent_dim": 4}, **_WGAN},
+    "v2": {"preset": "v2", "latent": {"latent_dim": 4, "hidden_dim": 5, "num_slots": 20}, **_WGAN},
+    "v2.5": {
+        "preset": "v2.5",
+        "generator": {"num_heads": 2, "num_positions": 6},
+        "latent": {"latent_dim": 4, "hidden_dim": 5, "num_slots": 20},
+        "critic": _CRITIC,
+    },
+    "v3": {
+        "preset": "v3",
+        "denoiser": {"hidden_dim": 16, "depth": 1, "level_embedding_dim": 4},
+        "schedule": {"num_levels": 6, "last_beta": 0.3},
+        "sampler": {"kind": "ddpm"},
+        "guardrail": {"kind": "dynamic"},
+        "ema_decay": 0.9,
+    },
+}
+
+SCHEMA = Schema(
+    name="tiny",
+    variables=(
+        Variable(name="x", kind="real", unit="mg"),
+        Variable(name="sex", kind="binary", classes={1: "Male", 2: "Female"}, static=True),
+        Variable(name="y", kind="real"),
+        Variable(name="drug", kind="categorical", classes={0: "A", 1: "B", 2: "C"}),
+    ),
+)
+
+
+def table(
+    num_patients: int = 40, num_timesteps: int = 6, ragged: bool = False, seed: int = 0
+) -> pd.DataFrame:
+    """Return a table of the tiny schema; ragged patients have from 2 timesteps on."""
+    random = np.random.default_rng(seed)
+    lengths = np.full(num_patients, num_timesteps)
+    if ragged:
+        lengths = random.integers(2, num_timesteps + 1, num_patients)
+        lengths[: num_patients // 3] = num_timesteps
+    patients = np.repeat(np.arange(num_patients), lengths)
+    return pd.DataFrame(
+        {
+            "PatientID": patients,
+            "Timestep": np.concatenate([np.arange(length) for length in lengths]),
+            "x": random.lognormal(1, 1, len(patients)),
+            "sex": np.repeat(random.integers(1, 3, num_patients), lengths),
+            "y": random.gamma(2, 3, len(patients)),
+            "drug": random.integers(0, 3, len(patients)),
+        }
+    )
+
+
+def cohort(folder: Path, **kwargs: Any) -> PreparedCohort:
+    """Return a prepared cohort in `folder`/prepared.h5."""
+    return prepare(table(**kwargs), SCHEMA, folder / "prepared.h5")
+
+
+def config(folder: Path, system: str = "v2", **sections: Mapping[str, Any]) -> RunConfig:
+    """Return settings of a short run on that cohort: 3 epochs of stages 3 and 6."""
+    values: dict[str, Any] = {
+        "data": str(folder / "prepared.h5"),
+        "system": SYSTEMS[system],
+        "curriculum": {"lengths": [3, 6], "batch_size": 8},
+        "training": {"epochs": 3, "seed": 5, "log_every_steps": 3, "threads": 1, "device": "cpu"},
+        "checkpoint": {"every_steps": 1000, "every_minutes": 1000, "keep": 3},
+    }
+    return parse(RunConfig, {name: {**value, **sections.get(name, {})} if isinstance(value, dict) else value
+                             for name, value in values.items()}, "tiny")  # fmt: skip
+
+
+def assert_same_run(first: Checkpoint, second: Checkpoint) -> None:
+    """Two checkpoints hold the same bits, but for the time they took."""
+    assert first.progress.step == second.progress.step
+    assert_same_tree(first.state, second.state)
+    assert_same_tree(first.meter, second.meter)
+
+
+def assert_same_tree(first: Any, second: Any, place: str = "state") -> None:
+    """Two trees hold the same names and the same bits."""
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), place
+        for name in first:
+            assert_same_tree(first[name], second[name], f"{place}.{name}")
+    else:
+        first, second = np.asarray(first), np.asarray(second)
+        assert first.dtype == second.dtype, place
+        assert first.tobytes() == second.tobytes(), place
+
+
+def losses(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a metrics file without what depends on the clock."""
+    clock = {"seconds", "sequences_per_second"}
+    return [{k: v for k, v in record.items() if k not in clock} for record in read_metrics(path)]

@@ -168,7 +168,7 @@ def test_training_learns_to_tell_noise() -> None:
     system = make(optimiser={"learning_rate": 1e-2})
     x = batch(32, 8).round()
     losses = [float(system.train_step(x, draws(step))["noise_loss"]) for step in range(100)]
-    assert sum(losses[-20:]) < 0.75 * sum(losses[:20])
+    assert sum(losses[-20:]) < 0.8 * 20  # always saying "no noise" would lose 1
 
 
 def test_gradient_is_clipped_and_padding_is_not_seen() -> None:

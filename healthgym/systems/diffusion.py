@@ -200,8 +200,7 @@ class DiffusionSystem(System):
         state: State = {
             "denoiser": module_state(self.denoiser),
             "optimisers": {"denoiser": optimiser_state(self.optimiser, self.denoiser)},
-            "num_updates": self.num_updates,
-            "trained_length": self.trained_length,
+            "counters": {"num_updates": self.num_updates, "trained_length": self.trained_length},
         }
         if self.average is not None:
             state["average"] = module_state(self.average)
@@ -212,8 +211,8 @@ class DiffusionSystem(System):
     def load_state(self, state: Mapping[str, Any]) -> None:
         load_module_state(self.denoiser, state["denoiser"])
         load_optimiser_state(self.optimiser, self.denoiser, state["optimisers"]["denoiser"])
-        self.num_updates = int(state["num_updates"])
-        self.trained_length = int(state["trained_length"])
+        self.num_updates = int(state["counters"]["num_updates"])
+        self.trained_length = int(state["counters"]["trained_length"])
         if self.average is not None:
             load_module_state(self.average, state["average"])
         if self.scaler.is_enabled() and "scaler" in state:

@@ -21,6 +21,7 @@ _MAX_SPELLS = 8
 _OTHER, _FEMALE = 3, 1  # classes of Ethnic and Gender
 _SUPPRESSED = 2.5  # log10 copies/mL below which CD4 cells recover
 _CEILING = 5.0  # log10 copies/mL that untreated patients stay below
+_PARTIAL = 1.0  # log10 that a failing therapy still takes off
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def draw_regimen_months(draws: Draws, patients: Patients, course: Course) -> Cla
 def draw_biology(draws: Draws, patients: Patients, course: Course, has_ini_TN: Flags) -> Biology:
     """Return VL, which nears its target by a share each month, and the CD4 scores that follow it.
 
-    The target is the residual under therapy, the set point without, and 0.8 log10 below that while
+    The target is the residual under therapy, the set point without, and somewhat below that while
     therapy fails. Integrase inhibitors bring VL down faster.
     """
     blip, cd4_drift, rel_drift = (draws.monthly_normal(name) for name in ("blip", "cd4_drift", "rel_drift"))
@@ -187,7 +188,7 @@ def draw_biology(draws: Draws, patients: Patients, course: Course, has_ini_TN: F
     cd4_noise, rel_noise = 0.23 * draws.normal("cd4_noise"), 0.23 * draws.normal("rel_noise")
     biology = Biology(*(np.empty_like(blip) for _ in range(3)))
     for month in range(len(blip)):
-        on_therapy = np.where(course.failing[month], patients.set_point - 0.8, patients.residual)
+        on_therapy = np.where(course.failing[month], patients.set_point - _PARTIAL, patients.residual)
         target = np.where(course.treated[month], on_therapy, patients.set_point)
         speed = np.where((vl > target) & has_ini_TN[month], 0.75, 0.6)
         vl = vl + speed * (target - vl) + 0.15 * blip[month]

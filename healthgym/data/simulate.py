@@ -94,7 +94,8 @@ def simulate_art_hiv(
         return frame
     length_N = _SHORTEST + np.floor(np.log(draws.uniform("dropout")) / np.log1p(-dropout))
     stays = frame["Timestep"].to_numpy() < length_N.repeat(num_timesteps)
-    return frame.loc[stays].reset_index(drop=True)
+    kept: pd.DataFrame = frame.loc[stays]
+    return kept.reset_index(drop=True)
 
 
 def simulate_chunks(

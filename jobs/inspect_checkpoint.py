@@ -1,4 +1,4 @@
-"""Print what is in a checkpoint: progress, settings, arrays."""
+"""Print what is in a checkpoint: progress, settings, arrays; and, on request, the shape of each stage."""
 
 import argparse
 import sys
@@ -8,14 +8,21 @@ from pathlib import Path
 def main(argv: list[str] | None = None) -> int:
     """Run the program and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("path", type=Path, help="a checkpoint file, or a run folder for its newest one")
+    parser.add_argument("path", type=Path, help="a checkpoint, a run folder for its newest one, or settings")
+    parser.add_argument("--shapes", action="store_true", help="print v3's shape contract instead")
+    parser.add_argument("--schema", type=Path, help="with settings: what the features are")
+    parser.add_argument("--length", type=int, help="timesteps; the longest training patients if not given")
     options = parser.parse_args(argv)
 
     from healthgym.errors import HealthgymError
     from healthgym.storage.checkpoint import describe
+    from healthgym.training.shapes import is_settings, shape_contract
 
     try:
-        print(describe(options.path))
+        if options.shapes or is_settings(options.path):
+            print(shape_contract(options.path, options.schema, options.length))
+        else:
+            print(describe(options.path))
     except HealthgymError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

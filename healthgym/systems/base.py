@@ -95,10 +95,13 @@ class System(ABC):
     Attributes:
         layout: meaning of the features.
         device: where all of it lives.
+        num_candidates: patients that `sample` has tried so far, those counted in whom a guardrail
+            dropped; 0 where none is ever dropped.
     """
 
     layout: FeatureLayout
     device: torch.device
+    num_candidates: int = 0
 
     @abstractmethod
     def train_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
@@ -134,3 +137,7 @@ class System(ABC):
     def num_parameters(self) -> int:
         """Return the number of trained numbers."""
         return 0
+
+    def shapes(self, length: int) -> str:
+        """Return the shape of each stage for sequences of this length, a line each, where there are stages."""
+        return ""

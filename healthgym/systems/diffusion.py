@@ -9,6 +9,7 @@ Shapes: B batch, F features, R reals, T timesteps, P timesteps of the canvas, S 
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from healthgym import seeds
 from healthgym.config import DiffusionConfig
 from healthgym.errors import ConfigError
 from healthgym.layout import FeatureLayout
-from healthgym.nn.unet import UNet1d
+from healthgym.nn.unet import UNet1d, shape_table
 from healthgym.systems.base import Draws, State, System
 from healthgym.systems.guardrail import build_guardrail, give_up
 from healthgym.systems.noise import NoiseSchedule, blended_reconstruction, masked_mse
@@ -60,7 +61,7 @@ class DiffusionSystem(System):
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype is torch.float16)
         self.num_updates = 0
         self.trained_length = 0
-        self.num_candidates = self.num_accepted = 0
+        self.num_candidates = 0
 
     # --- training --------------------------------------------------------------------------------
 
@@ -156,7 +157,6 @@ class DiffusionSystem(System):
         else:
             raise give_up(first_patient + int(waiting[0]), attempt + 1, candidates, accepted)
         self.num_candidates += candidates
-        self.num_accepted += accepted
         return self.from_canvas(x_BFT)
 
     def from_canvas(self, x_BFT: Tensor) -> Tensor:
@@ -200,7 +200,10 @@ class DiffusionSystem(System):
         state: State = {
             "denoiser": module_state(self.denoiser),
             "optimisers": {"denoiser": optimiser_state(self.optimiser, self.denoiser)},
-            "counters": {"num_updates": self.num_updates, "trained_length": self.trained_length},
+            "counters": {
+                "num_updates": torch.tensor(self.num_updates),
+                "trained_length": torch.tensor(self.trained_length),
+            },
         }
         if self.average is not None:
             state["average"] = module_state(self.average)
@@ -220,6 +223,12 @@ class DiffusionSystem(System):
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.denoiser.parameters())
+
+    def shapes(self, length: int) -> str:
+        canvas = self.canvas(length)
+        note = f"{length} timesteps, right-padded to a canvas of {canvas}" if canvas > length else ""
+        first, *others = self.denoiser.stages(canvas)
+        return shape_table([replace(first, note=note), *others])
 
 
 def _amp_dtype(wanted: bool, device: torch.device) -> torch.dtype | None:

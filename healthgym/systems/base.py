@@ -139,5 +139,5 @@ class System(ABC):
         return 0
 
     def shapes(self, length: int) -> str:
-        """Return the shape of each stage for sequences of this length, a line each, where there are stages."""
+        """Return a line per stage with its shape, for sequences of this length; nothing if it has none."""
         return ""

@@ -14,7 +14,7 @@ from healthgym.data.missing import Fills
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.split import held_out
 from healthgym.data.table import check_rows
-from healthgym.data.transform import Transform
+from healthgym.data.transform import BOXCOX_EPS, Transform
 from healthgym.errors import TableError, listed
 from healthgym.schema import Schema
 from healthgym.storage.prepared import SplitWriter, prepared_writer, write_head
@@ -100,7 +100,8 @@ def _patients(checked: pd.DataFrame, schema: Schema) -> tuple[NDArray[Any], NDAr
 
 def _refuse_constant(train: pd.DataFrame, schema: Schema, source: str) -> None:
     """A constant has no Box-Cox transform and nothing to learn."""
-    constant = [v.name for v in schema.reals if train[v.name].min() == train[v.name].max()]
+    shifted = {v.name: train[v.name] + (BOXCOX_EPS + v.offset) for v in schema.reals}
+    constant = [name for name, column in shifted.items() if column.min() == column.max()]
     if constant:
         shown = listed(f"'{name}' = {train[name].min():g}" for name in constant)
         raise TableError(

@@ -7,7 +7,7 @@ import re
 import warnings
 import zlib
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 import pandas as pd
 
@@ -15,6 +15,9 @@ from healthgym.errors import TableError, listed
 from healthgym.schema import Schema, Variable
 
 _FORMS = (".csv", ".csv.gz", ".parquet")
+# Since 3.1, pandas reads numbers to the last bit by itself, and calls the option that asks for it old.
+_OLD_PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1)
+_EXACT: Any = {"float_precision": "round_trip"} if _OLD_PANDAS else {}
 _EMPTY = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")
 
 
@@ -40,7 +43,12 @@ def read_table(path: Path, schema: Schema) -> pd.DataFrame:
         raise TableError(
             f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save the table as UTF-8."
         ) from None
-    except (OSError, EOFError, ValueError, zlib.error, pd.errors.ParserWarning) as error:
+    except pd.errors.ParserWarning:
+        raise TableError(
+            f"{path}: rows have more fields than the header names. Mend the header, or quote fields that "
+            f"hold commas."
+        ) from None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. C error: ").rstrip(".")
         raise TableError(f"{path}: cannot be read: {reason}. Mend the file or export it again.") from None
     wanted = _wanted(schema)
@@ -73,20 +81,21 @@ def _read_csv(path: Path, schema: Schema) -> pd.DataFrame:
         return pd.DataFrame(columns=header)
     text = {v.name: str for v in schema.encoded if any(isinstance(code, str) for code in v.codes)}
     with warnings.catch_warnings():
+        # Rows with more fields than the header are an error. (With `usecols`, pandas would not say so.)
         warnings.simplefilter("error", pd.errors.ParserWarning)
         frame = pd.read_csv(
             path,
-            usecols=used,
             dtype={name: str for name in (schema.keys.patient, *text) if name in used},
             na_values={name: _missing_marks(schema, name) for name in used},
             keep_default_na=False,
             index_col=False,
             skip_blank_lines=False,
             low_memory=False,
-            float_precision="round_trip",
+            **_EXACT,
             encoding="utf-8-sig",
         )
     frame.index = pd.RangeIndex(2, 2 + len(frame), name="line")
+    frame = frame[used]
     blank = frame.isna().all(axis=1)
     return frame[~blank] if blank.any() else frame
 

@@ -1,0 +1,87 @@
+"""Hands on the test cluster: submit, wait, preempt, break."""
+
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from healthgym.launch import submission
+from healthgym.launch.perform import Job
+
+
+class Cluster:
+    """The two-node Slurm of cluster.sh."""
+
+    def __init__(self, script: Path) -> None:
+        self.script = script
+
+    def control(self, *words: str) -> None:
+        """Call cluster.sh."""
+        subprocess.run([self.script, *words], check=True)
+
+    def run(self, *command: str) -> str:
+        """Run one of Slurm's programs and return what it prints."""
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def settings(self, folder: Path, partition: str = "grace", **more: object) -> Path:
+        """Write settings for this cluster."""
+        path = folder / f"{partition}.yaml"
+        lines = {"partition": partition, "time": '"30"', "warning_seconds": 60, "node_local": "[]", **more}
+        path.write_text("".join(f"{name}: {value}\n" for name, value in lines.items()))
+        return path
+
+    def submit(self, job: Job, settings: Path) -> str:
+        """Submit and return the job's number."""
+        return submission.submit(job, settings)
+
+    def show(self, number: str) -> dict[str, str]:
+        """Return what scontrol knows of a job."""
+        found = dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "--oneliner", "show", "job", number)))
+        return {str(name): str(value) for name, value in found.items()}
+
+    def state(self, number: str) -> str:
+        """Return a job's state."""
+        return self.show(number)["JobState"]
+
+    def restarts(self, number: str) -> int:
+        """Return how often a job was started again."""
+        return int(self.show(number)["Restarts"])
+
+    def until(self, what: str, true: Callable[[], object], seconds: float = 90) -> None:
+        """Wait, and fail with a sentence."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if true():
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"waited {seconds} s in vain for {what}\n{self.run('squeue', '--long')}")
+
+    def until_over(self, number: str, seconds: float = 120) -> str:
+        """Wait until a job is over and return its last state."""
+        live = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING", "SUSPENDED")
+        self.until(f"the end of job {number}", lambda: self.state(number) not in live, seconds)
+        return self.state(number)
+
+    def preempt(self, *numbers: str) -> None:
+        """Let urgent work take both nodes until each of these running jobs has been put back."""
+        before = {number: self.restarts(number) for number in numbers}
+        urgent = self.run(
+            "sbatch", "--parsable", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--time=5",
+            "--wrap=sleep 600",
+        ).strip()  # fmt: skip
+        try:
+            self.until("the urgent job", lambda: self.state(urgent) == "RUNNING")
+            for number, lives in before.items():
+                self.until(
+                    f"job {number} back in the queue",
+                    lambda number=number, lives=lives: self.restarts(number) > lives
+                    and self.state(number) == "PENDING",
+                )
+        finally:
+            self.run("scancel", urgent)
+
+    def clear(self) -> None:
+        """Cancel everything and wait for an empty queue."""
+        self.run("scancel", "--user=root")
+        self.until("an empty queue", lambda: not self.run("squeue", "--noheader"))

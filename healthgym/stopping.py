@@ -55,6 +55,21 @@ def listening() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def without_saving() -> Iterator[None]:
+    """For work that keeps nothing half done: SIGTERM ends it, and a warning of the time limit passes by."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    wanted = {signal.SIGTERM: signal.SIG_DFL, signal.SIGUSR1: signal.SIG_IGN, signal.SIGUSR2: signal.SIG_IGN}
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def ignore_in_worker() -> None:
     """Make a helper process deaf to the signals: its parent decides. A scheduler signals them all."""
     for number in SIGNALS:

@@ -1,11 +1,13 @@
 """The jobs that can be launched: small frozen values, each with a call that does the work.
 
 Only these values travel to a cluster, so a job that is started again days later needs nothing else.
+Heavy imports wait until the work begins.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from healthgym.config import RunConfig
 from healthgym.launch.perform import Job, Outcome
@@ -25,6 +27,8 @@ class TrainJob:
 
     kind = "train"
     place = ""
+    saves = True
+    ranks = False
 
     @classmethod
     def of(cls, run_dir: Path, config: RunConfig) -> "TrainJob":
@@ -47,12 +51,13 @@ class TrainJob:
         """The settings."""
         return RunConfig.model_validate_json(self.config_json)
 
-    def check(self) -> None:
+    def check(self, awaited: bool = False) -> None:
         """Refuse settings or data that could not be trained with."""
         from healthgym.storage.prepared import read_head
         from healthgym.training.run_folder import RunFolder
 
-        read_head(self.config.data)
+        if not awaited:
+            read_head(self.config.data)
         RunFolder(self.run_dir).refuse_other_config(self.config)
 
     def deal(self, num_tasks: int) -> Sequence[Job]:
@@ -65,3 +70,205 @@ class TrainJob:
 
         finished = train(self.run_dir, self.config)
         return Outcome(finished, f"{'trained' if finished else 'training stopped and saved'}: {self.run_dir}")
+
+
+@dataclass(frozen=True)
+class SynthesizeJob:
+    """Make a cohort, or one task's share of its shards.
+
+    Args:
+        out: the cohort's folder, absolute.
+        request_json: a `SynthesisRequest`, with absolute paths.
+        place: "i/n", the i-th of n tasks; empty for the whole.
+    """
+
+    out: Path
+    request_json: str
+    place: str = ""
+
+    kind = "synthesize"
+    saves = True
+    ranks = False
+
+    @classmethod
+    def of(cls, **request: Any) -> "SynthesizeJob":
+        """Make the job from the fields of a `SynthesisRequest`.
+
+        Raises:
+            ConfigError: they make no request.
+        """
+        from healthgym.config import parse
+        from healthgym.synthesis.cohort import SynthesisRequest
+
+        request = _settled(request)
+        settled = parse(SynthesisRequest, request, "the command line")
+        place = "" if settled.task.endswith("/1") else settled.task
+        return cls(settled.out, settled.model_dump_json(), place)
+
+    @property
+    def target(self) -> Path:
+        """The cohort's folder."""
+        return self.out
+
+    @property
+    def reads(self) -> Sequence[Path]:
+        """The trained system."""
+        request = self._request
+        return [path for path in (request.run_dir, request.checkpoint) if path]
+
+    @property
+    def _request(self) -> Any:
+        from healthgym.synthesis.cohort import SynthesisRequest
+
+        return SynthesisRequest.model_validate_json(self.request_json)
+
+    def check(self, awaited: bool = False) -> None:
+        """Refuse what contradicts the cohort begun in the folder."""
+        from healthgym.synthesis.cohort import make_plan
+        from healthgym.synthesis.plan import agree, read_plan
+
+        begun = read_plan(self.out)
+        if begun:
+            agree(self.out, make_plan(self._request, begun.checkpoint_sha256, begun.device))
+
+    def deal(self, num_tasks: int) -> Sequence[Job]:
+        """Return the tasks that have shards to make; one, to declare the cohort complete, if none has."""
+        from healthgym.storage.shards import read_receipt
+        from healthgym.synthesis.plan import deal, read_plan
+
+        if self.place:
+            return [self]
+        request, begun = self._request, read_plan(self.out)
+        num_shards = -(-request.patients // request.patients_per_shard)
+        missing = {
+            shard
+            for shard in range(num_shards)
+            if begun is None or read_receipt(self.out, shard, begun.sha256) is None
+        }
+        places = [(task, f"{task}/{num_tasks}") for task in range(num_tasks)]
+        left = [place for task, place in places if missing.intersection(deal(num_shards, task, num_tasks))]
+        if num_tasks == 1 or not missing:
+            return [self]
+        return [replace(self, place=place) for place in left]
+
+    def __call__(self) -> Outcome:
+        """Make the shards."""
+        from healthgym.synthesis.cohort import synthesize
+
+        made = synthesize(self._request.model_copy(update={"task": self.place or "0/1"}))
+        return Outcome(made.state != "interrupted", str(made))
+
+
+@dataclass(frozen=True)
+class PrepareJob:
+    """Turn a clinical table into a prepared cohort; the fields are those of `healthgym.data.command.run`."""
+
+    schema: Path
+    out: Path
+    table: Path | None = None
+    dataset: str | None = None
+    tables: Path | None = None
+    holdout: float = 0.2
+    seed: int = 0
+    max_patients: int | None = None
+    sort: bool = False
+    cache: Path | None = None
+    overwrite: bool = False
+
+    kind = "prepare"
+    place = ""
+    saves = False
+    ranks = False
+
+    @classmethod
+    def of(cls, **options: Any) -> "PrepareJob":
+        """Make the job, with paths that hold wherever it runs."""
+        return cls(**_settled(options))
+
+    @property
+    def target(self) -> Path:
+        """The prepared cohort."""
+        return self.out
+
+    @property
+    def reads(self) -> Sequence[Path]:
+        """Schema and table."""
+        return [path for path in (self.schema, self.table, self.cache) if path]
+
+    def check(self, awaited: bool = False) -> None:
+        """Refuse a schema that cannot be read."""
+        from healthgym.schema import load_schema
+
+        load_schema(self.schema)
+
+    def deal(self, num_tasks: int) -> Sequence[Job]:
+        """Return the job itself: a table is prepared in one piece."""
+        return [self]
+
+    def __call__(self) -> Outcome:
+        """Prepare."""
+        from healthgym.data.command import run
+
+        return Outcome(True, run(**_values(self)))
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """Judge a cohort; the fields are those of `healthgym.evaluation.report.evaluate`."""
+
+    schema: Path
+    real: Path
+    synthetic: Path
+    out: Path
+    config: Path
+    holdout: Path | None = None
+    overrides: tuple[str, ...] = ()
+
+    kind = "evaluate"
+    place = ""
+    saves = False
+    ranks = False
+
+    @classmethod
+    def of(cls, **options: Any) -> "EvaluateJob":
+        """Make the job, with paths that hold wherever it runs."""
+        return cls(**_settled(options))
+
+    @property
+    def target(self) -> Path:
+        """The report's folder."""
+        return self.out
+
+    @property
+    def reads(self) -> Sequence[Path]:
+        """Schema, real and synthetic patients, thresholds."""
+        named = (self.schema, self.real, self.synthetic, self.config, self.holdout)
+        return [path for path in named if path]
+
+    def check(self, awaited: bool = False) -> None:
+        """Refuse a schema or settings that cannot be read."""
+        from healthgym.evaluation.settings import load_report_config
+        from healthgym.schema import load_schema
+
+        load_schema(self.schema)
+        load_report_config(self.config, self.overrides)
+
+    def deal(self, num_tasks: int) -> Sequence[Job]:
+        """Return the job itself: a report is one piece."""
+        return [self]
+
+    def __call__(self) -> Outcome:
+        """Judge."""
+        from healthgym.evaluation.report import evaluate
+
+        report = evaluate(**_values(self))
+        return Outcome(True, f"{report.verdict}: {self.out / 'report.html'}")
+
+
+def _settled(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options whose paths hold wherever the job runs."""
+    return {name: v.absolute() if isinstance(v, Path) else v for name, v in options.items()}
+
+
+def _values(job: Any) -> dict[str, Any]:
+    return {field.name: getattr(job, field.name) for field in fields(job)}

@@ -44,8 +44,20 @@ class Job(Protocol):
     def place(self) -> str:
         """Which part of a dealt job this is, as "3/16"; empty for the whole."""
 
-    def check(self) -> None:
-        """Raise a HealthgymError for what can be known before anything is queued."""
+    @property
+    def saves(self) -> bool:
+        """Whether it can be asked to stop and goes on later from what it saved."""
+
+    @property
+    def ranks(self) -> bool:
+        """Whether several processes can do it together."""
+
+    def check(self, awaited: bool = False) -> None:
+        """Raise a HealthgymError for what can be known before anything is queued.
+
+        Args:
+            awaited: its inputs are still to be made by a job before it.
+        """
 
     def deal(self, num_tasks: int) -> "Sequence[Job]":
         """Return the tasks still to be done when dealt into `num_tasks`; [self] if it cannot be dealt."""
@@ -62,7 +74,7 @@ def perform(job: Job, submission: Path | None, plain_errors: bool = False) -> in
         submission: where its state is recorded; None for nowhere.
         plain_errors: let every exception through, for a debugger.
     """
-    with stopping.listening():
+    with stopping.listening() if job.saves else stopping.without_saving():
         show_gpus()
         rank = export_ranks(os.environ)
         record = _Record(submission if rank == 0 else None)

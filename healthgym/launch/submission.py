@@ -47,7 +47,8 @@ def submit(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
     settings = load(SlurmSettings, settings_path)
     scheduler.require_slurm()
     _require_shared([job.target, *job.reads], settings, settings_path)
-    job.check()
+    _require_one_rank(job, settings, settings_path)
+    job.check(awaited=bool(after))
     tasks = _tasks_not_live(job, settings.array.tasks)
     if not tasks:
         raise LaunchError(
@@ -152,3 +153,12 @@ def _require_shared(places: Sequence[Path], settings: SlurmSettings, settings_pa
                     f"{place} lies in {local}, which compute nodes do not share with this machine. Choose a "
                     f"folder on a shared file system, or mend node_local in {settings_path}."
                 )
+
+
+def _require_one_rank(job: Job, settings: SlurmSettings, settings_path: Path) -> None:
+    ranks = settings.nodes * settings.tasks_per_node
+    if ranks > 1 and not job.ranks:
+        raise LaunchError(
+            f"{settings_path} asks for {ranks} processes (nodes times tasks_per_node), and {job.kind} is "
+            f"the work of one. Set both to 1; for bulk synthesis set array.tasks."
+        )

@@ -28,9 +28,11 @@ class CountJob:
     save_every: int = 20
     place: str = ""
     kind: str = "count"
+    saves: bool = True
+    ranks: bool = True
     reads: tuple[Path, ...] = ()
 
-    def check(self) -> None:
+    def check(self, awaited: bool = False) -> None:
         """Nothing can be wrong."""
 
     def deal(self, num_tasks: int) -> Sequence["CountJob"]:

@@ -66,17 +66,16 @@ class Cluster:
     def preempt(self, *numbers: str) -> None:
         """Let urgent work take both nodes until each of these running jobs has been put back."""
         before = {number: self.restarts(number) for number in numbers}
-        urgent = self.run(
-            "sbatch", "--parsable", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--time=5",
-            "--wrap=sleep 600",
-        ).strip()  # fmt: skip
+        words = "--parsable --partition=high --nodes=2 --exclusive --output=/dev/null --time=5".split()
+        urgent = self.run("sbatch", *words, "--wrap=sleep 600").strip()
         try:
             self.until("the urgent job", lambda: self.state(urgent) == "RUNNING")
             for number, lives in before.items():
                 self.until(
                     f"job {number} back in the queue",
-                    lambda number=number, lives=lives: self.restarts(number) > lives
-                    and self.state(number) == "PENDING",
+                    lambda number=number, lives=lives: (
+                        self.restarts(number) > lives and self.state(number) == "PENDING"
+                    ),
                 )
         finally:
             self.run("scancel", urgent)

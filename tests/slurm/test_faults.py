@@ -33,7 +33,9 @@ def assert_right(folder: Path, steps: int, lives: list[int]) -> None:
     assert end["chain"] == chain_of(steps)
     assert end["lives"] == lives
     saves = [tuple(map(int, line.split())) for line in (folder / "saves.log").read_text().splitlines()]
-    ends = {begin: max(step for of, step in group) for begin, group in itertools.groupby(saves, lambda s: s[0])}
+    ends = {
+        begin: max(step for of, step in group) for begin, group in itertools.groupby(saves, lambda s: s[0])
+    }
     assert list(ends)[1:] == list(ends.values())[:-1], f"a saved step was done twice: {ends}"
 
 

@@ -1,0 +1,130 @@
+"""The plan: what decides a cohort's bytes, and who makes which shard."""
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from healthgym.config import parse
+from healthgym.errors import CohortError, ConfigError
+from healthgym.synthesis.plan import SynthesisPlan, agree, deal, parse_task, read_plan, task_from
+
+PLAN = SynthesisPlan(checkpoint_sha256="a" * 64, num_patients=10_000, patients_per_shard=1000)
+
+
+@given(num_patients=st.integers(1, 5000), per_shard=st.integers(1, 700), num_tasks=st.integers(1, 40))
+def test_tasks_and_shards_cover_every_patient_once(num_patients: int, per_shard: int, num_tasks: int) -> None:
+    plan = PLAN.model_copy(update={"num_patients": num_patients, "patients_per_shard": per_shard})
+    dealt = [deal(plan.num_shards, task, num_tasks) for task in range(num_tasks)]
+    assert sorted(shard for shards in dealt for shard in shards) == list(range(plan.num_shards))
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    patients = [patient for shard in range(plan.num_shards) for patient in plan.patients(shard)]
+    assert patients == list(range(num_patients))
+
+
+@pytest.mark.parametrize("field", sorted(set(SynthesisPlan.model_fields) - {"form"}))
+def test_every_field_changes_the_hash(field: str) -> None:
+    other = {
+        "checkpoint_sha256": "b" * 64,
+        "file_format": "parquet",
+        "compression": "lzf",
+        "timesteps": 7,
+        "device": "cuda",
+        "matmul_precision": "medium",
+    }.get(field, 7)
+    changed = {field: other} | ({"compression": "zstd"} if field == "file_format" else {})
+    assert SynthesisPlan.model_validate(PLAN.model_dump() | changed).sha256 != PLAN.sha256
+
+
+def test_plan_survives_the_disk_and_names_itself_by_content(tmp_path: Path) -> None:
+    agree(tmp_path / "c", PLAN)
+    agree(tmp_path / "c", PLAN)
+    assert read_plan(tmp_path / "c") == PLAN
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["plan.json"]
+
+
+def test_another_plan_in_the_folder_is_an_error_with_the_difference(tmp_path: Path) -> None:
+    agree(tmp_path, PLAN)
+    with pytest.raises(CohortError, match="begun with other settings:\n  - seed: 0 -> 4\n") as error:
+        agree(tmp_path, PLAN.model_copy(update={"seed": 4}))
+    assert "choose another folder with --out" in str(error.value)
+    assert read_plan(tmp_path) == PLAN
+
+
+def test_shards_without_a_plan_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    with pytest.raises(CohortError, match=r"holds shards or a manifest, but no plan\.json"):
+        agree(tmp_path, PLAN)
+
+
+def test_unreadable_plan_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(CohortError, match=r"Cannot read .*plan\.json"):
+        agree(tmp_path, PLAN)
+    (tmp_path / "plan.json").write_text(json.dumps({"sed": 1}))
+    with pytest.raises(CohortError, match=r"sed: unknown key \(did you mean 'seed'\?\)"):
+        agree(tmp_path, PLAN)
+
+
+def test_of_racing_tasks_with_different_plans_exactly_one_plan_wins(tmp_path: Path) -> None:
+    outcomes: list[int] = []
+
+    def begin(seed: int) -> None:
+        barrier.wait()
+        try:
+            agree(tmp_path, PLAN.model_copy(update={"seed": seed}))
+            outcomes.append(seed)
+        except CohortError:
+            pass
+
+    barrier = threading.Barrier(8)
+    threads = [threading.Thread(target=begin, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    plan = read_plan(tmp_path)
+    assert plan is not None
+    assert outcomes == [plan.seed]
+
+
+def test_compression_must_suit_the_format() -> None:
+    with pytest.raises(ConfigError, match="compression 'lzf' is not for parquet; choose zstd, snappy"):
+        parse(SynthesisPlan, PLAN.model_dump() | {"file_format": "parquet", "compression": "lzf"}, "plan")
+
+
+def test_lengths_follow_the_training_distribution_wherever_the_shard_starts() -> None:
+    histogram = {5: 100, 12: 600, 60: 300}
+    lengths = np.concatenate([PLAN.lengths(shard, histogram) for shard in range(PLAN.num_shards)])
+    shares = [float(np.mean(lengths == length)) for length in histogram]
+    assert shares == pytest.approx([0.1, 0.6, 0.3], abs=0.015)
+    coarser = PLAN.model_copy(update={"patients_per_shard": 4096})
+    np.testing.assert_array_equal(coarser.lengths(1, histogram), lengths[4096:8192])
+    other_seed = PLAN.model_copy(update={"seed": 1}).lengths(0, histogram)
+    assert (other_seed != lengths[:1000]).any()
+
+
+def test_a_fixed_number_of_timesteps_overrules_the_distribution() -> None:
+    fixed = PLAN.model_copy(update={"timesteps": 24})
+    assert set(fixed.lengths(0, {5: 1, 60: 1}).tolist()) == {24}
+
+
+@pytest.mark.parametrize("text", ["", "3", "3/3", "-1/3", "a/b", "1/", "1/0", "1.0/2"])
+def test_bad_task_is_a_sentence(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected i/n with i from 0 to n - 1"):
+        parse_task(text)
+
+
+def test_task_from_an_array() -> None:
+    assert task_from({}) == (0, 1)
+    array = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_COUNT": "4"}
+    found = [task_from(array | {"SLURM_ARRAY_TASK_ID": str(number)}) for number in (1, 3, 5, 7)]
+    assert found == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert task_from(
+        {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "1", "SLURM_ARRAY_TASK_MIN": "3"}
+    ) == (0, 1)
+    assert parse_task("2/8") == (2, 8)

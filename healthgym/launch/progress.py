@@ -1,0 +1,47 @@
+"""How far the work in a folder is, read from the files that the work itself leaves."""
+
+from pathlib import Path
+
+from healthgym.errors import HealthgymError
+from healthgym.launch import records
+
+
+def progress(target: Path) -> str:
+    """Return a sentence about a run folder, a cohort folder, a report folder or a prepared cohort."""
+    if target.is_file():
+        return f"a file of {target.stat().st_size:,} bytes"
+    if (target / "plan.json").exists() or (target / "manifest.json").exists():
+        return _cohort(target)
+    if (target / "config.yaml").exists() or (target / "checkpoints").is_dir():
+        return _run(target)
+    if (target / "report.html").exists():
+        return f"report written: {target / 'report.html'}"
+    return "nothing made yet"
+
+
+def _run(run_dir: Path) -> str:
+    from healthgym.config import RunConfig, load
+    from healthgym.storage.checkpoint import list_checkpoints
+    from healthgym.training.metrics import read_metrics
+
+    saved = list_checkpoints(run_dir / "checkpoints")
+    said = f"training, saved as {saved[0].name}" if saved else "training, nothing saved yet"
+    logged = read_metrics(run_dir / "metrics.jsonl")
+    if not logged:
+        return said
+    last = logged[-1]
+    try:
+        epochs = f" of {load(RunConfig, run_dir / 'config.yaml').training.epochs:,}"
+    except HealthgymError:
+        epochs = ""
+    return f"{said}; step {last['step']:,}, epoch {last['epoch'] + 1:,}{epochs}, length {last['length']}"
+
+
+def _cohort(folder: Path) -> str:
+    plan = records.read_json(folder / "plan.json")
+    shards = len(list((folder / "receipts").glob("shard-*.json")))
+    patients, size = plan.get("num_patients"), plan.get("patients_per_shard")
+    total = f" of {-(-patients // size):,}" if isinstance(patients, int) and isinstance(size, int) else ""
+    complete = (folder / "manifest.json").exists()
+    end = "complete" if complete else "not complete: the manifest is written last"
+    return f"synthesis, {shards:,}{total} shards finished; {end}"

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import small_schema, small_table
 
 from healthgym.data.encode import design_matrix
 from healthgym.data.prepare import SplitSettings, prepare
@@ -18,7 +19,6 @@ from healthgym.data.split import held_out
 from healthgym.data.table import check_table
 from healthgym.data.transform import Transform
 from healthgym.errors import StorageError, TableError
-from tables import small_schema, small_table
 
 # --- split -----------------------------------------------------------------------------------------
 

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
+from tables import small_schema, small_table
 
 from healthgym.data.correlation import Moments
 from healthgym.data.encode import decode, design_matrix, encode_codes
 from healthgym.data.table import check_table
 from healthgym.data.transform import Transform
 from healthgym.schema import Schema
-from tables import small_schema, small_table
 
 
 def reals_schema(*names: str, offset: float = 0.0) -> Schema:

@@ -1,6 +1,8 @@
 """What `jobs/prepare.py` does: find the table, prepare it once, say what came of it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +64,13 @@ def run(
         cohort, done = PreparedCohort.open(out), "is up to date"
     else:
         settings = SplitSettings(holdout, seed, max_patients)
-        cohort = prepare(source.read(), declared, out, settings, source.name, sort, recipe)
-        done = "written"
+        frame = source.read()
+        with _naming(out):
+            cohort, done = prepare(frame, declared, out, settings, source.name, sort, recipe), "written"
     if tables is not None:
         for split in ("train", "holdout"):
-            with atomic_path(tables / f"{split}.csv") as beside:
+            path = tables / f"{split}.csv"
+            with _naming(path), atomic_path(path) as beside:
                 cohort.frame(split).to_csv(beside, index=False)
     return _summary(cohort, source, out, done, tables)
 
@@ -90,6 +94,15 @@ def _is_made(out: Path, recipe: dict[str, Any], overwrite: bool) -> bool:
             f"replace it: runs that were trained on it can then no longer be resumed."
         )
     return not changed
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn a failure of the disk into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"Cannot write {path}: {error.strerror or error}. Give another place.") from error
 
 
 def _summary(cohort: PreparedCohort, source: Source, out: Path, done: str, tables: Path | None) -> str:

@@ -53,8 +53,8 @@ class Fills:
     values: Mapping[str, float | str]
 
     @classmethod
-    def fit(cls, frame: pd.DataFrame, schema: Schema) -> "Fills":
-        """Fit on a checked table (of training patients).
+    def fit(cls, frame: pd.DataFrame, schema: Schema, source: str = "table") -> "Fills":
+        """Fit on a checked table (of training patients); `source` names it in messages.
 
         Raises:
             TableError: a variable has no value at all.
@@ -66,7 +66,7 @@ class Fills:
             column = frame[variable.name]
             if column.isna().all():
                 raise TableError(
-                    f"Column '{variable.name}' has no value at all among the training patients. "
+                    f"{source}: column '{variable.name}' has no value at all among the training patients. "
                     f"Take it out of the schema."
                 )
             values[variable.name] = (

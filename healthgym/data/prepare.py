@@ -66,7 +66,7 @@ def prepare(
             f"left to train on. Use more patients, a smaller holdout or another seed."
         )
     train = ~np.repeat(held_N, lengths_N)
-    fills = Fills.fit(checked[train], schema)
+    fills = Fills.fit(checked[train], schema, source)
     table = fills.carry_forward(checked, schema, modelled=False)
     _refuse_constant(table[train], schema, source)
     transform = Transform.fit(table[train], schema)

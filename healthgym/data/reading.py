@@ -22,7 +22,7 @@ _EMPTY = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")
 
 
 def read_table(path: Path, schema: Schema) -> pd.DataFrame:
-    """Return the columns of `schema` that the file has, as found.
+    """Return the table as found, columns that the schema does not know included.
 
     The index says where a row stands in the file: the line number of a CSV file (index name "line"),
     else the row counted from 0. Empty lines are left out. An empty field, NA, NaN, null or None is a
@@ -52,13 +52,12 @@ def read_table(path: Path, schema: Schema) -> pd.DataFrame:
         reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. C error: ").rstrip(".")
         raise TableError(f"{path}: cannot be read: {reason}. Mend the file or export it again.") from None
     wanted = _wanted(schema)
-    found = [name for name in wanted if name in frame.columns]
-    if not found:
+    if not set(wanted) & set(frame.columns):
         raise TableError(
             f"{path}: none of the schema's columns ({listed(wanted)}) are there; the file has "
             f"{listed(frame.columns)}. Check that file and schema belong together."
         )
-    return frame[found]
+    return frame
 
 
 def _wanted(schema: Schema) -> list[str]:
@@ -83,7 +82,7 @@ def _read_csv(path: Path, schema: Schema) -> pd.DataFrame:
     with warnings.catch_warnings():
         # Rows with more fields than the header are an error. (With `usecols`, pandas would not say so.)
         warnings.simplefilter("error", pd.errors.ParserWarning)
-        frame = pd.read_csv(
+        frame: pd.DataFrame = pd.read_csv(
             path,
             dtype={name: str for name in (schema.keys.patient, *text) if name in used},
             na_values={name: _missing_marks(schema, name) for name in used},
@@ -95,8 +94,7 @@ def _read_csv(path: Path, schema: Schema) -> pd.DataFrame:
             encoding="utf-8-sig",
         )
     frame.index = pd.RangeIndex(2, 2 + len(frame), name="line")
-    frame = frame[used]
-    blank = frame.isna().all(axis=1)
+    blank = frame[used].isna().all(axis=1)
     return frame[~blank] if blank.any() else frame
 
 

@@ -38,7 +38,7 @@ def check_table(
         TableError: with every kind of problem found, its column, rows, values and remedy.
     """
     checked = check_rows(frame, schema, source, sort)
-    return Fills.fit(checked, schema).carry_forward(checked, schema, modelled=False)
+    return Fills.fit(checked, schema, source).carry_forward(checked, schema, modelled=False)
 
 
 def check_rows(frame: pd.DataFrame, schema: Schema, source: str, sort: bool = False) -> pd.DataFrame:
@@ -76,7 +76,8 @@ def _check_columns(frame: pd.DataFrame, schema: Schema, source: str) -> None:
     if absent:
         raise TableError(
             f"{source}: the table lacks {listed(f'{name!r}{nearest(name, spare)}' for name in absent)}, "
-            f"which the schema '{schema.name}' declares. Add the column, or take it out of the schema."
+            f"which the schema '{schema.name}' declares. Rename or add what is meant, take it out of the "
+            f"schema, or give the schema that belongs to this table."
         )
     if frame.empty:
         raise TableError(

@@ -1,0 +1,58 @@
+# make demo        set up .venv, then train, synthesise and judge a cohort in a few minutes
+# make test        set up .venv and run the default tests (under 5 minutes on 2 cores)
+# make test-slow   kill tests and the like
+# make lint types  what CI checks besides
+# make lock        pin today's newest versions anew
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO ?= runs/demo
+
+.PHONY: demo test test-slow lint types lock clean
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "healthgym needs Python 3.11 or newer; say which: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+# Every line starts its job or goes on with it, so an interrupted demo carries on.
+demo: $(INSTALLED)
+	$(BIN)/python jobs/prepare.py configs/schemas/art_hiv.yaml --dataset simulated_art_hiv --max-patients 1200 \
+	  --out $(DEMO)/prepared.h5 --tables $(DEMO)/tables
+	$(BIN)/python jobs/train.py configs/demo.yaml --data $(DEMO)/prepared.h5 --run-dir $(DEMO)/run --on local
+	$(BIN)/python jobs/synthesize.py --run-dir $(DEMO)/run --patients 4000 --patients-per-shard 1000 \
+	  --out $(DEMO)/cohort
+	$(BIN)/python jobs/evaluate.py --schema configs/schemas/art_hiv.yaml --real $(DEMO)/tables/train.csv \
+	  --holdout $(DEMO)/tables/holdout.csv --synthetic $(DEMO)/cohort --out $(DEMO)/report
+	@echo "The report is $(DEMO)/report/report.html; the loss curves are $(DEMO)/run/losses.png."
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow and not slurm"
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m "slow and not slurm"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+# With a CPU build of torch at hand, the lock names no CUDA packages; pip finds those that torch needs.
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet torch==2.13.0
+	build/lock/bin/python -m pip install --quiet '.[dev]'
+	{ echo "# Made by 'make lock' with $$($(PYTHON) --version)."; \
+	  build/lock/bin/python -m pip freeze --exclude healthgym | sed 's/+cpu//'; } > requirements.lock
+	rm -rf build
+
+clean:
+	rm -rf $(VENV) build

@@ -12,6 +12,7 @@ from typing import Protocol
 from healthgym import stopping
 from healthgym.errors import FencedError, HealthgymError
 from healthgym.launch import records
+from healthgym.parallel import let_waiting_threads_sleep
 
 VISIBLE_GPUS = "HEALTHGYM_VISIBLE_GPUS"
 """Which GPUs the submitting process saw ("all" if it had no CUDA_VISIBLE_DEVICES)."""
@@ -76,6 +77,7 @@ def perform(job: Job, submission: Path | None, plain_errors: bool = False) -> in
     """
     with stopping.listening() if job.saves else stopping.without_saving():
         show_gpus()
+        let_waiting_threads_sleep()
         rank = export_ranks(os.environ)
         record = _Record(submission if rank == 0 else None)
         record.write("running")

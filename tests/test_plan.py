@@ -120,11 +120,10 @@ def test_bad_task_is_a_sentence(text: str) -> None:
 
 
 def test_task_from_an_array() -> None:
-    assert task_from({}) == (0, 1)
+    assert task_from({}) == "0/1"
     array = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_COUNT": "4"}
     found = [task_from(array | {"SLURM_ARRAY_TASK_ID": str(number)}) for number in (1, 3, 5, 7)]
-    assert found == [(0, 4), (1, 4), (2, 4), (3, 4)]
-    assert task_from(
-        {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "1", "SLURM_ARRAY_TASK_MIN": "3"}
-    ) == (0, 1)
+    assert found == ["0/4", "1/4", "2/4", "3/4"]
+    alone = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "1"}
+    assert task_from(alone) == "0/1"
     assert parse_task("2/8") == (2, 8)

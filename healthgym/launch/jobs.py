@@ -4,6 +4,7 @@ Only these values travel to a cluster, so a job that is started again days later
 Heavy imports wait until the work begins.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -99,8 +100,9 @@ class SynthesizeJob:
         """
         from healthgym.config import parse
         from healthgym.synthesis.cohort import SynthesisRequest
+        from healthgym.synthesis.plan import task_from
 
-        request = _settled(request)
+        request = {"task": task_from(os.environ)} | _settled(request)
         settled = parse(SynthesisRequest, request, "the command line")
         place = "" if settled.task.endswith("/1") else settled.task
         return cls(settled.out, settled.model_dump_json(), place)

@@ -1,0 +1,41 @@
+"""Make a synthetic cohort from a trained run. The same command starts it and goes on with it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--run-dir", type=Path, help="a training run; its newest checkpoint is taken")
+    parser.add_argument("--checkpoint", type=Path, help="a checkpoint file instead")
+    parser.add_argument("--patients", type=int, required=True, help="how many, in the whole cohort")
+    parser.add_argument("--out", type=Path, required=True, help="the cohort's folder")
+    parser.add_argument("--format", dest="file_format", help="hdf5 (default) or parquet")
+    parser.add_argument("--compression", help="hdf5: gzip, lzf, none; parquet: zstd, snappy, gzip, none")
+    parser.add_argument("--seed", type=int, help="of the cohort (0)")
+    parser.add_argument("--patients-per-shard", type=int, help="patients in one file (4096)")
+    parser.add_argument("--batch-size", type=int, help="patients per call of the generator (1024)")
+    parser.add_argument("--timesteps", type=int, help="of each patient; else as the training patients have")
+    parser.add_argument("--matmul-precision", help="highest (default), high or medium: faster, less exact")
+    parser.add_argument("--device", help="cpu, cuda, or auto (default)")
+    parser.add_argument("--workers", type=int, help="processes (one per granted core)")
+    parser.add_argument("--task", help="i/n: every n-th shard from the i-th on (else as Slurm's array says)")
+    from healthgym.launch.executor import add_arguments, launch
+
+    add_arguments(parser)
+    options = vars(parser.parse_args(argv))
+    from healthgym.errors import HealthgymError
+    from healthgym.launch.jobs import SynthesizeJob
+
+    on, dry_run = options.pop("on"), options.pop("dry_run")
+    try:
+        return launch(SynthesizeJob.of(**options), on, dry_run)
+    except HealthgymError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

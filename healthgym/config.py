@@ -206,6 +206,16 @@ SYSTEM_PRESETS: dict[str, dict[str, Any]] = {
     "v3": {"kind": "diffusion"},
 }
 
+
+def preset_of(system: WGANConfig | DiffusionConfig) -> str:
+    """Return the published system that a configuration is a setting of, e.g. "v2"."""
+    values = flatten(system.model_dump(mode="json"))
+    for name, preset in SYSTEM_PRESETS.items():
+        if all(values.get(key) == value for key, value in flatten(preset).items()):
+            return name
+    return system.kind
+
+
 SystemConfig = Annotated[WGANConfig | DiffusionConfig, Field(discriminator="kind")]
 
 

@@ -6,11 +6,15 @@ from numpy.typing import NDArray
 from healthgym.evaluation import pictures
 from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.figure import NotJudgedError, Picture, Section
+from healthgym.evaluation.patients import Vectors, k_nearest, neighbours, sequence_vectors
 from healthgym.evaluation.tally import Combination
+from healthgym.seeds import permutation
 
-_COMMON = 0.005
+COMMON = 0.005
 _RARE = 0.05
 _VANISHED = 0.1
+_NEIGHBOURS = 5
+_MOST_PATIENTS = 2000
 
 ACTIVE_MODES = About(
     "collapse.active_modes",
@@ -43,6 +47,28 @@ SHARES = About(
     "Total variation of the patient-level table, as the Sex x Ethnicity tables of the v2 paper",
     "percent",
 )
+KNN_COVERAGE = About(
+    "collapse.knn_coverage",
+    "Real patients with a synthetic neighbour",
+    "The share of real patients who have a synthetic patient at least as near as their fifth nearest real "
+    "one: low where a kind of patient is missing, whatever the variables that make it.",
+    "Coverage of Naeem et al., ICML 2020, arXiv 2002.09797, with k = 5, between whole patients",
+    "percent",
+)
+DIVERSITY = About(
+    "collapse.diversity",
+    "Diversity",
+    "The median distance of a synthetic patient to the nearest other synthetic one, relative to the same "
+    "among real patients: 1 is as diverse, near 0 is the same patient again and again.",
+    "Own definition, on equally many patients of each",
+)
+DUPLICATES = About(
+    "collapse.duplicates",
+    "Repeated patients",
+    "The share of synthetic patients who equal another synthetic patient in every value.",
+    "All synthetic patients, to six significant digits",
+    "percent",
+)
 
 
 def section(comparison: Comparison) -> Section:
@@ -58,6 +84,9 @@ def section(comparison: Comparison) -> Section:
         comparison.measured(VANISHED, vanished),
         comparison.measured(RARE_GROUPS, rare_group_ratios, "smallest"),
         comparison.measured(SHARES, share_distances),
+        comparison.measured(KNN_COVERAGE, knn_coverage, num_splits=1),
+        comparison.measured(DIVERSITY, diversity, num_splits=1),
+        comparison.measured(DUPLICATES, duplicates),
     ]
     for names in _crossed(comparison.train):
         part.pictures += _heat_maps(comparison, names)
@@ -67,7 +96,7 @@ def section(comparison: Comparison) -> Section:
 def active_modes(real: Side, synthetic: Side) -> dict[str, float]:
     """Return the share of common real combinations that are common in the synthetic data too."""
     return {
-        name: float((other[shares >= _COMMON] >= _COMMON).mean())
+        name: float((other[shares >= COMMON] >= COMMON).mean())
         for name, shares, other in _shares(real, synthetic)
     }
 
@@ -75,7 +104,7 @@ def active_modes(real: Side, synthetic: Side) -> dict[str, float]:
 def vanished(real: Side, synthetic: Side) -> dict[str, float]:
     """Return the share of common real combinations that have (almost) gone."""
     return {
-        name: float((other[shares >= _COMMON] < _VANISHED * shares[shares >= _COMMON]).mean())
+        name: float((other[shares >= COMMON] < _VANISHED * shares[shares >= COMMON]).mean())
         for name, shares, other in _shares(real, synthetic)
     }
 
@@ -88,7 +117,7 @@ def rare_group_ratios(real: Side, synthetic: Side) -> dict[str, float]:
     """
     ratios = {}
     for name, shares, other in _shares(real, synthetic):
-        rare = (shares >= _COMMON) & (shares < _RARE)
+        rare = (shares >= COMMON) & (shares < _RARE)
         if rare.any():
             ratios[name] = float(other[rare].sum() / shares[rare].sum())
     if not ratios:
@@ -99,6 +128,42 @@ def rare_group_ratios(real: Side, synthetic: Side) -> dict[str, float]:
 def share_distances(real: Side, synthetic: Side) -> dict[str, float]:
     """Return the total variation of each combination table."""
     return {name: float(np.abs(a - b).sum() / 2) for name, a, b in _shares(real, synthetic)}
+
+
+def knn_coverage(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the share of real patients with a synthetic one within the radius of their fifth real "
+    "neighbour."""
+    one, other = _vectors(real, synthetic)
+    if len(one) <= _NEIGHBOURS:
+        raise NotJudgedError(f"{len(one)} patients are too few for {_NEIGHBOURS} neighbours each.")
+    radius = k_nearest(one, one, _NEIGHBOURS + 1)[0][:, -1]
+    return {"patients": float(np.mean(neighbours(one, other).nearest_N <= radius))}
+
+
+def diversity(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the median distance to the nearest neighbour among synthetic over that among real patients."""
+    medians = [float(np.median(k_nearest(each, each, 2)[0][:, 1])) for each in _vectors(real, synthetic)]
+    if medians[0] <= 0:
+        raise NotJudgedError("Most real patients equal another real patient.")
+    return {"patients": medians[1] / medians[0]}
+
+
+def duplicates(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the share of synthetic patients that repeat another."""
+    hashes = synthetic.tally.hashes_N
+    return {"patients": 1 - len(np.unique(hashes)) / len(hashes)}
+
+
+def _vectors(real: Side, synthetic: Side) -> list[Vectors]:
+    """Return equally many patients of both sides as vectors."""
+    count = min(real.panel.num_patients, synthetic.panel.num_patients, _MOST_PATIENTS)
+    steps = max(real.panel.num_timesteps, synthetic.panel.num_timesteps)
+    return [
+        sequence_vectors(
+            side.panel.take(np.sort(permutation(side.panel.num_patients, 0, "neighbours")[:count])), steps
+        )
+        for side in (real, synthetic)
+    ]
 
 
 def _shares(real: Side, synthetic: Side) -> list[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:

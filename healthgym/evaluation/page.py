@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -28,7 +29,7 @@ def render(content: Mapping[str, Any], sections: Sequence[Section]) -> str:
     """Return the report as HTML, pictures inside."""
     verdict = Verdict(content["verdict"])
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             content=content,
@@ -52,21 +53,28 @@ def data_uri(svg: str) -> str:
     return "data:image/svg+xml;base64," + b64encode(svg.encode()).decode()
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def png_uri(path: Path) -> str:
+    """Return a PNG file as the source of an image."""
+    return "data:image/png;base64," + b64encode(path.read_bytes()).decode()
+
+
+def environment() -> Environment:
+    """Return the templates, and the filters that write numbers and pictures into them."""
+    made = Environment(
         loader=PackageLoader("healthgym.evaluation", "."),
         autoescape=select_autoescape(["html", "j2"]),
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "show": show,
         "data_uri": data_uri,
+        "png_uri": png_uri,
         "mark": lambda verdict: _WORDS[Verdict(verdict)][0],
         "word": lambda verdict: _WORDS[Verdict(verdict)][1],
         "css": lambda verdict: str(verdict).replace(" ", "-"),
     }
-    return environment
+    return made
 
 
 def _count(sections: Sequence[Section], verdict: Verdict) -> int:

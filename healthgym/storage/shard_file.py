@@ -65,12 +65,14 @@ class Shard:
         lengths_N: timesteps of each patient.
         columns: an array of sum(lengths_N) values per variable: float32 reals, NaN where blank, and
             class indices of type `code_dtype`, `blank_code` where blank.
+        num_candidates: patients sampled for it, those included that a guardrail dropped; 0 if none ever is.
     """
 
     schema: Schema
     first_patient: int
     lengths_N: NDArray[np.int32]
     columns: Mapping[str, NDArray[Any]]
+    num_candidates: int = 0
 
     @property
     def num_rows(self) -> int:

@@ -66,13 +66,18 @@ class ShardRecord(StrictModel):
 
 
 class Receipt(StrictModel):
-    """What is known of a finished shard; `plan` is the plan's SHA-256."""
+    """What is known of a finished shard.
+
+    `plan` is the plan's SHA-256; `candidates` counts patients sampled, those included that a guardrail
+    dropped.
+    """
 
     kind: Literal["synthetic cohort receipt"] = "synthetic cohort receipt"
     version: Literal[1] = 1
     shard: int = Field(ge=0)
     plan: str = Field(pattern=_SHA256)
     record: ShardRecord
+    candidates: int = Field(gt=0)
     static_disagreement: dict[str, Disagreement]
 
 
@@ -89,6 +94,7 @@ class Manifest(StrictModel):
     plan_sha256: str = Field(pattern=_SHA256)
     plan: dict[str, Any]
     software: dict[str, str]
+    acceptance_rate: float = Field(gt=0, le=1)
     static_disagreement: dict[str, dict[str, float]]
     cohort_schema: str
     shards: tuple[ShardRecord, ...] = Field(min_length=1)
@@ -121,7 +127,13 @@ def save_shard(
         patients=len(shard.lengths_N),
         rows=shard.num_rows,
     )
-    receipt = Receipt(shard=index, plan=plan, record=record, static_disagreement=static_disagreement)
+    receipt = Receipt(
+        shard=index,
+        plan=plan,
+        record=record,
+        candidates=shard.num_candidates or record.patients,
+        static_disagreement=static_disagreement,
+    )
     for tries_left in reversed(range(_TRIES)):
         try:
             write_bytes(folder / record.file, content)

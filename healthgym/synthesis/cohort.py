@@ -247,6 +247,7 @@ def _manifest(plan: SynthesisPlan, schema: Schema, receipts: list[Receipt]) -> M
         plan=plan.model_dump(),
         software={"healthgym": __version__, "python": platform.python_version()}
         | {name: version(name) for name in _SOFTWARE},
+        acceptance_rate=patients / sum(receipt.candidates for receipt in receipts),
         static_disagreement={
             name: {
                 "timestep_rate": sum(r.static_disagreement[name].timesteps for r in receipts) / rows,

@@ -46,7 +46,7 @@ def make_shard(
     lengths_N = plan.lengths(index, source.lengths)
     columns = _Columns(source.schema, lengths_N)
     disagreements: dict[str, Disagreement] = {}
-    first = plan.patients(index).start
+    first, tried_before = plan.patients(index).start, system.num_candidates
     for sampled, place, members_B in _batches(lengths_N, source.stages, plan.batch_size):
         if stop():
             return None
@@ -58,7 +58,8 @@ def make_shard(
         for name, counts in decoded.disagreements.items():
             disagreements[name] = disagreements[name] + counts if name in disagreements else counts
         tell(len(members_B))
-    return Shard(source.schema, first, lengths_N, columns.finish(source)), disagreements
+    tried = system.num_candidates - tried_before
+    return Shard(source.schema, first, lengths_N, columns.finish(source), tried), disagreements
 
 
 def _batches(

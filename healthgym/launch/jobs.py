@@ -93,7 +93,7 @@ class SynthesizeJob:
 
     @classmethod
     def of(cls, **request: Any) -> "SynthesizeJob":
-        """Make the job from the fields of a `SynthesisRequest`.
+        """Make the job from the fields of a `SynthesisRequest`; a Slurm array says which task this is.
 
         Raises:
             ConfigError: they make no request.

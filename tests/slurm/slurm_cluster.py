@@ -66,8 +66,8 @@ class Cluster:
     def preempt(self, *numbers: str) -> None:
         """Let urgent work take both nodes until each of these running jobs has been put back."""
         before = {number: self.restarts(number) for number in numbers}
-        words = "--parsable --partition=high --nodes=2 --exclusive --output=/dev/null --time=5".split()
-        urgent = self.run("sbatch", *words, "--wrap=sleep 600").strip()
+        where = ["--partition=high", "--nodes=2", "--exclusive", "--time=5"]
+        urgent = self.run("sbatch", "--parsable", "--output=/dev/null", *where, "--wrap=sleep 600").strip()
         try:
             self.until("the urgent job", lambda: self.state(urgent) == "RUNNING")
             for number, lives in before.items():

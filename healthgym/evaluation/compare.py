@@ -290,7 +290,7 @@ def _best(cells: Sequence[Figure], thresholds: Mapping[str, Any]) -> frozenset[i
     section, _, name = cells[0].key.partition(".")
     threshold = thresholds.get(section, {}).get(name)
     values = {place: cell.value for place, cell in enumerate(cells) if cell.value is not None}
-    if threshold is None or not values:
+    if threshold is None or len(set(values.values())) < 2:
         return frozenset()
     best = min(values.values()) if threshold.get("at_most") is not None else max(values.values())
     return frozenset(place for place, value in values.items() if value == best)

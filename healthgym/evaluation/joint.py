@@ -198,7 +198,7 @@ def log_cluster(real: Side, synthetic: Side) -> dict[str, float]:
     real_rows = np.bincount(clusters[:count], minlength=_NUM_CLUSTERS)
     filled = all_rows > 0
     departure = real_rows[filled] / all_rows[filled] - 0.5
-    return {"all timesteps": float(np.log(max(np.mean(departure**2), 1e-9)))}
+    return {"all timesteps": math.log(max(float(np.mean(departure**2)), 1e-9))}
 
 
 def category_coverage(real: Side, synthetic: Side) -> dict[str, float]:

@@ -147,3 +147,29 @@ def _kernel_density(values: Array, grid: Array) -> Array:
         width = (grid[-1] - grid[0]) / 100
         return np.asarray(stats.norm.pdf(grid, centre, width))
     return np.asarray(stats.gaussian_kde(values)(grid))
+
+
+def ribbons(name: str, title: str, step: str, unit: str, real: Array, synthetic: Array) -> Picture:
+    """Draw median and 10% to 90% over time, real and synthetic; each of shape (3, T)."""
+    skewed = bool(np.nanmin(real) > 0 and np.nanmax(real[2]) > 20 * np.nanmedian(real[1]))
+    with _Canvas(3.2, 2.1) as (canvas, axes):
+        for lines, colour, label in ((real, REAL, "real"), (synthetic, SYNTHETIC, "synthetic")):
+            steps = np.arange(lines.shape[1])
+            axes.fill_between(steps, lines[0], lines[2], color=colour, alpha=0.15, linewidth=0)
+            axes.plot(steps, lines[1], color=colour, label=label)
+        if skewed:
+            axes.set_yscale("log")
+        axes.set(title=f"{title}: median, 10–90%", xlabel=step, ylabel=unit)
+        axes.legend(loc="best", fontsize=7)
+        return Picture(name, _svg(canvas, name), f"{title} over time: median and 10 to 90%")
+
+
+def curves(name: str, title: str, label: str, x: Array, real: Array, synthetic: Array) -> Picture:
+    """Draw one curve of each side."""
+    with _Canvas(3.2, 1.9) as (canvas, axes):
+        axes.plot(x, real, color=REAL, label="real")
+        axes.plot(x, synthetic, color=SYNTHETIC, label="synthetic")
+        axes.set(title=title, xlabel=label)
+        axes.set_ylim(top=1.02)
+        axes.legend(loc="best", fontsize=7)
+        return Picture(name, _svg(canvas, name), title)

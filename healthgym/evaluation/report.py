@@ -12,7 +12,16 @@ from typing import Any
 from tqdm import tqdm
 
 from healthgym.errors import ConfigError, TableError, listed
-from healthgym.evaluation import collapse, joint, marginals
+from healthgym.evaluation import (
+    collapse,
+    discriminability,
+    dynamics,
+    joint,
+    marginals,
+    privacy,
+    utility,
+    validity,
+)
 from healthgym.evaluation.comparison import Comparison, Side
 from healthgym.evaluation.figure import Section, Verdict, worst
 from healthgym.evaluation.page import render
@@ -26,9 +35,14 @@ from healthgym.schema import Schema, load_schema
 REPORT_VERSION = 1
 
 SECTIONS: dict[str, Callable[[Comparison], Section]] = {
+    "privacy": privacy.section,
+    "validity": validity.section,
     "marginals": marginals.section,
     "joint": joint.section,
+    "dynamics": dynamics.section,
     "collapse": collapse.section,
+    "discriminability": discriminability.section,
+    "utility": utility.section,
 }
 
 

@@ -129,8 +129,9 @@ class ReportConfig(StrictModel):
     thresholds: dict[str, dict[str, Threshold]] = Field(min_length=1)
 
     def threshold(self, key: str) -> Threshold | None:
-        """Return the threshold of the figure "section.figure", or None where it is shown only."""
-        section, _, figure = key.partition(".")
+        """Return the threshold of the figure "section.figure" or "section.figure:which"; None if it is "
+        "shown only."""
+        section, _, figure = key.partition(":")[0].partition(".")
         return self.thresholds.get(section, {}).get(figure)
 
 

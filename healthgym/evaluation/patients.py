@@ -1,0 +1,146 @@
+"""Whole patients as vectors, and distances between them.
+
+N patients, T timesteps, D numbers per patient.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from healthgym.evaluation.panel import Panel
+
+Vectors = NDArray[np.float32]
+Floats = NDArray[np.float64]
+
+_BLOCK = 512
+
+
+def sequence_vectors(panel: Panel, num_timesteps: int) -> Vectors:
+    """Return each patient's whole course as one vector, shape (N, D).
+
+    Reals on the common scale, missing as 0; classes one-hot with weight 1/sqrt(2), so that another class counts
+    as one deviation; all divided by sqrt(T). Euclidean distance is then the root mean square over time.
+    What is after a patient's end is 0, so that patients of other lengths differ.
+    """
+    cut = panel.first(num_timesteps)
+    hot = timestep_features(cut)
+    hot[:, :, len(panel.schema.reals) :] *= np.float32(np.sqrt(0.5))
+    padded = np.pad(hot, [(0, 0), (0, num_timesteps - cut.num_timesteps), (0, 0)])
+    return np.asarray(padded.reshape(len(padded), -1) / np.float32(np.sqrt(num_timesteps)))
+
+
+def timestep_features(panel: Panel) -> NDArray[np.float32]:
+    """Return every timestep's reals on the common scale and one-hot classes, shape (N, T, F); absent is 0."""
+    reals = np.nan_to_num(panel.scaled_NTR, nan=0.0).astype(np.float32)
+    hot = [
+        (panel.codes_NTK[:, :, [k]] == np.arange(len(v.classes))).astype(np.float32)
+        for k, v in enumerate(panel.schema.categoricals)
+    ]
+    return np.concatenate([reals, *hot], axis=2)
+
+
+def summary_features(panel: Panel) -> Floats:
+    """Return what describes each patient to a classifier, shape (N, D); NaN where there is nothing.
+
+    Of each real variable: mean, deviation, least, greatest, first, last, slope, mean step, share unchanged.
+    Of each class: its share of timesteps; of each categorical variable: changes per timestep, first and
+    last class. And the number of timesteps.
+    """
+    columns = [panel.lengths_N.astype(np.float64)]
+    for position, _ in enumerate(panel.schema.reals):
+        columns += _real_features(panel.scaled_NTR[:, :, position])
+    for position, variable in enumerate(panel.schema.categoricals):
+        codes = panel.codes_NTK[:, :, position]
+        present = np.maximum((codes >= 0).sum(axis=1), 1)
+        columns += [(codes == k).sum(axis=1) / present for k in range(len(variable.classes))]
+        if not variable.static:
+            changed = (codes[:, 1:] != codes[:, :-1]) & (codes[:, 1:] >= 0)
+            last = np.take_along_axis(codes, panel.lengths_N[:, None] - 1, axis=1)[:, 0]
+            columns += [changed.sum(axis=1) / present, codes[:, 0].astype(float), last.astype(float)]
+    return np.stack(columns, axis=1)
+
+
+def _real_features(values_NT: Floats) -> list[Floats]:
+    """Return what describes each patient's course of one real variable; NaN where it has no value."""
+    known = np.isfinite(values_NT)
+    count = known.sum(axis=1)
+    none = count == 0
+    shared = np.maximum(count, 1)
+    filled = np.where(known, values_NT, 0.0)
+    mean = filled.sum(axis=1) / shared
+    centred = np.where(known, values_NT - mean[:, None], 0.0)
+    time = np.where(known, np.arange(values_NT.shape[1])[None, :], 0.0)
+    time = np.where(known, time - (time.sum(axis=1) / shared)[:, None], 0.0)
+    rows = np.arange(len(values_NT))
+    first = values_NT[rows, known.argmax(axis=1)]
+    last = values_NT[rows, values_NT.shape[1] - 1 - known[:, ::-1].argmax(axis=1)]
+    steps = np.abs(np.diff(values_NT, axis=1))
+    stepped = np.isfinite(steps)
+    num_steps = np.maximum(stepped.sum(axis=1), 1)
+    features = [
+        mean,
+        np.sqrt((centred**2).sum(axis=1) / shared),
+        np.where(known, values_NT, np.inf).min(axis=1),
+        np.where(known, values_NT, -np.inf).max(axis=1),
+        first,
+        last,
+        (centred * time).sum(axis=1) / np.maximum((time**2).sum(axis=1), 1e-9),
+        np.where(stepped, steps, 0.0).sum(axis=1) / num_steps,
+        (stepped & (steps < 1e-9)).sum(axis=1) / num_steps,
+    ]
+    return [np.where(none, np.nan, feature) for feature in features]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Where some patients lie among others.
+
+    Args:
+        nearest_N: distance to the nearest other.
+        second_N: distance to the second nearest.
+        index_N: which is the nearest.
+    """
+
+    nearest_N: Floats
+    second_N: Floats
+    index_N: NDArray[np.int64]
+
+
+def neighbours(queries: Vectors, others: Vectors) -> Neighbours:
+    """Return the two nearest of `others` for every query."""
+    distances, indices = k_nearest(queries, others, 2)
+    nearest = np.linalg.norm(queries.astype(np.float64) - others[indices[:, 0]], axis=1)
+    return Neighbours(nearest, np.maximum(distances[:, 1], nearest), indices[:, 0])
+
+
+def k_nearest(queries: Vectors, others: Vectors, count: int) -> tuple[Floats, NDArray[np.int64]]:
+    """Return distances to and positions of the `count` nearest of `others`, shapes (N, count), block by "
+    "block."""
+    count = min(count, len(others))
+    norms = np.einsum("nd,nd->n", others, others)
+    distances = np.empty((len(queries), count))
+    indices = np.empty((len(queries), count), dtype=np.int64)
+    for start in range(0, len(queries), _BLOCK):
+        block = queries[start : start + _BLOCK]
+        squares = norms[None, :] - 2 * (block @ others.T) + np.einsum("nd,nd->n", block, block)[:, None]
+        kept = np.argpartition(squares, count - 1, axis=1)[:, :count]
+        values = np.take_along_axis(squares, kept, axis=1)
+        order = np.argsort(values, axis=1)
+        indices[start : start + len(block)] = np.take_along_axis(kept, order, axis=1)
+        distances[start : start + len(block)] = np.sqrt(
+            np.maximum(np.take_along_axis(values, order, axis=1), 0)
+        )
+    return distances, indices
+
+
+def count_nearer(queries: Vectors, others: Vectors, limit_N: Floats) -> NDArray[np.int64]:
+    """Return how many of `others` lie nearer to each query than its limit."""
+    norms = np.einsum("nd,nd->n", others, others)
+    counts = np.empty(len(queries), dtype=np.int64)
+    for start in range(0, len(queries), _BLOCK):
+        block = queries[start : start + _BLOCK]
+        squares = norms[None, :] - 2 * (block @ others.T) + np.einsum("nd,nd->n", block, block)[:, None]
+        limit = limit_N[start : start + _BLOCK, None] ** 2
+        counts[start : start + len(block)] = (squares < limit).sum(axis=1)
+    return counts

@@ -1,0 +1,61 @@
+"""How well a score tells two groups apart, and how sure that is."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from healthgym.seeds import stream
+
+Floats = NDArray[np.float64]
+
+_NUM_BOOTSTRAPS = 200
+_MINIMUM = 20
+
+
+def auc(positive: Floats, negative: Floats) -> float:
+    """Return the chance that a positive scores above a negative (ties count half)."""
+    labels = np.r_[np.ones(len(positive)), np.zeros(len(negative))]
+    return float(roc_auc_score(labels, np.r_[positive, negative]))
+
+
+def auc_interval(positive: Floats, negative: Floats) -> tuple[float, float]:
+    """Return the 95% interval of the AUC: DeLong et al., Biometrics 1988, on the logit scale.
+
+    The variance is that of the two groups' placement values.
+    """
+    m, n = len(positive), len(negative)
+    ranks = stats.rankdata(np.r_[positive, negative])
+    above = (ranks[:m] - stats.rankdata(positive)) / n
+    below = 1 - (ranks[m:] - stats.rankdata(negative)) / m
+    centre = float(above.mean())
+    variance = above.var(ddof=1) / m + below.var(ddof=1) / n
+    if variance <= 0 or not 0 < centre < 1:
+        bound = 1 - 0.025 ** (1 / max(m, n))  # all told apart: the exact bound of no error in that many
+        return (max(centre - bound, 0.0), min(centre + bound, 1.0))
+    half = 1.96 * float(np.sqrt(variance)) / (centre * (1 - centre))
+    middle = np.log(centre / (1 - centre))
+    low, high = (1 / (1 + np.exp(-(middle + sign * half))) for sign in (-1, 1))
+    return float(low), float(high)
+
+
+def true_positive_rate(positive: Floats, negative: Floats, false_positive_rate: float) -> float:
+    """Return the share of positives that score above all but the given share of negatives."""
+    cut = np.quantile(negative, 1 - false_positive_rate, method="higher")
+    return float(np.mean(positive > cut))
+
+
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """Return Wilson's 95% interval of a share (Wilson, JASA 1927)."""
+    z = 1.96
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def bootstrap_interval(values: Floats, seed: int) -> tuple[float, float]:
+    """Return the 95% percentile interval of a mean over patients."""
+    rng = stream(seed, "bootstrap")
+    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(_NUM_BOOTSTRAPS)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,114 @@
+"""Rules that every patient must obey."""
+
+import numpy as np
+
+from healthgym.evaluation.comparison import About, Comparison, Side
+from healthgym.evaluation.figure import Section
+from healthgym.evaluation.panel import Panel
+
+STATIC = About(
+    "validity.static",
+    "Static variables constant",
+    "The share of synthetic patients in whom a variable changes that must not change, such as sex; the worst "
+    "variable counts.",
+    "The schema's `static: true`; all synthetic patients",
+    "percent",
+)
+LENGTHS = About(
+    "validity.lengths",
+    "Number of timesteps",
+    "The share of patients that would have to have another number of timesteps for the lengths to be "
+    "distributed as in real data.",
+    "Largest difference of the cumulative shares of lengths (Kolmogorov-Smirnov); all synthetic patients",
+    "percent",
+)
+RANGE = About(
+    "validity.range",
+    "Out of range",
+    "The share of synthetic values beyond anything seen in real data by more than a tenth of its range; the "
+    "worst variable counts.",
+    "Smallest and largest training value",
+    "percent",
+)
+NEGATIVE = About(
+    "validity.negative",
+    "Negative values",
+    "The share of synthetic values below zero of a variable that is never negative in real data; the worst "
+    "variable counts.",
+    "Sign of the training values",
+    "percent",
+)
+ABSENT = About(
+    "validity.absent",
+    "Values that may not be absent",
+    "The share of synthetic timesteps without a value where the schema allows none; the worst variable "
+    "counts.",
+    "The schema's `missing: refuse`; all synthetic patients",
+    "percent",
+)
+
+
+def section(comparison: Comparison) -> Section:
+    """Judge whether every patient obeys the schema and common sense."""
+    part = Section(
+        "validity", "Rules", "Does every synthetic patient obey what the schema and the data demand?"
+    )
+    part.figures = [
+        comparison.measured(STATIC, changing_static),
+        comparison.measured(LENGTHS, length_distance),
+        comparison.measured(RANGE, out_of_range),
+        comparison.measured(NEGATIVE, negative_shares),
+        comparison.measured(ABSENT, absent_shares),
+    ]
+    return part
+
+
+def changing_static(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the share of patients in whom each static variable changes."""
+    tally = synthetic.tally
+    return {name: count / tally.num_patients for name, count in tally.changing_static.items()}
+
+
+def length_distance(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the Kolmogorov-Smirnov distance of the numbers of timesteps."""
+    longest = max(len(side.tally.lengths) for side in (real, synthetic))
+    steps = []
+    for side in (real, synthetic):
+        counts = np.pad(side.tally.lengths, (0, longest - len(side.tally.lengths)))
+        steps.append(np.cumsum(counts) / counts.sum())
+    return {"timesteps": float(np.abs(steps[0] - steps[1]).max())}
+
+
+def out_of_range(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the share of values far outside the real range of each real variable."""
+    return _shares_outside(real.panel, synthetic.panel, margin=0.1)
+
+
+def negative_shares(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the share of negative values of each real variable that is never negative in real data."""
+    shares = {}
+    for position, variable in enumerate(real.panel.schema.reals):
+        a, b = real.panel.real(position), synthetic.panel.real(position)
+        if len(a) and len(b) and a.min() >= 0:
+            shares[variable.name] = float(np.mean(b < 0))
+    return shares
+
+
+def absent_shares(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the share of timesteps without a value of each variable that must have one."""
+    tally = synthetic.tally
+    return {
+        variable.name: tally.missing[variable.name] / tally.num_rows
+        for variable in real.panel.schema.encoded
+        if variable.missing == "refuse"
+    }
+
+
+def _shares_outside(real: Panel, synthetic: Panel, margin: float) -> dict[str, float]:
+    shares = {}
+    for position, variable in enumerate(real.schema.reals):
+        a, b = real.real(position), synthetic.real(position)
+        if len(a) and len(b):
+            room = margin * float(np.ptp(a))
+            shares[variable.name] = float(np.mean((b < a.min() - room) | (b > a.max() + room)))
+    return shares

@@ -1,0 +1,59 @@
+"""Every system's cohort: the same bytes in any order, from a checkpoint alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+from fake_system import FakeSystem, open_fake, write_fake
+from torch import Tensor
+
+from healthgym import stopping
+from healthgym.storage.shards import Manifest, open_cohort
+from healthgym.synthesis.cohort import SynthesisRequest, synthesize
+from healthgym.synthesis.source import Source
+from healthgym.training.run import train
+
+
+def _make(run: Path, out: Path, *tasks: str) -> Manifest:
+    for task in tasks:
+        stopping.clear()
+        outcome = synthesize(
+            SynthesisRequest(
+                run_dir=run, out=out, patients=25, patients_per_shard=10, batch_size=4, workers=1, task=task
+            )
+        )
+    assert outcome.state == "complete"
+    return open_cohort(out).manifest
+
+
+@pytest.mark.parametrize("system", tiny.SYSTEMS)
+def test_shards_have_the_same_bytes_in_any_order(tmp_path: Path, system: str) -> None:
+    tiny.cohort(tmp_path)
+    assert train(tmp_path / "run", tiny.config(tmp_path, system, training={"epochs": 1}))
+    straight = _make(tmp_path / "run", tmp_path / "straight", "0/1")
+    apart = _make(tmp_path / "run", tmp_path / "apart", "2/3", "0/3", "1/3")
+    assert [shard.sha256 for shard in straight.shards] == [shard.sha256 for shard in apart.shards]
+    assert len({shard.sha256 for shard in straight.shards}) == 3
+    assert straight.acceptance_rate == apart.acceptance_rate == 1
+
+
+class _Choosy(FakeSystem):
+    """Drops two candidates for each patient it keeps."""
+
+    def sample(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
+        self.num_candidates += 3 * num_patients
+        return super().sample(length, seed, first_patient, num_patients)
+
+
+def _open_choosy(path: Path) -> Source:
+    return replace(open_fake(path), build=lambda device: _Choosy())
+
+
+def test_acceptance_rate_is_in_the_manifest(tmp_path: Path) -> None:
+    checkpoint = write_fake(tmp_path / "fake.json", lengths={"4": 2, "9": 3}, stages=[10])
+    request = SynthesisRequest(
+        checkpoint=checkpoint, out=tmp_path / "out", patients=25, patients_per_shard=10, workers=1
+    )
+    assert synthesize(request, _open_choosy).state == "complete"
+    assert open_cohort(tmp_path / "out").manifest.acceptance_rate == pytest.approx(1 / 3)

@@ -120,6 +120,9 @@ class DiffusionSystem(System):
         norm = torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.gradient_clip)
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        if self.scaler.is_enabled():
+            # A gradient too large for float16 is no divergence: the scaler skips the step and scales less.
+            norm = torch.where(norm.isfinite(), norm, 0.0)
         self.num_updates += 1
         if self.average is not None and self.config.ema_decay:
             # Early weights fade sooner: a decay that rises with the updates, up to the one that was set.

@@ -129,7 +129,7 @@ def _python(settings: SlurmSettings, shown: Sequence[Path]) -> str:
 
 def _binds(container: ContainerSettings, shown: Sequence[Path]) -> list[str]:
     """Return what is shown inside: the job's folders, each once and not below another, and the user's."""
-    folders = sorted({path.resolve() for path in shown})
+    folders = sorted({path.absolute() for path in shown})
     outermost = [f for f in folders if not any(other in f.parents for other in folders)]
     return [*(str(folder) for folder in outermost), *container.binds]
 

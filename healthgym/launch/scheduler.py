@@ -75,20 +75,18 @@ def _lines(command: list[str]) -> list[str]:
     return [line for line in done.stdout.splitlines() if line.count("|") >= 3] if done.returncode == 0 else []
 
 
+# What sbatch says, and the setting it is about; the first that fits counts.
 _KEYS = {
-    "partition": "partition",
     "account": "account",
+    "partition": "partition",
     "qos": "qos",
-    "time limit": "time",
-    "timelimit": "time",
-} | {
+    "time ?limit": "time",
     "node configuration": "constraint, memory_gb, cpus_per_task or gpus_per_node",
     "node count": "nodes",
     "gres": "gpus_per_node or gpu_type",
     "feature": "constraint",
     "memory": "memory_gb",
     "cpu count": "cpus_per_task",
-    "dependency": "after",
     "reservation": "reservation",
 }
 

@@ -3,12 +3,14 @@
 Shapes: B batch, T timesteps, Z noise, H hidden, F features.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from healthgym.layout import FeatureLayout
 from healthgym.nn.heads import apply_heads
 from healthgym.nn.recurrent import BiLSTM
+from healthgym.systems.streaming import stream_heads, stream_logits
 
 LEAK = 0.1
 
@@ -29,6 +31,11 @@ class BiLSTMGenerator(nn.Module):
 
     def forward(self, z_BTZ: Tensor) -> Tensor:
         """Return x_BTF: reals in (0, 1), each categorical block a distribution."""
+        if z_BTZ.device.type == "cpu" and not torch.is_grad_enabled():
+            maps = (self.linear1, self.linear2, self.linear3)
+            return stream_heads(stream_logits(z_BTZ, self.recurrent, maps, LEAK), self.layout).permute(
+                2, 1, 0
+            )
         h = self.recurrent(z_BTZ.transpose(0, 1))
         h = leaky_relu(self.linear1(h), LEAK)
         h = leaky_relu(self.linear2(h), LEAK)

@@ -44,7 +44,8 @@ class SynthesisRequest(StrictModel):
         patients: how many, in the whole cohort.
         seed: of the cohort.
         file_format, compression, patients_per_shard, batch_size, timesteps, matmul_precision: see
-            `SynthesisPlan`; no compression means the format's default.
+            `SynthesisPlan`; no compression means the format's default, no batch size what is fast: 256
+            on a CPU, a whole shard on CUDA.
         device: `auto` is that of the cohort begun in `out`, else CUDA where there is one.
         workers: processes; by default one per granted core, and one on CUDA.
         task: "i/n", the i-th of n tasks that share the cohort.
@@ -58,7 +59,7 @@ class SynthesisRequest(StrictModel):
     file_format: FileFormat = "hdf5"
     compression: Compression | None = None
     patients_per_shard: Positive = 4096
-    batch_size: Positive = 1024
+    batch_size: Positive | None = None
     timesteps: Positive | Literal["training"] = "training"
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -141,6 +142,7 @@ def make_plan(
     """Return what decides the bytes of the cohort that is asked for."""
     values = request.model_dump(include=set(SynthesisPlan.model_fields) & set(SynthesisRequest.model_fields))
     values["compression"] = request.compression or COMPRESSIONS[request.file_format][0]
+    values["batch_size"] = request.batch_size or {"cpu": 256, "cuda": request.patients_per_shard}[device]
     fixed = {"checkpoint_sha256": checkpoint_sha256, "num_patients": request.patients, "device": device}
     return parse(SynthesisPlan, values | fixed, "synthesis")
 

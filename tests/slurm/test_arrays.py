@@ -49,11 +49,11 @@ def made_at(cohort: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (cohort / "shards").iterdir()}
 
 
-def kill_task(cluster: Cluster, out: Path, task: str) -> None:
-    """Kill the process of an array task, once it has said that it runs."""
+def process_of(cluster: Cluster, out: Path, task: str) -> int:
+    """Return the process of an array task, once it has said that it runs."""
     cluster.until("the task's start", lambda: list(out.glob(f"submissions/*/state-{task}.json")))
     [state] = out.glob(f"submissions/*/state-{task}.json")
-    os.kill(json.loads(state.read_text())["pid"], signal.SIGKILL)
+    return int(json.loads(state.read_text())["pid"])
 
 
 def assert_same_cohort(cohort: Path, undisturbed: Path) -> None:
@@ -96,7 +96,7 @@ def test_failed_task_is_submitted_again_alone(cluster: Cluster, tmp_path: Path, 
     cluster.until("its start", lambda: any(t.place == "1/3" and t.state == "running" for t in track(out)))
     with pytest.raises(LaunchError, match=r"Nothing to submit .* queued or running already"):
         cluster.submit(job, settings)
-    kill_task(cluster, out, f"{array}_1")
+    os.kill(process_of(cluster, out, f"{array}_1"), signal.SIGKILL)
     assert cluster.until_over(f"{array}_1") == "FAILED"
     for task in (0, 2):
         assert cluster.until_over(f"{array}_{task}") == "COMPLETED"
@@ -114,10 +114,11 @@ def test_a_bad_node_costs_its_own_shards_only(cluster: Cluster, tmp_path: Path, 
     out = tmp_path / "cohort"
     settings = cluster.settings(tmp_path, array="{tasks: 2}", cpus_per_task=4)  # a node each
     array = cluster.submit(request(undisturbed / "run", out), settings)
-    cluster.until("both", lambda: all(t.state == "running" for t in track(out)))
+    process_of(cluster, out, f"{array}_0")
+    process = process_of(cluster, out, f"{array}_1")
     node = cluster.show(f"{array}_1")["NodeList"]
     cluster.control("kill-node", node)
-    kill_task(cluster, out, f"{array}_1")
+    os.kill(process, signal.SIGKILL)
     try:
         for task, restarts in ((0, 0), (1, 1)):
             assert cluster.until_over(f"{array}_{task}") == "COMPLETED"

@@ -100,6 +100,17 @@ def test_what_is_fitted_comes_from_the_training_patients(cohort: PreparedCohort,
     np.testing.assert_array_equal(other.transform.range_R, cohort.transform.range_R)
 
 
+def test_fills_come_from_the_training_patients(tmp_path: Path) -> None:
+    schema = small_schema(dose={"missing": "carry_forward", "measured_flag": "dose (M)"})
+    table = ragged_table().reset_index(drop=True)
+    table.loc[table["Timestep"] == 0, "dose"] = np.nan
+    held = table["PatientID"].isin(np.flatnonzero(held_out(range(40), 0.3, 1)))
+    table.loc[held, "dose"] *= 1e3
+    cohort = prepare(table, schema, tmp_path / "p.h5", SplitSettings(0.3, 1))
+    filled = cohort.frame("holdout").query("Timestep == 0")["dose"]
+    assert filled.tolist() == [table.loc[~held, "dose"].median()] * len(filled)
+
+
 def test_correlation_is_that_of_the_training_design(cohort: PreparedCohort) -> None:
     blocks = []
     for patient, length in enumerate(cohort.train.lengths_N):

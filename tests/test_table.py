@@ -193,6 +193,12 @@ def test_carry_forward_fills_with_the_past_only() -> None:
     assert (checked["dose (M)"] == "True").tolist() == gappy_table()["dose"].notna().tolist()
 
 
+def test_nothing_is_carried_from_one_patient_to_the_next() -> None:
+    frame = gappy_table().assign(dose=[1.0, 1.0, 1.0, 9.0, np.nan, 4.0, 4.0, 4.0, np.nan, 4.0, 4.0, 4.0])
+    checked = check_table(frame, small_schema(dose=CARRY))
+    assert checked["dose"].tolist() == [1, 1, 1, 9, 4, 4, 4, 4, 4, 4, 4, 4]
+
+
 def test_modelled_missingness_stays_blank() -> None:
     checked = check_table(gappy_table(), small_schema(dose=MODEL))
     np.testing.assert_array_equal(checked["dose"], gappy_table()["dose"])
@@ -237,6 +243,13 @@ def test_a_declared_flag_blanks_what_was_not_measured_and_must_not_lie() -> None
 def test_a_variable_without_any_value_is_refused() -> None:
     with pytest.raises(TableError, match="'dose' has no value at all among the training patients"):
         check_table(small_table().assign(dose=np.nan), small_schema(dose=CARRY))
+
+
+def test_a_code_comes_before_a_label_of_the_same_look() -> None:
+    schema = small_schema(drug={"classes": {0: "1", 1: "0", 2: "2"}})
+    for written in (int, str):
+        frame = small_table().astype({"drug": written})
+        assert check_table(frame, schema)["drug"].cat.codes.tolist() == small_table()["drug"].tolist()
 
 
 # --- files -----------------------------------------------------------------------------------------

@@ -174,6 +174,15 @@ def test_labels_to_codes_and_back() -> None:
     assert back.equals(checked[["dose", "drug", "sex"]])
 
 
+def test_decoding_blanks_what_the_flag_calls_unmeasured() -> None:
+    modelled = {"missing": "model", "measured_flag": "seen"}
+    schema = small_schema(dose=modelled, drug={**modelled, "measured_flag": "drug seen"})
+    frame = decode(np.array([[1.0], [2.0]]), np.array([[1, 0, 1, 0], [2, 0, 0, 1]], dtype=np.uint8), schema)
+    assert frame["dose"].isna().tolist() == [False, True]
+    assert frame["drug"].isna().tolist() == [True, False]
+    assert list(frame) == list(schema.names())
+
+
 def test_design_is_one_hot() -> None:
     schema = small_schema()
     design = design_matrix(

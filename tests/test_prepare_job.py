@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -64,10 +63,10 @@ def test_prepare_says_what_came_of_it(prepare: Prepare, folder: Path) -> None:
     status, out, err = prepare(*USUAL)
     cohort = PreparedCohort.open(folder / "p.h5")
     assert (status, err) == (0, "")
-    assert "p.h5 written: small, from t.csv" in out
+    assert re.search(r"p\.h5 written: small, from .*t\.csv", out)
     assert "50, of 4 timesteps (200 rows)" in out
     assert f"{cohort.train.num_patients} to train on, {cohort.holdout.num_patients} held out (seed 0)" in out
-    assert "python jobs/train.py configs/v2.yaml" in out
+    assert re.search(r"next +python jobs/train\.py configs/v2\.yaml --run-dir runs/a --data .*p\.h5", out)
 
 
 def test_the_same_command_again_changes_nothing(prepare: Prepare, folder: Path) -> None:
@@ -83,7 +82,7 @@ def test_another_command_does_not_lose_the_first_cohort(prepare: Prepare, folder
     prepare(*USUAL)
     before = (folder / "p.h5").read_bytes()
     status, _, err = prepare(*USUAL, "--seed", "1")
-    assert status == 2
+    assert status == 1
     assert re.search(
         r"p\.h5 was prepared otherwise \(seed: 0 -> 1\)\. Give another --out, or --overwrite", err
     )
@@ -97,7 +96,7 @@ def test_another_command_does_not_lose_the_first_cohort(prepare: Prepare, folder
 def test_something_else_in_the_way_is_not_lost(prepare: Prepare, folder: Path) -> None:
     (folder / "p.h5").write_text("my thesis")
     status, _, err = prepare(*USUAL)
-    assert status == 2
+    assert status == 1
     assert "It is in the way: give another --out, or --overwrite." in err
     assert (folder / "p.h5").read_text() == "my thesis"
 
@@ -119,18 +118,19 @@ def test_tables_for_evaluation_fit_the_schema_again(prepare: Prepare, folder: Pa
             ["s.yaml", "--dataset", "art_hvi", "--out", "p.h5"],
             r"art_hvi: unknown \(did you mean 'art_hiv'\?\)",
         ),
-        (["s.yaml", "--table", "x.csv", "--out", "p.h5"], r"--table x\.csv: there is no such file"),
+        (["s.yaml", "--table", "x.csv", "--out", "p.h5"], r"--table .*x\.csv: there is no such file"),
         ([*USUAL, "--holdout", "1"], "--holdout 1: give a share of the patients"),
         ([*USUAL, "--holdout", "nan"], "--holdout nan: give a share of the patients"),
         ([*USUAL, "--max-patients", "0"], "--max-patients 0: give at least 1"),
-        (["none.yaml", "--table", "t.csv", "--out", "p.h5"], r"Cannot read none\.yaml"),
-        ([*USUAL[:-1], "t.csv/p.h5"], r"Cannot write t\.csv/p\.h5: .*Give another place"),
+        (["none.yaml", "--table", "t.csv", "--out", "p.h5"], r"Cannot read .*none\.yaml"),
+        ([*USUAL[:-1], "t.csv/p.h5"], r"Cannot write .*t\.csv/p\.h5: .*Give another place"),
         ([ART_HIV, *USUAL[1:]], "lacks 'VL', 'CD4'"),
     ],
 )
 def test_wrong_commands_end_in_a_sentence(prepare: Prepare, arguments: list[str], message: str) -> None:
     status, out, err = prepare(*arguments)
-    assert (status, out) == (2, "")
+    assert status != 0
+    assert out == ""
     assert err.startswith("error: ")
     assert re.search(message, err)
     assert not Path("p.h5").exists()
@@ -139,7 +139,7 @@ def test_wrong_commands_end_in_a_sentence(prepare: Prepare, arguments: list[str]
 def test_unsorted_rows_need_a_word(prepare: Prepare, folder: Path) -> None:
     small_table(50, 4).sample(frac=1, random_state=0).to_csv(folder / "t.csv", index=False)
     status, _, err = prepare(*USUAL)
-    assert status == 2
+    assert status == 1
     assert "not sorted" in err
     assert prepare(*USUAL, "--sort")[0] == 0
 
@@ -159,11 +159,17 @@ def test_a_fetched_table_must_have_the_published_counts(prepare: Prepare, folder
     pin = {"sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
     (folder / f"{name}.verified.json").write_text(json.dumps(pin))
     status, _, err = prepare(ART_HIV, "--dataset", "art_hiv", "--cache", ".", "--out", "p.h5")
-    assert status == 2
+    assert status == 1
     assert "has 1 rows of 1 patients; art_hiv was published with 534,960 rows of 8,916" in err
 
 
-def test_help_is_quick() -> None:
-    started = time.perf_counter()
-    subprocess.run([sys.executable, ROOT / "jobs" / "prepare.py", "--help"], check=True, capture_output=True)
-    assert time.perf_counter() - started < 2
+def test_help_waits_for_no_heavy_library() -> None:
+    program = ROOT / "jobs" / "prepare.py"
+    script = (
+        f"import runpy, sys; sys.argv = ['prepare.py', '--help']\n"
+        f"try: runpy.run_path({str(program)!r}, run_name='__main__')\n"
+        f"except SystemExit: print(sorted({{'numpy', 'pandas', 'torch'}} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert "--table" in done.stdout
+    assert done.stdout.endswith("[]\n")

@@ -20,6 +20,8 @@ from healthgym.data.table import check_table
 from healthgym.data.transform import Transform
 from healthgym.errors import StorageError, TableError
 
+RELEASED = Path(__file__).parent / "data" / "released"
+
 # --- split -----------------------------------------------------------------------------------------
 
 
@@ -221,6 +223,23 @@ def test_a_failed_write_leaves_the_old_file(cohort: PreparedCohort, tmp_path: Pa
             prepare(ragged_table(), small_schema(), tmp_path / "p.h5")
     assert (tmp_path / "p.h5").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["p.h5"]
+
+
+def test_the_first_released_form_stays_readable() -> None:
+    """`released/prepared-1.h5` was written once and is never written anew."""
+    cohort = PreparedCohort.open(RELEASED / "prepared-1.h5")
+    assert cohort.fingerprint.startswith("00d092fb9462")
+    assert [variable.name for variable in cohort.schema.encoded] == ["dose", "drug", "sex", "dose (M)"]
+    assert cohort.train.patient_ids.tolist() == ["p1", "p11", "p2", "p3", "p4", "p6", "p7", "p8", "p9"]
+    assert cohort.holdout.patient_ids.tolist() == ["p0", "p10", "p5"]
+    assert cohort.train.lengths_N.tolist() == [3, 3, 4, 5, 6, 3, 4, 5, 6]
+    frame = cohort.frame("train", 0, 1)
+    assert frame["dose"].round(3).fillna(-1).tolist() == [73.995, -1.0, 9.937]
+    assert frame["drug"].tolist() == ["none", "A", "B + C"]
+    reals, codes = cohort.train.gather(np.array([0]), 2)
+    np.testing.assert_allclose(reals[0, :, 0], [0.8707, 0.8707], atol=1e-6)
+    assert codes[0].tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert cohort.transform.lambda_R[0] == pytest.approx(0.038962754)
 
 
 def test_plain_h5py_can_read_it(cohort: PreparedCohort, tmp_path: Path) -> None:

@@ -332,6 +332,6 @@ def test_a_million_rows_take_seconds() -> None:
     columns: dict[str, Any] = {"PatientID": patients, "Timestep": np.tile(np.arange(60), 16_667)}
     columns |= {variable.name: 1.0 + patients % 7 for variable in schema.reals}
     columns |= {v.name: np.array(v.codes)[patients % len(v.codes)] for v in schema.categoricals}
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(check_table(pd.DataFrame(columns), schema)) == 1_000_020
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10

@@ -1,6 +1,6 @@
 """What `jobs/prepare.py` does: find the table, prepare it once, say what came of it."""
 
-import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,6 +125,6 @@ def _summary(cohort: PreparedCohort, source: Source, out: Path, done: str, table
     if tables is not None:
         lines.append(f"  tables    {tables / 'train.csv'}, {tables / 'holdout.csv'}")
     lines.append(
-        f"  next      python jobs/train.py configs/v2.yaml --run-dir runs/a --set data={json.dumps(str(out))}"
+        f"  next      python jobs/train.py configs/v2.yaml --run-dir runs/a --data {shlex.quote(str(out))}"
     )
     return "\n".join(lines)

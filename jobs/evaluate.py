@@ -28,18 +28,15 @@ def main() -> int:
     )
     parser.add_argument("--config", type=Path, default=_THRESHOLDS, help="settings and thresholds (YAML)")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_args()
+    from healthgym.launch.executor import add_arguments, launch
 
-    from healthgym.errors import HealthgymError
-    from healthgym.evaluation.report import evaluate
+    add_arguments(parser)
+    options = vars(parser.parse_args())
+    on, dry_run = options.pop("on"), options.pop("dry_run")
 
-    try:
-        report = evaluate(**vars(arguments))
-    except HealthgymError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{report.verdict}: {arguments.out / 'report.html'}")
-    return 0
+    from healthgym.launch.jobs import EvaluateJob
+
+    return launch(EvaluateJob.of(**options), on, dry_run)
 
 
 if __name__ == "__main__":

@@ -19,17 +19,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sort", action="store_true", help="sort rows that are out of order")
     parser.add_argument("--cache", type=Path, help="folder for fetched files (else $HEALTHGYM_CACHE)")
     parser.add_argument("--overwrite", action="store_true", help="replace a cohort made otherwise")
-    options = parser.parse_args(argv)
+    from healthgym.launch.executor import add_arguments, launch
 
-    from healthgym.data.command import run
-    from healthgym.errors import HealthgymError
+    add_arguments(parser)
+    options = vars(parser.parse_args(argv))
+    on, dry_run = options.pop("on"), options.pop("dry_run")
 
-    try:
-        print(run(**vars(options)))
-    except HealthgymError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    from healthgym.launch.jobs import PrepareJob
+
+    return launch(PrepareJob.of(**options), on, dry_run)
 
 
 if __name__ == "__main__":

@@ -269,7 +269,10 @@ class EvaluateJob:
 
 def _settled(options: dict[str, Any]) -> dict[str, Any]:
     """Return options whose paths hold wherever the job runs."""
-    return {name: v.absolute() if isinstance(v, Path) else v for name, v in options.items()}
+    settled = {
+        name: value.absolute() if isinstance(value, Path) else value for name, value in options.items()
+    }
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settled.items()}
 
 
 def _values(job: Any) -> dict[str, Any]:

@@ -52,8 +52,7 @@ case $status in
         if grep -qs '"state": "interrupted"' "$submission/state-$job.json" &&
             grep -qs "\"life\": $life," "$submission/state-$job.json"; then
             again=yes # rank 0 had saved; another rank was killed while leaving
-        else
-            echo "life $life ended with status $status" >>"$submission/crashes-$job"
+        elif mkdir -p "$submission" && echo "life $life: status $status" >>"$submission/crashes-$job"; then
             [ "$(wc -l <"$submission/crashes-$job")" -gt "$restarts" ] || again=yes
         fi
         ;;

@@ -66,7 +66,7 @@ DUPLICATES = About(
     "collapse.duplicates",
     "Repeated patients",
     "The share of synthetic patients who equal another synthetic patient in every value.",
-    "All synthetic patients, to six significant digits",
+    "All synthetic patients, values as float32",
     "percent",
 )
 

@@ -26,6 +26,7 @@ def holds(panel: Panel, condition: Condition) -> NDArray[np.bool_]:
         with np.errstate(invalid="ignore"):
             if condition.below is not None:
                 return np.asarray(values < condition.below)
+            assert condition.above is not None
             return np.asarray(values > condition.above)
     raise NotJudgedError(
         f"The report's settings ask for '{condition.variable}'"

@@ -1,5 +1,7 @@
 """Can a classifier tell a synthetic patient from a real one?"""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -43,15 +45,8 @@ def section(comparison: Comparison) -> Section:
         "Real or synthetic?",
         "A classifier is told to tell real from synthetic patients. What it cannot see, few analyses will.",
     )
-    seed = comparison.config.seed
-    half, other = comparison.halves[0]
-    part.figures = [
-        _figure(comparison, BOOSTING, boosting_scores(comparison.train, comparison.synthetic, seed),
-                boosting_scores(half, other, seed),
-                boosting_scores(comparison.holdout, comparison.synthetic, seed) if comparison.holdout else None),
-        _figure(comparison, SEQUENCES, sequence_scores(comparison.train, comparison.synthetic, seed),
-                sequence_scores(half, other, seed), None),
-    ]  # fmt: skip
+    for about, scores_of in ((BOOSTING, boosting_scores), (SEQUENCES, sequence_scores)):
+        part.figures.append(_figure(comparison, about, scores_of))
     return part
 
 
@@ -87,13 +82,13 @@ def sequence_scores(real: Side, synthetic: Side, seed: int) -> Scores:
     )
 
 
-def _figure(
-    comparison: Comparison, about: About, scores: Scores, floor: Scores, holdout: Scores | None
-) -> Figure:
+def _figure(comparison: Comparison, about: About, scores_of: Callable[[Side, Side, int], Scores]) -> Figure:
+    """Return how well a classifier tells the cohort from training data, halves of it, and from the "
+    "holdout."""
+    seed = comparison.config.seed
+    scores = scores_of(comparison.train, comparison.synthetic, seed)
+    floor = scores_of(*comparison.halves[0], seed)
+    holdout = scores_of(comparison.holdout, comparison.synthetic, seed) if comparison.holdout else None
     return comparison.figure(
-        about,
-        auc(*scores),
-        auc(*floor),
-        auc(*holdout) if holdout else None,
-        interval=auc_interval(*scores),
+        about, auc(*scores), auc(*floor), auc(*holdout) if holdout else None, interval=auc_interval(*scores)
     )

@@ -1,6 +1,5 @@
 """Movement over time: does a synthetic patient change as real patients do?"""
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -146,8 +145,8 @@ def section(comparison: Comparison) -> Section:
 def correlation_differences(smoother: str, what: str, real: Side, synthetic: Side) -> dict[str, float]:
     """Return the absolute difference of each pair's trend or cycle correlation."""
     position = ("trend", "cycle").index(what)
-    matrices = [_matrices(side.panel, smoother)[position] for side in (real, synthetic)]
-    return pair_differences(*matrices, _dynamic_names(real.panel))
+    one, other = (_matrices(side.panel, smoother)[position] for side in (real, synthetic))
+    return pair_differences(one, other, _dynamic_names(real.panel))
 
 
 def dynamic_structure_lost(real: Side, synthetic: Side) -> dict[str, float]:
@@ -323,15 +322,12 @@ def _trajectory_pictures(comparison: Comparison) -> list[Picture]:
                 )
             )
     lags = [lag for lag in range(1, 25) if lag < min(panel.num_timesteps for panel in sides)]
-    curve: Callable[[Panel, int], list[float]] = lambda panel, v: [
-        autocorrelation(panel, v, lag) for lag in lags
-    ]  # noqa: E731
     for position, name in _dynamic(sides[0]):
         title = name if position < len(comparison.schema.reals) else f"{name} (same class)"
-        values = [np.array(curve(panel, position)) for panel in sides]
+        curves = [np.array([autocorrelation(panel, position, lag) for lag in lags]) for panel in sides]
         drawn.append(
             pictures.curves(
-                f"autocorrelation-{name}", f"Autocorrelation: {title}", "lag", np.array(lags), *values
+                f"autocorrelation-{name}", f"Autocorrelation: {title}", "lag", np.array(lags), *curves
             )
         )
     return drawn

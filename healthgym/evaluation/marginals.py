@@ -174,14 +174,14 @@ def _passes_ks(a: NDArray[np.float64], b: NDArray[np.float64], level: float) -> 
 
 
 def _passes_t(a: NDArray[np.float64], b: NDArray[np.float64], level: float) -> bool:
-    if a.var() + b.var() == 0:
-        return bool(a[0] == b[0])
+    if _is_constant(a) or _is_constant(b):
+        return bool(abs(a.mean() - b.mean()) <= 1e-9)
     return bool(stats.ttest_ind(a, b, equal_var=False).pvalue > level)
 
 
 def _passes_f(a: NDArray[np.float64], b: NDArray[np.float64], level: float) -> bool:
-    if a.var() == 0 or b.var() == 0:
-        return bool(a.var() == b.var())
+    if _is_constant(a) or _is_constant(b):
+        return _is_constant(a) and _is_constant(b)
     ratio = a.var(ddof=1) / b.var(ddof=1)
     below = stats.f.cdf(ratio, len(a) - 1, len(b) - 1)
     return bool(2 * min(below, 1 - below) > level)
@@ -189,6 +189,10 @@ def _passes_f(a: NDArray[np.float64], b: NDArray[np.float64], level: float) -> b
 
 def _passes_three_sigma(a: NDArray[np.float64], b: NDArray[np.float64], level: float) -> bool:
     return bool(np.mean(np.abs(b - a.mean()) <= 3 * max(a.std(), 1e-12)) >= 0.95)
+
+
+def _is_constant(values: NDArray[np.float64]) -> bool:
+    return bool(np.ptp(values) <= 1e-9)
 
 
 _TESTS = {"ks": _passes_ks, "t": _passes_t, "f": _passes_f, "three_sigma": _passes_three_sigma}

@@ -19,9 +19,9 @@ _BLOCK = 512
 def sequence_vectors(panel: Panel, num_timesteps: int) -> Vectors:
     """Return each patient's whole course as one vector, shape (N, D).
 
-    Reals on the common scale, missing as 0; classes one-hot with weight 1/sqrt(2), so that another class counts
-    as one deviation; all divided by sqrt(T). Euclidean distance is then the root mean square over time.
-    What is after a patient's end is 0, so that patients of other lengths differ.
+    Reals on the common scale, missing as 0; classes one-hot with weight 1/sqrt(2), so that another class
+    counts as one deviation; all divided by sqrt(T). Euclidean distance is then the root mean square over
+    time. What is after a patient's end is 0, so that patients of other lengths differ.
     """
     cut = panel.first(num_timesteps)
     hot = timestep_features(cut)

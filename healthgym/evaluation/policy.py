@@ -91,8 +91,8 @@ def decisions_of(panel: Panel, policy: Policy, states: KMeans) -> Decisions:
 def learn(decisions: Decisions, discount: float) -> Policies:
     """Return the best action in each state by Q-iteration, shape (S,); -1 where nothing is known.
 
-    Q(s, a) = r(s, a) + discount sum_s' P(s' | s, a) max_a' Q(s', a'); an action taken fewer than five times in a
-    state is not considered there.
+    Q(s, a) = r(s, a) + discount sum_s' P(s' | s, a) max_a' Q(s', a'); an action taken fewer than five times
+    in a state is not considered there.
     """
     visits, rewards, chances = decisions.world()
     known = visits >= _FEWEST_VISITS

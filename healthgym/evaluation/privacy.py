@@ -65,16 +65,15 @@ COPIES = About(
     "privacy.copies",
     "Copied patients",
     "Synthetic patients who equal a training patient in every value at every timestep; none is allowed.",
-    "All synthetic patients, to six significant digits; the noise floor counts equal patients among real "
-    "ones",
+    "All synthetic patients, values as float32; near copies show in the smallest distance; the noise floor "
+    "counts equal patients among real ones",
     "count",
 )
 COPIED_ROWS = About(
     "privacy.copied_rows",
     "Copied timesteps",
     "The share of synthetic timesteps that equal some training timestep in every value.",
-    "Sampled patients, to six significant digits; the noise floor says how many real patients share by "
-    "chance",
+    "Sampled patients, values as float32; the noise floor says how many real patients share by chance",
     "percent",
 )
 SMALLEST = About(
@@ -192,18 +191,21 @@ def _membership(comparison: Comparison, found: _Distances) -> list[Figure]:
         ]
     members, outsiders = (membership_scores(real, found.synthetic) for real in (found.train, found.holdout))
     # What fresh real patients would score: one half of the training data as the cohort of the other.
-    noise = [membership_scores(real, found.other_half) for real in (found.half, found.holdout)]
+    fresh = [membership_scores(real, found.other_half) for real in (found.half, found.holdout)]
     trained = trained_attack(found.train, found.holdout, found.synthetic, comparison.config.seed)
     floor = trained_attack(found.half, found.holdout, found.other_half, comparison.config.seed)
-    rate = true_positive_rate(members, outsiders, 0.01)
+    rate = true_positive_rate(members, outsiders)
     return [
         comparison.figure(
-            MEMBERSHIP, auc(members, outsiders), auc(*noise), interval=auc_interval(members, outsiders)
+            MEMBERSHIP,
+            auc(members, outsiders),
+            auc(fresh[0], fresh[1]),
+            interval=auc_interval(members, outsiders),
         ),
         comparison.figure(
             MEMBERSHIP_TPR,
             rate,
-            true_positive_rate(*noise, 0.01),
+            true_positive_rate(fresh[0], fresh[1]),
             interval=share_interval(rate, len(members)),
         ),
         comparison.figure(SHADOW, auc(*trained), auc(*floor), interval=auc_interval(*trained)),
@@ -385,8 +387,7 @@ def _disclosure(comparison: Comparison) -> Figure:
     risks = disclosure_risk(real, synthetic, population)
     floor = max(disclosure_risk(real, other, population))
     rows = [Row("population to sample", risks[0]), Row("sample to population", risks[1])]
-    figure = comparison.figure(DISCLOSURE, max(risks), floor, rows=rows)
-    return figure
+    return comparison.figure(DISCLOSURE, max(risks), floor, rows=rows)
 
 
 def disclosure_risk(

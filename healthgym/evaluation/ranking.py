@@ -39,7 +39,7 @@ def auc_interval(positive: Floats, negative: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def true_positive_rate(positive: Floats, negative: Floats, false_positive_rate: float) -> float:
+def true_positive_rate(positive: Floats, negative: Floats, false_positive_rate: float = 0.01) -> float:
     """Return the share of positives that score above all but the given share of negatives."""
     cut = np.quantile(negative, 1 - false_positive_rate, method="higher")
     return float(np.mean(positive > cut))

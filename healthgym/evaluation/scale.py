@@ -1,5 +1,6 @@
 """A common scale for real variables: the training transform, then zero mean and unit deviation."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +51,7 @@ class Scale:
 
 def fit_scale(reals_xR: NDArray[np.float64], schema: Schema) -> Scale:
     """Fit the scale on training data, shape (..., R)."""
-    rows = reals_xR.reshape(-1, reals_xR.shape[-1])
+    rows = reals_xR.reshape(math.prod(reals_xR.shape[:-1]), reals_xR.shape[-1])
     transform = Transform.fit(rows, schema)
     inner = np.linspace(0, 1, NUM_BINS + 1)[1:-1]
     lowest, means, deviations, edges = [], [], [], []

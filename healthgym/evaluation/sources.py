@@ -1,7 +1,7 @@
 """Open what is to be judged: a cohort folder, a CSV, a Parquet file, or a prepared cohort."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -127,7 +127,8 @@ def side_of(
     bar = tqdm(total=source.num_patients, desc=f"reading {name}", unit="patient", disable=None)
     for block, here in _with_chosen(source, chosen):
         panel = block.first(num_timesteps).on(scale)
-        tally = tally_of(panel, combinations)
+        lengths = np.bincount(block.lengths_N).astype(np.int64)  # before the cut
+        tally = replace(tally_of(panel, combinations), lengths=lengths)
         total = tally if total is None else total + tally
         kept.append(panel.take(here))
         bar.update(panel.num_patients)

@@ -124,13 +124,12 @@ def tally_of(panel: Panel, combinations: Sequence[Combination]) -> Tally:
 
 
 def hash_patients(panel: Panel) -> NDArray[np.uint64]:
-    """Return one 64-bit number per patient, equal where all values agree to six significant digits.
+    """Return one 64-bit number per patient, equal where all values are equal as float32.
 
-    Six digits, since a cohort may have passed through float32 or text on its way.
+    Shards hold float32; a table of text with enough digits gives the same.
     """
-    reals = _six_digits(panel.reals_NTR)
-    bits = np.where(np.isnan(reals), 0, reals.astype(np.float32)).view(np.uint32).astype(np.uint64)
-    bits[np.isnan(reals)] = np.uint64(0xFFFFFFFF)
+    bits = (panel.reals_NTR.astype(np.float32) + np.float32(0)).view(np.uint32).astype(np.uint64)
+    bits[np.isnan(panel.reals_NTR)] = np.uint64(0xFFFFFFFF)
     codes = (panel.codes_NTK.astype(np.int64) + 1).astype(np.uint64)
     total = _mix(panel.lengths_N.astype(np.uint64))
     for step in range(panel.num_timesteps):
@@ -146,14 +145,6 @@ def hash_rows(panel: Panel) -> NDArray[np.uint64]:
     reals, codes = panel.reals_NTR[panel.present_NT], panel.codes_NTK[panel.present_NT]
     ones = np.ones(len(reals), dtype=np.int64)
     return hash_patients(Panel(panel.schema, reals[:, None], codes[:, None], ones))
-
-
-def _six_digits(values: Floats) -> Floats:
-    """Round to six significant digits; -0 becomes 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        exponent = np.floor(np.log10(np.abs(values)))
-    power = 10.0 ** (5 - np.where(np.isfinite(exponent), exponent, 0))
-    return np.asarray(np.round(values * power) / power + 0.0)
 
 
 def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:

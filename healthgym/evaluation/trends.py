@@ -49,7 +49,7 @@ def dynamic_correlations(
 
 def smooth(values_NTV: Floats, smoother: Smoother) -> Floats:
     """Return every patient's trend; gaps take the last value before them for the purpose."""
-    present_NT = np.isfinite(values_NTV).any(axis=2)
+    present_NT = np.asarray(np.isfinite(values_NTV).any(axis=2))
     lengths_N = np.where(present_NT.any(axis=1), values_NTV.shape[1] - present_NT[:, ::-1].argmax(axis=1), 0)
     trends = np.full_like(values_NTV, np.nan)
     for length in np.unique(lengths_N[lengths_N > 1]):
@@ -66,7 +66,8 @@ def linear(values_NTV: Floats) -> Floats:
 
 def loess(values_NTV: Floats) -> Floats:
     """Return a smooth trend: LOESS over 40% of the timesteps (Cleveland 1979, without robust rounds)."""
-    return np.einsum("st,ntv->nsv", _loess_matrix(values_NTV.shape[1]), values_NTV)
+    smoothed: Floats = np.einsum("st,ntv->nsv", _loess_matrix(values_NTV.shape[1]), values_NTV)
+    return smoothed
 
 
 def patient_correlations(values_NTV: Floats, constant: float = CONSTANT) -> tuple[Floats, Floats]:

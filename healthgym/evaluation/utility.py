@@ -1,7 +1,6 @@
 """Utility: does what is learned from synthetic patients hold for real ones?"""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,12 +189,16 @@ def _endpoint(comparison: Comparison, sets: _Sets, endpoint: Endpoint) -> Figure
         "percent",
     )
     try:
-        fit: Callable[[Panel], float] = lambda panel: endpoint_auc(panel, sets.test, endpoint, sets.seed)  # noqa: E731
-        real, synthetic, half, other = (
-            fit(panel) for panel in (sets.real, sets.synthetic, sets.half, sets.other_half)
+        real, half, other = (
+            endpoint_auc(panel, sets.test, endpoint, sets.seed)
+            for panel in (sets.real, sets.half, sets.other_half)
         )
     except NotJudgedError as reason:
         return comparison.not_judged(about, str(reason))
+    try:
+        synthetic = endpoint_auc(sets.synthetic, sets.test, endpoint, sets.seed)
+    except NotJudgedError as reason:  # nothing can be learned of an event that all or none have
+        synthetic, about = 0.5, replace(about, note=f"Synthetic patients teach nothing here: {reason}")
     rows = [Row("AUC, learned from real", real), Row("AUC, learned from synthetic", synthetic)]
     return comparison.figure(about, real - synthetic, abs(half - other), rows=rows)
 

@@ -1,0 +1,391 @@
+"""The measures of the report against closed forms, brute force, published examples and recorded numbers."""
+
+import math
+from itertools import combinations
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from evaluation_cohort import SCHEMA, cohort
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.neighbors import NearestNeighbors
+
+from healthgym.evaluation.collapse import active_modes, diversity, duplicates, rare_group_ratios, vanished
+from healthgym.evaluation.comparison import Side
+from healthgym.evaluation.dynamics import autocorrelation, quantile_lines, run_lengths, transition_distance
+from healthgym.evaluation.figure import Verdict, in_words, judge, show, worst
+from healthgym.evaluation.joint import cramers_v, log_cluster, structure_lost
+from healthgym.evaluation.panel import Panel, panel_from_frame
+from healthgym.evaluation.patients import count_nearer, k_nearest, neighbours, sequence_vectors
+from healthgym.evaluation.policy import Decisions, disagreement, learn, policy_value
+from healthgym.evaluation.privacy import disclosure_risk, nearer_to_first
+from healthgym.evaluation.ranking import auc, auc_interval, share_interval, true_positive_rate
+from healthgym.evaluation.scale import fit_scale
+from healthgym.evaluation.settings import Threshold
+from healthgym.evaluation.tally import hash_patients, tally_of
+from healthgym.evaluation.trends import dynamic_correlations, linear, loess, patient_correlations, pooled
+
+COMBINATIONS = [("sex",), ("group",), ("sex", "group")]
+
+
+def panel_of(num_patients: int = 200, seed: int = 0, num_timesteps: int = 16) -> Panel:
+    """Return toy patients on their own scale."""
+    panel = panel_from_frame(cohort(num_patients, seed, num_timesteps), SCHEMA, "toy")
+    return panel.on(fit_scale(panel.reals_NTR, SCHEMA))
+
+
+# --- verdicts ------------------------------------------------------------------------------------
+
+
+def test_a_value_passes_up_to_the_larger_of_threshold_and_noise() -> None:
+    threshold = Threshold(at_most=0.1, fail_above=0.2, floors=2)
+    assert judge(0.1, 0.01, threshold) is Verdict.PASS
+    assert judge(0.15, 0.01, threshold) is Verdict.CAUTION
+    assert judge(0.21, 0.01, threshold) is Verdict.FAIL
+    assert judge(0.15, 0.08, threshold) is Verdict.PASS
+    assert judge(0.31, 0.08, threshold) is Verdict.CAUTION
+    assert judge(0.33, 0.08, threshold) is Verdict.FAIL
+    assert "2 noise floors" in in_words(threshold, 0.08)
+
+
+def test_a_value_passes_from_at_least_up() -> None:
+    threshold = Threshold(at_least=0.9, fail_below=0.5)
+    verdicts = [judge(value, None, threshold) for value in (0.9, 0.7, 0.4)]
+    assert verdicts == [Verdict.PASS, Verdict.CAUTION, Verdict.FAIL]
+
+
+def test_nothing_measured_is_not_a_pass() -> None:
+    assert judge(None, None, Threshold(at_most=1, fail_above=1)) is Verdict.NOT_JUDGED
+    assert worst([Verdict.NOT_JUDGED, Verdict.SHOWN]) is Verdict.NOT_JUDGED
+    assert worst([]) is Verdict.NOT_JUDGED
+    assert worst([Verdict.PASS, Verdict.FAIL, Verdict.CAUTION]) is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "either at_most or at_least"),
+        ({"at_most": 0.1}, "needs fail_above"),
+        ({"at_most": 0.1, "fail_above": 0.05}, "needs fail_above"),
+        ({"at_least": 0.1, "fail_below": 0.2}, "needs fail_below"),
+        ({"at_least": 0.2, "fail_below": 0.1, "floors": 1}, "floors goes with at_most"),
+    ],
+)
+def test_a_threshold_that_contradicts_itself_is_refused(values: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Threshold.model_validate(values)
+
+
+def test_numbers_are_written_for_people() -> None:
+    assert [show(0.12345), show(0.5, "percent"), show(12345, "count"), show(None)] == [
+        "0.123",
+        "50.0%",
+        "12,345",
+        "–",
+    ]
+
+
+# --- joint and collapse --------------------------------------------------------------------------
+
+
+def test_cramers_v_is_one_for_the_same_variable_and_zero_for_independent_ones() -> None:
+    assert cramers_v(np.diag([400, 300, 300])) == pytest.approx(1.0, abs=1e-3)
+    assert cramers_v(np.outer([100, 200, 300], [10, 20])) == 0.0
+    assert cramers_v(np.array([[5, 6], [0, 0]])) == 0.0
+
+
+def test_structure_lost_is_relative_to_the_real_structure() -> None:
+    real = np.array([[1, 0.6, 0.0], [0.6, 1, 0.8], [0.0, 0.8, 1]])
+    assert structure_lost(real, real) == 0.0
+    assert structure_lost(real, np.eye(3)) == pytest.approx(1.0)
+    assert structure_lost(real, -real) == pytest.approx(2.0)
+
+
+def test_log_cluster_is_greatest_for_sets_that_share_no_cluster() -> None:
+    panel = panel_of(60)
+    side = Side("real", panel, [])
+    shifted = Panel(SCHEMA, panel.reals_NTR + 1000.0, 2 - panel.codes_NTK, panel.lengths_N, panel.scale)
+    apart = log_cluster(side, Side("far", shifted, []))["all timesteps"]
+    # Every cluster is all real or all synthetic: the mean squared departure from 1/2 is 1/4.
+    assert apart == pytest.approx(math.log(0.25), abs=1e-6)
+    assert log_cluster(side, side)["all timesteps"] < -15
+
+
+def test_collapse_measures_count_what_is_gone() -> None:
+    panel = panel_of(400)
+    everybody = Side("real", panel, COMBINATIONS)
+    assert active_modes(everybody, everybody)["sex x group"] == 1.0
+    assert vanished(everybody, everybody)["sex x group"] == 0.0
+    assert rare_group_ratios(everybody, everybody)["sex x group"] == pytest.approx(1.0)
+    counts = everybody.tally.coverage[("sex", "group")]
+    women_a = np.flatnonzero((panel.codes_NTK[:, 0, 2] == 0) & (panel.codes_NTK[:, 0, 3] == 0))
+    collapsed = Side("one kind", panel.take(women_a), COMBINATIONS)
+    common = (counts >= 0.005 * 400).sum()
+    assert active_modes(everybody, collapsed)["sex x group"] == pytest.approx(1 / common)
+    assert vanished(everybody, collapsed)["sex x group"] == pytest.approx(1 - 1 / common)
+    assert rare_group_ratios(everybody, collapsed)["sex x group"] == 0.0
+    repeated = Side("one patient", panel.take(np.zeros(400, dtype=np.int64)), COMBINATIONS)
+    assert duplicates(everybody, repeated)["patients"] == pytest.approx(399 / 400)
+    assert diversity(everybody, repeated)["patients"] == pytest.approx(0.0, abs=1e-3)
+
+
+# --- tally ---------------------------------------------------------------------------------------
+
+
+def test_the_tally_of_two_sets_is_the_sum_of_their_tallies() -> None:
+    panel = panel_of(90)
+    whole = tally_of(panel, COMBINATIONS)
+    parts = [tally_of(panel.take(part), COMBINATIONS) for part in np.array_split(np.arange(90), 3)]
+    total = parts[0] + parts[1] + parts[2]
+    assert total.num_rows == whole.num_rows == 90 * 16
+    np.testing.assert_array_equal(total.together_CC, whole.together_CC)
+    np.testing.assert_array_equal(total.hashes_N, whole.hashes_N)
+    np.testing.assert_array_equal(total.lengths, whole.lengths)
+    np.testing.assert_allclose(total.pearson_VV, whole.pearson_VV, atol=1e-10)
+    for a, b in zip(total.transitions, whole.transitions, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_pearson_of_a_tally_is_numpys_and_leaves_gaps_out() -> None:
+    panel = panel_of(50)
+    np.testing.assert_allclose(
+        tally_of(panel, []).pearson_VV, np.corrcoef(panel.values_rows, rowvar=False), atol=1e-9
+    )
+    panel.reals_NTR[:10, :8, 0] = np.nan
+    holed = Panel(SCHEMA, panel.reals_NTR, panel.codes_NTK, panel.lengths_N, panel.scale)
+    rows = holed.values_rows
+    known = np.isfinite(rows[:, 0])
+    expected = np.corrcoef(rows[known, 0], rows[known, 1])[0, 1]
+    assert tally_of(holed, []).pearson_VV[0, 1] == pytest.approx(expected, abs=1e-9)
+
+
+def test_equal_patients_have_equal_hashes_even_after_float32_and_text() -> None:
+    panel = panel_of(100)
+    through_float32 = panel.reals_NTR.astype(np.float32).astype(np.float64)
+    other = Panel(SCHEMA, through_float32, panel.codes_NTK, panel.lengths_N)
+    np.testing.assert_array_equal(hash_patients(other), hash_patients(panel))
+    two_decimals = np.round(panel.reals_NTR, 2)
+    through_text = np.vectorize(lambda value: float(f"{value:.7g}"))(two_decimals.astype(np.float32))
+    one, other = (Panel(SCHEMA, x, panel.codes_NTK, panel.lengths_N) for x in (two_decimals, through_text))
+    np.testing.assert_array_equal(hash_patients(other), hash_patients(one))
+    assert len(np.unique(hash_patients(panel))) == 100
+    reals = panel.reals_NTR.copy()
+    reals[:, 3, 1] += 0.01
+    changed = Panel(SCHEMA, reals, panel.codes_NTK, panel.lengths_N)
+    assert not np.any(hash_patients(changed) == hash_patients(panel))
+    backwards = Panel(SCHEMA, panel.reals_NTR[:, ::-1], panel.codes_NTK[:, ::-1], panel.lengths_N)
+    assert not np.any(hash_patients(backwards) == hash_patients(panel))
+
+
+# --- dynamics ------------------------------------------------------------------------------------
+
+
+def recorded(goldens: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the recorded table as patients, and the recorded matrices."""
+    with h5py.File(goldens / "dynamic_correlation.h5") as file:
+        table = {name: column[()] for name, column in file["table"].items()}
+        matrices = {name: file[name][()] for name in ("static", "trend", "cycle")}
+    patients = table.pop("PatientID")
+    table.pop("Timestep")
+    _, counts = np.unique(patients, return_counts=True)
+    values = np.stack([column.astype(np.float64) for column in table.values()], axis=1)
+    padded = np.full((len(counts), counts.max(), values.shape[1]), np.nan)
+    for patient, rows in enumerate(np.split(values, np.cumsum(counts)[:-1])):
+        padded[patient, : len(rows)] = rows
+    return padded, matrices
+
+
+def test_trend_and_cycle_correlations_match_the_recorded_ones(goldens: Path) -> None:
+    values, matrices = recorded(goldens)
+    trend, cycle = dynamic_correlations(values, linear, constant=0.0)
+    np.testing.assert_allclose(trend, matrices["trend"], atol=1e-10)
+    np.testing.assert_allclose(cycle, matrices["cycle"], atol=1e-10)
+
+
+def test_leaving_constant_columns_out_changes_only_their_entries(goldens: Path) -> None:
+    values, matrices = recorded(goldens)
+    varies = (np.nanmax(values, axis=1) > np.nanmin(values, axis=1)).all(axis=0)
+    trend, cycle = dynamic_correlations(values, linear)
+    kept = np.ix_(varies, varies)
+    np.testing.assert_allclose(trend[kept], matrices["trend"][kept], atol=1e-10)
+    np.testing.assert_allclose(cycle[kept], matrices["cycle"][kept], atol=1e-10)
+
+
+def test_a_smooth_trend_follows_a_line_exactly_and_a_wave_closely() -> None:
+    time = np.arange(40.0)
+    line = (3 + 0.5 * time)[None, :, None]
+    np.testing.assert_allclose(loess(line), line, atol=1e-9)
+    wave = np.sin(time * 2 * np.pi / 40)[None, :, None]
+    assert np.abs(loess(wave) - wave).mean() < 0.1 < np.abs(linear(wave) - wave).mean()
+
+
+def test_correlations_of_patients_with_gaps_are_those_of_the_shared_timesteps() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(5, 20, 3))
+    values[:, :, 1] += values[:, :, 0]
+    values[0, 3:7, 1] = np.nan
+    values[1, 15:, :] = np.nan
+    values[2, :, 2] = 4.0
+    z, weight = patient_correlations(values)
+    for patient in range(5):
+        for i, j in combinations(range(3), 2):
+            both = np.isfinite(values[patient][:, [i, j]]).all(axis=1)
+            if weight[patient, i, j]:
+                r = np.corrcoef(values[patient][both][:, [i, j]].T)[0, 1]
+                assert z[patient, i, j] == pytest.approx(np.arctanh(r), abs=1e-9)
+                assert weight[patient, i, j] == both.sum() - 3
+    assert weight[2, 0, 2] == 0
+    assert pooled(z, weight)[0, 1] == pytest.approx(
+        np.tanh(np.average(z[:, 0, 1], weights=weight[:, 0, 1])), abs=1e-12
+    )
+
+
+def test_autocorrelation_of_an_autoregression_is_its_coefficient() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4000, 12))
+    for step in range(1, 12):
+        x[:, step] = 0.8 * x[:, step - 1] + 0.6 * x[:, step]
+    panel = panel_of(4000, num_timesteps=12)
+    reals = np.stack([x + 50] * 3, axis=2)
+    panel = Panel(SCHEMA, reals, panel.codes_NTK, panel.lengths_N, fit_scale(reals, SCHEMA))
+    assert autocorrelation(panel, 0, 1) == pytest.approx(0.8, abs=0.02)
+    assert autocorrelation(panel, 0, 3) == pytest.approx(0.8**3, abs=0.03)
+    assert autocorrelation(panel, 5, 2) == 1.0  # sex never changes
+
+
+def test_run_lengths_end_where_a_patient_does() -> None:
+    codes = np.array([[1, 1, 0, 0, 0], [0, 0, 2, -1, -1]], dtype=np.int16)
+    assert run_lengths(codes).tolist() == [2, 3, 2, 1]
+
+
+def test_transition_distance_weighs_rows_by_how_often_real_patients_are_there() -> None:
+    real = np.array([[90, 10], [0, 100]])
+    assert transition_distance(real, real) == 0.0
+    assert transition_distance(real, np.array([[70, 30], [0, 100]])) == pytest.approx(0.5 * 0.2)
+    assert transition_distance(real, np.array([[90, 10], [0, 0]])) == pytest.approx(0.5)
+
+
+def test_quantile_lines_leave_out_those_who_have_left() -> None:
+    values = np.array([[1.0, 2.0, np.nan], [3.0, np.nan, np.nan]])
+    lines = quantile_lines(values)
+    assert lines[1].tolist()[:2] == [2.0, 2.0]
+    assert np.isnan(lines[:, 2]).all()
+
+
+# --- privacy -------------------------------------------------------------------------------------
+
+
+def test_neighbours_are_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    queries, others = (rng.normal(size=(count, 30)).astype(np.float32) for count in (700, 600))
+    distances, indices = NearestNeighbors(n_neighbors=3, algorithm="brute").fit(others).kneighbors(queries)
+    near = neighbours(queries, others)
+    np.testing.assert_array_equal(near.index_N, indices[:, 0])
+    np.testing.assert_allclose(near.nearest_N, distances[:, 0], rtol=1e-4)
+    np.testing.assert_allclose(near.second_N, distances[:, 1], rtol=1e-4)
+    np.testing.assert_allclose(k_nearest(queries, others, 3)[0], distances, rtol=1e-4)
+    assert neighbours(others, others).nearest_N.max() == 0.0
+
+
+def test_share_nearer_to_the_larger_set_is_that_of_random_subsets() -> None:
+    rng = np.random.default_rng(0)
+    queries, large, small = (rng.normal(size=(count, 4)).astype(np.float32) for count in (40, 60, 20))
+    exact = nearer_to_first(queries, large, small)
+    to_small = neighbours(queries, small).nearest_N
+    drawn = np.mean(
+        [
+            neighbours(queries, large[rng.choice(60, 20, replace=False)]).nearest_N < to_small
+            for _ in range(1500)
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(exact, drawn, atol=0.06)
+    np.testing.assert_allclose(nearer_to_first(queries, small, large), 1 - exact)
+    assert nearer_to_first(large, large, small).min() < 1  # a member may be left out of the subset
+
+
+def test_counting_nearer_ones() -> None:
+    others = np.arange(10, dtype=np.float32)[:, None]
+    assert count_nearer(np.zeros((1, 1), np.float32), others, np.array([3.5])).tolist() == [4]
+
+
+def test_disclosure_risk_of_the_published_example() -> None:
+    """The example tables of El Emam et al. 2020: origin as the quasi-identifier, population of eight."""
+    sample = np.array([2, 0, 3, 3, 1])  # European, Japanese, Hispanic, Hispanic, North African
+    synthetic = np.array([0, 0, 1, 2, 3])
+    in_population = np.array([1.0, 3.0, 3.0, 3.0, 1.0])
+    to_sample, to_population = disclosure_risk(sample, synthetic, 8, in_population)
+    assert to_sample == pytest.approx((1 + 1 + 0.5 + 0.5 + 1) / 8)
+    assert to_population == pytest.approx((1 + 1 / 3 + 1 / 3 + 1 / 3 + 1) / 5)
+    assert disclosure_risk(sample, np.array([9]), 8) == (0.0, 0.0)
+
+
+def test_whole_patients_differ_by_the_root_mean_square_over_time() -> None:
+    panel = panel_of(4)
+    reals = panel.reals_NTR.copy()
+    codes = panel.codes_NTK.copy()
+    codes[1], reals[1] = codes[0], reals[0]
+    codes[1, :4, 1] = 1 - codes[0, :4, 1]
+    both = Panel(SCHEMA, reals, codes, panel.lengths_N, panel.scale)
+    vectors = sequence_vectors(both, 16)
+    # Another class on 4 of 16 timesteps counts one deviation each: sqrt(4 / 16).
+    assert np.linalg.norm(vectors[0] - vectors[1]) == pytest.approx(0.5, abs=1e-6)
+
+
+# --- ranking -------------------------------------------------------------------------------------
+
+
+def test_auc_and_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    truth = stats.norm.cdf(1 / np.sqrt(2))
+    for _ in range(200):
+        positive, negative = rng.normal(1, 1, 80), rng.normal(0, 1, 60)
+        low, high = auc_interval(positive, negative)
+        assert low < auc(positive, negative) < high
+        covered += low <= truth <= high
+    assert 180 <= covered <= 199
+    assert auc_interval(np.arange(10.0) + 20, np.arange(10.0))[1] == 1.0
+
+
+def test_true_positive_rate_at_one_percent() -> None:
+    negative = np.arange(1000.0)
+    assert true_positive_rate(np.array([2000.0, 500.0]), negative) == 0.5
+    assert true_positive_rate(negative, negative) == pytest.approx(0.01, abs=0.002)
+
+
+@settings(max_examples=30, deadline=None)
+@given(share=st.floats(0, 1), count=st.integers(1, 10_000))
+def test_the_interval_of_a_share_holds_the_share(share: float, count: int) -> None:
+    low, high = share_interval(share, count)
+    assert 0 <= low <= share + 1e-9
+    assert share - 1e-9 <= high <= 1
+
+
+# --- policies ------------------------------------------------------------------------------------
+
+
+def two_state_world() -> Decisions:
+    """State 1 pays 1 a step. In state 0 action 1 leads to state 1; in state 1 action 0 stays there."""
+    rng = np.random.default_rng(0)
+    states, actions = np.zeros((200, 12), dtype=np.int64), rng.integers(0, 2, (200, 12))
+    for step in range(1, 12):
+        before, act = states[:, step - 1], actions[:, step - 1]
+        states[:, step] = np.where(before == 0, act, 1 - act)
+    rewards = np.zeros((200, 12))
+    rewards[:, :-1] = states[:, 1:]
+    return Decisions(states, actions, rewards, 2, 2)
+
+
+def test_the_best_policy_of_a_known_world_is_learned_and_valued() -> None:
+    world = two_state_world()
+    best = learn(world, 0.9)
+    assert best.tolist() == [1, 0]
+    assert policy_value(world, best, 0.9) == pytest.approx((1 - 0.9**11) / 0.1)
+    assert policy_value(world, np.array([0, 1]), 0.9) == pytest.approx(0.0)
+    assert policy_value(world, np.array([-1, -1]), 0.9) == pytest.approx(world.returns(0.9).mean(), rel=0.05)
+    assert disagreement(best, best, world) == 0.0
+    assert disagreement(best, 1 - best, world) == 1.0

@@ -1,0 +1,376 @@
+"""The report as a whole: right verdicts, honest gaps, clear errors."""
+
+import json
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from evaluation_cohort import SCHEMA, cohort, one_type, shuffled
+
+from healthgym.errors import CohortError, ConfigError, TableError
+from healthgym.evaluation import collapse, dynamics, joint, marginals, privacy, utility, validity
+from healthgym.evaluation.comparison import Comparison
+from healthgym.evaluation.figure import Figure, Section, Verdict
+from healthgym.evaluation.panel import panel_from_frame
+from healthgym.evaluation.report import SECTIONS, compare, evaluate, file_name, make_report, write_report
+from healthgym.evaluation.settings import ReportConfig, load_report_config
+from healthgym.evaluation.sources import Source, open_real, open_synthetic, source_of
+from healthgym.schema import Schema
+
+ROOT = Path(__file__).parent.parent
+THRESHOLDS = ROOT / "configs" / "report.yaml"
+ENDPOINT = "endpoints=[{{name: a, schema: toy, event: {}, history: {}, window: [8, 15]}}]"
+
+
+@cache
+def config(*overrides: str) -> ReportConfig:
+    """Return the thresholds that users get, with few halvings to save time."""
+    return load_report_config(THRESHOLDS, ("num_splits=2", *overrides))
+
+
+@cache
+def real_patients(seed: int, num_patients: int = 300) -> pd.DataFrame:
+    return cohort(num_patients, seed)
+
+
+def source(frame: pd.DataFrame, name: str = "table") -> Source:
+    return source_of(panel_from_frame(frame, SCHEMA, name), name)
+
+
+def compared(synthetic: pd.DataFrame, holdout: bool = True, *overrides: str) -> Comparison:
+    """Return toy training patients and a holdout beside a cohort."""
+    unseen = source(real_patients(2, 150), "holdout") if holdout else None
+    return compare(SCHEMA, config(*overrides), source(real_patients(1)), unseen, source(synthetic))
+
+
+def figure(section: Section, key: str) -> Figure:
+    return next(each for each in section.figures if each.key == key)
+
+
+def verdicts(section: Section) -> dict[str, Verdict]:
+    return {each.key.partition(".")[2]: each.verdict for each in section.figures}
+
+
+# --- four cohorts, made for the purpose ----------------------------------------------------------
+
+
+def test_fresh_real_patients_pass() -> None:
+    comparison = compared(real_patients(3))
+    for judged in (marginals, joint, dynamics, collapse, privacy, validity):
+        section = judged.section(comparison)
+        assert section.verdict is Verdict.PASS, verdicts(section)
+
+
+def test_shuffled_columns_pass_alone_and_fail_together_and_over_time() -> None:
+    comparison = compared(shuffled(real_patients(1)))
+    assert marginals.section(comparison).verdict is Verdict.PASS
+    assert joint.section(comparison).verdict is Verdict.FAIL
+    over_time = verdicts(dynamics.section(comparison))
+    assert over_time["autocorrelation"] is over_time["transitions"] is over_time["changes"] is Verdict.FAIL
+    assert figure(validity.section(comparison), "validity.static").value == pytest.approx(1.0, abs=0.01)
+
+
+def test_one_patient_type_repeated_is_a_collapse() -> None:
+    section = collapse.section(compared(one_type(real_patients(1))))
+    found = verdicts(section)
+    assert section.verdict is Verdict.FAIL
+    assert found["active_modes"] is found["vanished"] is found["rare_groups"] is Verdict.FAIL
+
+
+def test_the_training_data_itself_fails_privacy_and_nothing_before_it() -> None:
+    comparison = compared(real_patients(1))
+    assert joint.section(comparison).verdict is Verdict.PASS
+    section = privacy.section(comparison)
+    found = verdicts(section)
+    for key in ("membership_auc", "membership_tpr", "membership_shadow", "copies", "copied_rows"):
+        assert found[key] is Verdict.FAIL, key
+    for key in ("smallest_distance", "nearer_to_training", "neighbour_ratio", "attribute_inference"):
+        assert found[key] is Verdict.FAIL, key
+    assert figure(section, "privacy.copies").value == 300
+    assert figure(section, "privacy.membership_auc").value == 1.0
+
+
+def test_jittered_training_data_passes_no_copies_and_still_fails_privacy() -> None:
+    jittered = real_patients(1).copy()
+    jittered["rate"] += np.random.default_rng(0).normal(size=len(jittered))
+    found = verdicts(privacy.section(compared(jittered)))
+    assert found["copies"] is Verdict.PASS
+    assert (
+        found["membership_auc"] is found["membership_shadow"] is found["nearer_to_training"] is Verdict.FAIL
+    )
+
+
+@pytest.mark.slow
+def test_the_whole_report_tells_the_cohorts_apart(tmp_path: Path) -> None:
+    expected = {
+        "fresh": (real_patients(3), set()),
+        "shuffled": (shuffled(real_patients(1)), {"joint", "dynamics", "discriminability", "utility"}),
+        "one type": (one_type(real_patients(1)), {"collapse", "discriminability"}),
+        "training": (real_patients(1), {"privacy"}),
+    }
+    for name, (frame, fails) in expected.items():
+        report = make_report(compared(frame), {})
+        failed = {section.key for section in report.sections if section.verdict is Verdict.FAIL}
+        assert fails <= failed, name
+        if name in ("fresh", "training"):
+            assert failed == fails, (name, failed)
+        write_report(report, tmp_path / name)
+        check_files(tmp_path / name)
+
+
+def check_files(folder: Path) -> None:
+    """Assert that a written report is complete, self-contained and strict JSON."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} in report.json")
+
+    content = json.loads((folder / "report.json").read_text(), parse_constant=refuse)
+    assert content["version"] == 1
+    for section in content["sections"]:
+        for picture in section["pictures"]:
+            assert (folder / "pictures" / f"{file_name(picture)}.svg").is_file()
+        for each in section["figures"]:
+            assert each["what"].endswith(".")
+            assert each["source"]
+            assert each["threshold"]
+            assert (each["value"] is None) == (each["verdict"] == "not judged")
+            assert each["value"] is not None or each["note"].endswith(".")
+    page = (folder / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    assert "<script" not in page
+
+
+# --- what cannot be judged -----------------------------------------------------------------------
+
+
+def test_without_a_holdout_membership_is_not_judged_and_says_why() -> None:
+    comparison = compared(real_patients(3), False)
+    found = figure(privacy.section(comparison), "privacy.membership_auc")
+    assert found.verdict is Verdict.NOT_JUDGED
+    assert found.value is None
+    assert "Needs a holdout" in found.reason
+    assert verdicts(utility.section(comparison))["next_step"] is Verdict.PASS
+    assert any("no holdout" in note for note in utility.section(comparison).notes)
+
+
+def test_single_timesteps_leave_dynamics_unjudged() -> None:
+    first = real_patients(3)[real_patients(3)["Timestep"] == 0]
+    section = dynamics.section(compared(first))
+    assert figure(section, "dynamics.trend_smooth").verdict is Verdict.NOT_JUDGED
+    assert "fewer than four timesteps" in figure(section, "dynamics.trend_smooth").reason
+    assert figure(section, "dynamics.autocorrelation").reason == "Patients have one timestep only."
+    assert figure(validity.section(compared(first)), "validity.lengths").verdict is Verdict.FAIL
+
+
+def test_unequal_lengths_are_judged() -> None:
+    frames = []
+    for seed in (1, 3):
+        lengths = np.random.default_rng(seed).integers(6, 17, 300)
+        frame = real_patients(seed)
+        frames.append(frame[frame["Timestep"] < np.repeat(lengths, 16)].reset_index(drop=True))
+    comparison = compare(SCHEMA, config(), source(frames[0]), None, source(frames[1]))
+    for judged in (validity, dynamics, marginals):
+        assert judged.section(comparison).verdict is Verdict.PASS
+    short = frames[1][frames[1]["Timestep"] < 8]
+    comparison = compare(SCHEMA, config(), source(frames[0]), None, source(short))
+    assert figure(validity.section(comparison), "validity.lengths").verdict is Verdict.FAIL
+
+
+def test_longer_synthetic_patients_are_cut_and_their_lengths_reported() -> None:
+    longer = cohort(300, 3, num_timesteps=24)
+    comparison = compared(longer)
+    assert comparison.synthetic.panel.num_timesteps == 16
+    found = figure(validity.section(comparison), "validity.lengths")
+    assert found.verdict is Verdict.FAIL
+    assert found.value == pytest.approx(1.0)
+
+
+def test_a_schema_without_static_variables_or_reals_is_judged_as_far_as_it_goes() -> None:
+    bare = Schema.model_validate(
+        {"name": "bare", "variables": [{"name": "drug", "kind": "binary", "classes": {0: "no", 1: "yes"}}]}
+    )
+    sets = [source_of(panel_from_frame(real_patients(seed), bare, "bare"), "bare") for seed in (1, 2, 3)]
+    comparison = compare(bare, config(), sets[0], sets[1], sets[2])
+    sections = {
+        judged.__name__: judged.section(comparison) for judged in (marginals, collapse, privacy, joint)
+    }
+    found = figure(sections["healthgym.evaluation.collapse"], "collapse.active_modes")
+    assert found.verdict is Verdict.NOT_JUDGED
+    assert "no static categorical variables" in found.reason
+    found = figure(sections["healthgym.evaluation.marginals"], "marginals.ks")
+    assert found.verdict is Verdict.NOT_JUDGED
+
+
+def test_a_constant_synthetic_variable_is_a_loss_and_no_nan() -> None:
+    flat = real_patients(3).assign(rate=80.0)
+    comparison = compared(flat)
+    assert figure(joint.section(comparison), "joint.pearson_lost").value > 0.3  # type: ignore[operator]
+    assert figure(dynamics.section(comparison), "dynamics.autocorrelation").verdict is Verdict.FAIL
+    assert verdicts(marginals.section(comparison))["ks"] is Verdict.FAIL
+
+
+def test_negative_and_impossible_values_are_counted() -> None:
+    odd = real_patients(3).copy()
+    odd.loc[::20, "urine"] = -5.0
+    odd.loc[::50, "rate"] = 9000.0
+    section = validity.section(compared(odd))
+    assert figure(section, "validity.negative").value == pytest.approx(0.05, abs=0.001)
+    assert verdicts(section)["negative"] is verdicts(section)["range"] is Verdict.FAIL
+
+
+def test_missing_values_are_compared() -> None:
+    holed = real_patients(3).copy()
+    holed.loc[np.random.default_rng(0).random(len(holed)) < 0.3, "rate"] = np.nan
+    comparison = compared(holed)
+    found = figure(marginals.section(comparison), "marginals.missing")
+    assert found.value == pytest.approx(0.3, abs=0.02)
+    assert found.verdict is Verdict.FAIL
+    assert figure(validity.section(comparison), "validity.absent").verdict is Verdict.FAIL
+
+
+# --- amounts -------------------------------------------------------------------------------------
+
+
+def test_a_large_cohort_is_tallied_whole_and_sampled_for_the_rest() -> None:
+    comparison = compared(cohort(700, 3), True, "num_patients=100")
+    assert comparison.synthetic.panel.num_patients == 100
+    assert comparison.synthetic.num_patients == comparison.synthetic.tally.num_patients == 700
+    assert comparison.train.tally.num_patients == 300
+    assert any("100 of 700" in note for note in privacy.section(comparison).notes)
+    again = compared(cohort(700, 3), True, "num_patients=100")
+    np.testing.assert_array_equal(comparison.synthetic.panel.reals_NTR, again.synthetic.panel.reals_NTR)
+
+
+def test_a_small_cohort_is_measured_against_the_noise_of_a_small_one() -> None:
+    small, large = compared(cohort(60, 3)), compared(real_patients(3))
+    assert small.halves[0][1].num_patients == 60
+    assert large.halves[0][1].num_patients == 150
+    first, second = (set(side.tally.hashes_N.tolist()) for side in large.halves[0])
+    assert not first & second
+
+
+# --- files and errors ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """Write schema, training data, holdout and cohort as files."""
+    (tmp_path / "schema.yaml").write_text(yaml.safe_dump(json.loads(SCHEMA.model_dump_json())))
+    for name, seed, count in (("real", 1, 80), ("holdout", 2, 60), ("synthetic", 3, 80)):
+        cohort(count, seed).to_csv(tmp_path / f"{name}.csv", index=False)
+    return {path.stem: path for path in tmp_path.iterdir()}
+
+
+def judged_files(files: dict[str, Path], out: Path, *overrides: str) -> None:
+    evaluate(files["schema"], files["real"], files["synthetic"], out, THRESHOLDS, files["holdout"], overrides)
+
+
+def test_report_from_files(files: dict[str, Path], tmp_path: Path) -> None:
+    judged_files(files, tmp_path / "out", "num_splits=1")
+    check_files(tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [section["key"] for section in content["sections"]] == list(SECTIONS)
+    assert content["facts"]["synthetic"].startswith("80 patients")
+
+
+def change(path: Path, **columns: object) -> None:
+    frame = pd.read_csv(path)
+    frame.assign(**columns).to_csv(path, index=False)
+
+
+def test_a_cohort_that_lacks_a_variable_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    pd.read_csv(files["synthetic"]).drop(columns="rate").to_csv(files["synthetic"], index=False)
+    with pytest.raises(TableError, match=r"synthetic\.csv.*lacks 'rate'"):
+        judged_files(files, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cohort_with_another_label_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    change(files["synthetic"], ward="upper")
+    with pytest.raises(TableError, match=r"ward.*unknown class"):
+        judged_files(files, tmp_path / "out")
+
+
+def test_too_few_patients_are_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    cohort(49, 3).to_csv(files["synthetic"], index=False)
+    with pytest.raises(TableError, match="has 49 patients; a report needs at least 50"):
+        judged_files(files, tmp_path / "out")
+
+
+def test_a_folder_that_is_no_cohort_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match=r"no manifest\.json"):
+        open_synthetic(tmp_path, SCHEMA)
+
+
+def test_real_data_must_fit_its_schema(files: dict[str, Path]) -> None:
+    frame = pd.read_csv(files["real"])
+    frame.loc[3, "sex"] = "female" if frame.loc[3, "sex"] == "male" else "male"
+    frame.to_csv(files["real"], index=False)
+    with pytest.raises(TableError, match="static"):
+        open_real(files["real"], SCHEMA)
+    assert open_synthetic(files["real"], SCHEMA).num_patients == 80
+
+
+def test_an_unknown_label_in_a_frame_is_refused() -> None:
+    with pytest.raises(TableError, match="column 'ward': unknown label"):
+        panel_from_frame(real_patients(1).assign(ward="upper"), SCHEMA, "cohort")
+    with pytest.raises(TableError, match="cohort lacks drug"):
+        panel_from_frame(real_patients(1).drop(columns="drug"), SCHEMA, "cohort")
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ConfigError, match="coverage: rate"):
+        compared(real_patients(3), True, "coverage=[[rate, sex]]")
+    with pytest.raises(ConfigError, match="unknown key"):
+        config("num_halves=2")
+    with pytest.raises(ConfigError, match="window must begin after the history"):
+        config(ENDPOINT.format("{variable: rate, above: 1}", 10))
+    with pytest.raises(ConfigError, match="exactly one of below, above and is"):
+        config(ENDPOINT.format("{variable: rate}", 8))
+
+
+def test_endpoint_and_policy_of_the_settings() -> None:
+    chosen = (
+        "endpoints=[{name: shock, schema: toy, event: {variable: pressure, below: 85}, num_steps: 3, "
+        "history: 8, window: [8, 15]},"
+        "{name: never, schema: toy, event: {variable: pressure, below: 0}, history: 8, window: [8, 15]}]",
+        "policies=[{name: drug, schema: toy, action: drug, num_states: 8, "
+        "reward: [{when: {variable: pressure, above: 85}, weight: 1}]},"
+        "{name: odd, schema: toy, action: nothing, reward: [{when: {variable: rate, above: 85}, weight: 1}]}]",
+    )
+    fresh = utility.section(compared(real_patients(3), True, *chosen))
+    assert fresh.verdict is Verdict.PASS, verdicts(fresh)
+    assert "have the event" in figure(fresh, "utility.endpoint:never").reason
+    assert "no categorical 'nothing'" in figure(fresh, "utility.policy_value:odd").reason
+    spoiled = utility.section(compared(shuffled(real_patients(1)), True, *chosen))
+    assert figure(spoiled, "utility.endpoint:shock").verdict is Verdict.FAIL
+    assert figure(spoiled, "utility.next_step").verdict is Verdict.FAIL
+
+
+def test_the_program_reports_errors_without_a_traceback(files: dict[str, Path], tmp_path: Path) -> None:
+    arguments = {"schema": files["schema"], "real": files["real"], "out": tmp_path / "out"}
+    arguments["synthetic"] = tmp_path / "none.csv"
+    program = [sys.executable, str(ROOT / "jobs" / "evaluate.py")]
+    given = [part for name, value in arguments.items() for part in (f"--{name}", str(value))]
+    done = subprocess.run([*program, *given], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "no such file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_threshold_belongs_to_a_figure() -> None:
+    keys = set(re.findall(r'About\(\s*f?"([a-z0-9_]+\.[a-z0-9_]+)', _sources()))
+    named = {f"{section}.{name}" for section, names in config().thresholds.items() for name in names}
+    assert named <= keys, named - keys
+
+
+def _sources() -> str:
+    folder = ROOT / "healthgym" / "evaluation"
+    return "".join(path.read_text() for path in folder.glob("*.py"))

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +138,24 @@ def test_other_settings_are_refused_with_the_difference(folder: Path) -> None:
         go(folder, tiny.config(folder, training={"seed": 6}))
     with pytest.raises(ConfigError, match=r"system\.critic\.num_updates: 2 -> \(absent\)|system"):
         go(folder, tiny.config(folder, system="v1"))
+
+
+@pytest.mark.parametrize(
+    ("system", "setting"),
+    [
+        ("v2.5", {"generator": {"kind": "transformer", "num_heads": 2, "num_positions": 5}}),
+        ("v3", {"pad_to": 4}),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused_before_the_first_step(
+    tmp_path: Path, system: str, setting: dict[str, Any]
+) -> None:
+    tiny.cohort(tmp_path, num_timesteps=6)
+    values = tiny.config(tmp_path, system).model_dump()
+    values["system"] |= setting
+    with pytest.raises(ConfigError, match=r"6 timesteps .*(num_positions to 6|pad_to of 6)"):
+        train(tmp_path / "run", RunConfig.model_validate(values))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_other_data_are_refused(folder: Path, tmp_path: Path) -> None:

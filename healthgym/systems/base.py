@@ -138,6 +138,9 @@ class System(ABC):
         """Return the number of trained numbers."""
         return 0
 
+    def check_length(self, length: int) -> None:  # noqa: B027 - most systems take any length
+        """Raise ConfigError if sequences of this length do not fit the system."""
+
     def shapes(self, length: int) -> str:
         """Return a line per stage with its shape, for sequences of this length; nothing if it has none."""
         return ""

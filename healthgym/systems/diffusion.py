@@ -227,6 +227,9 @@ class DiffusionSystem(System):
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.denoiser.parameters())
 
+    def check_length(self, length: int) -> None:
+        self.canvas(length)
+
     def shapes(self, length: int) -> str:
         canvas = self.canvas(length)
         note = f"{length} timesteps, right-padded to a canvas of {canvas}" if canvas > length else ""

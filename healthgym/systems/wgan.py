@@ -91,6 +91,10 @@ class WGANSystem(System):
         load_optimiser_state(self.optimiser_D, self.critic, state["optimisers"]["D"])
         self.latent.load_state(state)
 
+    def check_length(self, length: int) -> None:
+        with torch.no_grad():
+            self.generator(torch.zeros(1, length, self.latent.latent_dim, device=self.device))
+
     def num_parameters(self) -> int:
         return sum(
             parameter.numel()

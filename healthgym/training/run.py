@@ -69,6 +69,7 @@ def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> boo
         device,
         config.training.seed,
     )
+    system.check_length(curriculum.max_length)
     meter = Meter()
     if start is not None:
         system.load_state(start.state)

@@ -111,6 +111,18 @@ def test_h5py_alone_reads_an_hdf5_shard(tmp_path: Path) -> None:
         assert list(slashed.attrs["codes"]) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("compression", COMPRESSIONS["hdf5"])
+def test_columns_of_several_chunks_survive(tmp_path: Path, compression: str) -> None:
+    shard = make_shard(np.full(9000, 4, dtype=np.int32))
+    with h5py.File(save(tmp_path, "hdf5", compression, shard)) as file:
+        for variable in SCHEMA.encoded:
+            column = file["columns"][variable.name.replace("/", "|")]
+            assert column.chunks[0] < len(column)
+            np.testing.assert_array_equal(column[:], shard.columns[variable.name])
+        np.testing.assert_array_equal(file["columns/PatientID"][:], np.repeat(np.arange(100, 9100), 4))
+        np.testing.assert_array_equal(file["columns/Timestep"][:], np.tile(np.arange(4), 9000))
+
+
 def test_pandas_alone_reads_a_parquet_shard_with_labels_as_categories(tmp_path: Path) -> None:
     shard = make_shard(np.array([1], dtype=np.int32))  # one row: most labels are not used
     shard.columns["Ethnic"][0] = 2

@@ -37,18 +37,42 @@ class Submitted:
             sys.exit(status)
 
 
-def submit(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
-    """Queue a job and return its number at once.
+def vet(job: Job, settings_path: Path, awaited: bool = False) -> None:
+    """Find out, without making or queueing anything, whether a job could be submitted.
+
+    Args:
+        job: the work.
+        settings_path: the resources.
+        awaited: its inputs are still to be made by a job before it.
 
     Raises:
-        HealthgymError: bad settings, an unshared or unwritable place, a live job for the same target,
-            a contradiction found by the job's own check, or a refusal of the scheduler.
+        HealthgymError: bad settings, an unshared place, a contradiction found by the job's own check, or
+            a refusal of the scheduler.
     """
     settings = load(SlurmSettings, settings_path)
     scheduler.require_slurm()
     _require_shared([job.target, *job.reads], settings, settings_path)
     _require_one_rank(job, settings, settings_path)
-    job.check(awaited=bool(after))
+    job.check(awaited)
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
+        script.write(show(job, settings_path))
+        script.flush()
+        scheduler.try_out(Path(script.name), settings_path)
+
+
+def submit(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
+    """Queue a job and return its number at once.
+
+    Args:
+        job: the work.
+        settings_path: the resources.
+        after: numbers of jobs that must end well before.
+
+    Raises:
+        HealthgymError: what `vet` finds, a live job for the same target, or no place to write.
+    """
+    vet(job, settings_path, awaited=bool(after))
+    settings = load(SlurmSettings, settings_path)
     tasks = _tasks_not_live(job, settings.array.tasks)
     if not tasks:
         raise LaunchError(
@@ -69,16 +93,12 @@ def submit(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
 def show(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
     """Return the batch script that `submit` would send; nothing is made or queued."""
     settings = load(SlurmSettings, settings_path)
-    folder = records.submissions_folder(job.target.absolute()) / "TIME-AND-RANDOM"
+    folder = records.submissions_folder(job.target) / "TIME-AND-RANDOM"
     executor = make_executor(settings, _name(job, folder), folder, _shown(job), after)
     return executor.text(len(job.deal(settings.array.tasks)))
 
 
 def _send(executor: Executor, tasks: Sequence[Job], folder: Path, settings_path: Path) -> str:
-    with tempfile.NamedTemporaryFile("w", suffix=".sh", dir=folder) as script:
-        script.write(executor.text(len(tasks)))
-        script.flush()
-        scheduler.try_out(Path(script.name), settings_path)
     calls = [Submitted(task, folder) for task in tasks]
     try:
         if len(calls) == 1:
@@ -115,6 +135,7 @@ def _record(job: Job, tasks: Sequence[Job], folder: Path, number: str, settings_
             "settings": str(settings_path.absolute()),
             "submitted": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": shlex.join(sys.argv),
+            "work": repr(job),
             "places": dict(zip(numbers, (task.place for task in tasks), strict=True)),
         },
     )

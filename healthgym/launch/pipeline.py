@@ -1,0 +1,149 @@
+"""Prepare, train, synthesize and evaluate as one submission: each stage waits for the one before it.
+
+Submitting again goes on: a stage that is done is left out, one that is queued or running is waited for,
+and the rest is submitted.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from healthgym.config import RunConfig, StrictModel, load
+from healthgym.errors import ConfigError
+from healthgym.launch import records, submission
+from healthgym.launch.jobs import EvaluateJob, PrepareJob, SynthesizeJob, TrainJob
+from healthgym.launch.perform import Job
+from healthgym.launch.tracking import Tracked, track
+from healthgym.synthesis.cohort import SynthesisRequest
+
+
+class PrepareStage(StrictModel):
+    """The words of jobs/prepare.py; `resources` is its Slurm settings."""
+
+    resources: Path
+    schema_path: Path
+    out: Path
+    table: Path | None = None
+    dataset: str | None = None
+    tables: Path | None = None
+    holdout: float = 0.2
+    seed: int = 0
+    max_patients: int | None = None
+    sort: bool = False
+    cache: Path | None = None
+
+
+class TrainStage(StrictModel):
+    """The words of jobs/train.py; `resources` is its Slurm settings."""
+
+    resources: Path
+    config: Path
+    run_dir: Path
+    set: tuple[str, ...] = ()
+
+
+class SynthesizeStage(SynthesisRequest):
+    """The words of jobs/synthesize.py; `resources` is its Slurm settings."""
+
+    resources: Path
+
+
+class EvaluateStage(StrictModel):
+    """The words of jobs/evaluate.py; `resources` is its Slurm settings."""
+
+    resources: Path
+    schema_path: Path
+    real: Path
+    synthetic: Path
+    out: Path
+    config: Path = Path("configs/report.yaml")
+    holdout: Path | None = None
+    set: tuple[str, ...] = ()
+
+
+class Pipeline(StrictModel):
+    """The stages in the order of the work; any may be left out."""
+
+    prepare: PrepareStage | None = None
+    train: TrainStage | None = None
+    synthesize: SynthesizeStage | None = None
+    evaluate: EvaluateStage | None = None
+
+    def jobs(self) -> list[tuple[Job, Path]]:
+        """Return each stage's job and its Slurm settings.
+
+        Raises:
+            ConfigError: the training settings are wrong, or there is no stage.
+        """
+        found: list[tuple[Job, Path]] = []
+        if self.prepare:
+            values = self.prepare.model_dump(exclude={"resources", "schema_path"})
+            found.append((PrepareJob.of(schema=self.prepare.schema_path, **values), self.prepare.resources))
+        if self.train:
+            config = load(RunConfig, self.train.config, self.train.set)
+            found.append((TrainJob.of(self.train.run_dir, config), self.train.resources))
+        if self.synthesize:
+            values = self.synthesize.model_dump(exclude={"resources"})
+            found.append((SynthesizeJob.of(**values), self.synthesize.resources))
+        if self.evaluate:
+            values = self.evaluate.model_dump(exclude={"resources", "schema_path", "set"})
+            named = {"schema": self.evaluate.schema_path, "overrides": self.evaluate.set}
+            found.append((EvaluateJob.of(**named, **values), self.evaluate.resources))
+        if not found:
+            raise ConfigError("The pipeline has no stage: name prepare, train, synthesize or evaluate.")
+        return found
+
+
+def submit_pipeline(path: Path) -> list[str]:
+    """Submit what is not done yet and return the jobs' numbers; nothing is queued if any stage is wrong.
+
+    Raises:
+        HealthgymError: see `healthgym.launch.submission.submit`.
+    """
+    stages = load(Pipeline, path).jobs()
+    state = _state(stages)
+    for (job, on), word in zip(stages, state, strict=True):
+        if word == "to do":
+            submission.vet(job, on, awaited=job is not stages[0][0])
+    after: list[str] = []
+    submitted: list[str] = []
+    for (job, on), word in zip(stages, state, strict=True):
+        if word == "done":
+            print(f"{job.kind}: done already ({job.target})")
+            after = []
+        elif word == "live":
+            after = sorted({found.number.partition("_")[0] for found in track(job.target) if found.live})
+            print(f"{job.kind}: job {', '.join(after)} is queued or running already")
+        else:
+            after = [submission.submit(job, on, after)]
+            submitted += after
+    return submitted
+
+
+def show_pipeline(path: Path) -> str:
+    """Return the batch scripts of all stages; nothing is made or queued."""
+    texts, before = [], ""
+    for job, on in load(Pipeline, path).jobs():
+        texts.append(submission.show(job, on, [before] if before else []))
+        before = f"NUMBER_OF_{job.kind.upper()}"
+    return "\n\n".join(texts)
+
+
+def _state(stages: Iterable[tuple[Job, Path]]) -> list[str]:
+    """Return "done", "live" or "to do" for each stage; after one that is not done, none is done."""
+    words: list[str] = []
+    for job, _ in stages:
+        found = track(job.target)
+        if any(one.live for one in found):
+            words.append("live")
+        elif all(word == "done" for word in words) and _done(job, found):
+            words.append("done")
+        else:
+            words.append("to do")
+    return words
+
+
+def _done(job: Job, found: list[Tracked]) -> bool:
+    """Tell whether the last submission for the target was of this very work, and all of it finished."""
+    last = {one.place: one for one in found}
+    work = [said.get("work") for _, said in records.submissions(job.target)]
+    return bool(last) and work[-1] == repr(job) and all(one.state == "finished" for one in last.values())

@@ -9,6 +9,9 @@ from fake_system import FakeSystem, open_fake, write_fake
 from torch import Tensor
 
 from healthgym import stopping
+from healthgym.config import RunConfig
+from healthgym.errors import ConfigError
+from healthgym.storage.checkpoint import load_checkpoint
 from healthgym.storage.shards import Manifest, open_cohort
 from healthgym.synthesis.cohort import SynthesisRequest, synthesize
 from healthgym.synthesis.source import Source
@@ -36,6 +39,18 @@ def test_shards_have_the_same_bytes_in_any_order(tmp_path: Path, system: str) ->
     assert [shard.sha256 for shard in straight.shards] == [shard.sha256 for shard in apart.shards]
     assert len({shard.sha256 for shard in straight.shards}) == 3
     assert straight.acceptance_rate == apart.acceptance_rate == 1
+
+
+def test_how_v3_samples_may_change_between_starts_and_how_it_learns_may_not(tmp_path: Path) -> None:
+    tiny.cohort(tmp_path)
+    assert train(tmp_path / "run", tiny.config(tmp_path, "v3", training={"epochs": 1}))
+    values = tiny.config(tmp_path, "v3", training={"epochs": 2}).model_dump()
+    values["system"] |= {"sampler": {"kind": "dpmpp", "num_steps": 2}, "guardrail": {"kind": "clamp"}}
+    assert train(tmp_path / "run", RunConfig.model_validate(values))
+    assert load_checkpoint(tmp_path / "run").config.system == RunConfig.model_validate(values).system
+    values["system"]["gradient_clip"] = 2.0
+    with pytest.raises(ConfigError, match=r"system\.gradient_clip: 1\.0 -> 2\.0"):
+        train(tmp_path / "run", RunConfig.model_validate(values))
 
 
 class _Choosy(FakeSystem):

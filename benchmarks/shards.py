@@ -11,8 +11,10 @@ import json
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from healthgym.schema import Schema, Variable
 from healthgym.storage.shard_file import COMPRESSIONS, Shard, encode_shard
@@ -38,7 +40,7 @@ SCHEMA = Schema(
 def make_shard(num_patients: int) -> Shard:
     """Return a shard of made-up patients."""
     random, shape = np.random.default_rng(0), (num_patients, TIMESTEPS)
-    columns = {}
+    columns: dict[str, NDArray[Any]] = {}
     for variable in SCHEMA.reals:
         level = random.normal(size=(num_patients, 1))
         columns[variable.name] = np.exp(level + 0.3 * random.normal(size=shape)).astype(np.float32).ravel()

@@ -1,6 +1,7 @@
 # make demo        set up .venv, then train, synthesise and judge a cohort in a few minutes
 # make test        set up .venv and run the default tests (under 5 minutes on 2 cores)
 # make test-slow   kill tests and the like
+# make test-slurm  start a real two-node Slurm on this host (Debian, as root) and run the tests on it
 # make lint types  what CI checks besides
 # make lock        pin today's newest versions anew
 SHELL := /bin/bash
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= runs/demo
 
-.PHONY: demo test test-slow lint types lock clean
+.PHONY: demo test test-slow test-slurm lint types lock clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -36,6 +37,14 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow and not slurm"
+
+# Here the absence of Slurm is an error; `make test` skips these tests.
+SLURM_DIR ?= /var/tmp/healthgym-slurm
+test-slurm: export HEALTHGYM_SLURM_DIR := $(SLURM_DIR)
+test-slurm: $(INSTALLED)
+	tests/slurm/cluster.sh start
+	status=0; HEALTHGYM_TEST_SLURM=1 SLURM_CONF=$(SLURM_DIR)/slurm.conf $(BIN)/python -m pytest -m slurm tests/slurm \
+	  || status=$$?; tests/slurm/cluster.sh stop; exit $$status
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 # make test        set up .venv and run the default tests (under 5 minutes on 2 cores)
 # make test-slow   kill tests and the like
 # make test-slurm  start a real two-node Slurm on this host (Debian, as root) and run the tests on it
+# make test-image  build the image (minutes, as root), run the tests inside, and train in it on that Slurm
 # make lint types  what CI checks besides
 # make lock        pin today's newest versions anew
 SHELL := /bin/bash
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= runs/demo
 
-.PHONY: demo test test-slow test-slurm lint types lock clean
+.PHONY: demo test test-slow test-slurm test-image lint types lock clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -40,11 +41,20 @@ test-slow: $(INSTALLED)
 
 # Here the absence of Slurm is an error; `make test` skips these tests.
 SLURM_DIR ?= /var/tmp/healthgym-slurm
-test-slurm: export HEALTHGYM_SLURM_DIR := $(SLURM_DIR)
+IMAGE_DIR ?= /var/tmp/healthgym-image
+on_slurm = tests/slurm/cluster.sh start; status=0; HEALTHGYM_TEST_SLURM=1 SLURM_CONF=$(SLURM_DIR)/slurm.conf \
+  $(BIN)/python -m pytest -m $(1) tests/slurm || status=$$?; tests/slurm/cluster.sh stop; exit $$status
+test-slurm test-image: export HEALTHGYM_SLURM_DIR := $(SLURM_DIR)
 test-slurm: $(INSTALLED)
-	tests/slurm/cluster.sh start
-	status=0; HEALTHGYM_TEST_SLURM=1 SLURM_CONF=$(SLURM_DIR)/slurm.conf $(BIN)/python -m pytest -m slurm tests/slurm \
-	  || status=$$?; tests/slurm/cluster.sh stop; exit $$status
+	$(call on_slurm,"slurm and not image")
+
+test-image: export HEALTHGYM_TEST_IMAGE := $(IMAGE_DIR)
+test-image: $(INSTALLED)
+	tests/slurm/image.sh base
+	tests/slurm/image.sh build
+	tests/slurm/image.sh test
+	tests/slurm/image.sh unpack $(IMAGE_DIR)
+	$(call on_slurm,image)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -47,8 +47,9 @@ def test_train(cluster: Cluster, folder: Path, tmp_path: Path) -> None:
     assert [job.state for job in track(run)] == ["running"]
     cluster.preempt(number)
     assert [job.state for job in track(run)] == ["preempted"]
-    cluster.until("its second life", lambda: track(run)[0].life == 1)
-    os.kill(json.loads((run / "owner.json").read_text())["pid"], signal.SIGKILL)
+    owner = run / "owner.json"
+    cluster.until("its second life", lambda: json.loads(owner.read_text())["life"] == 1)
+    os.kill(json.loads(owner.read_text())["pid"], signal.SIGKILL)
     assert cluster.until_over(number) == "COMPLETED"
     assert cluster.restarts(number) == 2
     assert [job.state for job in track(run)] == ["finished"]

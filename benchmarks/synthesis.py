@@ -3,8 +3,8 @@
     python benchmarks/synthesis.py [--batch-size 256] [--timesteps 60] [--precision highest] [--json FILE]
 
 One thread, CPU seconds, so that other work on the machine disturbs little; medians. v2 with untrained
-weights: the time does not depend on them. `published` is the generator of Kuo et al. 2023 written plainly, fed
-with the same noise; it neither decodes nor writes.
+weights: the time does not depend on them. `published` is the generator of Kuo et al. 2023 written plainly,
+fed with the same noise; it neither decodes nor writes.
 """
 
 import argparse

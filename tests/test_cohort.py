@@ -206,7 +206,10 @@ def test_a_stop_between_batches_is_carried_on(
 
 @pytest.mark.parametrize(
     ("number", "workers"),
-    [(signal.SIGUSR1, 1), *(pytest.param(n, 2, marks=pytest.mark.slow) for n in stopping.SIGNALS)],
+    [
+        (signal.SIGUSR1, 1),
+        *(pytest.param(n, 2, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGINT)),
+    ],
 )
 def test_a_signal_to_all_processes_stops_and_the_same_command_goes_on(
     request_: SynthesisRequest, number: signal.Signals, workers: int
@@ -223,6 +226,28 @@ def test_a_signal_to_all_processes_stops_and_the_same_command_goes_on(
     synthesize(slow, open_fake)
     synthesize(elsewhere(slow, "undisturbed"), open_fake)
     assert content(slow.out) == content(elsewhere(slow, "undisturbed").out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR2])
+def test_a_signal_while_workers_start_is_honoured(request_: SynthesisRequest, number: signal.Signals) -> None:
+    process = drive(request_.model_copy(update={"workers": 3}), start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not any("spawn_main" in name for name in children(process.pid).values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    _, complained = process.communicate(timeout=60)
+    assert process.returncode == stopping.INTERRUPTED, complained
+
+
+def children(pid: int) -> dict[int, str]:
+    """Return {number: command line} of a process's children."""
+    try:
+        numbers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return {int(number): Path(f"/proc/{number}/cmdline").read_text() for number in numbers}
+    except OSError:  # one has ended in the meantime
+        return {}
 
 
 def kill_at_random(request: SynthesisRequest, times: int, longest: float) -> int:
@@ -264,12 +289,12 @@ def test_workers_do_not_outlive_a_killed_parent(request_: SynthesisRequest) -> N
     write_fake(request_.checkpoint, delay=0.2)
     process = drive(request_.model_copy(update={"workers": 2}))
     wait_for(request_.out / "receipts" / "shard-00000.json")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(children) >= 2
+    born = children(process.pid)
+    assert len(born) >= 2
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{child}").exists() for child in children):
+    while any(Path(f"/proc/{child}").exists() for child in born):
         assert time.monotonic() < deadline, "a worker outlived its parent"
         time.sleep(0.05)
 
@@ -281,11 +306,7 @@ def test_a_dead_worker_is_an_error_and_finished_shards_stay(request_: SynthesisR
     two = request_.model_copy(update={"workers": 2})
     process = drive(two)
     wait_for(two.out / "receipts" / "shard-00000.json")
-    names = {
-        child: Path(f"/proc/{child}/cmdline").read_text()
-        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    }
-    worker = next(int(child) for child, name in names.items() if "spawn_main" in name)
+    worker = next(child for child, name in children(process.pid).items() if "spawn_main" in name)
     os.kill(worker, signal.SIGKILL)
     _, complained = process.communicate(timeout=60)
     assert process.returncode == 2

@@ -7,6 +7,7 @@ more workers. When the parent dies, the pipe closes and the worker ends.
 
 import contextlib
 import os
+import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -151,10 +152,26 @@ def work_in_processes(task: Task, shards: Iterable[int], num_workers: int, tell:
     Raises:
         CohortError: a worker met an error or died; the others finish the shard they are writing.
     """
-    context, waiting = get_context("spawn"), iter(shards)
+    workers = _start_workers(task, num_workers)
+    try:
+        _serve(workers, iter(shards), tell)
+    finally:
+        for pipe, worker in workers.items():
+            pipe.close()
+            worker.join()
+
+
+def _start_workers(task: Task, num_workers: int) -> dict[Pipe, SpawnProcess]:
+    """Start processes of one thread each, deaf to the signals from their first moment on.
+
+    A scheduler signals every process, and one that is still importing would die of it. So the signals are
+    held back while processes start: a held signal reaches this process right after, and the new ones keep
+    the hold.
+    """
+    context, workers = get_context("spawn"), dict[Pipe, SpawnProcess]()
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)
     os.environ.update(_ONE_THREAD)
-    workers: dict[Pipe, SpawnProcess] = {}
     try:
         for number in range(num_workers):
             here, there = context.Pipe()
@@ -165,12 +182,8 @@ def work_in_processes(task: Task, shards: Iterable[int], num_workers: int, tell:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-    try:
-        _serve(workers, waiting, tell)
-    finally:
-        for pipe, worker in workers.items():
-            pipe.close()
-            worker.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    return workers
 
 
 def _serve(workers: dict[Pipe, SpawnProcess], waiting: Iterator[int], tell: Listener) -> None:
@@ -190,7 +203,7 @@ def _serve(workers: dict[Pipe, SpawnProcess], waiting: Iterator[int], tell: List
                 message = pipe.recv()
             except (EOFError, ConnectionResetError):
                 open_pipes.discard(pipe)
-                failure = failure or _death(workers[pipe])
+                failure = failure or (None if stopping.requested() else _death(workers[pipe]))
                 continue
             if isinstance(message, _Failed):
                 failure = failure or (CohortError if message.expected else RuntimeError)(message.message)

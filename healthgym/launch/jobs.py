@@ -29,7 +29,7 @@ class TrainJob:
     kind = "train"
     place = ""
     saves = True
-    ranks = False
+    ranks = True
 
     @classmethod
     def of(cls, run_dir: Path, config: RunConfig) -> "TrainJob":

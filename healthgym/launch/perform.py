@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from healthgym import stopping
-from healthgym.errors import FencedError, HealthgymError
+from healthgym.errors import FencedError, HealthgymError, RankError
 from healthgym.launch import records
 from healthgym.parallel import let_waiting_threads_sleep
 
@@ -68,7 +68,8 @@ class Job(Protocol):
 
 
 def perform(job: Job, submission: Path | None, plain_errors: bool = False) -> int:
-    """Run a job and return the exit status: 0 done, 85 saved and wants to go on, 86 fenced, 1 failed.
+    """Run a job and return the exit status: 0 done, 85 saved and wants to go on, 86 fenced, 137 another
+    process of the job was lost, 1 failed.
 
     Args:
         job: the work.
@@ -91,11 +92,11 @@ def perform(job: Job, submission: Path | None, plain_errors: bool = False) -> in
             record.write("failed", str(error) or type(error).__name__)
             if plain_errors:
                 raise
-            if isinstance(error, HealthgymError):
-                print(f"error: {error}", file=sys.stderr)
-            else:
+            if not isinstance(error, HealthgymError):
                 traceback.print_exc()
-            return 1
+            elif str(error):
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            return stopping.LOST if isinstance(error, RankError) and error.lost else 1
         record.leave(outcome)
         print(outcome.message, flush=True)
     # A status other than 0 makes srun kill the other ranks: only rank 0, the last to have

@@ -88,6 +88,7 @@ _KEYS = {
     "memory": "memory_gb",
     "cpu count": "cpus_per_task",
     "reservation": "reservation",
+    "node name": "nodelist or exclude",
 }
 
 

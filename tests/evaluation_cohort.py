@@ -1,9 +1,13 @@
 """A small cohort with known structure for the tests of the report, and what can be done to spoil one."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 from healthgym.schema import Schema
+from healthgym.storage.shard_file import Shard
+from healthgym.storage.shards import Manifest, save_shard, write_manifest
 
 SCHEMA = Schema.model_validate(
     {
@@ -77,3 +81,36 @@ def one_type(frame: pd.DataFrame) -> pd.DataFrame:
         part = by_patient[patient].assign(PatientID=number)
         parts.append(part.assign(rate=part["rate"] + 0.1 * rng.normal(size=len(part))))
     return pd.concat(parts, ignore_index=True)
+
+
+def write_shards(folder: Path, frame: pd.DataFrame, per_shard: int) -> Path:
+    """Write a cohort folder as synthesis does, without a system; raw "sex" differed on 2% of rows."""
+    patients = frame["PatientID"].unique()
+    plan = "0" * 64
+    records = []
+    for index, start in enumerate(range(0, len(patients), per_shard)):
+        part = frame[frame["PatientID"].isin(patients[start : start + per_shard])]
+        columns = {v.name: part[v.name].to_numpy(np.float32) for v in SCHEMA.reals}
+        columns |= {v.name: part[v.name].cat.codes.to_numpy().astype(np.uint8) for v in SCHEMA.categoricals}
+        lengths = part.groupby("PatientID").size().to_numpy(np.int32)
+        shard = Shard(SCHEMA, start, lengths, columns)
+        records.append(save_shard(folder, index, shard, plan, "hdf5", "none", {}).record)
+    manifest = Manifest(
+        description="Made for a test.",
+        num_patients=len(patients),
+        num_rows=len(frame),
+        checkpoint_sha256="1" * 64,
+        seed=3,
+        plan_sha256=plan,
+        plan={},
+        software={},
+        acceptance_rate=1.0,
+        static_disagreement={
+            "sex": {"timestep_rate": 0.02, "patient_rate": 0.1},
+            "group": {"timestep_rate": 0.01, "patient_rate": 0.1},
+        },
+        cohort_schema=SCHEMA.to_json(),
+        shards=tuple(records),
+    )
+    write_manifest(folder, manifest)
+    return folder

@@ -46,8 +46,10 @@ def test_a_value_passes_up_to_the_larger_of_threshold_and_noise() -> None:
     assert judge(0.15, 0.01, threshold) is Verdict.CAUTION
     assert judge(0.21, 0.01, threshold) is Verdict.FAIL
     assert judge(0.15, 0.08, threshold) is Verdict.PASS
-    assert judge(0.31, 0.08, threshold) is Verdict.CAUTION
-    assert judge(0.33, 0.08, threshold) is Verdict.FAIL
+    assert judge(0.17, 0.08, threshold) is Verdict.CAUTION
+    assert judge(0.21, 0.08, threshold) is Verdict.FAIL
+    assert judge(0.29, 0.15, threshold) is Verdict.PASS
+    assert judge(0.31, 0.15, threshold) is Verdict.FAIL
     assert "2 noise floors" in in_words(threshold, 0.08)
 
 

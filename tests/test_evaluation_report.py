@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from evaluation_cohort import SCHEMA, cohort, one_type, shuffled
+from evaluation_cohort import SCHEMA, cohort, one_type, shuffled, write_shards
 
 from healthgym.errors import CohortError, ConfigError, TableError
 from healthgym.evaluation import collapse, dynamics, joint, marginals, privacy, utility, validity
@@ -342,7 +342,8 @@ def test_endpoint_and_policy_of_the_settings() -> None:
         "{name: never, schema: toy, event: {variable: pressure, below: 0}, history: 8, window: [8, 15]}]",
         "policies=[{name: drug, schema: toy, action: drug, num_states: 8, "
         "reward: [{when: {variable: pressure, above: 85}, weight: 1}]},"
-        "{name: odd, schema: toy, action: nothing, reward: [{when: {variable: rate, above: 85}, weight: 1}]}]",
+        "{name: odd, schema: toy, action: nothing, reward: [{when: {variable: rate, above: 85}, weight: 1}]"
+        "}]",
     )
     fresh = utility.section(compared(real_patients(3), True, *chosen))
     assert fresh.verdict is Verdict.PASS, verdicts(fresh)
@@ -351,6 +352,73 @@ def test_endpoint_and_policy_of_the_settings() -> None:
     spoiled = utility.section(compared(shuffled(real_patients(1)), True, *chosen))
     assert figure(spoiled, "utility.endpoint:shock").verdict is Verdict.FAIL
     assert figure(spoiled, "utility.next_step").verdict is Verdict.FAIL
+
+
+def test_rules_of_the_settings_are_counted() -> None:
+    rule = (
+        "rules=[{name: drug at low pressure, schema: toy, never: [{variable: drug, is: 'yes'}, "
+        "{variable: pressure, below: 95}]}]"
+    )
+    fresh = validity.section(compared(real_patients(3), True, rule))
+    assert figure(fresh, "validity.impossible").value == 0.0
+    spoiled = figure(
+        validity.section(compared(shuffled(real_patients(1)), True, rule)), "validity.impossible"
+    )
+    assert spoiled.verdict is Verdict.FAIL
+    wrong = "rules=[{name: odd, schema: toy, never: [{variable: drug, is: perhaps}]}]"
+    found = figure(validity.section(compared(real_patients(3), True, wrong)), "validity.impossible")
+    assert found.verdict is Verdict.NOT_JUDGED
+    assert "'drug' being 'perhaps'" in found.reason
+
+
+# --- a cohort of shards --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    return write_shards(tmp_path / "cohort", real_patients(3), 80)
+
+
+def test_a_cohort_of_shards_is_judged_as_one_table(shards: Path) -> None:
+    schema = SCHEMA
+    folder = compare(schema, config(), source(real_patients(1)), None, open_synthetic(shards, schema))
+    table = compared(real_patients(3), False)
+    assert folder.synthetic.num_patients == 300
+    np.testing.assert_allclose(folder.synthetic.tally.pearson_VV, table.synthetic.tally.pearson_VV, atol=1e-5)
+    raw = figure(validity.section(folder), "validity.raw_static")
+    assert raw.value == pytest.approx(0.02)
+    assert raw.rows[0].name == "sex"
+
+
+def test_copies_are_found_in_shards_of_float32(shards: Path) -> None:
+    comparison = compare(SCHEMA, config(), source(real_patients(3)), None, open_synthetic(shards, SCHEMA))
+    assert figure(privacy.section(comparison), "privacy.copies").value == 300
+
+
+def test_missing_and_altered_shards_are_named(shards: Path) -> None:
+    (shards / "shards" / "shard-00002.h5").unlink()
+    with (shards / "shards" / "shard-00001.h5").open("r+b") as stream:
+        stream.seek(3000)
+        stream.write(b"xxxx")
+    with pytest.raises(
+        CohortError, match=r"missing: shards/shard-00002\.h5.*checksum: shards/shard-00001\.h5"
+    ):
+        open_synthetic(shards, SCHEMA)
+
+
+def test_a_cohort_of_another_schema_is_refused(shards: Path) -> None:
+    def with_ward(*labels: str) -> Schema:
+        values = json.loads(SCHEMA.model_dump_json())
+        ward = next(variable for variable in values["variables"] if variable["name"] == "ward")
+        ward["classes"] = list(labels)
+        return Schema.model_validate(values)
+
+    with pytest.raises(CohortError, match="'ward': the cohort has the labels low, mid, high"):
+        open_synthetic(shards, with_ward("low", "high"))
+    values = json.loads(SCHEMA.model_dump_json())
+    values["variables"].append({"name": "lactate", "kind": "real"})
+    with pytest.raises(TableError, match="lacks lactate; it has pressure"):
+        open_synthetic(shards, Schema.model_validate(values))
 
 
 def test_the_program_reports_errors_without_a_traceback(files: dict[str, Path], tmp_path: Path) -> None:

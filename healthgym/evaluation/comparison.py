@@ -1,13 +1,13 @@
 """A synthetic cohort beside its training data and its holdout, and how a figure is taken from them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
-from healthgym.evaluation.figure import Figure, NotJudgedError, Row, Verdict, in_words, judge, rows_of
+from healthgym.evaluation.figure import Figure, NotJudgedError, Row, Verdict, in_words, judge, limits, rows_of
 from healthgym.evaluation.panel import Panel
 from healthgym.evaluation.settings import ReportConfig
 from healthgym.evaluation.tally import Combination, Tally, tally_of
@@ -64,6 +64,7 @@ class Comparison:
         holdout: real patients that its maker never saw, if there are any.
         synthetic: the cohort.
         combinations: static variables crossed in the collapse section.
+        raw_static: share of timesteps at which the generator's raw output for a static variable differed.
     """
 
     schema: Schema
@@ -72,6 +73,7 @@ class Comparison:
     holdout: Side | None
     synthetic: Side
     combinations: Sequence[Combination]
+    raw_static: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def halves(self) -> list[tuple[Side, Side]]:
@@ -147,6 +149,7 @@ class Comparison:
             interval=interval,
             verdict=judge(value, floor, threshold),
             limit=in_words(threshold, floor, about.style),
+            marks=limits(threshold, floor) if threshold else None,
             style=about.style,
             reason=about.note,
             rows=rows,

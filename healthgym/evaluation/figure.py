@@ -51,6 +51,7 @@ class Figure:
         interval: 95% interval of the value.
         verdict: against `threshold`.
         limit: the threshold in words.
+        marks: up to (or from) where it passes, and beyond where it fails.
         style: how numbers are written: "number", "percent" or "count".
         reason: why it could not be judged, or what to know about the value.
         rows: the figure per variable, worst first.
@@ -66,12 +67,14 @@ class Figure:
     interval: tuple[float, float] | None = None
     verdict: Verdict = Verdict.SHOWN
     limit: str = ""
+    marks: tuple[float, float] | None = None
     style: str = "number"
     reason: str = ""
     rows: Sequence[Row] = ()
 
     def __post_init__(self) -> None:
-        for number in (self.value, self.floor, self.holdout, *(self.interval or ())):
+        rows = [number for row in self.rows for number in (row.value, row.floor, row.holdout)]
+        for number in (self.value, self.floor, self.holdout, *(self.interval or ()), *rows):
             assert number is None or math.isfinite(number), f"{self.key}: {number} is no finite number"
 
     def to_json(self) -> dict[str, Any]:
@@ -139,32 +142,37 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
 def judge(value: float | None, floor: float | None, threshold: Threshold | None) -> Verdict:
     """Compare a value with its threshold.
 
-    A value passes up to max(at_most, floors x floor) and fails above max(fail_above, 2 x floors x
-    floor); from `at_least` up it passes, below `fail_below` it fails.
+    A value passes up to max(at_most, floors x floor) and fails above max(fail_above, floors x floor);
+    from `at_least` up it passes, below `fail_below` it fails.
     """
     if value is None:
         return Verdict.NOT_JUDGED
     if threshold is None:
         return Verdict.SHOWN
+    passes, fails = limits(threshold, floor)
     if threshold.at_most is not None:
-        passes, fails = _upper_limits(threshold, floor)
         return Verdict.PASS if value <= passes else Verdict.FAIL if value > fails else Verdict.CAUTION
-    assert threshold.at_least is not None
-    assert threshold.fail_below is not None
-    if value >= threshold.at_least:
-        return Verdict.PASS
-    return Verdict.FAIL if value < threshold.fail_below else Verdict.CAUTION
+    return Verdict.PASS if value >= passes else Verdict.FAIL if value < fails else Verdict.CAUTION
+
+
+def limits(threshold: Threshold, floor: float | None) -> tuple[float, float]:
+    """Return up to (or from) where a value passes, and beyond where it fails."""
+    if threshold.at_most is None:
+        assert threshold.at_least is not None
+        assert threshold.fail_below is not None
+        return threshold.at_least, threshold.fail_below
+    assert threshold.fail_above is not None
+    noise = threshold.floors * (floor or 0.0)
+    return max(threshold.at_most, noise), max(threshold.fail_above, noise)
 
 
 def in_words(threshold: Threshold | None, floor: float | None, style: str = "number") -> str:
     """Say a threshold in a sentence: "passes up to 0.05, fails above 0.1"."""
     if threshold is None:
         return "no threshold: shown for information"
+    passes, fails = limits(threshold, floor)
     if threshold.at_most is None:
-        return (
-            f"passes from {show(threshold.at_least, style)}, fails below {show(threshold.fail_below, style)}"
-        )
-    passes, fails = _upper_limits(threshold, floor)
+        return f"passes from {show(passes, style)}, fails below {show(fails, style)}"
     text = f"passes up to {show(passes, style)}, fails above {show(fails, style)}"
     if passes > threshold.at_most:
         text += f" ({threshold.floors:g} noise floors; {show(threshold.at_most, style)} without noise)"
@@ -193,11 +201,3 @@ def rows_of(
     """Line up a measure's values per variable, the worst first."""
     order = sorted(value, key=lambda name: -value[name] if worst_high else value[name])
     return [Row(name, value[name], floor.get(name), holdout.get(name)) for name in order]
-
-
-def _upper_limits(threshold: Threshold, floor: float | None) -> tuple[float, float]:
-    """Return where a value stops passing and where it begins to fail."""
-    assert threshold.at_most is not None
-    assert threshold.fail_above is not None
-    noise = threshold.floors * (floor or 0.0)
-    return max(threshold.at_most, noise), max(threshold.fail_above, 2 * noise)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup, escape
 
 from healthgym.evaluation.figure import Figure, Section, Verdict, show
 
@@ -23,6 +24,8 @@ _SENTENCES = {
     Verdict.NOT_JUDGED: "Nothing could be judged.",
     Verdict.SHOWN: "Nothing was judged against a threshold.",
 }
+
+_GAUGE = 236.0
 
 
 def render(content: Mapping[str, Any], sections: Sequence[Section]) -> str:
@@ -48,6 +51,37 @@ def render(content: Mapping[str, Any], sections: Sequence[Section]) -> str:
     )
 
 
+def gauge(figure: Figure) -> Markup:
+    """Draw where the value lies: green passes, amber asks for caution, red fails; the tick is the noise "
+    "floor."""
+    if figure.marks is None or figure.value is None:
+        return Markup()
+    passes, fails = figure.marks
+    least = min(0.0, passes, fails, figure.value)
+    most = max(figure.value, 1.3 * max(passes, fails, 0.0), 1e-9)
+    if passes > fails or figure.style == "percent":
+        most = max(1.0, figure.value) if most > 0.5 else most
+    x = [_GAUGE * (limit - least) / (most - least) for limit in (passes, fails)]
+    colours = ("#8cc7a4", "#f0c987", "#e59a94")
+    zones = [(0.0, x[0], colours[0]), (x[0], x[1], colours[1]), (x[1], _GAUGE, colours[2])]
+    if passes > fails:
+        zones = [(0.0, x[1], colours[2]), (x[1], x[0], colours[1]), (x[0], _GAUGE, colours[0])]
+    drawn = [
+        f'<rect x="{start:.1f}" y="5" width="{max(end - start, 0):.1f}" height="6" fill="{colour}"/>'
+        for start, end, colour in zones
+    ]
+    if figure.floor is not None:
+        place = _GAUGE * min(max((figure.floor - least) / (most - least), 0.0), 1.0)
+        drawn.append(f'<rect x="{place - 0.75:.1f}" y="2" width="1.5" height="12" fill="#5a6675"/>')
+    place = _GAUGE * (figure.value - least) / (most - least)
+    drawn.append(f'<circle cx="{place:.1f}" cy="8" r="5" fill="#1d2530" stroke="#fff" stroke-width="1.5"/>')
+    label = f"{show(figure.value, figure.style)}; {figure.limit}"
+    return Markup(
+        f'<svg class="gauge" viewBox="-7 0 {_GAUGE + 14:.0f} 16" role="img" aria-label="{escape(label)}">'
+        f"{''.join(drawn)}</svg>"
+    )
+
+
 def data_uri(svg: str) -> str:
     """Return an SVG as the source of an image, so that its names cannot clash with another's."""
     return "data:image/svg+xml;base64," + b64encode(svg.encode()).decode()
@@ -68,6 +102,7 @@ def environment() -> Environment:
     )
     made.filters |= {
         "show": show,
+        "gauge": gauge,
         "data_uri": data_uri,
         "png_uri": png_uri,
         "mark": lambda verdict: _WORDS[Verdict(verdict)][0],

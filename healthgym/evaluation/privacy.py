@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.figure import Figure, NotJudgedError, Row, Section
@@ -56,8 +58,8 @@ SHADOW = About(
     "Membership inference, trained attack",
     "The same question put to a classifier that was taught, on other patients whose membership it knew, "
     "which distances give a training patient away.",
-    f"AUC of gradient boosting on the distances to the {_ATTACK_NEIGHBOURS} nearest synthetic patients, in "
-    "five folds. It knows the other patients' membership, which a real attacker would have to guess by "
+    f"AUC of a logistic regression on the distances to the {_ATTACK_NEIGHBOURS} nearest synthetic patients, "
+    "in five folds. It knows the other patients' membership, which a real attacker would have to guess by "
     "training shadow generators; no generator is trained here",
     "percent",
 )
@@ -221,13 +223,13 @@ def trained_attack(
     members: Vectors, outsiders: Vectors, synthetic: Vectors, seed: int
 ) -> tuple[Floats, Floats]:
     """Return a trained attack's scores of members and outsiders, each from a fold that it did not see."""
-    features = [k_nearest(real, synthetic, _ATTACK_NEIGHBOURS)[0] for real in (members, outsiders)]
-    x = np.concatenate(features)
-    x = np.concatenate([x, x[:, :1] / np.maximum(x[:, 1:], 1e-9)], axis=1)
-    labels = np.r_[np.ones(len(members)), np.zeros(len(outsiders))]
-    model = HistGradientBoostingClassifier(
-        max_iter=60, learning_rate=0.1, max_leaf_nodes=8, class_weight="balanced", random_state=seed
+    distances = np.concatenate(
+        [k_nearest(real, synthetic, _ATTACK_NEIGHBOURS)[0] for real in (members, outsiders)]
     )
+    distances = np.log(np.maximum(distances, 1e-6))
+    x = np.concatenate([distances, distances[:, :1] - distances[:, 1:]], axis=1)
+    labels = np.r_[np.ones(len(members)), np.zeros(len(outsiders))]
+    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", C=0.1, max_iter=1000))
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
     scores = cross_val_predict(model, x, labels, cv=folds, method="predict_proba")[:, 1]
     return scores[: len(members)], scores[len(members) :]

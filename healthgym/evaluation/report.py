@@ -127,6 +127,7 @@ def compare(
         side(holdout, "holdout") if holdout else None,
         side(synthetic, "synthetic"),
         crossed,
+        synthetic.raw_static,
     )
 
 

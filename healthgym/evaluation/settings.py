@@ -16,8 +16,8 @@ class Threshold(StrictModel):
     Args:
         at_most: passes up to here; with `fail_above`, where it begins to fail.
         at_least: passes from here up; with `fail_below`, where it begins to fail.
-        floors: a value of at most this many noise floors passes whatever `at_most` says, and one of
-            at most twice as many does not fail: what real patients do among themselves is no fault.
+        floors: a value of at most this many noise floors passes whatever `at_most` says: what real
+            patients do among themselves is no fault.
     """
 
     at_most: Limit | None = None
@@ -82,6 +82,14 @@ class Endpoint(StrictModel):
         return self
 
 
+class Rule(StrictModel):
+    """What cannot be: all conditions at the same timestep of one patient."""
+
+    name: str
+    schema_name: str = Field(alias="schema")
+    never: tuple[Condition, ...] = Field(min_length=1)
+
+
 class RewardTerm(StrictModel):
     """`weight` for every timestep at which the condition holds."""
 
@@ -114,6 +122,9 @@ class ReportConfig(StrictModel):
         quasi_identifiers: what an attacker may know of a person; `auto` takes all static categories.
         population: people from whom the real patients were drawn; 0 takes the real patients
             themselves for the whole population, the strictest reading.
+        rules: combinations that cannot be, by schema.
+        endpoints: clinical events to be predicted, by schema.
+        policies: treatment decisions to be learned, by schema.
         thresholds: by section and figure.
     """
 
@@ -124,6 +135,7 @@ class ReportConfig(StrictModel):
     coverage: Literal["auto"] | tuple[tuple[str, ...], ...] = "auto"
     quasi_identifiers: Literal["auto"] | tuple[str, ...] = "auto"
     population: Annotated[int, Field(ge=0)] = 0
+    rules: tuple[Rule, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     policies: tuple[Policy, ...] = ()
     thresholds: dict[str, dict[str, Threshold]] = Field(min_length=1)

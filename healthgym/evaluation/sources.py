@@ -33,12 +33,14 @@ class Source:
         num_patients: all of them.
         panels: called, walks through them block by block, in order.
         facts: what is known of their origin, for the report.
+        raw_static: share of timesteps at which the generator's raw output for a static variable differed.
     """
 
     name: str
     num_patients: int
     panels: Callable[[], Iterator[Panel]]
     facts: dict[str, str] = field(default_factory=dict)
+    raw_static: dict[str, float] = field(default_factory=dict)
 
 
 def open_synthetic(path: Path, schema: Schema) -> Source:
@@ -62,6 +64,7 @@ def open_synthetic(path: Path, schema: Schema) -> Source:
         reader.num_patients,
         lambda: (panel_from_frame(frame, schema, str(path)) for frame in reader.iter_frames(verify=False)),
         {"synthetic from": f"checkpoint {manifest.checkpoint_sha256[:16]}, seed {manifest.seed}"},
+        {name: rates["timestep_rate"] for name, rates in manifest.static_disagreement.items()},
     )
 
 

@@ -1,10 +1,15 @@
 """Rules that every patient must obey."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
 
 from healthgym.evaluation.comparison import About, Comparison, Side
-from healthgym.evaluation.figure import Section
+from healthgym.evaluation.conditions import holds
+from healthgym.evaluation.figure import Row, Section
 from healthgym.evaluation.panel import Panel
+from healthgym.evaluation.settings import Rule
 
 STATIC = About(
     "validity.static",
@@ -47,6 +52,22 @@ ABSENT = About(
     "percent",
 )
 
+IMPOSSIBLE = About(
+    "validity.impossible",
+    "Impossible combinations",
+    "The share of synthetic timesteps at which something holds that cannot be; the worst rule counts.",
+    "The rules of the report's settings",
+    "percent",
+)
+RAW_STATIC = About(
+    "validity.raw_static",
+    "Static variables before decoding",
+    "How often the generator's raw output for a static variable differed from the one value that the patient "
+    "was given; the worst variable counts.",
+    "The cohort's manifest; all synthetic timesteps",
+    "percent",
+)
+
 
 def section(comparison: Comparison) -> Section:
     """Judge whether every patient obeys the schema and common sense."""
@@ -60,6 +81,12 @@ def section(comparison: Comparison) -> Section:
         comparison.measured(NEGATIVE, negative_shares),
         comparison.measured(ABSENT, absent_shares),
     ]
+    rules = [rule for rule in comparison.config.rules if rule.schema_name == comparison.schema.name]
+    if rules:
+        part.figures.append(comparison.measured(IMPOSSIBLE, partial(impossible_shares, rules)))
+    if comparison.raw_static:
+        rows = [Row(name, rate) for name, rate in sorted(comparison.raw_static.items(), key=lambda x: -x[1])]
+        part.figures.append(comparison.figure(RAW_STATIC, max(comparison.raw_static.values()), rows=rows))
     return part
 
 
@@ -101,6 +128,19 @@ def absent_shares(real: Side, synthetic: Side) -> dict[str, float]:
         variable.name: tally.missing[variable.name] / tally.num_rows
         for variable in real.panel.schema.encoded
         if variable.missing == "refuse"
+    }
+
+
+def impossible_shares(rules: Sequence[Rule], real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the share of timesteps at which each rule is broken."""
+    panel = synthetic.panel
+    return {
+        rule.name: float(
+            np.logical_and.reduce([holds(panel, condition) for condition in rule.never])[
+                panel.present_NT
+            ].mean()
+        )
+        for rule in rules
     }
 
 

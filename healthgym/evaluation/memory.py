@@ -1,0 +1,156 @@
+"""Audit of a latent memory: it holds mean latents of real patients and travels with the model.
+
+M slots, N patients, H latent dimensions.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+
+from healthgym.evaluation.comparison import About
+from healthgym.evaluation.figure import Figure, Section, in_words, judge, limits
+from healthgym.evaluation.patients import Vectors, k_nearest, neighbours
+from healthgym.evaluation.privacy import membership_scores, nearer_to_first
+from healthgym.evaluation.ranking import auc, auc_interval, share_interval, true_positive_rate
+from healthgym.evaluation.settings import ReportConfig
+
+Floats = NDArray[np.float64]
+
+_NEIGHBOURS = 5
+_SINGLED_OUT = 0.5
+
+MEMBERSHIP = About(
+    "memory.membership_auc",
+    "Membership by memory",
+    "How well somebody who holds the checkpoint and a patient's record can tell that the patient was in the "
+    "training data, because a slot lies close to the patient's latent: 50% is guessing.",
+    "AUC of training against holdout patients by distance to the nearest slot",
+    "percent",
+)
+MEMBERSHIP_TPR = About(
+    "memory.membership_tpr",
+    "Membership of the most exposed",
+    "The share of training patients who can be told from outsiders when only 1% of outsiders may be accused "
+    "wrongly.",
+    "True-positive rate at 1% false positives (Carlini et al., IEEE S&P 2022)",
+    "percent",
+)
+LINKED = About(
+    "memory.linked",
+    "Slots that point at one patient",
+    "The share of slots that lie less than half as far from one training patient as from the next: each is a "
+    "trace of that patient.",
+    "Nearest-neighbour distance ratio below 0.5; the noise floor takes holdout patients for training ones",
+    "percent",
+)
+NEARER = About(
+    "memory.nearer_to_training",
+    "Nearer to training than to holdout",
+    "The share of slots whose closest patient is a training rather than a holdout patient, both sets taken "
+    "equally large: 50% is ideal.",
+    "As in the privacy section",
+    "percent",
+)
+COVERAGE = About(
+    "memory.coverage",
+    "Patients near a slot",
+    "The share of training patients with a slot at least as near as their fifth nearest other patient: low "
+    "where the memory has lost a kind of patient.",
+    "Coverage of Naeem et al., ICML 2020, arXiv 2002.09797",
+    "percent",
+)
+SPREAD = About(
+    "memory.spread",
+    "Spread of the memory",
+    "The standard deviation of the slots relative to that of the patients' latents: 1 is as wide, near 0 is "
+    "a collapsed memory.",
+    "Square root of the ratio of total variances",
+)
+
+
+def audit(slots_MH: Vectors, train_NH: Vectors, holdout_NH: Vectors, config: ReportConfig) -> Section:
+    """Try to link the slots of a latent memory to the patients they came from.
+
+    Args:
+        slots_MH: the latent memory of a checkpoint.
+        train_NH: time means of the training patients' latents, by the checkpoint's autoencoder.
+        holdout_NH: the same of patients unseen in training.
+        config: thresholds, under `memory`.
+    """
+    slots, train, holdout = (
+        np.ascontiguousarray(x, dtype=np.float32) for x in (slots_MH, train_NH, holdout_NH)
+    )
+    members, outsiders = membership_scores(train, slots), membership_scores(holdout, slots)
+    rate = true_positive_rate(members, outsiders)
+    linked = float(np.mean(_ratios(slots, train) < _SINGLED_OUT))
+    radius = k_nearest(train, train, _NEIGHBOURS + 1)[0][:, -1]
+    spread = np.sqrt(slots.var(axis=0).sum() / max(float(train.var(axis=0).sum()), 1e-12))
+    part = Section(
+        "memory",
+        "Latent memory",
+        f"The checkpoint carries {len(slots):,} slots, each the mean latent of a real patient at some moment "
+        "of training. Can they be linked back to the patients?",
+    )
+    part.figures = [
+        _figure(MEMBERSHIP, config, auc(members, outsiders), interval=auc_interval(members, outsiders)),
+        _figure(MEMBERSHIP_TPR, config, rate, interval=share_interval(rate, len(members))),
+        _figure(LINKED, config, linked, float(np.mean(_ratios(slots, holdout) < _SINGLED_OUT))),
+        _figure(NEARER, config, float(nearer_to_first(slots, train, holdout).mean()), 0.5),
+        _figure(COVERAGE, config, float(np.mean(neighbours(train, slots).nearest_N <= radius))),
+        _figure(SPREAD, config, float(spread)),
+    ]
+    return part
+
+
+def coarsen(slots_MH: Vectors, at_least: int, seed: int = 0) -> tuple[Vectors, NDArray[np.int64]]:
+    """Return centroids that stand for at least `at_least` slots each, and for how many each stands.
+
+    k-means, then the smallest cluster is given to its neighbours until all are large enough.
+
+    Raises:
+        ValueError: there are fewer slots than that.
+    """
+    if not 1 <= at_least <= len(slots_MH):
+        raise ValueError(f"{len(slots_MH)} slots cannot make one centroid of at least {at_least}.")
+    centres = (
+        KMeans(max(1, len(slots_MH) // (2 * at_least)), n_init=1, random_state=seed)
+        .fit(slots_MH)
+        .cluster_centers_
+    )
+    while True:
+        nearest = k_nearest(slots_MH.astype(np.float32), centres.astype(np.float32), 1)[1][:, 0]
+        counts = np.bincount(nearest, minlength=len(centres))
+        if counts.min() >= at_least:
+            break
+        centres = np.delete(centres, counts.argmin(), axis=0)
+    means = np.stack([slots_MH[nearest == k].mean(axis=0) for k in range(len(centres))])
+    return means.astype(slots_MH.dtype), counts.astype(np.int64)
+
+
+def _ratios(queries: Vectors, others: Vectors) -> Floats:
+    """Return the distance to the nearest over that to the second nearest."""
+    near = neighbours(queries, others)
+    return np.asarray(near.nearest_N / np.maximum(near.second_N, 1e-12))
+
+
+def _figure(
+    about: About,
+    config: ReportConfig,
+    value: float,
+    floor: float | None = None,
+    interval: tuple[float, float] | None = None,
+) -> Figure:
+    threshold = config.threshold(about.key)
+    return Figure(
+        about.key,
+        about.title,
+        about.what,
+        about.source,
+        value,
+        floor,
+        interval=interval,
+        verdict=judge(value, floor, threshold),
+        limit=in_words(threshold, floor, about.style),
+        marks=limits(threshold, floor) if threshold else None,
+        style=about.style,
+    )

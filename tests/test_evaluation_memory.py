@@ -1,0 +1,76 @@
+"""The audit of a latent memory, and its coarse form."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from healthgym.evaluation.figure import Verdict
+from healthgym.evaluation.memory import audit, coarsen
+from healthgym.evaluation.settings import ReportConfig, load_report_config
+
+THRESHOLDS = Path(__file__).parent.parent / "configs" / "report.yaml"
+RNG_SEED = 0
+
+
+@cache
+def config() -> ReportConfig:
+    return load_report_config(THRESHOLDS)
+
+
+def latents(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, 8)).astype(np.float32)
+
+
+def verdicts(slots: np.ndarray, train: np.ndarray, holdout: np.ndarray) -> dict[str, Verdict]:
+    section = audit(slots, train, holdout, config())
+    return {figure.key.partition(".")[2]: figure.verdict for figure in section.figures}
+
+
+def shares(slots: np.ndarray, train: np.ndarray, holdout: np.ndarray) -> dict[str, float]:
+    section = audit(slots, train, holdout, config())
+    return {figure.key.partition(".")[2]: figure.value or 0.0 for figure in section.figures}
+
+
+def test_slots_that_are_training_patients_are_linked() -> None:
+    train, holdout = latents(400, 1), latents(200, 2)
+    found = verdicts(train + 0.01 * latents(400, 3), train, holdout)
+    for key in ("membership_auc", "membership_tpr", "linked", "nearer_to_training"):
+        assert found[key] is Verdict.FAIL, key
+    assert found["coverage"] is found["spread"] is Verdict.PASS
+
+
+def test_slots_of_other_patients_are_not() -> None:
+    found = verdicts(latents(400, 4), latents(400, 1), latents(200, 2))
+    assert set(found.values()) == {Verdict.PASS}
+
+
+def test_a_collapsed_memory_covers_nobody() -> None:
+    found = verdicts(np.zeros((400, 8), np.float32), latents(400, 1), latents(200, 2))
+    assert found["coverage"] is found["spread"] is Verdict.FAIL
+
+
+def test_a_coarse_memory_points_at_nobody() -> None:
+    train, holdout = latents(400, 1), latents(200, 2)
+    coarse, counts = coarsen(train, 10)
+    assert counts.min() >= 10
+    assert counts.sum() == 400
+    assert coarse.shape == (len(counts), 8)
+    np.testing.assert_allclose(counts @ coarse.astype(np.float64) / 400, train.mean(axis=0), atol=1e-5)
+    before, after = (shares(slots, train, holdout) for slots in (train, coarse))
+    assert before["membership_auc"] > 0.99 > 0.65 > after["membership_auc"]
+    assert before["linked"] > 0.99 > 0.1 > after["linked"]
+
+
+@pytest.mark.parametrize(("count", "at_least"), [(30, 30), (31, 10), (1, 1)])
+def test_every_centroid_stands_for_enough_slots(count: int, at_least: int) -> None:
+    coarse, counts = coarsen(latents(count, RNG_SEED), at_least)
+    assert counts.min() >= at_least
+    assert counts.sum() == count
+    assert len(coarse) == len(counts)
+
+
+def test_too_few_slots_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 slots cannot make one centroid of at least 10"):
+        coarsen(latents(5, 0), 10)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -223,8 +224,9 @@ def test_a_signal_to_all_processes_stops_and_the_same_command_goes_on(
     said, complained = process.communicate(timeout=60)
     assert process.returncode == stopping.INTERRUPTED, complained
     assert "Give the same command to go on" in said
-    synthesize(slow, open_fake)
-    synthesize(elsewhere(slow, "undisturbed"), open_fake)
+    alone = slow.model_copy(update={"workers": 1})
+    synthesize(alone, open_fake)
+    synthesize(elsewhere(alone, "undisturbed"), open_fake)
     assert content(slow.out) == content(elsewhere(slow, "undisturbed").out)
 
 
@@ -358,6 +360,21 @@ def test_a_full_disk_is_a_sentence(request_: SynthesisRequest, monkeypatch: pyte
         CohortError, match=r"Cannot write .*shard-00000\.h5: No space left on device\. Free some"
     ):
         synthesize(request_, open_fake)
+
+
+def test_a_write_that_the_system_cuts_short_leaves_nothing_and_is_made_good(
+    request_: SynthesisRequest,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(CohortError, match=r"Cannot write .*shard-00000\.h5: File too large\. Free"):
+            synthesize(request_, open_fake)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((request_.out / "shards").iterdir())
+    assert synthesize(request_, open_fake).state == "complete"
+    open_cohort(request_.out).verify()
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(request_: SynthesisRequest) -> None:

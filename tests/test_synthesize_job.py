@@ -15,6 +15,7 @@ import tiny
 import torch
 
 from healthgym import stopping
+from healthgym.storage.checkpoint import list_checkpoints
 from healthgym.storage.shards import open_cohort
 from healthgym.training.run import train
 
@@ -83,6 +84,18 @@ def test_parquet_by_two_tasks_of_an_array(
     assert frame["PatientID"].unique().tolist() == list(range(40, 80))
     assert frame["sex"].cat.categories.tolist() == ["Male", "Female"]
     np.testing.assert_array_equal(frame.groupby("PatientID").size(), 4)
+
+
+def test_a_cohort_keeps_to_its_checkpoint_while_training_goes_on(program: ModuleType, tmp_path: Path) -> None:
+    tiny.cohort(tmp_path)
+    assert train(tmp_path / "run", tiny.config(tmp_path, training={"epochs": 1}))
+    assert program.main([*words(tmp_path / "run", tmp_path / "c"), "--task", "1/2"]) == 0
+    assert train(tmp_path / "run", tiny.config(tmp_path, training={"epochs": 2}))
+    assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) > 1
+    assert program.main(words(tmp_path / "run", tmp_path / "c")) == 0
+    assert program.main(words(tmp_path / "run", tmp_path / "newer")) == 0
+    older, newer = (open_cohort(tmp_path / name).manifest for name in ("c", "newer"))
+    assert older.checkpoint_sha256 != newer.checkpoint_sha256
 
 
 @pytest.mark.parametrize(

@@ -50,13 +50,10 @@ class Progress:
     def finished(self, patients: int, made: bool) -> None:
         """Count a shard that is on disk; it was made now, or found finished."""
         self._shards += 1
-        if not made:
-            self._skipped += patients
-            self.made(0)
-            if self._bar is not None:
-                self._bar.update(patients)
+        self._skipped += 0 if made else patients
         if self._bar is not None:
             self._bar.set_postfix_str(f"{self._shards}/{self._num_shards} shards")
+            self._bar.update(0 if made else patients)
 
     def _line(self) -> None:
         now = time.monotonic()

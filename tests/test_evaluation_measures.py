@@ -53,6 +53,12 @@ def test_a_value_passes_up_to_the_larger_of_threshold_and_noise() -> None:
     assert "2 noise floors" in in_words(threshold, 0.08)
 
 
+def test_a_negative_threshold_holds_whatever_the_noise() -> None:
+    threshold = Threshold(at_most=-5, fail_above=-3)
+    verdicts = [judge(value, -7.0, threshold) for value in (-6, -4, -2)]
+    assert verdicts == [Verdict.PASS, Verdict.CAUTION, Verdict.FAIL]
+
+
 def test_a_value_passes_from_at_least_up() -> None:
     threshold = Threshold(at_least=0.9, fail_below=0.5)
     verdicts = [judge(value, None, threshold) for value in (0.9, 0.7, 0.4)]

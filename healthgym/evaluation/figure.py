@@ -162,7 +162,9 @@ def limits(threshold: Threshold, floor: float | None) -> tuple[float, float]:
         assert threshold.fail_below is not None
         return threshold.at_least, threshold.fail_below
     assert threshold.fail_above is not None
-    noise = threshold.floors * (floor or 0.0)
+    if not threshold.floors or floor is None:
+        return threshold.at_most, threshold.fail_above
+    noise = threshold.floors * floor
     return max(threshold.at_most, noise), max(threshold.fail_above, noise)
 
 

@@ -1,6 +1,7 @@
 """Records of submissions: private, fresh, and true to the newest life."""
 
 import os
+import types
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,36 @@ def test_beside_a_file(home: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o777, 0o1777])
-def test_a_folder_that_others_write_to_is_refused(home: Path, mode: int) -> None:
+def test_a_folder_that_others_write_to_is_refused(
+    home: Path, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "_group_of_one", lambda number: False)
     (home / "run").mkdir()
     (home / "run").chmod(mode)
     with pytest.raises(LaunchError, match=r"can be written by others \(mode .*chmod go-w"):
         records.new_submission(home / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "primary", "private"),
+    [
+        ("ann", [], 7, True),
+        ("ann", ["ann"], 7, True),
+        ("ann", ["ann", "bob"], 7, False),
+        ("lab", [], 7, False),
+        ("ann", [], 8, False),
+    ],
+)
+def test_a_group_of_one_is_private(
+    monkeypatch: pytest.MonkeyPatch, name: str, members: list[str], primary: int, private: bool
+) -> None:
+    monkeypatch.setattr(
+        records.pwd, "getpwuid", lambda uid: types.SimpleNamespace(pw_name="ann", pw_gid=primary)
+    )
+    monkeypatch.setattr(
+        records.grp, "getgrgid", lambda gid: types.SimpleNamespace(gr_name=name, gr_mem=members)
+    )
+    assert records._group_of_one(7) == private
 
 
 def test_a_world_writable_folder_above_is_refused(home: Path) -> None:

@@ -5,8 +5,10 @@ task) a `state-NUMBER.json` that the job itself writes when it starts and when i
 """
 
 import contextlib
+import grp
 import json
 import os
+import pwd
 import re
 import secrets
 import stat
@@ -87,7 +89,8 @@ def require_private(folder: Path) -> None:
     folder = folder.resolve()
     for place in (folder, folder.parent):
         found = place.stat()
-        if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        others = stat.S_IWOTH if _group_of_one(found.st_gid) else stat.S_IWGRP | stat.S_IWOTH
+        if found.st_uid != os.getuid() or found.st_mode & others:
             raise LaunchError(
                 f"{place} can be written by others (mode {stat.S_IMODE(found.st_mode):03o}, owner "
                 f"{found.st_uid}). Job files there run as you: "
@@ -97,6 +100,15 @@ def require_private(folder: Path) -> None:
         mode = place.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise LaunchError(f"{place}, above {folder}, can be written by everybody. Choose another place.")
+
+
+def _group_of_one(number: int) -> bool:
+    """Tell whether a group is the user's own, as many systems give each user: it bears his name."""
+    try:
+        user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(number)
+    except KeyError:
+        return False
+    return number == user.pw_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
 def job_number(environment: Mapping[str, str]) -> str:

@@ -44,6 +44,19 @@ class FencedError(HealthgymError):
     """A newer process has taken over this run folder; this one must stop writing."""
 
 
+class RankError(HealthgymError):
+    """Another process of the same training was lost, or failed and tells why itself.
+
+    Args:
+        message: empty where another process does the telling.
+        lost: whether one was lost, as in a crash, so that the same job may be tried again.
+    """
+
+    def __init__(self, message: str, lost: bool = False) -> None:
+        super().__init__(message)
+        self.lost = lost
+
+
 class LaunchError(HealthgymError):
     """A job could not be submitted or did not end well."""
 

@@ -17,6 +17,10 @@ INTERRUPTED = 85
 FENCED = 86
 """Exit status of a program that a newer one has replaced; nobody restarts it."""
 
+LOST = 137
+"""Exit status, as of a killed process, where another process of the job was lost: a batch script counts
+a crash and, within its number of crashes, queues the job again."""
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 _reasons: list[str] = []

@@ -21,6 +21,7 @@ from fake_system import SCHEMA, FakeSystem, open_fake, transform, write_fake
 from healthgym import stopping
 from healthgym.errors import CohortError, ConfigError, StorageError
 from healthgym.files import sha256_of
+from healthgym.storage import shards as shards_module
 from healthgym.storage.shards import open_cohort
 from healthgym.synthesis.cohort import SynthesisRequest, find_checkpoint, find_device, make_plan, synthesize
 from healthgym.synthesis.shard import make_shard
@@ -346,6 +347,27 @@ def test_two_processes_making_the_same_shards_do_no_harm(request_: SynthesisRequ
         assert process.returncode == 0, complained
         assert "Cohort complete" in said
     open_cohort(request_.out).verify()
+
+
+def test_a_file_swept_away_while_it_is_written_is_written_again(
+    request_: SynthesisRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = shards_module.write_bytes, 0
+
+    def swept(path: Path, written: bytes) -> None:
+        nonlocal calls
+        calls += 1
+        if calls in (1, 4, 5):
+            raise FileNotFoundError(2, "No such file or directory")
+        write(path, written)
+
+    monkeypatch.setattr(shards_module, "write_bytes", swept)
+    assert synthesize(request_, open_fake).state == "complete"
+    assert calls == 7 + 3
+    monkeypatch.setattr(shards_module, "_TRIES", 1)
+    calls = 3  # the next one fails
+    with pytest.raises(CohortError, match=r"Cannot write .*shard-00000\.h5: No such file or directory"):
+        synthesize(elsewhere(request_, "other"), open_fake)
 
 
 # --- errors --------------------------------------------------------------------------------------

@@ -92,6 +92,18 @@ def test_of_racing_tasks_with_different_plans_exactly_one_plan_wins(tmp_path: Pa
     assert outcomes == [plan.seed]
 
 
+def test_a_file_system_without_links_gets_its_plan_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    agree(tmp_path, PLAN)
+    assert read_plan(tmp_path) == PLAN
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
 def test_compression_must_suit_the_format() -> None:
     with pytest.raises(ConfigError, match="compression 'lzf' is not for parquet; choose zstd, snappy"):
         parse(SynthesisPlan, PLAN.model_dump() | {"file_format": "parquet", "compression": "lzf"}, "plan")

@@ -62,7 +62,7 @@ def judge(queued: Queued | None, own: Mapping[str, Any]) -> tuple[str, str]:
     the job, is right about whether it lives.
     """
     word = str(own.get("state", ""))
-    message = str(own.get("message", ""))
+    message = str(own.get("message", "")).partition("\n")[0]
     if queued and queued.live:
         if queued.state == "RUNNING" and word == "running":
             return "running", f"on {own.get('host', queued.detail)}"

@@ -204,7 +204,7 @@ def _heat_maps(comparison: Comparison, names: Combination) -> list[Picture]:
         drawn.append(
             pictures.heat_map(
                 f"coverage-{key}-{what}", f"{title}: {what}, % of patients", shares, rows, labels[-1],
-                as_percent=True,
+                as_percent=True, group=key,
             )
         )  # fmt: skip
     return drawn

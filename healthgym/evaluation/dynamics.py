@@ -347,6 +347,7 @@ def _transition_pictures(comparison: Comparison) -> list[Picture]:
                 pictures.heat_map(
                     f"transitions-{variable.name}-{what}", f"{variable.name}: {what}, % of steps", rows,
                     variable.labels, variable.labels, as_percent=True, labels=("from", "to"),
+                    group=f"transitions-{variable.name}",
                 )
             )  # fmt: skip
     return drawn

@@ -97,12 +97,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing: the name of its file, the file's content, and a caption."""
+    """A drawing: the name of its file, the file's content, a caption, and what stands in one row with it."""
 
     name: str
     svg: str
     caption: str
-    wide: bool = False
+    group: str = ""
 
 
 @dataclass
@@ -175,7 +175,8 @@ def in_words(threshold: Threshold | None, floor: float | None, style: str = "num
     passes, fails = limits(threshold, floor)
     if threshold.at_most is None:
         return f"passes from {show(passes, style)}, fails below {show(fails, style)}"
-    text = f"passes up to {show(passes, style)}, fails above {show(fails, style)}"
+    beyond = "it" if fails == passes else show(fails, style)
+    text = f"passes up to {show(passes, style)}, fails above {beyond}"
     if passes > threshold.at_most:
         text += f" ({threshold.floors:g} noise floors; {show(threshold.at_most, style)} without noise)"
     return text

@@ -107,7 +107,9 @@ def triangles(key: str, title: str, real_VV: Floats, synthetic_VV: Floats, names
         ("difference", synthetic_VV - real_VV, 0.5),
     )
     return [
-        pictures.heat_map(f"{key}-{what}", f"{title}: {what}", matrix, names, names, limit, triangular=True)
+        pictures.heat_map(
+            f"{key}-{what}", f"{title}: {what}", matrix, names, names, limit, triangular=True, group=key
+        )
         for what, matrix, limit in drawn
     ]
 

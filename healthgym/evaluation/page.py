@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def environment() -> Environment:
         "show": show,
         "gauge": gauge,
         "data_uri": data_uri,
+        "rows": lambda drawn: [list(row) for _, row in groupby(drawn, key=lambda picture: picture.group)],
         "png_uri": png_uri,
         "mark": lambda verdict: _WORDS[Verdict(verdict)][0],
         "word": lambda verdict: _WORDS[Verdict(verdict)][1],

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -47,10 +48,10 @@ def density(name: str, title: str, unit: str, real: Array, synthetic: Array) -> 
             axes.plot(10**grid if skewed else grid, curve, color=colour, label=label)
             axes.fill_between(10**grid if skewed else grid, curve, color=colour, alpha=0.12, linewidth=0)
         if skewed:
-            axes.set_xscale("log")
+            _logarithmic(axes, "x")
         axes.set(title=title, xlabel=unit, yticks=[])
         axes.set_ylim(bottom=0)
-        axes.legend(loc="upper right", fontsize=7)
+        _legend(canvas)
         return Picture(name, _svg(canvas, name), f"{title}: density of real and synthetic values")
 
 
@@ -63,7 +64,7 @@ def bars(name: str, title: str, labels: Sequence[str], real: Array, synthetic: A
         axes.set_yticks(places, [shorten(label) for label in labels])
         axes.invert_yaxis()
         axes.set(title=title, xlabel="%")
-        axes.legend(loc="best", fontsize=7)
+        _legend(canvas)
         return Picture(name, _svg(canvas, name), f"{title}: share of each class")
 
 
@@ -77,6 +78,7 @@ def heat_map(
     triangular: bool = False,
     as_percent: bool = False,
     labels: tuple[str, str] = ("", ""),
+    group: str = "",
 ) -> Picture:
     """Draw a matrix with its numbers; from -limit to limit in two colours, or from 0 in one."""
     shown = np.ma.masked_invalid(matrix)
@@ -91,21 +93,19 @@ def heat_map(
             shown, cmap="RdBu_r" if signed else "Blues", vmin=-top if signed else 0, vmax=top,
             edgecolors="white", linewidth=0.5, rasterized=False,
         )  # fmt: skip
-        for (row, column), value in np.ndenumerate(shown):
-            if value is not np.ma.masked:
-                text = f"{100 * value:.1f}" if as_percent else f"{value:.2f}".replace("0.", ".", 1)
-                dark = abs(value) > 0.6 * top
-                axes.text(
-                    column + 0.5, row + 0.5, text, ha="center", va="center",
-                    fontsize=6.5, color="white" if dark else "#222222",
-                )  # fmt: skip
+        for (row, column), value in np.ma.ndenumerate(shown):  # type: ignore[no-untyped-call]
+            text = f"{100 * value:.1f}" if as_percent else f"{value:.2f}".replace("0.", ".", 1)
+            axes.text(
+                column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=6.5,
+                color="white" if abs(value) > 0.6 * top else "#222222",
+            )  # fmt: skip
         axes.set_xticks(np.arange(len(columns)) + 0.5, [shorten(c) for c in columns], rotation=50, ha="right")
         axes.set_yticks(np.arange(len(rows)) + 0.5, [shorten(row) for row in rows])
         axes.tick_params(length=0)
         axes.invert_yaxis()
         axes.spines[:].set_visible(False)
         axes.set(title=title, ylabel=labels[0], xlabel=labels[1])
-        return Picture(name, _svg(canvas, name), title)
+        return Picture(name, _svg(canvas, name), title, group)
 
 
 def shorten(text: str, length: int = 18) -> str:
@@ -127,6 +127,22 @@ class _Canvas:
 
     def __exit__(self, *problem: Any) -> None:
         self._style.__exit__(*problem)
+
+
+def _legend(canvas: Drawing) -> None:
+    """Put the legend below the axes, where it hides nothing."""
+    canvas.legend(loc="outside lower right", ncols=2, fontsize=7, handlelength=1.2, columnspacing=1.0)
+
+
+def _logarithmic(axes: Any, which: str) -> None:
+    """Make an axis logarithmic, with few plain numbers on it."""
+    getattr(axes, f"set_{which}scale")("log")
+    axis = getattr(axes, f"{which}axis")
+    low, high = axis.get_view_interval()
+    subs = (1.0,) if np.log10(high / low) > 2 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.7g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _svg(canvas: Drawing, name: str) -> str:
@@ -158,9 +174,10 @@ def ribbons(name: str, title: str, step: str, unit: str, real: Array, synthetic:
             axes.fill_between(steps, lines[0], lines[2], color=colour, alpha=0.15, linewidth=0)
             axes.plot(steps, lines[1], color=colour, label=label)
         if skewed:
-            axes.set_yscale("log")
+            _logarithmic(axes, "y")
         axes.set(title=f"{title}: median, 10–90%", xlabel=step, ylabel=unit)
-        axes.legend(loc="best", fontsize=7)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        _legend(canvas)
         return Picture(name, _svg(canvas, name), f"{title} over time: median and 10 to 90%")
 
 
@@ -171,5 +188,6 @@ def curves(name: str, title: str, label: str, x: Array, real: Array, synthetic: 
         axes.plot(x, synthetic, color=SYNTHETIC, label="synthetic")
         axes.set(title=title, xlabel=label)
         axes.set_ylim(top=1.02)
-        axes.legend(loc="best", fontsize=7)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        _legend(canvas)
         return Picture(name, _svg(canvas, name), title)

@@ -243,13 +243,22 @@ class CurriculumConfig(StrictModel):
 
 
 class TrainingConfig(StrictModel):
-    """How long to train, from which seed, and how often to report."""
+    """How long to train, from which seed, and how often to report.
+
+    Args:
+        micro_batch_size: patients that a process computes at once; the gradients of its part of a batch
+            are added up before each update, so that a small GPU computes what a large one does, up to
+            the order of sums. All at once if null.
+        collective_seconds: with several processes, how long each waits for the others.
+    """
 
     epochs: Positive = 100
     seed: int = 0
     log_every_steps: Positive = 10
     threads: Positive | Literal["auto"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    micro_batch_size: Positive | None = None
+    collective_seconds: PositiveFloat = 600.0
 
 
 class CheckpointConfig(StrictModel):
@@ -290,9 +299,10 @@ class RunConfig(StrictModel):
         return {**values, "system": system}
 
 
-# What may change between two starts of one run without changing a single weight.
+# What may change between two starts of one run without changing a weight by more than the order of sums.
 FREE_ON_RESUME = frozenset(
-    {"training.epochs", "training.log_every_steps", "training.threads", "training.device"}
+    {"training.micro_batch_size", "training.collective_seconds"}
+    | {"training.epochs", "training.log_every_steps", "training.threads", "training.device"}
     | {"checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep", "data"}
     | {f"system.sampler.{name}" for name in ("kind", "num_steps", "eta")}
     | {f"system.guardrail.{name}" for name in ("kind", "max_attempts", "min_acceptance", "quantile")}

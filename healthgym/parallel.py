@@ -1,6 +1,38 @@
-"""What this process may use: cores and a device."""
+"""What this process may use: cores, and its place among the processes of one job."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among those that share one piece of work.
+
+    Args:
+        rank: its number, from 0.
+        num_processes: of the job, on all nodes.
+        local_rank: its number on its node.
+    """
+
+    rank: int = 0
+    num_processes: int = 1
+    local_rank: int = 0
+
+
+def place_from(environment: Mapping[str, str]) -> Place:
+    """Return the place that torchrun, or a launcher in its manner, has written into the environment."""
+    num_processes = int(environment.get("WORLD_SIZE") or 1)
+    if num_processes == 1:
+        return Place()
+    return Place(int(environment["RANK"]), num_processes, int(environment.get("LOCAL_RANK") or 0))
+
+
+def rows_of(place: Place, num_rows: int) -> slice:
+    """Return the rows of a batch that are this process's: in the order of ranks, as even as can be."""
+    return slice(
+        place.rank * num_rows // place.num_processes, (place.rank + 1) * num_rows // place.num_processes
+    )
 
 
 def granted_cores() -> int:

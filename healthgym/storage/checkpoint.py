@@ -35,12 +35,14 @@ class Progress:
         seconds: time spent in training, over all starts.
         threads: threads the last step was computed with.
         device: device it was computed on, "cpu" or "cuda".
+        num_processes: processes that computed it together.
     """
 
     step: int
     seconds: float
     threads: int
     device: str
+    num_processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def describe(path: Path) -> str:
     lines = [
         f"sha256      {checkpoint.sha256}",
         f"step        {progress.step:,} after {progress.seconds / 60:.1f} min "
-        f"({progress.device}, {progress.threads} threads)",
+        f"({progress.device}, {progress.num_processes} processes of {progress.threads} threads)",
         f"cohort      {checkpoint.schema.name}: {statistics.num_patients:,} training patients, "
         f"{checkpoint.schema.layout.num_features} features, data {statistics.data_fingerprint[:12]}",
         f"versions    {', '.join(f'{name} {version}' for name, version in checkpoint.versions.items())}",

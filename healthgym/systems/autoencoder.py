@@ -38,5 +38,9 @@ def autoencoder_loss(x_BTE: Tensor, latent_BTZ: Tensor, reconstruction_BTE: Tens
     Mean and variance are taken over all rows of the batch.
     """
     var_Z, mean_Z = torch.var_mean(latent_BTZ, (0, 1))
-    divergence = -0.5 * (1 + var_Z.log() - mean_Z.square() - var_Z).sum()
-    return mse_loss(reconstruction_BTE, x_BTE) + divergence
+    return mse_loss(reconstruction_BTE, x_BTE) + latent_divergence(var_Z, mean_Z)
+
+
+def latent_divergence(var_Z: Tensor, mean_Z: Tensor) -> Tensor:
+    """Return how far latents of these moments are from a standard normal."""
+    return -0.5 * (1 + var_Z.log() - mean_Z.square() - var_Z).sum()

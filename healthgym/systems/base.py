@@ -12,6 +12,7 @@ from torch import Tensor
 
 from healthgym import seeds
 from healthgym.layout import FeatureLayout
+from healthgym.systems.share import WHOLE, Share
 
 # Nested mappings whose leaves are tensors or plain numbers.
 State = dict[str, Any]
@@ -31,6 +32,12 @@ class Draws(ABC):
     @abstractmethod
     def shared_uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Return U(0,1) numbers that are the same in every process."""
+
+    def from_row(self, first_row: int) -> "Draws":
+        """Return what rows `first_row ...` of this process's batch draw."""
+        if first_row:
+            raise NotImplementedError(f"{type(self).__name__} draws for whole batches only")
+        return self
 
     def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Return N(0,1) numbers, by the Box-Muller transform of two uniform ones."""
@@ -55,25 +62,42 @@ class PositionDraws(Draws):
         device: where the numbers are wanted. On CUDA they come from the device's own Philox generator,
             so a run's numbers differ between CPU and CUDA.
         first_row: place of this process's first row in the global batch.
+        num_rows: rows of the global batch, None if they are all this process's. On CUDA they decide the
+            numbers.
     """
 
-    def __init__(self, seed: int, step: int, device: torch.device, first_row: int = 0) -> None:
-        self._seed, self._step, self._device, self._first_row = seed, step, device, first_row
+    def __init__(
+        self,
+        seed: int,
+        step: int,
+        device: torch.device,
+        first_row: int = 0,
+        num_rows: int | None = None,
+    ) -> None:
+        self._seed, self._step, self._device = seed, step, device
+        self._first_row, self._num_rows = first_row, num_rows
+
+    def from_row(self, first_row: int) -> "PositionDraws":
+        return PositionDraws(
+            self._seed, self._step, self._device, self._first_row + first_row, self._num_rows
+        )
 
     def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        return self._draw(name, shape, self._first_row)
+        return self._draw(name, shape, self._first_row, self._num_rows)
 
     def shared_uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        return self._draw(name, shape, 0)
+        return self._draw(name, shape, 0, None)
 
-    def _draw(self, name: str, shape: tuple[int, ...], first_row: int) -> Tensor:
+    def _draw(self, name: str, shape: tuple[int, ...], first_row: int, num_rows: int | None) -> Tensor:
         position = ("train", self._step, name)
         if self._device.type == "cpu":
             return torch.from_numpy(seeds.uniform_rows(shape[1:], shape[0], first_row, self._seed, *position))
         generator = torch.Generator(self._device)
         generator.manual_seed(int(seeds.key(self._seed, *position)[0] >> np.uint64(1)))
-        rows = torch.rand(first_row + shape[0], *shape[1:], generator=generator, device=self._device)
-        return rows[first_row:]
+        # The numbers depend on how many are drawn at once: every process draws the global batch's.
+        count = num_rows or first_row + shape[0]
+        rows = torch.rand(count, *shape[1:], generator=generator, device=self._device)
+        return rows[first_row : first_row + shape[0]]
 
 
 def box_muller(u: Tensor, v: Tensor) -> Tensor:
@@ -95,6 +119,7 @@ class System(ABC):
     Attributes:
         layout: meaning of the features.
         device: where all of it lives.
+        share: this process's part of each batch; all of it unless the trainer sets another.
         num_candidates: patients that `sample` has tried so far, those counted in whom a guardrail
             dropped; 0 where none is ever dropped.
     """
@@ -102,13 +127,17 @@ class System(ABC):
     layout: FeatureLayout
     device: torch.device
     num_candidates: int = 0
+    share: Share = WHOLE
 
     @abstractmethod
     def train_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
         """Take one step and return its losses as detached scalars, still on the device.
 
+        With several processes, a loss of the global batch is the mean of theirs, weighted by patients.
+
         Args:
-            x_BTF: a batch of features, reals in [0, 1], categorical blocks one-hot.
+            x_BTF: a batch of features, or this process's share of one: reals in [0, 1], categorical
+                blocks one-hot.
             draws: the step's randomness.
         """
 

@@ -32,6 +32,7 @@ from healthgym.systems.optimiser import (
     optimiser_state,
 )
 from healthgym.systems.samplers import Prediction, build_sampler, constant_level
+from healthgym.systems.share import mean_of
 
 _SCORE_SHARPNESS = 2.0  # any positive number: scores are only compared, and averaged for static variables
 
@@ -67,6 +68,22 @@ class DiffusionSystem(System):
 
     def train_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
         x_BFP, mask_B1P = self.to_canvas(x_BTF)
+        parts = self.share.parts(len(x_BFP))
+        self.optimiser.zero_grad()
+        losses = [
+            self._backward(x_BFP[part.rows], mask_B1P[part.rows], draws.from_row(part.first_row), part.weight)
+            for part in parts
+        ]
+        self.share.sum_gradients(self.denoiser)
+        norm = self._update()
+        self.trained_length = max(self.trained_length, x_BTF.shape[1])
+        return mean_of(losses, parts) | {"gradient_norm": norm.detach()}
+
+    def _backward(self, x_BFP: Tensor, mask_B1P: Tensor, draws: Draws, weight: float) -> dict[str, Tensor]:
+        """Add a part's gradients to the denoiser's; return its losses.
+
+        All patients of a batch have the same length, so a mean under the mask is a mean over patients.
+        """
         level_B = draws.index("level", len(x_BFP), self.schedule.num_levels)
         eta_BFP = draws.normal("noise", tuple(x_BFP.shape))
         blend_BFP = draws.uniform("blend", tuple(x_BFP.shape))
@@ -78,13 +95,11 @@ class DiffusionSystem(System):
         clean_BFP = blended_reconstruction(self.schedule, noised_BFP, eps_BFP, eta_BFP, blend_BFP, level_B)
         reconstruction_loss = masked_mse(clean_BFP, x_BFP, mask_B1P)
         loss = noise_loss + self.config.reconstruction_weight * reconstruction_loss
-        norm = self._update(loss)
-        self.trained_length = max(self.trained_length, x_BTF.shape[1])
+        self.scaler.scale(weight * loss).backward()
         return {
             "loss": loss.detach(),
             "noise_loss": noise_loss.detach(),
             "reconstruction_loss": reconstruction_loss.detach(),
-            "gradient_norm": norm.detach(),
         }
 
     def to_canvas(self, x_BTF: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,10 +127,8 @@ class DiffusionSystem(System):
             )
         return pad_to
 
-    def _update(self, loss: Tensor) -> Tensor:
+    def _update(self) -> Tensor:
         """Take one step of the optimiser and return the norm of the gradient before it was clipped."""
-        self.optimiser.zero_grad()
-        self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.gradient_clip)
         self.scaler.step(self.optimiser)

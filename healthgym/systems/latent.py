@@ -3,15 +3,16 @@
 Shapes: B batch, T timesteps, Z noise, M slots, E embedded features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from healthgym import seeds
 from healthgym.config import AdamConfig
-from healthgym.systems.autoencoder import Autoencoder, autoencoder_loss
+from healthgym.systems.autoencoder import Autoencoder, autoencoder_loss, latent_divergence
 from healthgym.systems.base import Draws, State, to_index
 from healthgym.systems.optimiser import (
     adam,
@@ -21,6 +22,7 @@ from healthgym.systems.optimiser import (
     module_state,
     optimiser_state,
 )
+from healthgym.systems.share import WHOLE, Moments, Part, Share, mean_of, var_mean_of
 
 
 class UniformLatent:
@@ -39,8 +41,8 @@ class UniformLatent:
         """Slots of the latent memory that hold a prototype."""
         return 0
 
-    def train_step(self, x_BTE: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """Learn from a batch of embedded features; return losses."""
+    def train_step(self, x_BTE: Tensor, draws: Draws, share: Share = WHOLE) -> dict[str, Tensor]:
+        """Learn from a batch of embedded features, or this process's share of one; return losses."""
         return {}
 
     def draw(self, place: str, num_rows: int, length: int, draws: Draws) -> Tensor:
@@ -105,14 +107,41 @@ class BufferedLatent(UniformLatent):
     def num_filled(self) -> int:
         return self._num_filled
 
-    def train_step(self, x_BTE: Tensor, draws: Draws) -> dict[str, Tensor]:
+    def train_step(self, x_BTE: Tensor, draws: Draws, share: Share = WHOLE) -> dict[str, Tensor]:
+        parts = share.parts(len(x_BTE))
+        if not share.whole(parts):
+            return self._shared_step(x_BTE, draws, share, parts)
         latent_BTZ, reconstruction_BTE = self.autoencoder(x_BTE)
         loss = autoencoder_loss(x_BTE, latent_BTZ, reconstruction_BTE)
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
-        self._remember(latent_BTZ.detach(), draws)
+        latent_BTZ = latent_BTZ.detach()
+        self._remember(latent_BTZ.mean(1), latent_BTZ.std((0, 1)), draws)
         return {"autoencoder_loss": loss.detach()}
+
+    def _shared_step(
+        self, x_BTE: Tensor, draws: Draws, share: Share, parts: Sequence[Part]
+    ) -> dict[str, Tensor]:
+        """The same with the global batch in several parts."""
+        with torch.no_grad():
+            latent_BTZ = torch.cat([self.autoencoder(x_BTE[part.rows])[0] for part in parts])
+        moments = share.square_moments(latent_BTZ.flatten(0, 1))
+        self.optimiser.zero_grad()
+        losses = [self._backward(x_BTE[part.rows], moments, part.weight) for part in parts]
+        share.sum_gradients(self.autoencoder)
+        self.optimiser.step()
+        deviation_Z = (moments.co / (moments.count - 1)).sqrt()
+        self._remember(share.all_rows(latent_BTZ.mean(1)), deviation_Z, draws)
+        return mean_of(losses, parts)
+
+    def _backward(self, x_BTE: Tensor, moments: Moments, weight: float) -> dict[str, Tensor]:
+        """Add a part's gradients to the autoencoder's; return its loss."""
+        latent_BTZ, reconstruction_BTE = self.autoencoder(x_BTE)
+        divergence = latent_divergence(*var_mean_of(latent_BTZ.flatten(0, 1), moments))
+        error = mse_loss(reconstruction_BTE, x_BTE)
+        (weight * error + divergence).backward()
+        return {"autoencoder_loss": error.detach() + divergence.detach()}
 
     def state(self) -> State:
         return {
@@ -130,9 +159,8 @@ class BufferedLatent(UniformLatent):
         copy_into(self.slots_MZ[: self._num_filled], state["Mean_Container"])
         copy_into(self.scale_Z, state["T_SD"])
 
-    def _remember(self, latent_BTZ: Tensor, draws: Draws) -> None:
+    def _remember(self, prototypes_BZ: Tensor, deviation_Z: Tensor, draws: Draws) -> None:
         """Add the batch's prototypes; over capacity, keep a draw with replacement from old and new."""
-        prototypes_BZ = latent_BTZ.mean(1)
         capacity, filled = len(self.slots_MZ), self._num_filled + len(prototypes_BZ)
         if filled <= capacity:
             self.slots_MZ[self._num_filled : filled] = prototypes_BZ
@@ -141,7 +169,7 @@ class BufferedLatent(UniformLatent):
             everything = torch.cat([self.slots_MZ[: self._num_filled], prototypes_BZ])
             self.slots_MZ.copy_(everything[draws.shared_index("autoencoder/slots", capacity, filled)])
             self._num_filled = capacity
-        self.scale_Z.add_(latent_BTZ.std((0, 1))).mul_(0.5)
+        self.scale_Z.add_(deviation_Z).mul_(0.5)
 
     def _place(self, z_BTZ: Tensor, slot_B: Tensor | None) -> Tensor:
         scaled = z_BTZ * self.scale_Z

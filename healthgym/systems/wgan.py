@@ -4,7 +4,7 @@ Source: Kuo et al., *Scientific Data* 2022 (v1) and *J. Biomedical Informatics* 
 Shapes: B batch, T timesteps, F features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from healthgym.systems.optimiser import (
     module_state,
     optimiser_state,
 )
+from healthgym.systems.share import Moments, Part, correlation_of, mean_of
 
 
 class WGANSystem(System):
@@ -59,7 +60,7 @@ class WGANSystem(System):
     def train_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
         with torch.no_grad():
             embedded = self.critic.embedding(x_BTF)
-        metrics = self.latent.train_step(embedded, draws)
+        metrics = self.latent.train_step(embedded, draws, self.share)
         for update in range(self.num_critic_updates):
             metrics |= self._critic_update(x_BTF, f"critic/{update}", draws)
         return metrics | self._generator_update(x_BTF, draws)
@@ -103,35 +104,72 @@ class WGANSystem(System):
         )
 
     def _critic_update(self, real_BTF: Tensor, place: str, draws: Draws) -> dict[str, Tensor]:
+        parts = self.share.parts(len(real_BTF))
+        self.optimiser_D.zero_grad()
+        losses = [
+            self._critic_backward(real_BTF[part.rows], place, draws.from_row(part.first_row), part.weight)
+            for part in parts
+        ]
+        self.share.sum_gradients(self.critic)
+        self.optimiser_D.step()
+        return mean_of(losses, parts)
+
+    def _critic_backward(
+        self, real_BTF: Tensor, place: str, draws: Draws, weight: float
+    ) -> dict[str, Tensor]:
+        """Add a part's gradients to the critic's; return its losses."""
         B, T, _ = real_BTF.shape
         with torch.no_grad():
             fake_BTF = self.generator(self.latent.draw(place, B, T, draws))
-        self.optimiser_D.zero_grad()
         # One backward per term frees its buffers before the next term needs room.
         real_score = self.critic(real_BTF).mean()
-        (-real_score).backward()
+        (-weight * real_score).backward()
         fake_score = self.critic(fake_BTF).mean()
-        fake_score.backward()
+        (weight * fake_score).backward()
         alpha_B11 = draws.uniform(f"{place}/alpha", (B, 1, 1))
         penalty = self.gradient_penalty_weight * gradient_penalty(self.critic, real_BTF, fake_BTF, alpha_B11)
-        penalty.backward()
-        self.optimiser_D.step()
+        (weight * penalty).backward()
         gap = fake_score.detach() - real_score.detach()
         penalty = penalty.detach()
         return {"critic_loss": gap + penalty, "critic_gap": -gap, "gradient_penalty": penalty}
 
     def _generator_update(self, real_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
         B, T, F = real_BTF.shape
-        fake_BTF = self.generator(self.latent.draw("generator", B, T, draws))
+        threshold_FF = draws.shared_uniform("generator/threshold", (F, F))
+        parts = self.share.parts(B)
+        moments = self._foreseen_moments(parts, T, draws) if len(parts) > 1 else None
+        self.optimiser_G.zero_grad()
+        losses = [self._generator_backward(part, T, draws, threshold_FF, moments) for part in parts]
+        self.share.sum_gradients(self.generator)
+        self.optimiser_G.step()
+        return mean_of(losses, parts)
+
+    def _foreseen_moments(self, parts: Sequence[Part], length: int, draws: Draws) -> Moments:
+        """Return the moments of all generated rows before a gradient is wanted of some of them."""
+        with torch.no_grad():
+            rows = [self._fake(part, length, draws).flatten(0, 1) for part in parts]
+        return self.share.co_moments(torch.cat(rows))
+
+    def _fake(self, part: Part, length: int, draws: Draws) -> Tensor:
+        draws = draws.from_row(part.first_row)
+        x_BTF: Tensor = self.generator(self.latent.draw("generator", part.num_rows, length, draws))
+        return x_BTF
+
+    def _generator_backward(
+        self, part: Part, length: int, draws: Draws, threshold_FF: Tensor, moments: Moments | None
+    ) -> dict[str, Tensor]:
+        """Add a part's gradients to the generator's; return its losses."""
+        fake_BTF = self._fake(part, length, draws)
         self.critic.requires_grad_(False)  # its weights' gradients would be thrown away
         adversarial = -self.critic(fake_BTF).mean()
         self.critic.requires_grad_(True)
-        threshold_FF = draws.shared_uniform("generator/threshold", (F, F))
-        correlation = correlation_loss(
-            correlation_matrix(fake_BTF.reshape(-1, F)), self.correlation_FF, threshold_FF
-        )
-        loss = adversarial + self.correlation_weight * correlation
-        self.optimiser_G.zero_grad()
-        loss.backward()
-        self.optimiser_G.step()
-        return {"generator_loss": loss.detach(), "correlation_loss": correlation.detach()}
+        fake_NF = fake_BTF.reshape(-1, fake_BTF.shape[2])
+        if self.share.whole([part]) and moments is None:
+            fake_FF = correlation_matrix(fake_NF)
+        else:
+            fake_FF = correlation_of(fake_NF, moments or self.share.co_moments(fake_NF))
+        correlation = correlation_loss(fake_FF, self.correlation_FF, threshold_FF)
+        # The correlation loss is that of the whole batch; its gradient flows through this part's rows.
+        (part.weight * adversarial + self.correlation_weight * correlation).backward()
+        loss = adversarial.detach() + self.correlation_weight * correlation.detach()
+        return {"generator_loss": loss, "correlation_loss": correlation.detach()}

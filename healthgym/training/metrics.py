@@ -12,15 +12,22 @@ from torch import Tensor
 
 from healthgym.errors import DivergenceError
 from healthgym.files import write_text
+from healthgym.systems.share import WHOLE, Share
 
 
 class Meter:
     """Collects the losses of single steps and gives their means.
 
-    Losses stay on the device until they are read, so that no step waits for the device.
+    Losses stay on the device until they are read, so that no step waits for the device. With several
+    processes each keeps its own until they are read, by all at the same step; then all have the means of
+    the global batch.
+
+    Args:
+        share: this process's part of each batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, share: Share = WHOLE) -> None:
+        self._share, self._num_merged = share, 0
         self._names: list[str] = []
         self._pending: list[Tensor] = []
         self._steps: list[int] = []
@@ -35,8 +42,9 @@ class Meter:
         """Look at the kept losses.
 
         Raises:
-            DivergenceError: one is not a finite number; names it and the step.
+            DivergenceError: one is not a finite number; names it, the step and the process.
         """
+        self._merge()
         values = self._values()
         bad = np.argwhere(~np.isfinite(values))
         if len(bad):
@@ -47,8 +55,9 @@ class Meter:
 
     def means(self) -> dict[str, float]:
         """Return the mean of each loss and forget the steps."""
+        self._merge()
         means = self._values().mean(0)
-        self._pending, self._steps = [], []
+        self._pending, self._steps, self._num_merged = [], [], 0
         return {name: float(mean) for name, mean in zip(self._names, means, strict=True)}
 
     def __len__(self) -> int:
@@ -62,6 +71,24 @@ class Meter:
         """Take over what `state` returned."""
         self._names, self._steps = list(state["names"]), list(state["steps"])
         self._pending = [torch.from_numpy(row) for row in np.asarray(state["values"])]
+        self._num_merged = len(self._pending)
+
+    def _merge(self) -> None:
+        """Replace this process's losses by those of the global batch."""
+        ranks, new = self._share.ranks, self._pending[self._num_merged :]
+        if ranks.alone or not new:
+            return
+        values_PSL = torch.stack(ranks.gather(torch.stack(new).double().cpu()))
+        bad = (~values_PSL.isfinite()).transpose(0, 1).nonzero()
+        if len(bad):
+            row, process, column = (int(place) for place in bad[0])
+            raise DivergenceError(
+                f"{self._names[column]} is {float(values_PSL[process, row, column])} at step "
+                f"{self._steps[self._num_merged + row]} in process {process} of {len(values_PSL)}"
+            )
+        merged_SL = torch.einsum("psl,p->sl", values_PSL, self._share.weights())
+        self._pending[self._num_merged :] = list(merged_SL.float())
+        self._num_merged = len(self._pending)
 
     def _values(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         if not self._pending:

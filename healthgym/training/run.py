@@ -1,5 +1,6 @@
-"""Start a run or go on with one: the same call does both."""
+"""Start a run or go on with one: the same call does both, in one process or in each of several."""
 
+import io
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from healthgym.data.sequences import PreparedCohort, Sequences
 from healthgym.errors import ConfigError
 from healthgym.layout import FeatureLayout
 from healthgym.nn.heads import one_hot
-from healthgym.parallel import granted_cores
+from healthgym.parallel import granted_cores, place_from
 from healthgym.storage.checkpoint import (
     Checkpoint,
     Progress,
@@ -24,10 +25,13 @@ from healthgym.storage.checkpoint import (
     checkpoint_path,
     newest_checkpoint,
     prune_checkpoints,
+    read_checkpoint,
     write_checkpoint,
 )
 from healthgym.systems.base import State
 from healthgym.systems.build import build_system
+from healthgym.systems.ranks import Ranks, joined
+from healthgym.systems.share import Share
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.metrics import Meter, MetricsFile
 from healthgym.training.plots import draw_losses
@@ -52,15 +56,22 @@ def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> boo
         StorageError: the prepared cohort cannot be read.
         FencedError: another process has taken over the folder.
         DivergenceError: a loss is not a finite number.
+        RankError: another process of this job was lost, or failed and tells why itself.
     """
     device, threads = choose_device(config), choose_threads(config)
     torch.set_num_threads(threads)
-    cohort = PreparedCohort.open(config.data)
+    with joined(device, config.training.collective_seconds) as ranks:
+        return _train(run_dir, config, stream if ranks.first else io.StringIO(), device, ranks)
+
+
+def _train(
+    run_dir: Path, config: RunConfig, stream: TextIO | None, device: torch.device, ranks: Ranks
+) -> bool:
+    # On each node the first process reads the whole file to check its seal.
+    cohort = PreparedCohort.open(config.data, verify=ranks.place.local_rank == 0)
     curriculum = Curriculum(config.curriculum, cohort.train, config.training.seed)
     folder = RunFolder(run_dir)
-    folder.refuse_other_config(config)
-    folder.claim()
-    start = newest_checkpoint(folder.checkpoints)
+    start = _begin(folder, config, ranks)
     _refuse_other_data(start, cohort, config)
     system = build_system(
         config.system,
@@ -70,23 +81,29 @@ def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> boo
         config.training.seed,
     )
     system.check_length(curriculum.max_length)
-    meter = Meter()
+    system.share = _share(config, ranks)
+    meter = Meter(system.share)
     if start is not None:
         system.load_state(start.state)
         meter.load_state(start.meter)
-    folder.write_config(config)
     here = Progress(
-        start.progress.step if start else 0, start.progress.seconds if start else 0.0, threads, device.type
+        step=start.progress.step if start else 0,
+        seconds=start.progress.seconds if start else 0.0,
+        threads=torch.get_num_threads(),
+        device=device.type,
+        num_processes=ranks.place.num_processes,
     )
+    if ranks.first:
+        folder.write_config(config)
     total = config.training.epochs * curriculum.steps_per_epoch
     with ProgressReport(total, here.step, stream) as report, stopping.listening():
-        report.say(_greeting(run_dir, system.num_parameters(), curriculum, start, here, total))
+        report.say(_greeting(run_dir, system.num_parameters(), curriculum, start, here, total, config))
         trainer = Trainer(
             system=system,
             curriculum=curriculum,
             load_batch=batch_loader(cohort.train, cohort.schema.layout, device),
             config=config,
-            metrics=MetricsFile(folder.metrics_path, here.step),
+            metrics=MetricsFile(folder.metrics_path, here.step) if ranks.first else None,
             report=report,
             save=_saver(folder, cohort, curriculum, config, here),
             step=here.step,
@@ -94,9 +111,39 @@ def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> boo
             meter=meter,
         )
         finished = trainer.run()
-        draw_losses(folder.metrics_path, folder.losses_path)
+        if ranks.first:
+            draw_losses(folder.metrics_path, folder.losses_path)
         report.say(_farewell(run_dir, finished, trainer.step))
     return finished
+
+
+def _begin(folder: RunFolder, config: RunConfig, ranks: Ranks) -> Checkpoint | None:
+    """Claim the folder and return where to go on from, the same in every process."""
+    start = None
+
+    def claim() -> int | None:
+        nonlocal start
+        folder.refuse_other_config(config)
+        folder.claim()
+        start = newest_checkpoint(folder.checkpoints)
+        return start.progress.step if start else None
+
+    step = ranks.from_first(claim)
+    if not ranks.first and step is not None:
+        start = read_checkpoint(checkpoint_path(folder.checkpoints, step))
+    return start
+
+
+def _share(config: RunConfig, ranks: Ranks) -> Share:
+    batch_size, count = config.curriculum.batch_size, ranks.place.num_processes
+    if batch_size < count:
+        raise ranks.agreed(
+            ConfigError(
+                f"curriculum.batch_size is {batch_size} and there are {count} processes, which share each "
+                f"batch: every one needs a patient. Use at most {batch_size} processes, or a larger batch."
+            )
+        )
+    return Share(ranks, batch_size, config.training.micro_batch_size)
 
 
 def choose_device(config: RunConfig) -> torch.device:
@@ -109,6 +156,11 @@ def choose_device(config: RunConfig) -> torch.device:
         )
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    place = place_from(os.environ)
+    if wanted == "cuda" and place.num_processes > 1:
+        device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
     return torch.device(wanted)
 
 
@@ -175,22 +227,28 @@ def _greeting(
     start: Checkpoint | None,
     here: Progress,
     total: int,
+    config: RunConfig,
 ) -> str:
     stages = ", ".join(f"{stage.length} ({len(stage.patients):,})" for stage in curriculum.stages)
     lines = [
-        f"run {run_dir} on {here.device} with {here.threads} thread(s), process {os.getpid()}: "
+        f"run {run_dir} on {_resources(here)}, process {os.getpid()}: "
         f"{num_parameters:,} parameters, {total:,} steps",
         f"stages by length (patients): {stages}",
     ]
     if start is not None:
         lines.append(f"going on from step {here.step:,}")
-        before = start.progress
-        if (before.device, before.threads) != (here.device, here.threads):
+        micro = (start.config.training.micro_batch_size, config.training.micro_batch_size)
+        if _resources(start.progress) != _resources(here) or micro[0] != micro[1]:
             lines.append(
-                f"note: so far it ran on {before.device} with {before.threads} thread(s); the last bits of "
-                f"sums, and on another device the noise, may differ from an undisturbed run"
+                f"note: so far it ran on {_resources(start.progress)}; the last bits of sums, and on another "
+                f"device the noise, may differ from an undisturbed run"
             )
     return "\n".join(lines)
+
+
+def _resources(progress: Progress) -> str:
+    processes = f"{progress.num_processes} processes of " if progress.num_processes > 1 else ""
+    return f"{progress.device} with {processes}{progress.threads} thread(s)"
 
 
 def _farewell(run_dir: Path, finished: bool, step: int) -> str:

@@ -1,5 +1,6 @@
 """The loop: take a step, log, save, stop if asked. It knows a system only by `System`."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,7 @@ from healthgym import stopping
 from healthgym.config import RunConfig
 from healthgym.errors import DivergenceError
 from healthgym.systems.base import PositionDraws, State, System
+from healthgym.systems.ranks import Ranks
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.metrics import Meter, MetricsFile
 from healthgym.training.progress import ProgressReport
@@ -31,7 +33,7 @@ class Trainer:
         curriculum: order of the batches.
         load_batch: returns features x_BTF on the system's device for (patients, length).
         config: the run's settings.
-        metrics: where losses go.
+        metrics: where losses go; None in a process that writes none.
         report: where people look.
         save: writes a snapshot; called in another thread, one at a time, with arrays of its own.
         step: steps already taken.
@@ -43,12 +45,16 @@ class Trainer:
     curriculum: Curriculum
     load_batch: Callable[[Any, int], Tensor]
     config: RunConfig
-    metrics: MetricsFile
+    metrics: MetricsFile | None
     report: ProgressReport
     save: Save
     step: int
     seconds: float
     meter: Meter
+
+    @property
+    def _ranks(self) -> Ranks:
+        return self.system.share.ranks
 
     def run(self) -> bool:
         """Train to the end, or until a signal asks to stop; return whether the end was reached.
@@ -61,21 +67,33 @@ class Trainer:
         self._saved_step, self._seconds_before = self.step, self.seconds
         self._writing: Future[None] | None = None
         with ThreadPoolExecutor(1) as self._writer:
-            while self.step < total and not stopping.requested():
+            stop, save = self._wishes()
+            while self.step < total and not stop:
                 self._take_step()
                 if self._log_is_due(total):
                     self._log(total)
-                if self._save_is_due():
+                stop, save = self._wishes()
+                if save:
                     self._snapshot()
             if self.step > self._saved_step:
                 self._snapshot()
             self._await_writer()
         return self.step >= total
 
+    def _wishes(self) -> tuple[bool, bool]:
+        """Return whether some process wants to stop, and whether one wants to save: all do the same."""
+        stop, save = self._ranks.any(bool(stopping.requested()), self._save_is_due())
+        if stop and not stopping.requested():
+            stopping.request("a signal to another process")
+        return stop, save
+
     def _take_step(self) -> None:
+        self._ranks.step = self.step
+        share, batch = self.system.share, self.curriculum.batch(self.step)
         stage = self.curriculum.stages[self.curriculum.place(self.step).stage]
-        x_BTF = self.load_batch(self.curriculum.batch(self.step), stage.length)
-        draws = PositionDraws(self.config.training.seed, self.step, self.system.device)
+        x_BTF = self.load_batch(batch[share.own(len(batch))], stage.length)
+        seed, device = self.config.training.seed, self.system.device
+        draws = PositionDraws(seed, self.step, device, share.first_row, len(batch))
         self.meter.add(self.step, self.system.train_step(x_BTF, draws))
         self.step += 1
         self.seconds = self._seconds_before + time.monotonic() - self._started
@@ -92,9 +110,11 @@ class Trainer:
 
     def _log(self, total: int) -> None:
         self._check()
+        losses = self.meter.means()
+        if self.metrics is None:
+            return
         place = self.curriculum.place(self.step - 1)
         length = self.curriculum.stages[place.stage].length
-        losses = self.meter.means()
         elapsed = time.monotonic() - self._started
         done = self.curriculum.timesteps_between(self._first_step, self.step)
         left = self.curriculum.timesteps_between(self.step, total)
@@ -117,9 +137,21 @@ class Trainer:
         """Copy the state and let the writer thread save it while training goes on."""
         self._check()
         self._await_writer()
-        snapshot = to_arrays(self.system.state())
-        self._writing = self._writer.submit(self.save, self.step, self.seconds, snapshot, self.meter.state())
+        snapshot = self._agreed(to_arrays(self.system.state()))
+        if self._ranks.first:
+            seconds, meter = self.seconds, self.meter.state()
+            self._writing = self._writer.submit(self.save, self.step, seconds, snapshot, meter)
         self._saved_at, self._saved_step = time.monotonic(), self.step
+
+    def _agreed(self, state: State) -> State:
+        """Return the first process's state; nodes of different makes may differ in the last bits."""
+        if (
+            not self._ranks.alone
+            and len({tuple(own.tolist()) for own in self._ranks.gather(_digest(state))}) > 1
+        ):
+            state = self._ranks.from_first(lambda: state)
+            self.system.load_state(state)
+        return state
 
     def _await_writer(self) -> None:
         if self._writing is not None:
@@ -131,11 +163,12 @@ class Trainer:
         except DivergenceError as error:
             place = self.curriculum.place(self.step - 1)
             length = self.curriculum.stages[place.stage].length
-            raise DivergenceError(
+            diverged = DivergenceError(
                 f"Training diverged: {error} (epoch {place.epoch + 1}, stage of length {length}). The last "
                 f"checkpoint, of step {self._saved_step}, is untouched. Start a new run with another "
                 f"training.seed or a smaller system.optimiser.learning_rate."
-            ) from None
+            )
+            raise self._ranks.agreed(diverged) from None
 
 
 def to_arrays(state: State) -> State:
@@ -146,3 +179,18 @@ def to_arrays(state: State) -> State:
         else np.array(value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value)
         for name, value in state.items()
     }
+
+
+def _digest(state: State) -> Tensor:
+    """Return 32 numbers that differ where two states of arrays do."""
+    digest = hashlib.sha256()
+
+    def add(tree: State) -> None:
+        for value in tree.values():
+            if isinstance(value, dict):
+                add(value)
+            else:
+                digest.update(value.tobytes())
+
+    add(state)
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)

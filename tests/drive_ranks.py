@@ -1,0 +1,128 @@
+"""One process of several that train tiny systems together; what it does comes as JSON.
+
+RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python tests/drive_ranks.py \
+    '[{"folder": ..., "run": "run", "system": "v2", "sections": {...}, "fault": null}]'
+
+Each item is a run; a fault is [rank, step, what], what being die, hang, raise, nan, stop or drift.
+"""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+from test_perform import Does
+
+from healthgym import stopping
+from healthgym.config import RunConfig
+from healthgym.errors import StorageError
+from healthgym.launch.perform import Outcome, perform
+from healthgym.systems.base import PositionDraws, State, System
+from healthgym.systems.wgan import WGANSystem
+from healthgym.training import run as run_module
+from healthgym.training import trainer as trainer_module
+from healthgym.training.run import train
+from healthgym.training.trainer import Trainer, _digest
+
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """Train in float64, where the order of sums does not hide a mistake."""
+    originals = run_module.build_system, trainer_module.PositionDraws
+
+    def build(*args: Any) -> System:
+        system = originals[0](*args)
+        if isinstance(system, WGANSystem):
+            system.correlation_FF = system.correlation_FF.double()
+        step = system.train_step
+        system.train_step = lambda x_BTF, draws: step(x_BTF.double(), draws)  # type: ignore[method-assign]
+        return system
+
+    torch.set_default_dtype(torch.float64)
+    run_module.build_system, trainer_module.PositionDraws = build, DoubleDraws  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        run_module.build_system, trainer_module.PositionDraws = originals  # type: ignore[misc]
+
+
+class DoubleDraws(PositionDraws):
+    """The same numbers, in float64."""
+
+    def _draw(self, *args: Any) -> torch.Tensor:
+        return super()._draw(*args).double()
+
+    def from_row(self, first_row: int) -> "DoubleDraws":
+        return DoubleDraws(self._seed, self._step, self._device, self._first_row + first_row, self._num_rows)
+
+
+def break_down(trainer: Trainer, what: str) -> None:
+    """Do what has been asked for, in the middle of a step."""
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "hang":
+        time.sleep(3600)
+    elif what == "raise":
+        raise StorageError("The disk is full.")
+    elif what == "stop":
+        os.kill(os.getpid(), signal.SIGTERM)
+    elif what == "drift":
+        trainer.system.generator.linear1.bias.data += 1e-6  # type: ignore[attr-defined]
+
+
+def faulty(fault: list[Any] | None) -> Callable[..., Trainer]:
+    """Return a trainer's class that breaks down where it is told to."""
+
+    class Faulty(Trainer):
+        def _take_step(self) -> None:
+            self._ranks.step = self.step
+            here = fault is not None and fault[:2] == [int(os.environ["RANK"]), self.step]
+            if here:
+                break_down(self, fault[2])  # type: ignore[index]
+            super()._take_step()
+            if here and fault[2] == "nan":  # type: ignore[index]
+                self.meter._pending[-1] = self.meter._pending[-1] * torch.nan
+
+        def _agreed(self, state: State) -> State:
+            agreed = super()._agreed(state)
+            mine, ours = (bytes(_digest(either).tolist()).hex()[:16] for either in (state, agreed))
+            print(f"saved at {self.step}: {mine} {ours}", flush=True)
+            return agreed
+
+    return Faulty
+
+
+def work(item: dict[str, Any], port: int) -> Outcome:
+    """Train one run."""
+    os.environ["MASTER_PORT"] = str(port)
+    folder = Path(item["folder"])
+    config: RunConfig = tiny.config(folder, item["system"], **item["sections"])
+    stopping.clear()
+    run_module.Trainer = faulty(item.get("fault"))  # type: ignore[assignment,misc]
+    stream = io.StringIO()
+    with double_precision() if item["double"] else contextlib.nullcontext():
+        finished = train(folder / item["run"], config, stream)
+    return Outcome(finished, stream.getvalue())
+
+
+def main() -> int:
+    port = int(os.environ["MASTER_PORT"])
+    status = 0
+    for number, item in enumerate(json.loads(sys.argv[1])):
+        status = perform(Does(lambda item=item, number=number: work(item, port + number)), None)
+        if status:
+            break
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -66,7 +66,7 @@ class BiLSTM(nn.Module):
         """Return the hidden states of both directions.
 
         Args:
-            x_TBI: the sequence, time first.
+            x_TBI: the sequence, time first. It is read fastest where it lies as (I, T, B) in memory.
             last_only: return only each direction's state after its last step.
             penalised: the result's gradient with respect to x_TBI will itself be differentiated, and
                 nothing else of the result will be: the first backward then leaves out weight gradients.
@@ -106,6 +106,12 @@ def _in_order(x_TBI: Tensor, stream: _Stream) -> Sequence[Tensor]:
     if isinstance(stream, slice):
         return torch.stack((x_TBI, x_TBI.flip(0)), 1).unbind()
     return x_TBI.unbind()[:: -1 if stream else 1]
+
+
+def _new_gradients(x_TBI: Tensor) -> Tensor:
+    """Return memory for both directions' gradients dx_TDBI; they lie as the steps have them, (D, I, T, B)."""
+    T, B, I = x_TBI.shape
+    return x_TBI.new_empty(2, I, T, B).permute(2, 0, 3, 1)
 
 
 def _merge(dx_TDBI: Tensor) -> Tensor:
@@ -155,8 +161,7 @@ class _Backward(torch.autograd.Function):
         last_only: bool,
         wants_weights: bool,
     ) -> Any:
-        T, B, I = x_TBI.shape
-        dh_TDBH, dx_TDBI = dh.unsqueeze(0) if last_only else dh, x_TBI.new_empty(T, 2, B, I)
+        dh_TDBH, dx_TDBI = dh.unsqueeze(0) if last_only else dh, _new_gradients(x_TBI)
         dweight = torch.zeros_like(weight_DGK) if wants_weights else None
         dbias = torch.zeros_like(bias_DG) if wants_weights else None
         keep = any(ctx.needs_input_grad)
@@ -186,16 +191,16 @@ class _Backward(torch.autograd.Function):
         if v_TBI is None:
             return (None,) * 7
         (weight_DGK,) = ctx.saved_tensors
-        T, B, I = v_TBI.shape
+        T, B, _ = v_TBI.shape
         h_dot_TDBH = v_TBI.new_empty(1 if ctx.last_only else T, 2, B, weight_DGK.shape[1] // 4)
-        dx_dot_TDBI = v_TBI.new_empty(T, 2, B, I)
+        dx_dot_TDBI = _new_gradients(v_TBI)
         dweight, dbias = torch.zeros_like(weight_DGK), weight_DGK.new_zeros(weight_DGK.shape[:2])
         for s, tape, grads in zip(_streams(v_TBI), ctx.tapes, ctx.grads, strict=True):
-            dots = passes.tangent(tape, weight_DGK[s], _in_order(v_TBI, s), h_dot_TDBH[:, s].unbind())
-            dx_dot = dx_dot_TDBI[:, s].unbind()
+            v, h_dot, dx_dot = _in_order(v_TBI, s), h_dot_TDBH[:, s].unbind(), dx_dot_TDBI[:, s].unbind()
+            dots = passes.tangent(tape, grads, weight_DGK[s], v, h_dot, dweight[s])
             passes.adjoint_tangent(tape, grads, dots, weight_DGK[s], dx_dot, dweight[s], dbias[s])
-        h_dot = h_dot_TDBH[0] if ctx.last_only else h_dot_TDBH
-        return h_dot, _merge(dx_dot_TDBI), dweight, dbias, None, None, None
+        dh_dot = h_dot_TDBH[0] if ctx.last_only else h_dot_TDBH
+        return dh_dot, _merge(dx_dot_TDBI), dweight, dbias, None, None, None
 
 
 # torch leaves `apply` untyped.

@@ -19,9 +19,12 @@ output), D = 2 directions. A stream is either one direction, of shapes (K, B), o
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +34,7 @@ _tanh_grad = torch.ops.aten.tanh_backward.grad_input
 
 
 class Step:
-    """Buffers of one timestep and views of their parts.
+    """One timestep's parts, as views of one row of memory.
 
     Attributes:
         xh, x, h: x_t over h_(t-1), and each of them.
@@ -40,13 +43,12 @@ class Step:
         cell, tanh_cell: s_t and tanh(s_t).
     """
 
-    def __init__(self, lead: tuple[int, ...], I: int, H: int, B: int, like: Tensor) -> None:
-        self.xh = like.new_empty(*lead, I + H, B)
+    def __init__(self, memory: Tensor, lead: tuple[int, ...], I: int, H: int, B: int) -> None:
+        rows = memory.view(*lead, I + 7 * H, B)
+        self.xh, self.gates, self.cell, self.tanh_cell = rows.split([I + H, 4 * H, H, H], -2)
         self.x, self.h = self.xh.split([I, H], -2)
-        self.gates = like.new_empty(*lead, 4 * H, B)
-        self.forget_input = self.gates[..., : 2 * H, :]
         self.forget, self.input, self.candidate, self.output = self.gates.split(H, -2)
-        self.cell, self.tanh_cell = like.new_empty(*lead, H, B), like.new_empty(*lead, H, B)
+        self.forget_input = self.gates[..., : 2 * H, :]
 
 
 class Tape:
@@ -58,19 +60,33 @@ class Tape:
         hidden_dim: H.
     """
 
-    _shelf: defaultdict[Any, list[Step]] = defaultdict(list)
+    _shelf: ClassVar[defaultdict[Any, list[Step]]] = defaultdict(list)
 
     def __init__(self, num_steps: int, like: Tensor, hidden_dim: int) -> None:
         *lead, B, I = like.shape
         shape = (tuple(lead), I, hidden_dim, B)
         self._free = self._shelf[(*shape, like.dtype, like.device)]
-        self._steps = [self._free.pop() if self._free else Step(*shape, like) for _ in range(num_steps)]
+        lacking = num_steps - len(self._free)
+        if lacking > 0:
+            numel = math.prod(lead) * (I + 7 * hidden_dim) * B
+            self._free += [Step(row, *shape) for row in _new_memory(lacking, numel, like)]
+        self._steps = [self._free.pop() for _ in range(num_steps)]
 
     def __getitem__(self, t: int) -> Step:
         return self._steps[t % len(self._steps)]
 
     def __del__(self) -> None:
         self._free.extend(self._steps)
+
+
+def _new_memory(num_rows: int, numel: int, like: Tensor) -> Tensor:
+    """Return uninitialised rows; on a Linux CPU in huge pages, since a pass walks through all of them."""
+    if like.device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return like.new_empty(num_rows, numel)
+    pages = mmap.mmap(-1, num_rows * numel * like.element_size())
+    with contextlib.suppress(OSError):  # a kernel built without them
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=like.dtype).view(num_rows, numel)
 
 
 def forward(inputs: Sequence[Tensor], weight_GK: Tensor, bias_G: Tensor, outputs: Sequence[Tensor]) -> Tape:
@@ -158,14 +174,23 @@ def adjoint(
     return grads
 
 
-def tangent(tape: Tape, weight_GK: Tensor, v: Sequence[Tensor], h_dot: Sequence[Tensor]) -> Tape:
+def tangent(
+    tape: Tape,
+    grads: Tape,
+    weight_GK: Tensor,
+    v: Sequence[Tensor],
+    h_dot: Sequence[Tensor],
+    dweight_GK: Tensor,
+) -> Tape:
     """Return d/de of a stream's forward pass at x + e v.
 
     Args:
-        tape: of the forward pass.
+        tape, grads: of the forward and adjoint passes.
         weight_GK: of the stream.
         v: the directions of x_t.
         h_dot: filled with the tangents of h_t, of all timesteps or of the last one.
+        dweight_GK: that part of the tangent of the weights' gradient is added to it which comes from
+            the tangent of [x_t | h_(t-1)], while that is at hand.
     """
     T, I, H = len(v), v[0].shape[-1], weight_GK.shape[-2] // 4
     dots, weight_GI = Tape(T + 1, v[0], H), weight_GK[..., :I]
@@ -176,6 +201,7 @@ def tangent(tape: Tape, weight_GK: Tensor, v: Sequence[Tensor], h_dot: Sequence[
             _product(weight_GI, dot.x, out=dot.gates)
         else:
             _product(weight_GK, dot.xh, out=dot.gates)
+        _add_product(dweight_GK, grads[t].gates, dot, t, I)
         _sigmoid_grad(dot.forget_input, now.forget_input, grad_input=dot.forget_input)
         _tanh_grad(dot.candidate, now.candidate, grad_input=dot.candidate)
         _sigmoid_grad(dot.output, now.output, grad_input=dot.output)
@@ -211,7 +237,8 @@ def adjoint_tangent(
         tape, grads, dots: of the forward, adjoint and tangent passes.
         weight_GK: of the stream.
         dx_dot: filled with the tangents of dx_t.
-        dweight_GK, dbias_G: the tangents of the weights' gradients are added to them.
+        dweight_GK, dbias_G: the tangents of the weights' gradients, but for the part that `tangent`
+            adds, are added to them.
     """
     T, I, H = len(dx_dot), dx_dot[0].shape[-1], weight_GK.shape[-2] // 4
     outs, bends, weight_KG = Tape(2, dx_dot[0], H), Tape(1, dx_dot[0], H), weight_GK.mT
@@ -256,7 +283,6 @@ def adjoint_tangent(
         _back_through_affine(t, out, weight_KG, I)
         dx_dot[t].copy_(out.x.mT)
         _add_product(dweight_GK, out.gates, now, t, I)
-        _add_product(dweight_GK, grad.gates, dot, t, I)
         dbias_G.add_(out.gates.sum(-1))
 
 

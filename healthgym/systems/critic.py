@@ -1,6 +1,6 @@
 """The WGAN's critic and its gradient penalty.
 
-Shapes: B batch, T timesteps, F features, E embedded, H hidden.
+Shapes: B batch, T timesteps, N = T B columns, F features, E embedded, H hidden.
 """
 
 import torch
@@ -35,10 +35,14 @@ class Critic(nn.Module):
             penalised: only the gradient of the scores with respect to x_BTF will be used, and that
                 will itself be differentiated.
         """
-        h = self.embedding(x_BTF.transpose(0, 1))
-        h = leaky_relu(self.linear1(h), LEAK)
-        h = leaky_relu(self.linear2(h), LEAK)
-        scores: Tensor = self.linear3(self.recurrent(h, last_only=True, penalised=penalised))
+        B, T, F = x_BTF.shape
+        # Features before patients, as the recurrent passes want them; N = T B columns.
+        x_FN = x_BTF.transpose(0, 1).reshape(T * B, F).t()
+        weight_HF = self.linear1.weight @ self.embedding.matrix_FE().t()
+        h_HN = leaky_relu(torch.addmm(self.linear1.bias.unsqueeze(1), weight_HF, x_FN), LEAK)
+        h_HN = leaky_relu(torch.addmm(self.linear2.bias.unsqueeze(1), self.linear2.weight, h_HN), LEAK)
+        h_TBH = h_HN.view(-1, T, B).permute(1, 2, 0)
+        scores: Tensor = self.linear3(self.recurrent(h_TBH, last_only=True, penalised=penalised))
         return scores
 
 

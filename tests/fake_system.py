@@ -5,6 +5,7 @@ Its checkpoint is a JSON file. A worker process imports `open_fake` by its name.
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def open_fake(path: Path) -> Source:
     settings = json.loads(path.read_text())
     lengths = {int(length): count for length, count in settings.get("lengths", {"12": 1}).items()}
 
-    def build(device: str) -> System:
+    def build(device: str, settings: Sequence[str]) -> System:
         return FakeSystem(settings.get("delay", 0.0))
 
     return Source(

@@ -53,6 +53,28 @@ def test_how_v3_samples_may_change_between_starts_and_how_it_learns_may_not(tmp_
         train(tmp_path / "run", RunConfig.model_validate(values))
 
 
+def test_a_trained_system_may_sample_by_other_settings(tmp_path: Path) -> None:
+    tiny.cohort(tmp_path)
+    assert train(tmp_path / "run", tiny.config(tmp_path, "v3", training={"epochs": 1}))
+
+    def make(name: str, *settings: str) -> Manifest:
+        request = {"run_dir": tmp_path / "run", "out": tmp_path / name, "patients": 5, "workers": 1}
+        synthesize(SynthesisRequest.model_validate(request | {"settings": settings}))
+        return open_cohort(tmp_path / name).manifest
+
+    ancestral, fast = make("a"), make("b", "system.sampler.kind=dpmpp", "system.sampler.num_steps=3")
+    assert ancestral.shards[0].sha256 != fast.shards[0].sha256
+    assert list(fast.plan["settings"]) == ["system.sampler.kind=dpmpp", "system.sampler.num_steps=3"]
+    for wrong, expected in [
+        ("system.denoiser.depth=2", r"not what it learned:\n  - system\.denoiser\.depth: 1 -> 2"),
+        ("training.seed=9", r"not what it learned:\n  - training\.seed: 5 -> 9"),
+        ("system.sampler.num_steps=2", r"num_steps: unknown key"),
+    ]:
+        with pytest.raises(ConfigError, match=expected):
+            make("c", wrong)
+        assert not (tmp_path / "c").exists()
+
+
 class _Choosy(FakeSystem):
     """Drops two candidates for each patient it keeps."""
 
@@ -62,7 +84,7 @@ class _Choosy(FakeSystem):
 
 
 def _open_choosy(path: Path) -> Source:
-    return replace(open_fake(path), build=lambda device: _Choosy())
+    return replace(open_fake(path), build=lambda device, settings: _Choosy())
 
 
 def test_acceptance_rate_is_in_the_manifest(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class SynthesisRequest(StrictModel):
         out: the cohort's folder.
         patients: how many, in the whole cohort.
         seed: of the cohort.
-        file_format, compression, patients_per_shard, batch_size, timesteps, matmul_precision: see
+        file_format, compression, patients_per_shard, batch_size, timesteps, settings, matmul_precision: see
             `SynthesisPlan`; no compression means the format's default, no batch size what is fast: 256
             on a CPU, a whole shard on CUDA.
         device: `auto` is that of the cohort begun in `out`, else CUDA where there is one.
@@ -61,6 +61,7 @@ class SynthesisRequest(StrictModel):
     patients_per_shard: Positive = 4096
     batch_size: Positive | None = None
     timesteps: Positive | Literal["training"] = "training"
+    settings: tuple[str, ...] = ()
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Positive | None = None
@@ -119,6 +120,8 @@ def synthesize(request: SynthesisRequest, opener: Opener = open_source) -> Outco
         checkpoint = find_checkpoint(request, begun)
         source = opener(checkpoint)
         plan = make_plan(request, source.sha256, find_device(request, begun))
+        if plan.settings:
+            source.build("cpu", plan.settings)  # refuses bad ones before anything is written
         shards = deal(plan.num_shards, *parse_task(request.task))
         agree(request.out, plan)
         patients_made = _make(Task(request.out, plan, checkpoint, opener), source, shards, request.workers)

@@ -35,6 +35,7 @@ class SynthesisPlan(StrictModel):
         compression: of the shards' columns.
         timesteps: a number for all patients, or `training`: drawn from the training patients' lengths.
         device: the kind of device, since CPU and GPU round differently.
+        settings: of how the system samples, as `key.path=value`, where not those it was trained with.
         matmul_precision: as `torch.set_float32_matmul_precision` has it; `highest` is plain float32.
     """
 
@@ -47,6 +48,7 @@ class SynthesisPlan(StrictModel):
     file_format: FileFormat = "hdf5"
     compression: Compression = "gzip"
     timesteps: Positive | Literal["training"] = "training"
+    settings: tuple[str, ...] = ()
     device: Literal["cpu", "cuda"] = "cpu"
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
 

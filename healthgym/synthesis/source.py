@@ -1,14 +1,23 @@
 """What patients are made from: a checkpoint's system, transform and lengths."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 
-from healthgym.config import CurriculumConfig
+from healthgym.config import (
+    FREE_ON_RESUME,
+    CurriculumConfig,
+    RunConfig,
+    differences,
+    merge,
+    parse,
+    parse_override,
+)
 from healthgym.data.transform import Transform
+from healthgym.errors import ConfigError, listed
 from healthgym.schema import Schema
 from healthgym.storage.checkpoint import load_checkpoint
 from healthgym.systems.base import System
@@ -25,7 +34,8 @@ class Source:
         transform: fitted on the training patients.
         lengths: {length: training patients of that length}.
         stages: lengths the system was trained at.
-        build: builds the trained system on a device, "cpu" or "cuda".
+        build: builds the trained system on a device, "cpu" or "cuda", with other settings of how it
+            samples, as `key.path=value`.
     """
 
     sha256: str
@@ -33,7 +43,7 @@ class Source:
     transform: Transform
     lengths: Mapping[int, int]
     stages: tuple[int, ...]
-    build: Callable[[str], System]
+    build: Callable[[str, Sequence[str]], System]
 
 
 Opener: TypeAlias = Callable[[Path], Source]
@@ -48,9 +58,9 @@ def open_source(checkpoint_path: Path) -> Source:
     """
     checkpoint = load_checkpoint(checkpoint_path)
 
-    def build(device: str) -> System:
+    def build(device: str, settings: Sequence[str]) -> System:
         system = build_system(
-            checkpoint.config.system,
+            resample(checkpoint.config, settings).system,
             checkpoint.schema.layout,
             torch.from_numpy(checkpoint.statistics.correlation_FF),
             torch.device(device),
@@ -68,6 +78,27 @@ def open_source(checkpoint_path: Path) -> Source:
         stages=_stages(checkpoint.config.curriculum, max(lengths)),
         build=build,
     )
+
+
+def resample(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    """Return a trained system's settings with others for how it samples.
+
+    Raises:
+        ConfigError: one is unknown, or decides what was learned.
+    """
+    values = config.model_dump(mode="json")
+    for setting in settings:
+        values = merge(values, parse_override(setting))
+    changed = parse(RunConfig, values, "--set")
+    free = {name for name in FREE_ON_RESUME if name.startswith("system.")}
+    learned = [line for line in differences(config, changed) if line.partition(":")[0] not in free]
+    if learned:
+        raise ConfigError(
+            "--set can change how a trained system samples, not what it learned:\n"
+            + "\n".join(f"  - {line}" for line in learned)
+            + f"\nLeave that out; {listed(sorted(free))} may be set."
+        )
+    return changed
 
 
 def _stages(curriculum: CurriculumConfig, longest: int) -> tuple[int, ...]:

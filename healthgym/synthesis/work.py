@@ -85,10 +85,12 @@ def _make_shards(
     plan = task.plan
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision(plan.matmul_precision)
-    system = source.build(plan.device)
+    system = source.build(plan.device, plan.settings)
     with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
         writing: Future[None] | None = None
         for index in shards:
+            if stop():
+                break
             receipt = finished_shard(task.folder, index, plan.sha256)
             if receipt:
                 tell(Finished(receipt, made=False))
@@ -97,7 +99,7 @@ def _make_shards(
             if writing:
                 writing.result()
             if made is None:
-                return
+                break
             writing = writer.submit(_write, task, index, *made, tell)
         if writing:
             writing.result()
@@ -120,17 +122,10 @@ def work_here(task: Task, source: Source, shards: Iterable[int], tell: Listener)
     """Make shards in this process until done or until a signal asks to stop."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     try:
-        _make_shards(task, source, _until_stopped(shards), stopping.requested, tell)
+        _make_shards(task, source, shards, stopping.requested, tell)
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
-
-
-def _until_stopped(shards: Iterable[int]) -> Iterator[int]:
-    for index in shards:
-        if stopping.requested():
-            return
-        yield index
 
 
 # --- in several processes ------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def open_fake(path: Path) -> Source:
     settings = json.loads(path.read_text())
     lengths = {int(length): count for length, count in settings.get("lengths", {"12": 1}).items()}
 
-    def build(device: str, settings: Sequence[str]) -> System:
+    def build(device: str, overrides: Sequence[str]) -> System:
         return FakeSystem(settings.get("delay", 0.0))
 
     return Source(

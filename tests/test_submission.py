@@ -168,6 +168,20 @@ def test_only_dead_tasks_are_submitted_again(slurm: FakeSlurm, tmp_path: Path) -
         submission.submit(CountJob(run), settings(tmp_path, array="{tasks: 4}"))
 
 
+def test_charliecloud_s_mount_points(slurm: FakeSlurm, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.mkdir()
+    container = f"{{kind: charliecloud, image: {image}, binds: [/a:/b/c]}}"
+    submission.submit(CountJob(tmp_path / "run"), settings(tmp_path, container=container))
+    assert (image / str(tmp_path / "run").lstrip("/")).is_dir()
+    assert (image / "b" / "c").is_dir()
+    (image / "d").write_text("a file in the way")
+    with pytest.raises(LaunchError, match=r"cannot be made: File exists.*mkdir -p .*image/d"):
+        submission.submit(
+            CountJob(tmp_path / "other"), settings(tmp_path, container=container.replace("/b/c", "/d"))
+        )
+
+
 def test_ranks_for_work_of_one(slurm: FakeSlurm, tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"asks for 2 processes .* is the work of one"):
         submission.submit(CountJob(tmp_path / "run", ranks=False), settings(tmp_path, nodes=2))

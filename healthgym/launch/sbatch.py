@@ -10,6 +10,7 @@ from typing import Any
 import submitit
 from submitit.slurm import slurm
 
+from healthgym.errors import LaunchError
 from healthgym.launch.resources import ContainerSettings, SlurmSettings
 
 REQUEUE_LINES = files("healthgym.launch").joinpath("requeue.sh").read_text(encoding="utf-8").splitlines()
@@ -80,7 +81,7 @@ def _parameters(
         "array_parallelism": settings.array.at_once,
         "signal_delay_s": settings.warning_seconds,
         "srun_args": _srun_words(settings, [folder, *shown]),
-        "setup": [*settings.setup, f"export {_FIRST_NODE}"],
+        "setup": [*settings.setup, f"export {_FIRST_NODE}", *_for_runtime(settings)],
         "teardown": _teardown(settings, folder),
         "additional_parameters": {k: v for k, v in extra.items() if v is not None} | dict(settings.extra),
     }
@@ -132,6 +133,32 @@ def _binds(container: ContainerSettings, shown: Sequence[Path]) -> list[str]:
     folders = sorted({path.absolute() for path in shown})
     outermost = [f for f in folders if not any(other in f.parents for other in folders)]
     return [*(str(folder) for folder in outermost), *container.binds]
+
+
+def make_mount_points(settings: SlurmSettings, folder: Path, shown: Sequence[Path]) -> None:
+    """Make the folders that Charliecloud mounts on: it shows an unpacked image read-only.
+
+    Raises:
+        LaunchError: one is missing and cannot be made.
+    """
+    container = settings.container
+    if not container or container.kind != "charliecloud" or not Path(container.image).is_dir():
+        return
+    for bind in _binds(container, [folder, *shown]):
+        inside = Path(container.image) / _as_pair(bind).partition(":")[2].lstrip("/")
+        try:
+            inside.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LaunchError(
+                f"The image {container.image} lacks the folder {inside} to show {bind} at, and it cannot be "
+                f"made: {error.strerror}. Ask the image's owner for: mkdir -p {inside}"
+            ) from error
+
+
+def _for_runtime(settings: SlurmSettings) -> list[str]:
+    """Return shell lines that a container's runtime needs: ch-run refuses to start without $USER."""
+    charliecloud = settings.container and settings.container.kind == "charliecloud"
+    return ['export USER="${USER:-$(id -un)}"'] if charliecloud else []
 
 
 def _as_pair(bind: str) -> str:

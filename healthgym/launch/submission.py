@@ -17,7 +17,7 @@ from healthgym.files import write_json
 from healthgym.launch import records, scheduler
 from healthgym.launch.perform import Job, perform
 from healthgym.launch.resources import SlurmSettings
-from healthgym.launch.sbatch import Executor, make_executor
+from healthgym.launch.sbatch import Executor, make_executor, make_mount_points
 from healthgym.launch.tracking import track
 
 
@@ -81,6 +81,7 @@ def submit(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
     folder = records.new_submission(job.target)
     executor = make_executor(settings, _name(job, folder), folder, _shown(job), after)
     try:
+        make_mount_points(settings, folder, _shown(job))
         number = _send(executor, tasks, folder, settings_path)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)  # nothing was queued: leave no trace

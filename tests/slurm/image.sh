@@ -34,7 +34,7 @@ build() {
     local words=(--build-arg "BASE_IMAGE=$BASE_IMAGE" --build-arg "TORCH_BUILD=${TORCH_BUILD:-cpu}")
     words+=(--build-arg "REVISION=$(git rev-parse HEAD)" --ignorefile .containerignore)
     if [ -n "${PIP_FIND_LINKS:-}" ]; then
-        words+=(--volume "$PIP_FIND_LINKS:/wheels:ro" --build-arg PIP_FIND_LINKS=/wheels)
+        words+=(--volume "$PIP_FIND_LINKS:/run/wheels:ro" --build-arg PIP_FIND_LINKS=/run/wheels)
     fi
     if [ -n "${PIP_CERT:-}" ]; then
         words+=(--volume "$(realpath "$PIP_CERT"):/run/certificates.crt:ro" --build-arg PIP_CERT=/run/certificates.crt)

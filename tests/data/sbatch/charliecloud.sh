@@ -14,6 +14,7 @@
 
 # setup
 export HEALTHGYM_FIRST_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export USER="${USER:-$(id -un)}"
 
 # command
 export SUBMITIT_EXECUTOR=slurm

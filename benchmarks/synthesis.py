@@ -87,7 +87,9 @@ def make_source(timesteps: int) -> tuple[Source, WGANSystem]:
     system.load_state(state)
     raw = np.exp(np.random.default_rng(0).normal(size=(1000, schema.layout.num_reals)))
     transform = Transform.fit(raw, schema)
-    source = Source("0" * 64, schema, transform, {timesteps: 1}, (timesteps,), lambda device: system)
+    source = Source(
+        "0" * 64, schema, transform, {timesteps: 1}, (timesteps,), lambda device, settings: system
+    )
     return source, system
 
 

@@ -33,6 +33,7 @@ def test_every_field_changes_the_hash(field: str) -> None:
         "file_format": "parquet",
         "compression": "lzf",
         "timesteps": 7,
+        "settings": ("system.sampler.kind=ddpm",),
         "device": "cuda",
         "matmul_precision": "medium",
     }.get(field, 7)

@@ -23,6 +23,7 @@ def main() -> int:
     add("--seed", type=int, default=0, help="of the cohorts (0)")
     add("--batch-size", type=int, default=256, help="patients sampled at once (256)")
     add("--config", type=Path, default=_THRESHOLDS, help="settings and thresholds (YAML)")
+    add("--sampling", action="append", default=[], metavar="KEY=VALUE", help="e.g. system.sampler.kind=dpmpp")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
 

@@ -115,6 +115,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         REPORT,
         patients=40,
         overrides=("min_patients=20", "num_splits=1"),
+        sampling=("system.sampler.kind=ddim", "system.sampler.num_steps=2"),
     )
     return folder / "out"
 
@@ -142,6 +143,8 @@ def test_page_shows_both_systems(page: Path) -> None:
     ):
         assert expected in text
     assert "{{" not in text
+    plans = [json.loads(path.read_text())["settings"] for path in sorted(page.glob("cohorts/*/plan.json"))]
+    assert plans == [[], ["system.sampler.kind=ddim", "system.sampler.num_steps=2"]]
     assert (page / "reports" / "v3" / "report.html").is_file()
     content = json.loads((page / "compare.json").read_text())
     assert [each["steps"] > 0 for each in content["systems"]] == [True, True]

@@ -1,12 +1,13 @@
 """Trained systems on one page: a cohort of each, then `healthgym.evaluation.compare`."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from healthgym.config import preset_of
+from healthgym.config import RunConfig, flatten, preset_of
 from healthgym.errors import CohortError
 from healthgym.evaluation.compare import Judged, Trained, compare_systems
 from healthgym.storage.checkpoint import Checkpoint, read_checkpoint
@@ -27,6 +28,7 @@ def compare_runs(
     seed: int = 0,
     batch_size: int = 256,
     overrides: Sequence[str] = (),
+    sampling: Sequence[str] = (),
 ) -> list[Judged]:
     """Make a cohort of each run's newest checkpoint and compare them; what is there already is kept.
 
@@ -36,22 +38,26 @@ def compare_runs(
         patients: in each cohort.
         seed: of the cohorts.
         batch_size: patients per call of a system.
+        sampling: settings of how systems sample, as `key.path=value`, for those systems that have them.
 
     Raises:
         HealthgymError: a file cannot be used, with the reason.
     """
-    trained = [_trained(run, out, patients, seed, batch_size) for run in runs]
+    wanted = {"patients": patients, "seed": seed, "batch_size": batch_size}
+    trained = [_trained(run, out, wanted, sampling) for run in runs]
     return compare_systems(trained, schema, real, out, config, holdout, overrides)
 
 
-def _trained(run: Path, out: Path, patients: int, seed: int, batch_size: int) -> Trained:
+def _trained(run: Path, out: Path, wanted: Mapping[str, int], sampling: Sequence[str]) -> Trained:
     name = run.resolve().name
-    path = find_checkpoint(SynthesisRequest(run_dir=run, out=out, patients=patients), None)
+    path = find_checkpoint(SynthesisRequest(run_dir=run, out=out, patients=wanted["patients"]), None)
     checkpoint = read_checkpoint(path)
-    # A run that was trained further gets a cohort of its own.
-    cohort = out / "cohorts" / f"{name}-{checkpoint.progress.step}-{seed}-{patients}"
-    request = SynthesisRequest(
-        checkpoint=path, out=cohort, patients=patients, seed=seed, batch_size=batch_size
+    settings = tuple(each for each in sampling if _has(checkpoint.config, each))
+    # A run that was trained further, or that shall sample otherwise, gets a cohort of its own.
+    decisive = [name, checkpoint.progress.step, *wanted.values(), *settings]
+    cohort = out / "cohorts" / re.sub(r"[^A-Za-z0-9]+", "-", "-".join(map(str, decisive)))
+    request = SynthesisRequest.model_validate(
+        {"checkpoint": path, "out": cohort, "settings": settings, **wanted}
     )
     outcome = synthesize(request)
     if outcome.state != "complete":
@@ -68,6 +74,12 @@ def _trained(run: Path, out: Path, patients: int, seed: int, batch_size: int) ->
         losses=losses if draw_losses(run / "metrics.jsonl", losses) else None,
         loss_by_third=_thirds(records),
     )
+
+
+def _has(config: RunConfig, setting: str) -> bool:
+    """Tell whether a system has the part that a setting such as "system.sampler.kind=ddim" is in."""
+    part = setting.partition("=")[0].rpartition(".")[0] + "."
+    return any(name.startswith(part) for name in flatten(config.model_dump(mode="json")))
 
 
 def _num_trained(checkpoint: Checkpoint) -> int:

@@ -99,7 +99,7 @@ class WGANSystem(System):
     def num_parameters(self) -> int:
         return sum(
             parameter.numel()
-            for network in (self.generator, self.critic)
+            for network in (self.generator, self.critic, self.latent)
             for parameter in network.parameters()
         )
 
@@ -121,15 +121,17 @@ class WGANSystem(System):
         B, T, _ = real_BTF.shape
         with torch.no_grad():
             fake_BTF = self.generator(self.latent.draw(place, B, T, draws))
-        # One backward per term frees its buffers before the next term needs room.
+        # One backward per term, and its graph forgotten, frees its buffers before the next needs room.
         real_score = self.critic(real_BTF).mean()
         (-weight * real_score).backward()
+        real_score = real_score.detach()
         fake_score = self.critic(fake_BTF).mean()
         (weight * fake_score).backward()
+        fake_score = fake_score.detach()
         alpha_B11 = draws.uniform(f"{place}/alpha", (B, 1, 1))
         penalty = self.gradient_penalty_weight * gradient_penalty(self.critic, real_BTF, fake_BTF, alpha_B11)
         (weight * penalty).backward()
-        gap = fake_score.detach() - real_score.detach()
+        gap = fake_score - real_score
         penalty = penalty.detach()
         return {"critic_loss": gap + penalty, "critic_gap": -gap, "gradient_penalty": penalty}
 

@@ -12,7 +12,7 @@ from healthgym.launch.jobs import TrainJob
 from healthgym.storage.checkpoint import list_checkpoints, load_checkpoint
 
 PREEMPTIONS = 20
-EPOCHS = 300  # of 8 steps
+EPOCHS = 240  # of 8 steps
 
 
 def newest_step(run_dir: Path) -> str:

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from evaluation_cohort import SCHEMA, cohort, one_type, shuffled, write_shards
 
+from healthgym.data.prepare import SplitSettings, prepare
+from healthgym.data.table import check_table
 from healthgym.errors import CohortError, ConfigError, TableError
 from healthgym.evaluation import collapse, dynamics, joint, marginals, privacy, utility, validity
 from healthgym.evaluation.comparison import Comparison
@@ -20,7 +22,8 @@ from healthgym.evaluation.figure import Figure, Section, Verdict
 from healthgym.evaluation.panel import panel_from_frame
 from healthgym.evaluation.report import SECTIONS, compare, evaluate, file_name, make_report, write_report
 from healthgym.evaluation.settings import ReportConfig, load_report_config
-from healthgym.evaluation.sources import Source, open_real, open_synthetic, source_of
+from healthgym.evaluation.sources import Source, open_real, open_synthetic, sample, source_of
+from healthgym.evaluation.tally import hash_patients
 from healthgym.schema import Schema
 
 ROOT = Path(__file__).parent.parent
@@ -277,6 +280,22 @@ def test_report_from_files(files: dict[str, Path], tmp_path: Path) -> None:
     content = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [section["key"] for section in content["sections"]] == list(SECTIONS)
     assert content["facts"]["synthetic"].startswith("80 patients")
+
+
+def test_a_prepared_cohort_brings_its_holdout(files: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "prepared.h5"
+    table = check_table(real_patients(1), SCHEMA)
+    prepare(table, SCHEMA, path, SplitSettings(), "toy")
+    train, holdout = open_real(path, SCHEMA), open_real(path, SCHEMA, "holdout")
+    assert train.num_patients + holdout.num_patients == 300
+    assert 30 <= holdout.num_patients <= 90
+    whole = panel_from_frame(table, SCHEMA, "toy")
+    hashes = np.concatenate([hash_patients(sample(part, 300, 0)) for part in (train, holdout)])
+    assert set(hashes.tolist()) == set(hash_patients(whole).tolist())
+    values = json.loads(SCHEMA.model_dump_json())
+    values["variables"][0]["unit"] = "kPa"
+    with pytest.raises(TableError, match="prepared with the schema 'toy'"):
+        open_real(path, Schema.model_validate(values))
 
 
 def change(path: Path, **columns: object) -> None:

@@ -103,11 +103,12 @@ def total_variations(real: Side, synthetic: Side) -> dict[str, float]:
 
 def missing_shares(real: Side, synthetic: Side) -> dict[str, float]:
     """Return the difference in the share of absent values of each variable that may be absent."""
-    return {
+    shares = {
         name: abs(real.tally.missing[name] / real.tally.num_rows - count / synthetic.tally.num_rows)
         for name, count in synthetic.tally.missing.items()
         if count or real.tally.missing[name]
     }
+    return shares or {"nothing is missing on either side": 0.0}
 
 
 def class_shares(side: Side, position: int) -> NDArray[np.float64]:

@@ -6,7 +6,9 @@ classes (raw code and label), whether it is constant within a patient, and what 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -19,6 +21,21 @@ from healthgym.layout import FeatureLayout
 
 Code: TypeAlias = int | str
 _EMBEDDING_DIM = {"binary": 2, "categorical": 4}
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE]\+?[0-9]{1,2})?")
+
+
+def plain_word(value: object) -> str:
+    """Return a class's code or label as it is compared: how a number or a truth is written says nothing.
+
+    "3" for 3, 3.0, "3.0" and " 3 "; "True" for True, "true" and "TRUE". A leading zero says something.
+    """
+    text = str(value).strip()
+    if text.lower() in ("true", "false"):
+        return text.capitalize()
+    if _NUMBER.fullmatch(text):
+        number = Decimal(text)
+        return str(int(number)) if number == int(number) else text
+    return text
 
 
 class Keys(StrictModel):
@@ -82,6 +99,7 @@ class Variable(StrictModel):
             raise ValueError(f"'{self.name}' has the same label twice")
         if len({str(code) for code in self.classes}) != len(self.classes):
             raise ValueError(f"'{self.name}' has the same code twice (as a number and as text)")
+        self._refuse_ambiguous_classes()
         if self.missing != "refuse" and not self.measured_flag:
             raise ValueError(
                 f"'{self.name}' has missing: {self.missing} and needs measured_flag: a column name"
@@ -89,6 +107,18 @@ class Variable(StrictModel):
         if self.missing != "refuse" and self.static:
             raise ValueError(f"'{self.name}' is static; a missing static value can only be refused")
         return self
+
+    def _refuse_ambiguous_classes(self) -> None:
+        """A table may hold codes or labels, so that no word may mean two classes."""
+        meant: dict[str, tuple[Code, str]] = {}
+        for code, label in self.classes.items():
+            for word in (plain_word(code), plain_word(label)):
+                other = meant.setdefault(word, (code, label))
+                if other[0] != code:
+                    raise ValueError(
+                        f"'{self.name}': a table's '{word}' could mean the class {other[0]} ({other[1]}) or "
+                        f"{code} ({label}); give labels that are no other class's code"
+                    )
 
     @property
     def codes(self) -> tuple[Code, ...]:
@@ -133,7 +163,8 @@ class Schema(StrictModel):
                     )
             elif variable.measured_flag and variable.missing == "refuse":
                 raise ValueError(
-                    f"'{variable.name}' names the undeclared flag '{variable.measured_flag}'; declare it as binary"
+                    f"'{variable.name}' names the undeclared flag '{variable.measured_flag}'; declare it as "
+                    f"binary"
                 )
         return self
 

@@ -245,11 +245,62 @@ def test_a_variable_without_any_value_is_refused() -> None:
         check_table(small_table().assign(dose=np.nan), small_schema(dose=CARRY))
 
 
-def test_a_code_comes_before_a_label_of_the_same_look() -> None:
-    schema = small_schema(drug={"classes": {0: "1", 1: "0", 2: "2"}})
-    for written in (int, str):
-        frame = small_table().astype({"drug": written})
-        assert check_table(frame, schema)["drug"].cat.codes.tolist() == small_table()["drug"].tolist()
+@pytest.mark.parametrize(
+    "classes",
+    [
+        {1: "0", 0: "1"},
+        {0: "1", 1: "2", 2: "3"},
+        {0: "1.0", 1: "x"},
+        {"a": "b", "b": "c"},
+        {0: "true", 1: "TRUE"},
+    ],
+)
+def test_a_word_that_could_mean_two_classes_is_refused(classes: dict[Any, str]) -> None:
+    with pytest.raises(
+        ValueError, match=r"'drug': a table's '\w+' could mean the class .* or .*; give labels"
+    ):
+        small_schema(drug={"classes": classes})
+
+
+def drugs_of(frame: pd.DataFrame, classes: dict[Any, str], path: Path) -> list[str]:
+    """Write a table, read it again, and return the labels of 'drug'."""
+    schema = small_schema(drug={"classes": classes})
+    frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_csv(path, index=False)
+    return list(check_table(read_table(path, schema), schema)["drug"])
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+@pytest.mark.parametrize(
+    ("classes", "written", "labels"),
+    [
+        ({0: "True", 1: "False"}, [True, False], ["True", "False"]),
+        ({1: "False", 2: "True"}, [True, False], ["True", "False"]),
+        ({1: "False", 2: "True"}, [1, 2], ["False", "True"]),
+        ({0: "False", 1: "True"}, ["TRUE", "false"], ["True", "False"]),
+        ({0: "no", 1: "yes"}, [True, False], ["yes", "no"]),
+        ({1: "a", 0: "b"}, [1.0, 0.0], ["a", "b"]),
+        ({1: "a", 100_000: "b"}, ["1.00", "1e+05"], ["a", "b"]),
+        ({"01": "a", "1": "b"}, ["01", "1"], ["a", "b"]),
+        ({5: "15", 6: "16"}, [15, 6], ["15", "16"]),
+    ],
+)
+def test_a_label_is_never_taken_for_another_class(
+    tmp_path: Path, name: str, classes: dict[Any, str], written: list[Any], labels: list[str]
+) -> None:
+    frame = small_table(1, 2).assign(drug=written)
+    assert drugs_of(frame, classes, tmp_path / name) == labels
+
+
+def test_true_and_one_in_one_column_are_two_words() -> None:
+    schema = small_schema(drug={"classes": {0: "True", 1: "False"}})
+    frame = small_table(1, 4).assign(drug=np.array([1, True, False, 0], dtype=object))
+    assert list(check_table(frame, schema)["drug"]) == ["False", "True", "False", "True"]
+
+
+def test_true_is_no_class_where_codes_are_others() -> None:
+    schema = small_schema(drug={"classes": {1: "a", 2: "b"}})
+    with pytest.raises(TableError, match=r"'drug': unknown class: row 0 \(True\)"):
+        check_table(small_table(1, 2).assign(drug=[True, True]), schema)
 
 
 # --- files -----------------------------------------------------------------------------------------

@@ -78,13 +78,14 @@ def _read_csv(path: Path, schema: Schema) -> pd.DataFrame:
     used = [name for name in _wanted(schema) if name in header]
     if not used:
         return pd.DataFrame(columns=header)
-    text = {v.name: str for v in schema.encoded if any(isinstance(code, str) for code in v.codes)}
+    # Classes are read as the text that stands there: pandas would take the label True for the code 1.
+    text = {schema.keys.patient, *(variable.name for variable in schema.categoricals)}
     with warnings.catch_warnings():
         # Rows with more fields than the header are an error. (With `usecols`, pandas would not say so.)
         warnings.simplefilter("error", pd.errors.ParserWarning)
         frame: pd.DataFrame = pd.read_csv(
             path,
-            dtype={name: str for name in (schema.keys.patient, *text) if name in used},
+            dtype={name: str for name in used if name in text},
             na_values={name: _missing_marks(schema, name) for name in used},
             keep_default_na=False,
             index_col=False,

@@ -13,7 +13,7 @@ from healthgym.data.problems import Problems
 from healthgym.data.reading import read_table
 from healthgym.data.transform import BOXCOX_EPS
 from healthgym.errors import TableError, listed, nearest
-from healthgym.schema import Schema, Variable
+from healthgym.schema import Schema, Variable, plain_word
 
 __all__ = ["check_rows", "check_table", "read_table"]
 
@@ -120,8 +120,8 @@ def _numbers(column: pd.Series) -> NDArray[np.float64]:
 def _read_classes(column: pd.Series, variable: Variable, problems: Problems) -> "pd.Categorical[Any]":
     """Return a binary or categorical variable's labels; NaN where missing. Code or label may stand."""
     class_of = _class_lookup(variable)
-    codes, uniques = pd.factorize(column)
-    classes = np.array([class_of.get(_plain(value), -1) for value in uniques] + [-1], dtype=np.int64)[codes]
+    codes, uniques = pd.factorize(_as_words(column))
+    classes = np.array([class_of.get(plain_word(word), -1) for word in uniques] + [-1], dtype=np.int64)[codes]
     rows = np.flatnonzero((classes < 0) & (codes >= 0))
     expected = listed(
         f"{code}" if str(code) == label else f"{code} ({label})" for code, label in variable.classes.items()
@@ -138,21 +138,22 @@ def _read_classes(column: pd.Series, variable: Variable, problems: Problems) -> 
     return labelled(classes, variable)
 
 
-def _class_lookup(variable: Variable) -> dict[Any, int]:
-    """Return the class of each label and code, the code as it is and as text; codes come first."""
-    by_label = {label: k for k, label in enumerate(variable.labels)}
-    by_text = {str(code): k for k, code in enumerate(variable.codes)}
-    return by_label | by_text | {code: k for k, code in enumerate(variable.codes)}
+def _class_lookup(variable: Variable) -> dict[str, int]:
+    """Return the class of each label and code, as `plain_word` writes them: the schema leaves no two alike.
+
+    True and False also stand for the codes 1 and 0, where these are all codes and neither is a label.
+    """
+    class_of = {plain_word(code): k for k, code in enumerate(variable.codes)}
+    truths = {"False": "0", "True": "1"}
+    if class_of.keys() == set(truths.values()) and truths.keys().isdisjoint(map(plain_word, variable.labels)):
+        class_of |= {truth: class_of[code] for truth, code in truths.items()}
+    return class_of | {plain_word(label): k for k, label in enumerate(variable.labels)}
 
 
-def _plain(value: Any) -> Any:
-    """Return 3 for 3.0 and "3.0": how a whole number is written says nothing."""
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, str):
-        value = value.strip()
-        whole = value.removesuffix(".0")
-        return int(whole) if whole != value and whole.removeprefix("-").isdecimal() else value
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _as_words(column: pd.Series) -> pd.Series:
+    """Return a column of mixed objects as text: pandas takes True and 1 in it for the same value."""
+    mixed = column.dtype == object and pd.api.types.infer_dtype(column).startswith("mixed")
+    return column.map(plain_word, na_action="ignore") if mixed else column
 
 
 def _note_missing(missing: NDArray[np.bool_], variable: Variable, problems: Problems) -> None:

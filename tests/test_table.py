@@ -240,6 +240,25 @@ def test_a_declared_flag_blanks_what_was_not_measured_and_must_not_lie() -> None
         check_table(frame, schema)
 
 
+@pytest.mark.parametrize("policy", [CARRY, MODEL])
+def test_a_gap_may_not_be_declared_measured(policy: dict[str, Any]) -> None:
+    flag = {"name": "dose (M)", "kind": "binary", "classes": {0: "no", 1: "yes"}}
+    schema = Schema.model_validate(
+        {"name": "s", "variables": [*small_schema(dose=policy).model_dump()["variables"], flag]}
+    )
+    frame = small_table(1, 3).assign(**{"dose": [1.0, np.nan, 3.0], "dose (M)": [1, 1, 1]})
+    with pytest.raises(TableError, match=r"column 'dose': no value, but 'dose \(M\)' says .*: row 1\. Corr"):
+        check_table(frame, schema)
+    checked = check_table(frame.assign(**{"dose (M)": [1, 0, 1]}), schema)
+    assert checked["dose (M)"].tolist() == ["yes", "no", "yes"]
+
+
+def test_values_carried_forward_before_stay_where_the_flag_says_so() -> None:
+    once = check_table(gappy_table(), small_schema(dose=CARRY))
+    assert once["dose"].notna().all()
+    assert check_table(once, small_schema(dose=CARRY))["dose"].tolist() == once["dose"].tolist()
+
+
 def test_a_variable_without_any_value_is_refused() -> None:
     with pytest.raises(TableError, match="'dose' has no value at all among the training patients"):
         check_table(small_table().assign(dose=np.nan), small_schema(dose=CARRY))

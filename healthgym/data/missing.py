@@ -21,7 +21,8 @@ from healthgym.schema import Schema
 def apply_flags(frame: pd.DataFrame, schema: Schema, problems: Problems) -> None:
     """Add derived flags to `frame`, and blank modelled values where the flag says "not measured".
 
-    A flag that several variables share is derived as "any of them was measured".
+    A flag that several variables share is derived as "any of them was measured". A gap must be flagged,
+    whether it is modelled or carried forward: a filled-in value may not pass for a measured one.
     """
     for variable in schema.variables:
         name = variable.measured_flag
@@ -33,7 +34,7 @@ def apply_flags(frame: pd.DataFrame, schema: Schema, problems: Problems) -> None
         code = measured_class(flag)
         frame[name] = labelled(np.where(measured, code, 1 - code), flag)
     for variable in schema.variables:
-        if variable.missing == "model" and variable.measured_flag:
+        if variable.missing != "refuse" and variable.measured_flag:
             flag = schema[variable.measured_flag]
             measured = (frame[flag.name] == flag.labels[measured_class(flag)]).to_numpy()
             absent = np.flatnonzero(measured & frame[variable.name].isna().to_numpy())
@@ -43,7 +44,8 @@ def apply_flags(frame: pd.DataFrame, schema: Schema, problems: Problems) -> None
                 variable.name,
                 absent,
             )
-            frame[variable.name] = frame[variable.name].where(measured)
+            if variable.missing == "model":
+                frame[variable.name] = frame[variable.name].where(measured)
 
 
 @dataclass(frozen=True)

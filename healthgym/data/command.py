@@ -11,9 +11,10 @@ import numpy as np
 from healthgym.data.prepare import SplitSettings, prepare
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.sources import Source, find_source
+from healthgym.data.stream import prepare_parts
 from healthgym.errors import ConfigError, StorageError
 from healthgym.files import atomic_path
-from healthgym.schema import load_schema
+from healthgym.schema import Schema, load_schema
 from healthgym.storage.prepared import read_head
 
 
@@ -64,15 +65,24 @@ def run(
         cohort, done = PreparedCohort.open(out), "is up to date"
     else:
         settings = SplitSettings(holdout, seed, max_patients)
-        frame = source.read()
-        with _naming(out):
-            cohort, done = prepare(frame, declared, out, settings, source.name, sort, recipe), "written"
+        cohort, done = _prepare(source, declared, out, settings, sort, recipe), "written"
     if tables is not None:
         for split in ("train", "holdout"):
             path = tables / f"{split}.csv"
             with _naming(path), atomic_path(path) as beside:
                 cohort.frame(split).to_csv(beside, index=False)
     return _summary(cohort, source, out, done, tables)
+
+
+def _prepare(
+    source: Source, schema: Schema, out: Path, split: SplitSettings, sort: bool, recipe: dict[str, Any]
+) -> PreparedCohort:
+    if source.parts is not None:
+        with _naming(out):
+            return prepare_parts(source.parts, schema, out, split, source.name, recipe)
+    frame = source.read()
+    with _naming(out):
+        return prepare(frame, schema, out, split, source.name, sort, recipe)
 
 
 def _is_made(out: Path, recipe: dict[str, Any], overwrite: bool) -> bool:

@@ -1,5 +1,6 @@
 """From a table to a prepared cohort: check, split, fit on the training patients, encode, write."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,20 +56,17 @@ def prepare(
         TableError: the table does not fit the schema, or leaves nothing to train on.
     """
     checked = check_rows(frame, schema, source, sort)
-    ids, lengths_N = _patients(checked, schema)
+    ids, lengths_N = patients_of(checked, schema)
     if split.max_patients is not None:
         ids, lengths_N = ids[: split.max_patients], lengths_N[: split.max_patients]
         checked = checked.iloc[: lengths_N.sum()]
     held_N = held_out(ids, split.holdout, split.seed)
-    if held_N.all():
-        raise TableError(
-            f"{source}: all {len(ids)} patients fall into the holdout of {split.holdout:.0%}, and none is "
-            f"left to train on. Use more patients, a smaller holdout or another seed."
-        )
+    refuse_all_held(held_N, split, source)
     train = ~np.repeat(held_N, lengths_N)
     fills = Fills.fit(checked[train], schema, source)
     table = fills.carry_forward(checked, schema, modelled=False)
-    _refuse_constant(table[train], schema, source)
+    extremes = {v.name: (table[v.name][train].min(), table[v.name][train].max()) for v in schema.reals}
+    refuse_constant(extremes, schema, source)
     transform = Transform.fit(table[train], schema)
     parts = {"train": ~held_N, "holdout": held_N}
     with prepared_writer(
@@ -78,39 +76,60 @@ def prepare(
         len(schema.categoricals),
     ) as (file, writers):
         moments = Moments(schema.layout.num_features)
-        _write(table[train], schema, fills, transform, writers["train"], moments)
-        _write(table[~train], schema, fills, transform, writers["holdout"])
-        head = {
-            "schema": schema.to_json(),
-            "transform": {name: np.asarray(value).tolist() for name, value in transform.to_tree().items()},
-            "fills": dict(fills.values),
-            "first_timestep": int(checked[schema.keys.timestep].iloc[0]),
-            "recipe": recipe or {},
-        }
+        encode_rows(table[train], schema, fills, transform, writers["train"], moments)
+        encode_rows(table[~train], schema, fills, transform, writers["holdout"])
+        first_timestep = int(checked[schema.keys.timestep].iloc[0])
+        head = head_of(schema, transform, fills, first_timestep, recipe)
         write_head(file, head, moments.correlation())
     return PreparedCohort.open(out)
 
 
-def _patients(checked: pd.DataFrame, schema: Schema) -> tuple[NDArray[Any], NDArray[np.int32]]:
+def patients_of(checked: pd.DataFrame, schema: Schema) -> tuple[NDArray[Any], NDArray[np.int32]]:
     """Return each patient's id and number of timesteps."""
     patient = checked[schema.keys.patient].to_numpy()
     starts = np.flatnonzero(np.concatenate([[True], patient[1:] != patient[:-1]]))
     return patient[starts], np.diff(starts, append=len(patient)).astype(np.int32)
 
 
-def _refuse_constant(train: pd.DataFrame, schema: Schema, source: str) -> None:
-    """A constant has no Box-Cox transform and nothing to learn."""
-    shifted = {v.name: train[v.name] + (BOXCOX_EPS + v.offset) for v in schema.reals}
-    constant = [name for name, column in shifted.items() if column.min() == column.max()]
+def head_of(
+    schema: Schema, transform: Transform, fills: Fills, first_timestep: int, recipe: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return what belongs to the whole cohort, as JSON has it."""
+    return {
+        "schema": schema.to_json(),
+        "transform": {name: np.asarray(value).tolist() for name, value in transform.to_tree().items()},
+        "fills": dict(fills.values),
+        "first_timestep": first_timestep,
+        "recipe": recipe or {},
+    }
+
+
+def refuse_all_held(held_N: NDArray[np.bool_], split: SplitSettings, source: str) -> None:
+    """Somebody must be left to train on."""
+    if held_N.all():
+        raise TableError(
+            f"{source}: all {len(held_N)} patients fall into the holdout of {split.holdout:.0%}, and none is "
+            f"left to train on. Use more patients, a smaller holdout or another seed."
+        )
+
+
+def refuse_constant(extremes: Mapping[str, tuple[float, float]], schema: Schema, source: str) -> None:
+    """A constant has no Box-Cox transform and nothing to learn.
+
+    Args:
+        extremes: lowest and highest value of real variables among the training patients.
+    """
+    shifts = {v.name: BOXCOX_EPS + v.offset for v in schema.reals}
+    constant = [name for name, (low, high) in extremes.items() if low + shifts[name] == high + shifts[name]]
     if constant:
-        shown = listed(f"'{name}' = {train[name].min():g}" for name in constant)
+        shown = listed(f"'{name}' = {extremes[name][0]:g}" for name in constant)
         raise TableError(
             f"{source}: the same value in every row of the training patients: {shown}. There is nothing to "
             f"learn from it: take it out of the schema."
         )
 
 
-def _write(
+def encode_rows(
     table: pd.DataFrame,
     schema: Schema,
     fills: Fills,

@@ -1,6 +1,6 @@
 """Where a table comes from: a file, a public data set, or the simulator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +15,21 @@ from healthgym.schema import Schema
 
 SIMULATED = "simulated_art_hiv"
 _SIMULATED_PATIENTS = 8_916
+_IN_MEMORY_PATIENTS = 50_000
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a table comes from: its name in messages, what identifies it, and how to get it."""
+    """Where a table comes from: its name in messages, what identifies it, and how to get it.
+
+    One that is too large for memory comes in `parts` of whole patients instead, at each call from the
+    beginning.
+    """
 
     name: str
     identity: str
     read: Callable[[], pd.DataFrame]
+    parts: Callable[[], Iterator[pd.DataFrame]] | None = None
 
 
 def find_source(
@@ -43,12 +49,13 @@ def find_source(
         return Source(str(table), f"sha256:{sha256_of(table)}", lambda: read_table(table, schema))
     assert dataset is not None
     if dataset == SIMULATED:
-        from healthgym.data.simulate import simulate_art_hiv
+        from healthgym.data.simulate import simulate_art_hiv, simulate_chunks
 
         number = max_patients or _SIMULATED_PATIENTS
         name = f"{number:,} simulated patients"
         identity = f"{SIMULATED}:{number} patients, seed {seed}, healthgym {__version__}"
-        return Source(name, identity, lambda: simulate_art_hiv(number, seed))
+        parts = (lambda: simulate_chunks(number, seed)) if number > _IN_MEMORY_PATIENTS else None
+        return Source(name, identity, lambda: simulate_art_hiv(number, seed), parts)
     if dataset not in DATASETS:
         known = [*DATASETS, SIMULATED]
         raise ConfigError(

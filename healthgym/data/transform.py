@@ -1,6 +1,6 @@
 """Each real variable to [0, 1] and back: Box-Cox, then the fitted range. Binary classes stay codes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from healthgym.schema import Schema
 BOXCOX_EPS = 1e-3
 _SMALLEST_BASE = 1e-12
 _ROUND_TRIP_TOLERANCE = 1e-6  # of the interquartile range
+_BLOCK = 1 << 20  # values whose transforms are in memory at a time
 _FALLBACK = (1.0, 0.0, 1.0)
 
 Array = NDArray[np.float64]
@@ -55,8 +56,14 @@ class Transform:
             if isinstance(table, pd.DataFrame)
             else np.asarray(table, dtype=np.float64)
         )
+        return cls.fit_columns((raw[:, r] for r in range(raw.shape[1])), schema)
+
+    @classmethod
+    def fit_columns(cls, columns: Iterable[Array], schema: Schema) -> "Transform":
+        """Fit on one column of raw values after the other, so that one is in memory at a time."""
         eps_R = np.array([BOXCOX_EPS + variable.offset for variable in schema.reals])
-        fitted = np.array([_fit_one(raw[:, r] + eps_R[r]) for r in range(len(eps_R))]).reshape(-1, 3)
+        fitted = np.array([_fit_one(column + eps) for column, eps in zip(columns, eps_R, strict=True)])
+        fitted = fitted.reshape(-1, 3)
         return cls(tuple(v.name for v in schema.reals), eps_R, *fitted.T)
 
     def forward_reals(self, raw_R: NDArray[Any]) -> Array:
@@ -92,7 +99,9 @@ class Transform:
 
 def _fit_one(base: Array) -> tuple[float, float, float]:
     """Return (lambda, min, range) of one column of x + eps."""
-    base = base[~np.isnan(base)]
+    missing = np.isnan(base)
+    if missing.any():
+        base = base[~missing]
     if not len(base) or base.min() <= 0 or base.min() == base.max():
         return _FALLBACK
     exponent = _best_lambda(base)
@@ -114,8 +123,8 @@ def _best_lambda(base: Array) -> float:
 
     def log_variance(exponent: float) -> float:
         with np.errstate(over="ignore", invalid="ignore"):
-            y = np.expm1(exponent * centred) / exponent if exponent else centred
-            variance = float(np.var(y))
+            blocks = (centred[start : start + _BLOCK] for start in range(0, len(centred), _BLOCK))
+            variance = _variance(np.expm1(exponent * c) / exponent if exponent else c for c in blocks)
         return float(np.log(variance)) if 0 < variance < np.inf else np.inf
 
     try:
@@ -123,6 +132,17 @@ def _best_lambda(base: Array) -> float:
     except RuntimeError:
         return 1.0
     return found if np.isfinite(found) else 1.0
+
+
+def _variance(blocks: Iterable[Array]) -> float:
+    """Return the variance of all blocks' values, merged by Chan's formula (see `correlation.Moments`)."""
+    count, mean, squares = 0, 0.0, 0.0
+    for block in blocks:
+        added, shift = len(block), float(np.mean(block)) - mean
+        squares += float(np.var(block)) * added + shift**2 * (count * added / (count + added))
+        count += added
+        mean += shift * (added / count)
+    return squares / count
 
 
 def _invertible(base: Array, exponent: float) -> bool:

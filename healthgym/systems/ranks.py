@@ -24,6 +24,7 @@ from healthgym.parallel import Place, place_from
 
 _STORE_SECONDS = 10.0  # to ask the store, which lives in the first process (or in torchrun)
 _GRACE_SECONDS = 5.0  # for the others to notice that one is lost, and to leave their marks
+_WORD_SECONDS = 20.0  # at most, for the others to read why the first process fails
 _SPEAKER_SECONDS = 1.0  # for the speaker to leave before the others: a launcher may kill whoever is left
 
 R = TypeVar("R")
@@ -105,7 +106,7 @@ class Ranks:
             distributed.destroy_process_group()  # closes connections, so that nobody waits in vain
             if self.first:  # the store may live in this process: stay until the others have read it
                 others = range(1, self.place.num_processes)
-                self._until(lambda: all(self._has(f"heard/{rank}") for rank in others))
+                self._until(lambda: all(self._has(f"heard/{rank}") for rank in others), _WORD_SECONDS)
 
     def _together(self, collective: Callable[[], Any]) -> None:
         try:
@@ -151,8 +152,8 @@ class Ranks:
     def _has(self, name: str) -> bool:
         return bool(self._store.check([name]))
 
-    def _until(self, true: Callable[[], bool]) -> None:
-        end = time.monotonic() + _GRACE_SECONDS
+    def _until(self, true: Callable[[], bool], seconds: float = _GRACE_SECONDS) -> None:
+        end = time.monotonic() + seconds
         while not true() and time.monotonic() < end:
             time.sleep(0.05)
 

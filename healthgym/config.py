@@ -4,7 +4,7 @@ A YAML file, `--set key.path=value` and a preset of the systems end in one `RunC
 are reported at once; an unknown key names the nearest known one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -225,8 +225,9 @@ SystemConfig = Annotated[WGANConfig | DiffusionConfig, Field(discriminator="kind
 class CurriculumConfig(StrictModel):
     """Which lengths an epoch walks, and in which batches.
 
-    `lengths: auto` means every `every` timesteps up to the longest patient; `full` means the longest
-    only. Patients shorter than a stage's length sit that stage out.
+    `lengths: auto` means every `every` timesteps up to the longest length that enough patients have to
+    fill a batch, `full` that length only; longer patients are cut there, and a run says how many.
+    Patients shorter than a stage's length sit that stage out.
     """
 
     lengths: Literal["auto", "full"] | tuple[Positive, ...] = "auto"
@@ -331,6 +332,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             name = self.construct_object(key_node, deep=True)
+            if not isinstance(name, Hashable):
+                raise ConfigError(
+                    f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: a key must be a "
+                    f"word or a number, not a list or a mapping."
+                )
             if name in seen:
                 raise ConfigError(
                     f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: "

@@ -10,7 +10,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path, help="settings, e.g. configs/v2.yaml")
     parser.add_argument("--run-dir", type=Path, required=True, help="where checkpoints and metrics go")
-    parser.add_argument("--data", help="the prepared cohort (short for --set data=FILE)")
+    parser.add_argument("--data", type=Path, help="the prepared cohort, if not the one in the settings")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting: training.epochs=2"
     )
@@ -23,9 +23,11 @@ def main(argv: list[str] | None = None) -> int:
     from healthgym.errors import HealthgymError
     from healthgym.launch.jobs import TrainJob
 
-    overrides = options.set + ([f"data={options.data}"] if options.data else [])
     try:
-        job = TrainJob.of(options.run_dir, load(RunConfig, options.config, overrides))
+        config = load(RunConfig, options.config, options.set)
+        if options.data:
+            config = config.model_copy(update={"data": options.data})
+        job = TrainJob.of(options.run_dir, config)
     except HealthgymError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

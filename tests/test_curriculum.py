@@ -33,7 +33,7 @@ def test_published_lengths() -> None:
 @settings(max_examples=50, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=6, max_size=60),
-    batch_size=st.integers(1, 6),
+    batch_size=st.integers(2, 6),
     every=st.integers(1, 12),
     seed=st.integers(0, 3),
 )
@@ -74,8 +74,16 @@ def test_auto_stops_at_the_longest_length_that_fills_a_batch() -> None:
     patients = Lengths([60] * 3 + [25] * 10)
     curriculum = Curriculum(CurriculumConfig(batch_size=8), patients, 0)
     assert [stage.length for stage in curriculum.stages] == [10, 20, 25]
+    assert curriculum.num_cut == 3
     curriculum = Curriculum(CurriculumConfig(batch_size=8, lengths="full"), patients, 0)
     assert [stage.length for stage in curriculum.stages] == [25]
+
+
+def test_one_value_is_no_batch() -> None:
+    with pytest.raises(ConfigError, match="one patient with one timestep has no variance"):
+        Curriculum(CurriculumConfig(lengths=(1, 3), batch_size=1), Lengths([3] * 4), 0)
+    Curriculum(CurriculumConfig(lengths=(1, 3), batch_size=2), Lengths([3] * 4), 0)
+    Curriculum(CurriculumConfig(lengths=(2, 3), batch_size=1), Lengths([3] * 4), 0)
 
 
 def test_work_is_counted_in_timesteps() -> None:

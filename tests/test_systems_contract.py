@@ -107,6 +107,15 @@ def test_a_patient_depends_on_its_number_not_on_the_batch(name: str) -> None:
     assert len(torch.unique(together[:, 0, 0])) == 6, "six patients, six values"
 
 
+def test_patients_of_two_lengths_share_no_noise(name: str) -> None:
+    system = build(name)
+    train(system, 0, 1)
+    short = system.sample(T // 2, seed=4, first_patient=0, num_patients=40).flatten(1)
+    long = system.sample(T, seed=4, first_patient=0, num_patients=40)[:, : T // 2].flatten(1)
+    distances = torch.cdist(short.double(), long.double()).fill_diagonal_(torch.inf)
+    assert distances.min() > 1e-6, "two patients begin alike"
+
+
 def test_a_state_of_another_shape_is_refused(name: str) -> None:
     system = build(name)
     state = to_arrays(system.state())

@@ -1,9 +1,12 @@
 """Training runs: resumed equals undisturbed, whatever happens in between."""
 
+import contextlib
+import errno
 import io
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,9 @@ from healthgym.storage.checkpoint import (
     describe,
     list_checkpoints,
     load_checkpoint,
+    read_checkpoint,
 )
+from healthgym.systems.critic import Critic
 from healthgym.systems.wgan import WGANSystem
 from healthgym.training import run as run_module
 from healthgym.training.metrics import MetricsFile, read_metrics
@@ -230,6 +235,67 @@ def test_an_earlier_life_of_the_same_job_never_takes_over(tmp_path: Path) -> Non
         RunFolder(tmp_path, Identity("slurm::7", 0, "first life", "a", 1)).claim()
 
 
+def test_a_fenced_writer_leaves_the_metrics_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny.config(folder, training={"log_every_steps": 1})
+    newer = RunFolder(folder / "run", Identity("", 0, "newer", "elsewhere", 1))
+    original = WGANSystem.train_step
+    taken = 0
+
+    def step(self: WGANSystem, *args: object) -> object:
+        nonlocal taken
+        taken += 1
+        if taken == 3:
+            newer.claim()
+        return original(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(WGANSystem, "train_step", step)
+    with pytest.raises(FencedError):
+        train(folder / "run", config, io.StringIO())
+    assert [record["step"] for record in read_metrics(folder / "run/metrics.jsonl")] == [1, 2]
+
+
+def test_claims_at_the_same_moment_leave_one_owner(tmp_path: Path) -> None:
+    folders = [RunFolder(tmp_path, Identity("", 0, str(n), "here", n)) for n in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(30):
+            list(threads.map(RunFolder.claim, folders))
+            owners = 0
+            for folder in folders:
+                with contextlib.suppress(FencedError):
+                    folder.check()
+                    owners += 1
+            assert owners == 1
+
+
+def test_a_run_folder_that_cannot_be_made(folder: Path) -> None:
+    (folder / "file").touch()
+    for place in ("file", "/proc/nowhere"):
+        with pytest.raises(StorageError, match=r"Cannot write to .*Choose another --run-dir"):
+            go(folder, tiny.config(folder), place)
+
+
+def test_a_save_that_fails_is_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_module, "write_checkpoint", full)
+    with pytest.raises(StorageError, match=r"No space left on device.*the same command goes on"):
+        go(folder, tiny.config(folder))
+
+
+def test_a_damaged_checkpoint_does_not_count_as_kept(folder: Path) -> None:
+    config = tiny.config(folder, training={"epochs": 1}, checkpoint={"every_steps": 2, "keep": 2})
+    go(folder, config)
+    newest = list_checkpoints(folder / "run/checkpoints")[0]
+    newest.write_bytes(b"")
+    with pytest.warns(UserWarning, match="Skipping"):
+        go(folder, tiny.config(folder, training={"epochs": 2}, checkpoint={"every_steps": 2, "keep": 2}))
+    for path in list_checkpoints(folder / "run/checkpoints"):
+        read_checkpoint(path)
+    assert len(list_checkpoints(folder / "run/checkpoints")) == 2
+    assert newest.with_name(f"{newest.name}.damaged").exists()
+
+
 def test_a_torn_save_is_cleared_away(folder: Path) -> None:
     config = tiny.config(folder)
     torn = folder / "run/checkpoints/.step-000000003.h5.0123456789ab.tmp"
@@ -245,6 +311,32 @@ def test_metrics_lines_after_the_checkpoint_are_taken_out(tmp_path: Path) -> Non
     metrics = MetricsFile(path, after_step=3)
     metrics.append({"step": 6, "a": float("inf")})
     assert read_metrics(path) == [{"step": 3, "a": 1.0}, {"step": 6, "a": None}]
+
+
+def test_damaged_metrics_stop_no_run(folder: Path) -> None:
+    config = tiny.config(folder)
+    go(folder, config)
+    path = folder / "run/metrics.jsonl"
+    whole = read_metrics(path)
+    path.write_text(f'{{"torn": \n[]\n{path.read_text()}{{"step": 1}}\n')
+    with pytest.warns(UserWarning, match=r"Skipping line \d+ of .*metrics.jsonl"):
+        go(folder, config)
+    assert read_metrics(path) == whole
+
+
+def test_the_critic_update_builds_no_generator_graph(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    seen = []
+    original = Critic.forward
+
+    def forward(self: Critic, x: torch.Tensor, **options: bool) -> torch.Tensor:
+        if all(parameter.requires_grad for parameter in self.parameters()) and not options.get("penalised"):
+            seen.append(x.requires_grad)
+        return original(self, x, **options)
+
+    monkeypatch.setattr(Critic, "forward", forward)
+    go(folder, tiny.config(folder, "v1", training={"epochs": 1}))
+    assert seen
+    assert not any(seen)
 
 
 def test_a_device_that_is_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,12 +55,14 @@ class Statistics:
         lengths_2U: the lengths of patients (row 0) and how many have each (row 1), cut at the longest
             stage.
         num_patients: training patients.
+        first_timestep: number of each patient's first timestep in the table.
     """
 
     data_fingerprint: str
     correlation_FF: NDArray[np.float64]
     lengths_2U: NDArray[np.int64]
     num_patients: int
+    first_timestep: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,12 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return a folder's checkpoint files, newest first."""
     found = [path for path in folder.glob("step-*.h5") if re.fullmatch(r"step-[0-9]{9,}\.h5", path.name)]
-    return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """Return the step in a checkpoint's name."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
@@ -167,6 +174,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"checkpoint file."
         )
     return found
+
+
+def set_aside_newer(folder: Path, step: int) -> None:
+    """Rename checkpoints newer than the one a run goes on from: damaged, they must not count as kept."""
+    for path in list_checkpoints(folder):
+        if step_of(path) > step:
+            path.replace(path.with_name(f"{path.name}.damaged"))
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:

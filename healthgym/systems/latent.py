@@ -3,11 +3,11 @@
 Shapes: B batch, T timesteps, Z noise, M slots, E embedded features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from healthgym import seeds
@@ -52,12 +52,19 @@ class UniformLatent:
         return self._place(z_BTZ, slot_B)
 
     def draw_patients(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
-        """Return noise (B, T, Z) of the given patients of a cohort, each a function of its number."""
-        rows = (num_patients, first_patient, seed, "synthesis")
+        """Return noise (B, T, Z) of the given patients of a cohort, each a function of its number.
+
+        Each length has a stream of its own: rows of two widths in one stream would overlap.
+        """
+        rows = (num_patients, first_patient, seed, "synthesis", length)
         z = seeds.uniform_rows((length, self.latent_dim), *rows, "z")
         u = seeds.uniform_rows((), *rows, "slot")
         slot_B = to_index(torch.from_numpy(u).to(self.device), self.num_filled) if self.num_filled else None
         return self._place(torch.from_numpy(z).to(self.device), slot_B)
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Return what is trained."""
+        return ()
 
     def state(self) -> State:
         """Return what the next step depends on."""
@@ -142,6 +149,9 @@ class BufferedLatent(UniformLatent):
         error = mse_loss(reconstruction_BTE, x_BTE)
         (weight * error + divergence).backward()
         return {"autoencoder_loss": error.detach() + divergence.detach()}
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        return self.autoencoder.parameters()
 
     def state(self) -> State:
         return {

@@ -53,6 +53,10 @@ class Place:
 class Curriculum:
     """The order of all batches.
 
+    Attributes:
+        stages: by length.
+        num_cut: patients longer than the last stage, whose later timesteps are never seen.
+
     Args:
         config: lengths and batch size.
         patients: the training patients.
@@ -70,6 +74,7 @@ class Curriculum:
             if (found := patients.at_least(length)) is not None
         )
         _check(self.stages, config, int(patients.lengths_N.max(initial=0)))
+        self.num_cut = int((patients.lengths_N > self.max_length).sum())
         self._ends = np.cumsum([stage.num_batches for stage in self.stages])
         self._order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
 
@@ -130,6 +135,11 @@ def _stage_lengths(config: CurriculumConfig, patients: HasLengths) -> tuple[int,
 
 
 def _check(stages: tuple[Stage, ...], config: CurriculumConfig, longest: int) -> None:
+    if config.batch_size * stages[0].length < 2:
+        raise ConfigError(
+            "A batch of one patient with one timestep has no variance to learn from. Raise "
+            "curriculum.batch_size to 2 or more, or start curriculum.lengths at 2."
+        )
     for stage in stages:
         if stage.length > longest:
             raise ConfigError(

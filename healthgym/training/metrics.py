@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,25 +105,40 @@ class MetricsFile:
     on from, are taken out on opening: the file then reads as if nothing had happened.
     """
 
-    def __init__(self, path: Path, after_step: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, after_step: int, guard: Callable[[], None] = lambda: None) -> None:
+        self.path, self._guard = path, guard
+        guard()
         kept = [record for record in read_metrics(path) if record["step"] <= after_step]
         write_text(path, "".join(map(_line, kept)))
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a line; numbers that are not finite are written as null, since JSON has none."""
+        self._guard()
         with self.path.open("a") as stream:
             stream.write(_line(record))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a metrics file; none if it is absent."""
+    """Return the whole lines of a metrics file, in order of steps; none if it is absent.
+
+    A line that cannot be read, or whose step does not come after the one before it, is left out with a
+    warning: a second writer was at work before it was fenced off.
+    """
     if not path.exists():
         return []
-    records = []
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            records.append(json.loads(line))
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            continue  # its writer was killed
+        try:
+            record = json.loads(line)
+            in_order = record["step"] > (records[-1]["step"] if records else -1)
+        except (ValueError, TypeError, KeyError):
+            in_order = False
+        if in_order:
+            records.append(record)
+        else:
+            warnings.warn(f"Skipping line {number} of {path}: it is damaged or out of order.", stacklevel=2)
     return records
 
 

@@ -26,6 +26,7 @@ from healthgym.storage.checkpoint import (
     newest_checkpoint,
     prune_checkpoints,
     read_checkpoint,
+    set_aside_newer,
     write_checkpoint,
 )
 from healthgym.systems.base import State
@@ -36,7 +37,7 @@ from healthgym.training.curriculum import Curriculum
 from healthgym.training.metrics import Meter, MetricsFile
 from healthgym.training.plots import draw_losses
 from healthgym.training.progress import ProgressReport
-from healthgym.training.run_folder import RunFolder
+from healthgym.training.run_folder import RunFolder, saving_to
 from healthgym.training.trainer import Trainer
 
 
@@ -103,7 +104,7 @@ def _train(
             curriculum=curriculum,
             load_batch=batch_loader(cohort.train, cohort.schema.layout, device),
             config=config,
-            metrics=MetricsFile(folder.metrics_path, here.step) if ranks.first else None,
+            metrics=MetricsFile(folder.metrics_path, here.step, folder.check) if ranks.first else None,
             report=report,
             save=_saver(folder, cohort, curriculum, config, here),
             step=here.step,
@@ -126,6 +127,7 @@ def _begin(folder: RunFolder, config: RunConfig, ranks: Ranks) -> Checkpoint | N
         folder.refuse_other_config(config)
         folder.claim()
         start = newest_checkpoint(folder.checkpoints)
+        set_aside_newer(folder.checkpoints, start.progress.step if start else -1)
         return start.progress.step if start else None
 
     step = ranks.from_first(claim)
@@ -194,6 +196,7 @@ def _saver(
         correlation_FF=cohort.correlation_FF,
         lengths_2U=np.stack(np.unique(cut, return_counts=True)).astype(np.int64),
         num_patients=cohort.train.num_patients,
+        first_timestep=cohort.first_timestep,
     )
     transform = cohort.transform.to_tree()
 
@@ -201,12 +204,13 @@ def _saver(
         folder.check()
         progress = replace(here, step=step, seconds=seconds)
         checkpoint = Checkpoint(config, cohort.schema, transform, statistics, progress, state, meter)
-        try:
-            write_checkpoint(checkpoint_path(folder.checkpoints, step), checkpoint)
-        except FileNotFoundError:
-            folder.check()  # a newer owner clears away what an older one was writing
-            raise
-        prune_checkpoints(folder.checkpoints, config.checkpoint.keep)
+        with saving_to(folder.path):
+            try:
+                write_checkpoint(checkpoint_path(folder.checkpoints, step), checkpoint)
+            except FileNotFoundError:
+                folder.check()  # a newer owner clears away what an older one was writing
+                raise
+            prune_checkpoints(folder.checkpoints, config.checkpoint.keep)
 
     return save
 
@@ -235,6 +239,11 @@ def _greeting(
         f"{num_parameters:,} parameters, {total:,} steps",
         f"stages by length (patients): {stages}",
     ]
+    if curriculum.num_cut:
+        lines.append(
+            f"note: {curriculum.num_cut:,} patients are longer than the last stage and are cut there, and so "
+            f"will synthetic ones be; a smaller curriculum.batch_size or lengths of your own reach further"
+        )
     if start is not None:
         lines.append(f"going on from step {here.step:,}")
         micro = (start.config.training.micro_batch_size, config.training.micro_batch_size)

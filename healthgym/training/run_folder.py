@@ -7,16 +7,33 @@ metrics.jsonl   a line of losses every so often
 losses.png      the same as a picture
 """
 
+import contextlib
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from healthgym.config import FREE_ON_RESUME, RunConfig, differences, load
-from healthgym.errors import ConfigError, FencedError
+from healthgym.errors import ConfigError, FencedError, StorageError
 from healthgym.files import remove_stale, write_json, write_text
 from healthgym.identity import Identity, mine
+
+_STALE_SECONDS = 3600
+
+
+@contextlib.contextmanager
+def saving_to(path: Path) -> Iterator[None]:
+    """Turn a refusal of the file system into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write to {path}: {error.strerror or error}. Choose another --run-dir, free some space "
+            f"or mend its permissions; then the same command goes on from the last checkpoint."
+        ) from error
 
 
 class RunFolder:
@@ -41,14 +58,17 @@ class RunFolder:
 
         Raises:
             FencedError: a later life of this very job is the writer already.
+            StorageError: the folder cannot be written to.
         """
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        owner = self._owner()
-        if self._identity.outlived_by(owner):
-            raise FencedError(self._superseded(owner))
-        write_json(self._owner_path, self._identity.as_dict())
-        for folder in (self.path, self.checkpoints):
-            remove_stale(folder)
+        with saving_to(self.path):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            owner = self._owner()
+            if self._identity.outlived_by(owner):
+                raise FencedError(self._superseded(owner))
+            write_json(self._owner_path, self._identity.as_dict())
+            remove_stale(self.checkpoints)
+            # Another process may be claiming the folder at this moment: leave young files alone.
+            remove_stale(self.path, older_than=time.time() - _STALE_SECONDS)
 
     def check(self) -> None:
         """Make sure that this process is still the writer.

@@ -163,10 +163,11 @@ class Trainer:
         except DivergenceError as error:
             place = self.curriculum.place(self.step - 1)
             length = self.curriculum.stages[place.stage].length
+            saved = f"of step {self._saved_step}, is untouched" if self._saved_step else "was still to come"
             diverged = DivergenceError(
                 f"Training diverged: {error} (epoch {place.epoch + 1}, stage of length {length}). The last "
-                f"checkpoint, of step {self._saved_step}, is untouched. Start a new run with another "
-                f"training.seed or a smaller system.optimiser.learning_rate."
+                f"checkpoint, {saved}. Start a new run with another training.seed or a smaller "
+                f"system.optimiser.learning_rate."
             )
             raise self._ranks.agreed(diverged) from None
 

@@ -3,6 +3,7 @@
 # make test-slow   kill tests and the like
 # make test-slurm  start a real two-node Slurm on this host (Debian, as root) and run the tests on it
 # make test-image  build the image (minutes, as root), run the tests inside, and train in it on that Slurm
+# make bench       what it costs, against the published training step (under 8 minutes)
 # make lint types  what CI checks besides
 # make lock        pin today's newest versions anew
 SHELL := /bin/bash
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= runs/demo
 
-.PHONY: demo test test-slow test-slurm test-image lint types lock clean
+.PHONY: bench demo test test-slow test-slurm test-image lint types lock clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -72,6 +73,14 @@ lock:
 	{ echo "# Made by 'make lock' with $$($(PYTHON) --version)."; \
 	  build/lock/bin/python -m pip freeze --exclude healthgym | sed 's/+cpu//'; } > requirements.lock
 	rm -rf build
+
+# Results as JSON go to BENCH; with a GPU, the training step is measured there.
+BENCH ?= benchmarks/results/new
+bench: $(INSTALLED)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/training_step.py --json $(BENCH)/training_step.json
+	$(BIN)/python benchmarks/checkpoints.py --json $(BENCH)/checkpoints.json
+	$(BIN)/python benchmarks/startup.py --json $(BENCH)/startup.json
+	$(BIN)/python benchmarks/shards.py --repeats 1 --sizes 1024 4096 --json $(BENCH)/shards.json
 
 clean:
 	rm -rf $(VENV) build

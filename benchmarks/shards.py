@@ -90,6 +90,7 @@ def main() -> None:
     for row in rows:
         print("{:>14,} {:>8} {:>12} {:>11,} {:>14,}".format(*row.values()))
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps({"machine": platform.platform(), "rows": rows}, indent=1) + "\n")
 
 

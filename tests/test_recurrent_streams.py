@@ -1,0 +1,66 @@
+"""Both ways of running the directions, in turn (CPU) and together (elsewhere), and the reuse of buffers."""
+
+import pytest
+import torch
+from test_recurrent import plain
+from torch import Tensor
+
+from healthgym.nn import recurrent
+from healthgym.nn.recurrent import BiLSTM
+from healthgym.nn.recurrent_passes import Tape
+
+
+@pytest.fixture(params=[(0, 1), (slice(None),)], ids=["in turn", "together"])
+def lstm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> BiLSTM:
+    monkeypatch.setattr(recurrent, "_streams", lambda x_TBI: request.param)
+    torch.manual_seed(0)
+    return BiLSTM(3, 4).double()
+
+
+def inputs() -> Tensor:
+    return torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+
+
+def derivatives(h: Tensor, x_TBI: Tensor, lstm: BiLSTM) -> tuple[Tensor, ...]:
+    """Return the first derivatives, and those of a function of the input gradient."""
+    first = torch.autograd.grad(h.sin().sum(), [x_TBI, *lstm.parameters()], retain_graph=True)
+    (dx,) = torch.autograd.grad(h.sum(), x_TBI, create_graph=True)
+    return first + torch.autograd.grad(dx.square().sum(), [x_TBI, *lstm.parameters()])
+
+
+@pytest.mark.parametrize("last_only", [False, True])
+def test_both_ways_give_the_plain_loop(lstm: BiLSTM, last_only: bool) -> None:
+    x = inputs()
+    found, expected = lstm(x, last_only=last_only), plain(lstm, x, last_only)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        derivatives(found, x, lstm), derivatives(expected, x, lstm), rtol=1e-11, atol=1e-11
+    )
+
+
+def test_memory_order_of_the_input_does_not_matter(lstm: BiLSTM) -> None:
+    x = inputs()
+    features_first = x.detach().permute(2, 0, 1).contiguous().permute(1, 2, 0).requires_grad_()
+    assert not features_first.is_contiguous()
+    found = derivatives(lstm(features_first), features_first, lstm)
+    torch.testing.assert_close(found, derivatives(lstm(x), x, lstm))
+
+
+def test_a_pass_that_is_still_needed_keeps_its_buffers(lstm: BiLSTM) -> None:
+    x, other = inputs(), inputs()
+    expected = derivatives(lstm(x), x, lstm)
+    h = lstm(x)
+    derivatives(lstm(other), other, lstm)  # same shapes: would take the same buffers if they were free
+    torch.testing.assert_close(derivatives(h, x, lstm), expected, rtol=0, atol=0)
+
+
+def test_buffers_are_used_again(lstm: BiLSTM) -> None:
+    def count() -> int:
+        return sum(len(steps) for steps in Tape._shelf.values())
+
+    x = inputs()
+    derivatives(lstm(x), x, lstm)
+    before = count()
+    for _ in range(3):
+        derivatives(lstm(x), x, lstm)
+    assert count() == before

@@ -4,6 +4,7 @@ import hashlib
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -45,6 +46,14 @@ def save(tmp_path: Path, file_format: str, compression: str, shard: Shard | None
     path = tmp_path / ("s.h5" if file_format == "hdf5" else "s.parquet")
     path.write_bytes(encode_shard(shard or make_shard(), file_format, compression))  # type: ignore[arg-type]
     return path
+
+
+@pytest.mark.parametrize("file_format", COMPRESSIONS)
+@pytest.mark.parametrize("first", [1, -2, 2**40])
+def test_timesteps_start_where_the_shard_says(tmp_path: Path, file_format: str, first: int) -> None:
+    shard = replace(make_shard(), first_timestep=first)
+    frame = read_shard(save(tmp_path, file_format, "none", shard), SCHEMA)
+    assert (frame["Timestep"] - first).tolist() == [0, 1, 2, 0, 0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("file_format", "compression"), FORMATS)

@@ -15,6 +15,7 @@ import tiny
 import torch
 
 from healthgym import stopping
+from healthgym.data.prepare import prepare
 from healthgym.storage.checkpoint import list_checkpoints
 from healthgym.storage.shards import open_cohort
 from healthgym.training.run import train
@@ -84,6 +85,15 @@ def test_parquet_by_two_tasks_of_an_array(
     assert frame["PatientID"].unique().tolist() == list(range(40, 80))
     assert frame["sex"].cat.categories.tolist() == ["Male", "Female"]
     np.testing.assert_array_equal(frame.groupby("PatientID").size(), 4)
+
+
+def test_a_cohort_is_numbered_from_where_the_table_was(program: ModuleType, tmp_path: Path) -> None:
+    table = tiny.table()
+    prepare(table.assign(Timestep=table["Timestep"] + 1), tiny.SCHEMA, tmp_path / "prepared.h5")
+    assert train(tmp_path / "run", tiny.config(tmp_path, training={"epochs": 1}))
+    assert program.main(words(tmp_path / "run", tmp_path / "c")) == 0
+    timesteps = open_cohort(tmp_path / "c").read().groupby("PatientID")["Timestep"].agg(list)
+    assert timesteps.tolist() == [[1, 2, 3, 4, 5, 6]] * 90
 
 
 def test_a_cohort_keeps_to_its_checkpoint_while_training_goes_on(program: ModuleType, tmp_path: Path) -> None:

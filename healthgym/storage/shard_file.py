@@ -69,6 +69,7 @@ class Shard:
         columns: an array of sum(lengths_N) values per variable: float32 reals, NaN where blank, and
             class indices of type `code_dtype`, `blank_code` where blank.
         num_candidates: patients sampled for it, those included that a guardrail dropped; 0 if none ever is.
+        first_timestep: number of each patient's first timestep.
     """
 
     schema: Schema
@@ -76,6 +77,7 @@ class Shard:
     lengths_N: NDArray[np.int32]
     columns: Mapping[str, NDArray[Any]]
     num_candidates: int = 0
+    first_timestep: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -123,10 +125,11 @@ def _key_columns(shard: Shard) -> dict[str, NDArray[Any]]:
     last = shard.first_patient + num_patients
     patients_N = np.arange(shard.first_patient, last, dtype=np.int32 if last < 2**31 else np.int64)
     starts_N = np.cumsum(shard.lengths_N) - shard.lengths_N
-    timesteps = np.arange(shard.num_rows) - np.repeat(starts_N, shard.lengths_N)
+    timesteps = np.arange(shard.num_rows) - np.repeat(starts_N - shard.first_timestep, shard.lengths_N)
+    small = abs(shard.first_timestep) < 2**30
     return {
         shard.schema.keys.patient: np.repeat(patients_N, shard.lengths_N),
-        shard.schema.keys.timestep: timesteps.astype(np.int32),
+        shard.schema.keys.timestep: timesteps.astype(np.int32 if small else np.int64),
     }
 
 

@@ -59,7 +59,9 @@ def make_shard(
             disagreements[name] = disagreements[name] + counts if name in disagreements else counts
         tell(len(members_B))
     tried = system.num_candidates - tried_before
-    return Shard(source.schema, first, lengths_N, columns.finish(source), tried), disagreements
+    finished = columns.finish(source)
+    shard = Shard(source.schema, first, lengths_N, finished, tried, source.first_timestep)
+    return shard, disagreements
 
 
 def _batches(

@@ -36,6 +36,7 @@ class Source:
         stages: lengths the system was trained at.
         build: builds the trained system on a device, "cpu" or "cuda", with other settings of how it
             samples, as `key.path=value`.
+        first_timestep: number of each patient's first timestep, as in the training table.
     """
 
     sha256: str
@@ -44,6 +45,7 @@ class Source:
     lengths: Mapping[int, int]
     stages: tuple[int, ...]
     build: Callable[[str, Sequence[str]], System]
+    first_timestep: int = 0
 
 
 Opener: TypeAlias = Callable[[Path], Source]
@@ -77,6 +79,7 @@ def open_source(checkpoint_path: Path) -> Source:
         lengths=lengths,
         stages=_stages(checkpoint.config.curriculum, max(lengths)),
         build=build,
+        first_timestep=checkpoint.statistics.first_timestep,
     )
 
 

@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from healthgym.errors import ConfigError, TableError, listed
@@ -135,9 +136,12 @@ def make_report(comparison: Comparison, facts: dict[str, str], title: str = "") 
     """Take every section, with a progress bar."""
     sections = []
     bar = tqdm(SECTIONS.items(), desc="report", unit="section", disable=None)
-    for name, section in bar:
-        bar.set_postfix_str(name)
-        sections.append(section(comparison))
+    # The models fitted here are small: OpenMP threads wait for each other more than they work, on a busy
+    # machine very much more.
+    with threadpool_limits(limits=1, user_api="openmp"):
+        for name, section in bar:
+            bar.set_postfix_str(name)
+            sections.append(section(comparison))
     return Report(
         title or comparison.schema.title or comparison.schema.name,
         _facts(comparison) | facts,

@@ -1,6 +1,7 @@
 """A prepared cohort: split, fitted on the training patients only, read by position, whole or absent."""
 
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from healthgym.data.split import held_out
 from healthgym.data.table import check_table
 from healthgym.data.transform import Transform
 from healthgym.errors import StorageError, TableError
+from healthgym.storage.prepared import open_prepared, read_head
 
 RELEASED = Path(__file__).parent / "data" / "released"
 
@@ -208,6 +210,21 @@ def test_altered_cut_and_foreign_files_are_refused(cohort: PreparedCohort, tmp_p
     path.write_text("text")
     with pytest.raises(StorageError, match="not a file of healthgym's"):
         PreparedCohort.open(path)
+
+
+@pytest.mark.parametrize("opens", [read_head, lambda path: open_prepared(path, verify=False)])
+def test_damage_is_a_sentence_where_no_checksum_is_taken(
+    cohort: PreparedCohort, tmp_path: Path, opens: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "p.h5"
+    whole = path.read_bytes()
+    for size in (513, 2000, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(StorageError, match=rf"p\.h5 has {size} bytes where its seal says .*cut short"):
+            opens(path)
+    path.write_bytes(whole[:512] + bytes(100) + whole[612:])
+    with pytest.raises(StorageError, match=r"p\.h5 is damaged: .*prepare it anew"):
+        opens(path)
 
 
 def test_a_failed_write_leaves_the_old_file(cohort: PreparedCohort, tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from healthgym.errors import StorageError
 from healthgym.files import atomic_path
-from healthgym.storage.tree import SEAL_BYTES, check_kind, read_seal, seal_file, verify_seal
+from healthgym.storage.tree import SEAL_BYTES, check_kind, check_size, seal_file, verify_seal
 
 KIND = "prepared cohort"
 VERSION = 1
@@ -104,10 +105,13 @@ def write_head(file: h5py.File, head: Mapping[str, Any], correlation_FF: NDArray
 
 
 def read_head(path: Path) -> dict[str, Any]:
-    """Return a prepared cohort's head without reading its rows."""
-    read_seal(path)
-    with h5py.File(path, "r") as file:
-        check_kind(file, path, KIND, (VERSION,))
+    """Return a prepared cohort's head without reading its rows.
+
+    Raises:
+        StorageError: the file is missing, cut short, visibly altered, or of another kind or version.
+    """
+    check_size(path)
+    with _reading(path) as file:
         return dict(json.loads(file["head"][()]))
 
 
@@ -126,9 +130,8 @@ def open_prepared(
     Raises:
         StorageError: the file is missing, cut short, altered, or of another kind or version.
     """
-    seal = verify_seal(path) if verify else read_seal(path)[0]
-    with h5py.File(path, "r") as file:
-        check_kind(file, path, KIND, (VERSION,))
+    seal = verify_seal(path) if verify else check_size(path)
+    with _reading(path) as file:
         splits = {
             name: SplitArrays(
                 **{rows: _map(path, group[rows]) for rows in _ROW_TYPES},
@@ -139,6 +142,19 @@ def open_prepared(
             if isinstance(group, h5py.Group)
         }
         return json.loads(file["head"][()]), file["correlation"][()], splits, seal
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[h5py.File]:
+    """Open a prepared cohort; what HDF5 or JSON stumbles over is damage."""
+    try:
+        with h5py.File(path, "r") as file:
+            check_kind(file, path, KIND, (VERSION,))
+            yield file
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise StorageError(
+            f"{path} is damaged: {' '.join(str(error).split())}. Use another copy of it, or prepare it anew."
+        ) from error
 
 
 def _map(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:

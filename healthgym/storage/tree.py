@@ -87,14 +87,20 @@ def read_seal(path: Path) -> tuple[str, int]:
     return found[1], int(found[2])
 
 
-def verify_seal(path: Path) -> str:
-    """Check a sealed file's size and SHA-256, and return the latter."""
+def check_size(path: Path) -> str:
+    """Check a sealed file's size, which costs nothing, and return the SHA-256 that it promises."""
     seal, size = read_seal(path)
     if path.stat().st_size != size:
         raise StorageError(
             f"{path} has {path.stat().st_size} bytes where its seal says {size}: it was cut short or "
             f"appended to. Use another copy of it."
         )
+    return seal
+
+
+def verify_seal(path: Path) -> str:
+    """Check a sealed file's size and SHA-256, and return the latter."""
+    seal = check_size(path)
     if sha256_of(path, SEAL_BYTES) != seal:
         raise StorageError(
             f"{path} does not match its checksum: at least one bit was altered after it was written. "

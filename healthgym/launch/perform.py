@@ -98,7 +98,8 @@ def perform(job: Job, submission: Path | None, plain_errors: bool = False) -> in
                 print(f"error: {error}", file=sys.stderr, flush=True)
             return stopping.LOST if isinstance(error, RankError) and error.lost else 1
         record.leave(outcome)
-        print(outcome.message, flush=True)
+        if rank == 0:
+            print(outcome.message, flush=True)
     # A status other than 0 makes srun kill the other ranks: only rank 0, the last to have
     # anything to write, asks for the requeue.
     return 0 if outcome.finished or rank else stopping.INTERRUPTED

@@ -15,13 +15,14 @@ from sklearn.neighbors import NearestNeighbors
 
 from healthgym.evaluation.collapse import active_modes, diversity, duplicates, rare_group_ratios, vanished
 from healthgym.evaluation.comparison import Side
+from healthgym.evaluation.disclosure import disclosure_risk
 from healthgym.evaluation.dynamics import autocorrelation, quantile_lines, run_lengths, transition_distance
 from healthgym.evaluation.figure import Verdict, in_words, judge, show, worst
 from healthgym.evaluation.joint import cramers_v, log_cluster, structure_lost
 from healthgym.evaluation.panel import Panel, panel_from_frame
 from healthgym.evaluation.patients import count_nearer, k_nearest, neighbours, sequence_vectors
 from healthgym.evaluation.policy import Decisions, disagreement, learn, policy_value
-from healthgym.evaluation.privacy import disclosure_risk, nearer_to_first
+from healthgym.evaluation.privacy import nearer_to_first
 from healthgym.evaluation.ranking import auc, auc_interval, share_interval, true_positive_rate
 from healthgym.evaluation.scale import fit_scale
 from healthgym.evaluation.settings import Threshold

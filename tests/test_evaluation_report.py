@@ -192,6 +192,7 @@ def test_longer_synthetic_patients_are_cut_and_their_lengths_reported() -> None:
     found = figure(validity.section(comparison), "validity.lengths")
     assert found.verdict is Verdict.FAIL
     assert found.value == pytest.approx(1.0)
+    assert "up to 24 timesteps. Only the first 16" in validity.section(comparison).notes[0]
 
 
 def test_a_schema_without_static_variables_or_reals_is_judged_as_far_as_it_goes() -> None:

@@ -1,6 +1,5 @@
 """Privacy of whole patients: does the cohort give away who was in the training data?"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +11,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from healthgym.evaluation.comparison import About, Comparison, Side
-from healthgym.evaluation.figure import Figure, NotJudgedError, Row, Section
-from healthgym.evaluation.panel import Panel
+from healthgym.evaluation.disclosure import NEEDS_HOLDOUT, attribute_figure, disclosure_figure
+from healthgym.evaluation.figure import Figure, NotJudgedError, Section
 from healthgym.evaluation.patients import (
     Neighbours,
     Vectors,
@@ -33,7 +32,6 @@ from healthgym.evaluation.tally import hash_rows
 
 Floats = NDArray[np.float64]
 
-_NEEDS_HOLDOUT = "Needs a holdout: real patients whom the maker of the cohort never saw."
 _DCR_DELUSION = "sets that pass distance tests still leak (arXiv 2505.01524), so this comes first"
 _ATTACK_NEIGHBOURS = 10
 
@@ -109,24 +107,6 @@ NEIGHBOUR_RATIO = About(
     "patients where it is most so: near 1 nobody stands out, near 0 one training patient is singled out.",
     "5% quantile of the ratio; 'against the holdout' takes holdout patients for training ones",
 )
-ATTRIBUTE = About(
-    "privacy.attribute_inference",
-    "Attribute inference",
-    "How much better the cohort predicts the later course of a training patient, of whom the static "
-    "variables and the first timestep are known, than that of an outsider; 0% is no leak.",
-    "Reduction of the error of the nearest synthetic patient, training against holdout patients",
-    "percent",
-)
-DISCLOSURE = About(
-    "privacy.disclosure",
-    "Identity disclosure risk",
-    "The chance that somebody who knows the static variables of a person links them to a real patient "
-    "through the cohort, from the population to the sample or back, the larger of both; 9% is the accepted "
-    "line.",
-    "El Emam et al., JMIR 2020, doi 10.2196/23139, as in the v1 paper; every match counts as teaching "
-    "something and as verified, which makes the risk larger than the paper's",
-    "percent",
-)
 
 
 def section(comparison: Comparison) -> Section:
@@ -151,8 +131,8 @@ def section(comparison: Comparison) -> Section:
         _nearer(comparison, found),
         _distance_ratio(comparison, found),
         _neighbour_ratio(comparison, found),
-        _attribute(comparison),
-        _disclosure(comparison),
+        attribute_figure(comparison),
+        disclosure_figure(comparison),
     ]
     return part
 
@@ -188,9 +168,7 @@ class _Distances:
 def _membership(comparison: Comparison, found: _Distances) -> list[Figure]:
     """Return the figures of membership inference: AUC, true-positive rate, trained attack."""
     if found.holdout is None:
-        return [
-            comparison.not_judged(about, _NEEDS_HOLDOUT) for about in (MEMBERSHIP, MEMBERSHIP_TPR, SHADOW)
-        ]
+        return [comparison.not_judged(about, NEEDS_HOLDOUT) for about in (MEMBERSHIP, MEMBERSHIP_TPR, SHADOW)]
     members, outsiders = (membership_scores(real, found.synthetic) for real in (found.train, found.holdout))
     # What fresh real patients would score: one half of the training data as the cohort of the other.
     fresh = [membership_scores(real, found.other_half) for real in (found.half, found.holdout)]
@@ -264,7 +242,7 @@ def _smallest(comparison: Comparison, found: _Distances) -> Figure:
 def _nearer(comparison: Comparison, found: _Distances) -> Figure:
     """Return the share of synthetic patients nearer to training than to holdout patients."""
     if found.holdout is None:
-        return comparison.not_judged(NEARER, _NEEDS_HOLDOUT)
+        return comparison.not_judged(NEARER, NEEDS_HOLDOUT)
     chances = nearer_to_first(found.synthetic, found.train, found.holdout)
     floor = nearer_to_first(found.other_half, found.half, found.holdout)
     return comparison.figure(
@@ -293,7 +271,7 @@ def nearer_to_first(queries: Vectors, first: Vectors, second: Vectors) -> Floats
 def _distance_ratio(comparison: Comparison, found: _Distances) -> Figure:
     """Return the median distance of synthetic to training patients over that of fresh real patients."""
     if found.holdout is None:
-        return comparison.not_judged(DISTANCE_RATIO, _NEEDS_HOLDOUT)
+        return comparison.not_judged(DISTANCE_RATIO, NEEDS_HOLDOUT)
     fresh = float(np.median(neighbours(found.holdout, found.train).nearest_N))
     if fresh <= 0:
         return comparison.not_judged(DISTANCE_RATIO, "Most holdout patients equal a training patient.")
@@ -310,117 +288,3 @@ def _neighbour_ratio(comparison: Comparison, found: _Distances) -> Figure:
     return comparison.figure(
         NEIGHBOUR_RATIO, low(found.to_train), low(neighbours(found.other_half, found.half)), holdout
     )
-
-
-def _attribute(comparison: Comparison) -> Figure:
-    """Return how much better the later course of training than of holdout patients is predicted."""
-    if comparison.holdout is None:
-        return comparison.not_judged(ATTRIBUTE, _NEEDS_HOLDOUT)
-    half, other = comparison.halves[0]
-    try:
-        value = attribute_advantage(
-            comparison.train.panel, comparison.holdout.panel, comparison.synthetic.panel
-        )
-        floor = attribute_advantage(half.panel, comparison.holdout.panel, other.panel)
-    except NotJudgedError as reason:
-        return comparison.not_judged(ATTRIBUTE, str(reason))
-    rows = [Row(name, number, floor.get(name)) for name, number in sorted(value.items(), key=lambda x: -x[1])]
-    return comparison.figure(
-        ATTRIBUTE, float(np.mean(list(value.values()))), float(np.mean(list(floor.values()))), rows=rows
-    )
-
-
-def attribute_advantage(members: Panel, outsiders: Panel, synthetic: Panel) -> dict[str, float]:
-    """Return (error on outsiders - error on members) / error on outsiders for each variable that may change.
-
-    The attacker takes the last value of the synthetic patient nearest in what is known: the static
-    variables and the first timestep.
-    """
-    errors = [_attack_errors(panel, synthetic) for panel in (members, outsiders)]
-    found = {
-        name: float((errors[1][name] - errors[0][name]) / errors[1][name])
-        for name in errors[0]
-        if errors[1].get(name, 0.0) > 1e-9
-    }
-    if not found:
-        raise NotJudgedError("No variable changes within a patient.")
-    return found
-
-
-def _attack_errors(real: Panel, synthetic: Panel) -> dict[str, float]:
-    """Return the mean error of the attack on each variable's last value."""
-    known, guessed = (sequence_vectors(panel.first(1), 1) for panel in (real, synthetic))
-    nearest = neighbours(known, guessed).index_N
-    truth, guess = (_last(panel) for panel in (real, synthetic))
-    errors = {}
-    for position, variable in enumerate(real.schema.encoded):
-        if not variable.static:
-            a, b = truth[:, position], guess[nearest, position]
-            both = np.isfinite(a) & np.isfinite(b)
-            if both.any():
-                wrong = np.abs(a - b) if variable.kind == "real" else (a != b).astype(float)
-                errors[variable.name] = float(wrong[both].mean())
-    return errors
-
-
-def _last(panel: Panel) -> Floats:
-    """Return each patient's values at the last timestep, shape (N, V)."""
-    return np.asarray(panel.values_NTV[np.arange(panel.num_patients), panel.lengths_N - 1])
-
-
-def _disclosure(comparison: Comparison) -> Figure:
-    """Return El Emam's risk of identity disclosure over the quasi-identifiers."""
-    schema, config = comparison.schema, comparison.config
-    names: Sequence[str] = (
-        [variable.name for variable in schema.categoricals if variable.static]
-        if config.quasi_identifiers == "auto"
-        else config.quasi_identifiers
-    )
-    known = [variable.name for variable in schema.categoricals]
-    if not names or any(name not in known for name in names):
-        return comparison.not_judged(
-            DISCLOSURE, "The schema has no static categorical variables that an attacker could know."
-        )
-    real, synthetic, other = (
-        _groups(side, [known.index(name) for name in names])
-        for side in (comparison.train, comparison.synthetic, comparison.halves[0][1])
-    )
-    population = max(config.population, len(real))
-    risks = disclosure_risk(real, synthetic, population)
-    floor = max(disclosure_risk(real, other, population))
-    rows = [Row("population to sample", risks[0]), Row("sample to population", risks[1])]
-    return comparison.figure(DISCLOSURE, max(risks), floor, rows=rows)
-
-
-def disclosure_risk(
-    real_n: NDArray[np.int64],
-    synthetic: NDArray[np.int64],
-    population: int,
-    population_sizes_n: Floats | None = None,
-) -> tuple[float, float]:
-    """Return the risk from population to sample, and from sample to population.
-
-    (1/N) sum_s I_s / f_s and (1/n) sum_s I_s / F_s, where I_s says that the synthetic data has real record
-    s's group, f_s is the size of that group in the sample and F_s in the population.
-
-    Args:
-        real_n: group of each of the n real records.
-        synthetic: groups of the synthetic records.
-        population: N.
-        population_sizes_n: F_s; without it f_s N / n.
-    """
-    _, inverse, counts = np.unique(real_n, return_inverse=True, return_counts=True)
-    f = counts[inverse].astype(np.float64)
-    big_f = population_sizes_n if population_sizes_n is not None else f * population / len(real_n)
-    matched = np.isin(real_n, synthetic)
-    return float((matched / f).sum() / population), float((matched / big_f).sum() / len(real_n))
-
-
-def _groups(side: Side, positions: list[int]) -> NDArray[np.int64]:
-    """Return one number per patient, equal where the quasi-identifiers at the first timestep are."""
-    codes = side.panel.codes_NTK[:, 0, positions].astype(np.int64) + 1
-    widths = [len(side.panel.schema.categoricals[position].classes) + 1 for position in positions]
-    group = np.zeros(len(codes), dtype=np.int64)
-    for column, width in zip(codes.T, widths, strict=True):
-        group = group * width + column
-    return group

@@ -81,6 +81,12 @@ def section(comparison: Comparison) -> Section:
         comparison.measured(NEGATIVE, negative_shares),
         comparison.measured(ABSENT, absent_shares),
     ]
+    longest = len(comparison.synthetic.tally.lengths) - 1
+    if longest > comparison.train.panel.num_timesteps:
+        part.notes.append(
+            f"Synthetic patients have up to {longest} timesteps. Only the first "
+            f"{comparison.train.panel.num_timesteps}, as many as the longest real patient has, are compared."
+        )
     rules = [rule for rule in comparison.config.rules if rule.schema_name == comparison.schema.name]
     if rules:
         part.figures.append(comparison.measured(IMPOSSIBLE, partial(impossible_shares, rules)))

@@ -93,6 +93,30 @@ def test_another_command_does_not_lose_the_first_cohort(prepare: Prepare, folder
     assert (folder / "p.h5").read_bytes() != before
 
 
+@pytest.mark.parametrize("more", [(), ("--overwrite",)])
+def test_a_damaged_cohort_is_prepared_anew(prepare: Prepare, folder: Path, more: tuple[str, ...]) -> None:
+    prepare(*USUAL)
+    whole = (folder / "p.h5").read_bytes()
+    (folder / "p.h5").write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    status, out, err = prepare(*USUAL, *more)
+    assert (status, err) == (0, "")
+    assert "p.h5 was damaged and is written anew: small" in out
+    assert (folder / "p.h5").read_bytes() == whole
+
+
+def test_a_cohort_that_was_cut_short_can_be_overwritten(prepare: Prepare, folder: Path) -> None:
+    prepare(*USUAL)
+    whole = (folder / "p.h5").read_bytes()
+    (folder / "p.h5").write_bytes(whole[:3000])
+    status, _, err = prepare(*USUAL)
+    assert status == 1
+    assert re.search(
+        r"p\.h5 has 3000 bytes where .*It is in the way: give another --out, or --overwrite", err
+    )
+    assert prepare(*USUAL, "--overwrite")[0] == 0
+    assert (folder / "p.h5").read_bytes() == whole
+
+
 def test_something_else_in_the_way_is_not_lost(prepare: Prepare, folder: Path) -> None:
     (folder / "p.h5").write_text("my thesis")
     status, _, err = prepare(*USUAL)

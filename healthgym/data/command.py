@@ -61,11 +61,12 @@ def run(
         "seed": seed,
         "max_patients": max_patients,
     }
-    if _is_made(out, recipe, overwrite):
-        cohort, done = PreparedCohort.open(out), "is up to date"
-    else:
+    made = _is_made(out, recipe, overwrite)
+    cohort = _open_intact(out) if made else None
+    done = "is up to date" if cohort else "was damaged and is written anew" if made else "written"
+    if cohort is None:
         settings = SplitSettings(holdout, seed, max_patients)
-        cohort, done = _prepare(source, declared, out, settings, sort, recipe), "written"
+        cohort = _prepare(source, declared, out, settings, sort, recipe)
     if tables is not None:
         for split in ("train", "holdout"):
             path = tables / f"{split}.csv"
@@ -104,6 +105,14 @@ def _is_made(out: Path, recipe: dict[str, Any], overwrite: bool) -> bool:
             f"replace it: runs that were trained on it can then no longer be resumed."
         )
     return not changed
+
+
+def _open_intact(out: Path) -> PreparedCohort | None:
+    """Open a cohort of this recipe, or return None: a damaged one can be made again as it was."""
+    try:
+        return PreparedCohort.open(out)
+    except StorageError:
+        return None
 
 
 @contextmanager

@@ -37,6 +37,13 @@ def test_settings_alone_need_schema_and_length(tmp_path: Path) -> None:
         shape_contract(_settings(tmp_path, "v3"))
 
 
+@pytest.mark.parametrize("length", [0, -5])
+def test_a_length_is_at_least_one(tmp_path: Path, length: int) -> None:
+    schema = ROOT / "configs" / "schemas" / "art_hiv.yaml"
+    with pytest.raises(ConfigError, match=rf"--length {length}: a patient has at least 1 timestep"):
+        shape_contract(_settings(tmp_path, "v3"), schema, length)
+
+
 def test_a_system_without_stages_says_so(tmp_path: Path) -> None:
     tiny.cohort(tmp_path)
     with pytest.raises(ConfigError, match="kind 'wgan' has no shape contract"):

@@ -31,6 +31,8 @@ def shape_contract(path: Path, schema: Path | None = None, length: int | None = 
     Raises:
         HealthgymError: the files cannot be read, or the system has no stages to list.
     """
+    if length is not None and length < 1:
+        raise ConfigError(f"--length {length}: a patient has at least 1 timestep. Give a larger number.")
     if is_settings(path):
         config = load(RunConfig, path)
         layout, longest = _of_cohort(config, schema, length)

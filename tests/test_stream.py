@@ -44,6 +44,8 @@ def test_parts_equal_the_whole(tmp_path: Path, size: int, monkeypatch: pytest.Mo
     frame = tiny.table(ragged=True, num_patients=60)
     frame["Timestep"] += 3
     whole = prepare(frame, tiny.SCHEMA, tmp_path / "whole.h5", SPLIT)
+    (tmp_path / ".parts.h5.abc.columns").mkdir()  # of a killed process
+    (tmp_path / ".parts.h5.abc.columns" / "0-carried").touch()
     parts = prepare_parts(lambda: in_parts(frame, size), tiny.SCHEMA, tmp_path / "parts.h5", SPLIT, "t")
     assert_same(whole, parts)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parts.h5", "whole.h5"], "nothing is left"

@@ -6,6 +6,7 @@ one column at a time: memory takes about 24 bytes per training row and the ids a
 The result is that of `prepare`, but that correlations are added up in other blocks.
 """
 
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,7 @@ from healthgym.errors import TableError
 from healthgym.schema import Schema
 from healthgym.storage.prepared import prepared_writer, write_head
 
+_SUFFIX = ".columns"
 Parts = Callable[[], Iterable[pd.DataFrame]]
 
 
@@ -55,7 +57,9 @@ def prepare_parts(
         TableError: the table does not fit the schema, or leaves nothing to train on.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+    for left in out.parent.glob(f".{out.name}.*{_SUFFIX}"):
+        shutil.rmtree(left, ignore_errors=True)  # of a killed process
+    with tempfile.TemporaryDirectory(_SUFFIX, f".{out.name}.", out.parent) as folder:
         survey = _Survey(schema, source, Path(folder))
         for checked in _checked(parts, schema, source, split.max_patients):
             survey.add(checked, held_out(patients_of(checked, schema)[0], split.holdout, split.seed))

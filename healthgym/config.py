@@ -167,6 +167,8 @@ class DiffusionConfig(StrictModel):
     """v3: denoising diffusion along clinical time.
 
     Args:
+        start: noise that sampling begins with; normal is N(0, I), as published, matched has the mean and
+            the spread between patients that noised training data have at the last level.
         pad_to: timesteps of the denoiser's canvas; auto is the next length that its depth divides.
         ema_decay: keep an exponential moving average of the weights and sample from it; none if null.
         amp: mixed precision where the device is a GPU.
@@ -181,6 +183,7 @@ class DiffusionConfig(StrictModel):
     guardrail: Annotated[RejectConfig | ClampConfig | DynamicConfig, Field(discriminator="kind")] = (
         RejectConfig()
     )
+    start: Literal["normal", "matched"] = "normal"
     reconstruction_weight: NotNegative = 20.0
     pad_to: Positive | Literal["auto"] = "auto"
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -305,6 +308,7 @@ FREE_ON_RESUME = frozenset(
     {"training.micro_batch_size", "training.collective_seconds"}
     | {"training.epochs", "training.log_every_steps", "training.threads", "training.device"}
     | {"checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep", "data"}
+    | {"system.start"}
     | {f"system.sampler.{name}" for name in ("kind", "num_steps", "eta")}
     | {f"system.guardrail.{name}" for name in ("kind", "max_attempts", "min_acceptance", "quantile")}
 )

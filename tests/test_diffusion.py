@@ -283,6 +283,42 @@ def test_hopeless_acceptance_ends_early() -> None:
     assert system.guardrail.hopeless(1000, 20) is None
 
 
+def test_matched_start_has_the_moments_of_noised_data() -> None:
+    system = make(start="matched")
+    x = batch(4000, 8)
+    x[..., 1] = torch.rand(4000, 1)  # constant within a patient
+    system.train_step(x, draws(0))
+    noised = system.schedule.add_noise(*_noised(system, x))
+    started: list[Tensor] = []
+
+    def only_the_start(schedule: object, denoise: object, draw: object, start: Tensor) -> Tensor:
+        started.append(start)
+        return start
+
+    system.sampler = only_the_start
+    system.sample(8, 0, 0, 4000)
+    (found,) = started
+    for feature in range(LAYOUT.num_features):
+        assert float(found[:, feature].mean()) == pytest.approx(float(noised[:, feature].mean()), abs=0.03)
+        spread, expected = (each[:, feature].mean(-1).std() for each in (found, noised))
+        assert float(spread) == pytest.approx(float(expected), rel=0.1)
+
+
+def _noised(system: DiffusionSystem, x_BTF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the data, noise for it, and the last level."""
+    canvas, _ = system.to_canvas(x_BTF)
+    return canvas, torch.randn_like(canvas), constant_level(system.schedule.num_levels - 1, canvas)
+
+
+def test_published_start_is_standard_normal() -> None:
+    system = make()
+    system.train_step(batch(), draws(0))
+    system.sampler = lambda schedule, denoise, draw, start: start
+    start = system._candidates(8, 0, list(range(2000)), 0)
+    assert float(start.mean()) == pytest.approx(0, abs=0.02)
+    assert float(start.std()) == pytest.approx(1, abs=0.02)
+
+
 def test_shorter_patients_are_cut_from_the_trained_canvas() -> None:
     system = make()
     system.train_step(batch(length=16), draws(0))

@@ -18,7 +18,7 @@ from healthgym.data.table import check_table
 from healthgym.errors import CohortError, ConfigError, TableError
 from healthgym.evaluation import collapse, dynamics, joint, marginals, privacy, utility, validity
 from healthgym.evaluation.comparison import Comparison
-from healthgym.evaluation.figure import Figure, Section, Verdict
+from healthgym.evaluation.figure import Figure, Section, Verdict, worst_section
 from healthgym.evaluation.panel import panel_from_frame
 from healthgym.evaluation.report import SECTIONS, compare, evaluate, file_name, make_report, write_report
 from healthgym.evaluation.settings import ReportConfig, load_report_config
@@ -158,6 +158,11 @@ def test_without_a_holdout_membership_is_not_judged_and_says_why() -> None:
     assert found.verdict is Verdict.NOT_JUDGED
     assert found.value is None
     assert "Needs a holdout" in found.reason
+    section = privacy.section(comparison)
+    assert section.verdict is Verdict.NOT_JUDGED  # distances alone prove no privacy
+    passing = validity.section(comparison)
+    assert worst_section([passing, section]) is Verdict.NOT_JUDGED
+    assert worst_section([passing]) is Verdict.PASS
     assert verdicts(utility.section(comparison))["next_step"] is Verdict.PASS
     assert any("no holdout" in note for note in utility.section(comparison).notes)
 
@@ -236,6 +241,16 @@ def test_missing_values_are_compared() -> None:
     assert found.value == pytest.approx(0.3, abs=0.02)
     assert found.verdict is Verdict.FAIL
     assert figure(validity.section(comparison), "validity.absent").verdict is Verdict.FAIL
+
+
+def test_a_variable_without_any_synthetic_value_is_as_far_off_as_can_be() -> None:
+    empty = real_patients(3).assign(rate=np.nan)
+    comparison = compared(empty)
+    assert marginals.ks_distances(comparison.train, comparison.synthetic)["rate"] == 1.0
+    assert marginals.wasserstein_distances(comparison.train, comparison.synthetic)["rate"] == 10.0
+    assert dynamics.change_distances(comparison.train, comparison.synthetic)["rate"] == 1.0
+    assert verdicts(joint.section(comparison))["pearson_lost"] is not Verdict.PASS
+    assert utility.section(comparison).verdict is not Verdict.NOT_JUDGED
 
 
 # --- amounts -------------------------------------------------------------------------------------
@@ -340,6 +355,8 @@ def test_real_data_must_fit_its_schema(files: dict[str, Path]) -> None:
 def test_an_unknown_label_in_a_frame_is_refused() -> None:
     with pytest.raises(TableError, match="column 'ward': unknown label"):
         panel_from_frame(real_patients(1).assign(ward="upper"), SCHEMA, "cohort")
+    with pytest.raises(TableError, match="column 'rate': 4800 infinite"):
+        panel_from_frame(real_patients(1).assign(rate=np.inf), SCHEMA, "cohort")
     with pytest.raises(TableError, match="cohort lacks drug"):
         panel_from_frame(real_patients(1).drop(columns="drug"), SCHEMA, "cohort")
 

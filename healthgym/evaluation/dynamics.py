@@ -193,8 +193,9 @@ def change_distances(real: Side, synthetic: Side) -> dict[str, float]:
         if not variable.static:
             changes = [np.diff(side.panel.reals_NTR[:, :, position], axis=1) for side in (real, synthetic)]
             a, b = (values[np.isfinite(values)] for values in changes)
-            if len(a) and len(b):
-                distances[variable.name] = float(stats.ks_2samp(np.round(a, 9), np.round(b, 9)).statistic)
+            if len(a):
+                changes_differ = stats.ks_2samp(np.round(a, 9), np.round(b, 9)).statistic if len(b) else 1.0
+                distances[variable.name] = float(changes_differ)
     return distances
 
 

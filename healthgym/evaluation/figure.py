@@ -20,6 +20,7 @@ class Verdict(StrEnum):
 
 
 _SEVERITY = (Verdict.FAIL, Verdict.CAUTION, Verdict.PASS, Verdict.NOT_JUDGED, Verdict.SHOWN)
+_SEVERITY_OF_SECTIONS = (Verdict.FAIL, Verdict.CAUTION, Verdict.NOT_JUDGED, Verdict.PASS, Verdict.SHOWN)
 
 
 class NotJudgedError(Exception):
@@ -107,7 +108,7 @@ class Picture:
 
 @dataclass
 class Section:
-    """A part of the report."""
+    """A part of the report; `essential` are the keys of figures without which it cannot pass."""
 
     key: str
     title: str
@@ -115,11 +116,14 @@ class Section:
     figures: list[Figure] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    essential: frozenset[str] = frozenset()
 
     @property
     def verdict(self) -> Verdict:
-        """The worst verdict of its figures."""
-        return worst([figure.verdict for figure in self.figures])
+        """The worst verdict of its figures; it passes only if the essential ones could be judged."""
+        found = worst([figure.verdict for figure in self.figures])
+        unjudged = {figure.key for figure in self.figures if figure.verdict is Verdict.NOT_JUDGED}
+        return Verdict.NOT_JUDGED if found is Verdict.PASS and unjudged & self.essential else found
 
     def to_json(self) -> dict[str, Any]:
         """Return what report.json says about the section."""
@@ -137,6 +141,12 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
     """Return the worst of some verdicts; "not judged" only where nothing was judged."""
     present = set(verdicts)
     return next((verdict for verdict in _SEVERITY if verdict in present), Verdict.NOT_JUDGED)
+
+
+def worst_section(sections: Sequence[Section]) -> Verdict:
+    """Return the verdict on a whole report, which passes only if every section could be judged."""
+    present = {section.verdict for section in sections}
+    return next((verdict for verdict in _SEVERITY_OF_SECTIONS if verdict in present), Verdict.NOT_JUDGED)
 
 
 def judge(value: float | None, floor: float | None, threshold: Threshold | None) -> Verdict:

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from healthgym.evaluation import pictures
 from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.figure import Figure, Section
-from healthgym.evaluation.panel import Panel
+from healthgym.evaluation.panel import Floats, Panel
+from healthgym.evaluation.scale import LARGEST
 from healthgym.seeds import stream
 
 _V1 = "Kuo et al., Scientific Data 2022, doi 10.1038/s41597-022-01784-7"
@@ -83,12 +83,20 @@ def section(comparison: Comparison) -> Section:
 
 def ks_distances(real: Side, synthetic: Side) -> dict[str, float]:
     """Return the Kolmogorov-Smirnov statistic of each real variable."""
-    return _per_real(real, synthetic, Panel.real, lambda a, b: float(stats.ks_2samp(a, b).statistic))
+
+    def distance(a: Floats, b: Floats) -> float:
+        return float(stats.ks_2samp(a, b).statistic)
+
+    return _per_real(real, synthetic, Panel.real, distance, absent=1.0)
 
 
 def wasserstein_distances(real: Side, synthetic: Side) -> dict[str, float]:
     """Return the Wasserstein distance of each real variable on the common scale."""
-    return _per_real(real, synthetic, Panel.scaled, lambda a, b: float(stats.wasserstein_distance(a, b)))
+
+    def distance(a: Floats, b: Floats) -> float:
+        return float(stats.wasserstein_distance(a, b))
+
+    return _per_real(real, synthetic, Panel.scaled, distance, absent=LARGEST)
 
 
 def total_variations(real: Side, synthetic: Side) -> dict[str, float]:
@@ -111,7 +119,7 @@ def missing_shares(real: Side, synthetic: Side) -> dict[str, float]:
     return shares or {"nothing is missing on either side": 0.0}
 
 
-def class_shares(side: Side, position: int) -> NDArray[np.float64]:
+def class_shares(side: Side, position: int) -> Floats:
     """Return class shares of a categorical variable: of patients where it is static, else of timesteps."""
     variable = side.panel.schema.categoricals[position]
     if not variable.static:
@@ -152,35 +160,37 @@ def _battery_figure(comparison: Comparison, test: str) -> Figure:
 def _per_real(
     real: Side,
     synthetic: Side,
-    values: Callable[[Panel, int], NDArray[np.float64]],
-    distance: Callable[[NDArray[np.float64], NDArray[np.float64]], float],
+    values: Callable[[Panel, int], Floats],
+    distance: Callable[[Floats, Floats], float],
+    absent: float,
 ) -> dict[str, float]:
-    """Apply a two-sample distance to each real variable that both sides have values of."""
+    """Apply a two-sample distance to each real variable; `absent` where the synthetic side has no value at "
+    "all."""
     distances = {}
     for position, variable in enumerate(real.panel.schema.reals):
         a, b = values(real.panel, position), values(synthetic.panel, position)
-        if len(a) and len(b):
-            distances[variable.name] = distance(a, b)
+        if len(a):
+            distances[variable.name] = distance(a, b) if len(b) else absent
     return distances
 
 
-def _one_timestep_each(panel: Panel) -> NDArray[np.float64]:
+def _one_timestep_each(panel: Panel) -> Floats:
     """Return the reals of one random timestep per patient on the common scale, shape (N, R)."""
     chosen = (stream(0, "one timestep each").random(panel.num_patients) * panel.lengths_N).astype(int)
     return np.asarray(panel.scaled_NTR[np.arange(panel.num_patients), chosen])
 
 
-def _passes_ks(a: NDArray[np.float64], b: NDArray[np.float64], level: float) -> bool:
+def _passes_ks(a: Floats, b: Floats, level: float) -> bool:
     return bool(stats.ks_2samp(a, b).pvalue > level)
 
 
-def _passes_t(a: NDArray[np.float64], b: NDArray[np.float64], level: float) -> bool:
+def _passes_t(a: Floats, b: Floats, level: float) -> bool:
     if _is_constant(a) or _is_constant(b):
         return bool(abs(a.mean() - b.mean()) <= 1e-9)
     return bool(stats.ttest_ind(a, b, equal_var=False).pvalue > level)
 
 
-def _passes_f(a: NDArray[np.float64], b: NDArray[np.float64], level: float) -> bool:
+def _passes_f(a: Floats, b: Floats, level: float) -> bool:
     if _is_constant(a) or _is_constant(b):
         return _is_constant(a) and _is_constant(b)
     ratio = a.var(ddof=1) / b.var(ddof=1)
@@ -188,11 +198,11 @@ def _passes_f(a: NDArray[np.float64], b: NDArray[np.float64], level: float) -> b
     return bool(2 * min(below, 1 - below) > level)
 
 
-def _passes_three_sigma(a: NDArray[np.float64], b: NDArray[np.float64], level: float) -> bool:
+def _passes_three_sigma(a: Floats, b: Floats, level: float) -> bool:
     return bool(np.mean(np.abs(b - a.mean()) <= 3 * max(a.std(), 1e-12)) >= 0.95)
 
 
-def _is_constant(values: NDArray[np.float64]) -> bool:
+def _is_constant(values: Floats) -> bool:
     return bool(np.ptp(values) <= 1e-9)
 
 

@@ -110,7 +110,7 @@ def panel_from_frame(frame: pd.DataFrame, schema: Schema, source: str) -> Panel:
     """Turn a checked long table, sorted by patient and timestep, into a panel.
 
     Raises:
-        TableError: where a variable is missing, or has a label that the schema does not know.
+        TableError: where a variable is missing, infinite, or has a label that the schema does not know.
     """
     wanted = [schema.keys.patient, *schema.names()]
     absent = [name for name in wanted if name not in frame.columns]
@@ -129,6 +129,11 @@ def panel_from_frame(frame: pd.DataFrame, schema: Schema, source: str) -> Panel:
     codes = np.full((*shape, len(schema.categoricals)), -1, dtype=np.int16)
     for position, variable in enumerate(schema.reals):
         values = frame[variable.name].to_numpy(dtype=np.float64)
+        if np.isinf(values).any():
+            raise TableError(
+                f"{source}, column '{variable.name}': {np.isinf(values).sum()} infinite value(s). Correct "
+                f"them, or leave them empty."
+            )
         reals[patient_of_row, step_of_row, position] = values
     for position, variable in enumerate(schema.categoricals):
         codes[patient_of_row, step_of_row, position] = _codes(frame[variable.name], variable.labels, source)

@@ -122,6 +122,7 @@ def section(comparison: Comparison) -> Section:
             f"Distances use {comparison.synthetic.panel.num_patients:,} of "
             f"{comparison.synthetic.num_patients:,} synthetic patients; copies are looked for among all."
         )
+    part.essential = frozenset(about.key for about in (MEMBERSHIP, MEMBERSHIP_TPR, SHADOW))
     found = _Distances.of(comparison)
     part.figures = [
         *_membership(comparison, found),

@@ -24,7 +24,7 @@ from healthgym.evaluation import (
     validity,
 )
 from healthgym.evaluation.comparison import Comparison, Side
-from healthgym.evaluation.figure import Section, Verdict, worst
+from healthgym.evaluation.figure import Section, Verdict, worst_section
 from healthgym.evaluation.page import render
 from healthgym.evaluation.scale import fit_scale
 from healthgym.evaluation.settings import ReportConfig, load_report_config
@@ -59,7 +59,7 @@ class Report:
     @property
     def verdict(self) -> Verdict:
         """The worst verdict of its sections."""
-        return worst([section.verdict for section in self.sections])
+        return worst_section(self.sections)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of report.json."""

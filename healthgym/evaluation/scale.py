@@ -11,7 +11,7 @@ from healthgym.schema import Schema
 
 NUM_BINS = 5
 
-_CLIP = 10.0
+LARGEST = 10.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Scale:
     def apply(self, reals_xR: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the reals on the common scale, shape (..., R); NaN stays NaN."""
         bent = self.transform.forward_reals(np.maximum(reals_xR, self.lowest_R))
-        return np.clip((bent - self.mean_R) / self.deviation_R, -_CLIP, _CLIP)
+        return np.clip((bent - self.mean_R) / self.deviation_R, -LARGEST, LARGEST)
 
     def bins(self, reals_xR: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the quantile bin of every value, 0..NUM_BINS-1; -1 where missing."""

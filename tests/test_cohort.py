@@ -399,6 +399,15 @@ def test_a_write_that_the_system_cuts_short_leaves_nothing_and_is_made_good(
     open_cohort(request_.out).verify()
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a place where nobody can make a folder")
+def test_a_folder_that_cannot_be_made_is_a_sentence(request_: SynthesisRequest) -> None:
+    nowhere = Path("/proc/nope")
+    with pytest.raises(
+        CohortError, match=r"Cannot begin a cohort in /proc/nope: .*Choose a folder with --out"
+    ):
+        synthesize(request_.model_copy(update={"out": nowhere}), open_fake)
+
+
 def test_a_folder_that_cannot_be_written_is_a_sentence(request_: SynthesisRequest) -> None:
     request_.out.write_text("a file where the folder should be")
     with pytest.raises(CohortError, match=r"Cannot (read|write) .*plan\.json: "):
@@ -419,7 +428,7 @@ def test_errors_in_a_worker_process_reach_the_user(request_: SynthesisRequest) -
 def test_a_checkpoint_must_be_named_and_be_there(request_: SynthesisRequest, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Say which trained system to use: --run-dir or --checkpoint"):
         find_checkpoint(request_.model_copy(update={"checkpoint": None}), None)
-    with pytest.raises(StorageError, match="holds no whole checkpoint"):
+    with pytest.raises(StorageError, match="holds no checkpoint: check --checkpoint"):
         find_checkpoint(request_.model_copy(update={"checkpoint": tmp_path}), None)
 
 

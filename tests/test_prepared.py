@@ -205,7 +205,9 @@ def test_altered_cut_and_foreign_files_are_refused(cohort: PreparedCohort, tmp_p
     path.write_bytes(whole[:-1])
     with pytest.raises(StorageError, match="cut short"):
         PreparedCohort.open(path)
-    with pytest.raises(StorageError, match="Cannot read"):
+    with pytest.raises(
+        StorageError, match=r"no prepared cohort .*absent\.h5: prepare it first with jobs/prep"
+    ):
         PreparedCohort.open(tmp_path / "absent.h5")
     path.write_text("text")
     with pytest.raises(StorageError, match="not a file of healthgym's"):

@@ -46,12 +46,7 @@ def run(
     Raises:
         HealthgymError: with what is wrong and what to do.
     """
-    if not 0 <= holdout < 1:
-        raise ConfigError(
-            f"--holdout {holdout:g}: give a share of the patients from 0 up to, not including, 1."
-        )
-    if max_patients is not None and max_patients < 1:
-        raise ConfigError(f"--max-patients {max_patients}: give at least 1.")
+    check(holdout, max_patients)
     declared = load_schema(schema)
     source = find_source(declared, table, dataset, seed, max_patients, cache)
     recipe = {
@@ -73,6 +68,20 @@ def run(
             with _naming(path), atomic_path(path) as beside:
                 cohort.frame(split).to_csv(beside, index=False)
     return _summary(cohort, source, out, done, tables)
+
+
+def check(holdout: float, max_patients: int | None) -> None:
+    """Refuse numbers of patients that cannot be.
+
+    Raises:
+        ConfigError: with what to give.
+    """
+    if not 0 <= holdout < 1:
+        raise ConfigError(
+            f"--holdout {holdout:g}: give a share of the patients from 0 up to, not including, 1."
+        )
+    if max_patients is not None and max_patients < 1:
+        raise ConfigError(f"--max-patients {max_patients}: give at least 1.")
 
 
 def _prepare(

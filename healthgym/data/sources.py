@@ -32,6 +32,23 @@ class Source:
     parts: Callable[[], Iterator[pd.DataFrame]] | None = None
 
 
+def check_named(table: Path | None, dataset: str | None) -> None:
+    """Refuse to go on without exactly one table that is there, or is known.
+
+    Raises:
+        ConfigError: with what to give.
+    """
+    if (table is None) == (dataset is None):
+        raise ConfigError("Give either --table FILE or --dataset NAME.")
+    if table is not None and not table.is_file():
+        raise ConfigError(f"--table {table}: there is no such file. Check the path.")
+    known = [*DATASETS, SIMULATED]
+    if dataset is not None and dataset not in known:
+        raise ConfigError(
+            f"--dataset {dataset}: unknown{nearest(dataset, known)}; known are {', '.join(known)}."
+        )
+
+
 def find_source(
     schema: Schema,
     table: Path | None,
@@ -41,11 +58,8 @@ def find_source(
     cache: Path | None,
 ) -> Source:
     """Return where the table comes from, fetched if need be."""
-    if (table is None) == (dataset is None):
-        raise ConfigError("Give either --table FILE or --dataset NAME.")
+    check_named(table, dataset)
     if table is not None:
-        if not table.is_file():
-            raise ConfigError(f"--table {table}: there is no such file. Check the path.")
         return Source(str(table), f"sha256:{sha256_of(table)}", lambda: read_table(table, schema))
     assert dataset is not None
     if dataset == SIMULATED:
@@ -56,11 +70,6 @@ def find_source(
         identity = f"{SIMULATED}:{number} patients, seed {seed}, healthgym {__version__}"
         parts = (lambda: simulate_chunks(number, seed)) if number > _IN_MEMORY_PATIENTS else None
         return Source(name, identity, lambda: simulate_art_hiv(number, seed), parts)
-    if dataset not in DATASETS:
-        known = [*DATASETS, SIMULATED]
-        raise ConfigError(
-            f"--dataset {dataset}: unknown{nearest(dataset, known)}; known are {', '.join(known)}."
-        )
     path = fetch(DATASETS[dataset], cache)
 
     def read_fetched() -> pd.DataFrame:

@@ -55,6 +55,7 @@ def _launch(job: Job, on: str, dry_run: bool) -> int:
     from healthgym.launch import submission
 
     if dry_run:
+        job.check()
         print(submission.show(job, settings_path))
     else:
         submission.submit(job, settings_path)

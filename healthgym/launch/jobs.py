@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from healthgym.config import RunConfig
+from healthgym.errors import StorageError
 from healthgym.launch.perform import Job, Outcome
 
 
@@ -125,10 +126,12 @@ class SynthesizeJob:
         return SynthesisRequest.model_validate_json(self.request_json)
 
     def check(self, awaited: bool = False) -> None:
-        """Refuse what contradicts the cohort begun in the folder."""
-        from healthgym.synthesis.cohort import make_plan
+        """Refuse a trained system that is not there, and what contradicts the cohort begun in the folder."""
+        from healthgym.synthesis.cohort import make_plan, named_system
         from healthgym.synthesis.plan import agree, read_plan
 
+        if not awaited:
+            named_system(self._request)
         begun = read_plan(self.out)
         if begun:
             agree(self.out, make_plan(self._request, begun.checkpoint_sha256, begun.device))
@@ -198,10 +201,14 @@ class PrepareJob:
         return [path for path in (self.schema, self.table, self.cache) if path]
 
     def check(self, awaited: bool = False) -> None:
-        """Refuse a schema that cannot be read."""
+        """Refuse a schema that cannot be read, a table that is not there, and numbers that cannot be."""
+        from healthgym.data import command, sources
         from healthgym.schema import load_schema
 
         load_schema(self.schema)
+        command.check(self.holdout, self.max_patients)
+        if not awaited:
+            sources.check_named(self.table, self.dataset)
 
     def deal(self, num_tasks: int) -> Sequence[Job]:
         """Return the job itself: a table is prepared in one piece."""
@@ -248,12 +255,16 @@ class EvaluateJob:
         return [path for path in named if path]
 
     def check(self, awaited: bool = False) -> None:
-        """Refuse a schema or settings that cannot be read."""
+        """Refuse a schema or settings that cannot be read, and patients who are not there."""
         from healthgym.evaluation.settings import load_report_config
         from healthgym.schema import load_schema
 
         load_schema(self.schema)
         load_report_config(self.config, self.overrides)
+        for name in () if awaited else ("real", "holdout", "synthetic"):
+            path = getattr(self, name)
+            if path and not path.exists():
+                raise StorageError(f"--{name} {path}: there is no such file or folder. Check the path.")
 
     def deal(self, num_tasks: int) -> Sequence[Job]:
         """Return the job itself: a report is one piece."""

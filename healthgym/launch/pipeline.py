@@ -123,6 +123,7 @@ def show_pipeline(path: Path) -> str:
     """Return the batch scripts of all stages; nothing is made or queued."""
     texts, before = [], ""
     for job, on in load(Pipeline, path).jobs():
+        job.check(awaited=bool(before))
         texts.append(submission.show(job, on, [before] if before else []))
         before = f"NUMBER_OF_{job.kind.upper()}"
     return "\n\n".join(texts)

@@ -165,6 +165,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         StorageError: there is none.
     """
+    if not path.exists():
+        raise StorageError(
+            f"{path} is not there: check the path. Give a run folder that training has written to, or a "
+            f"checkpoint file."
+        )
     if not path.is_dir():
         return read_checkpoint(path)
     found = newest_checkpoint(path / "checkpoints") or newest_checkpoint(path)

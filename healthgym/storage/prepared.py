@@ -110,6 +110,7 @@ def read_head(path: Path) -> dict[str, Any]:
     Raises:
         StorageError: the file is missing, cut short, visibly altered, or of another kind or version.
     """
+    _require(path)
     check_size(path)
     with _reading(path) as file:
         return dict(json.loads(file["head"][()]))
@@ -130,6 +131,7 @@ def open_prepared(
     Raises:
         StorageError: the file is missing, cut short, altered, or of another kind or version.
     """
+    _require(path)
     seal = verify_seal(path) if verify else check_size(path)
     with _reading(path) as file:
         splits = {
@@ -142,6 +144,14 @@ def open_prepared(
             if isinstance(group, h5py.Group)
         }
         return json.loads(file["head"][()]), file["correlation"][()], splits, seal
+
+
+def _require(path: Path) -> None:
+    if not path.exists():
+        raise StorageError(
+            f"There is no prepared cohort {path}: prepare it first with jobs/prepare.py, or give its path by "
+            f"--data."
+        )
 
 
 @contextmanager

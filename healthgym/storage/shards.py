@@ -8,6 +8,7 @@
 A shard counts as finished only where receipt, plan and file agree.
 """
 
+import errno
 import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -149,9 +150,11 @@ def save_shard(
 
 def unwritable(path: Path, error: OSError) -> CohortError:
     """Return the error for a file that cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "Free some space" if full else "Mend the folder and its permissions"
     return CohortError(
-        f"Cannot write {path}: {error.strerror or error}. Free some space or mend the permission, then give "
-        f"the same command again: finished shards stay."
+        f"Cannot write {path}: {error.strerror or error}. {remedy}, then give the same command again: "
+        f"finished shards stay."
     )
 
 

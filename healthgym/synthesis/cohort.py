@@ -150,15 +150,34 @@ def make_plan(
     return parse(SynthesisPlan, values | fixed, "synthesis")
 
 
+def named_system(request: SynthesisRequest) -> Path:
+    """Return the run folder or checkpoint file that a request names.
+
+    Raises:
+        ConfigError: it names none.
+        StorageError: it is not there, or is a folder without any checkpoint.
+    """
+    given = request.checkpoint or request.run_dir
+    if given is None:
+        raise ConfigError("Say which trained system to use: --run-dir or --checkpoint.")
+    option = "--checkpoint" if request.checkpoint else "--run-dir"
+    if not given.exists():
+        raise StorageError(f"{given} is not there: check {option}, or train it first with jobs/train.py.")
+    if given.is_dir() and not list_checkpoints(given / "checkpoints"):
+        raise StorageError(
+            f"{given} holds no checkpoint: check {option}. Give a run folder that training has written to, "
+            f"or a file with --checkpoint."
+        )
+    return given
+
+
 def find_checkpoint(request: SynthesisRequest, begun: SynthesisPlan | None) -> Path:
     """Return the checkpoint the cohort was begun with if it is still there, else the newest whole one.
 
     Raises:
         StorageError: there is none.
     """
-    given = request.checkpoint or request.run_dir
-    if given is None:
-        raise ConfigError("Say which trained system to use: --run-dir or --checkpoint.")
+    given = named_system(request)
     if not given.is_dir():
         return given
     whole = {path: seal for path in list_checkpoints(given / "checkpoints") if (seal := _seal(path))}

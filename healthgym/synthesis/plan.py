@@ -16,7 +16,6 @@ from healthgym.config import Positive, StrictModel, differences, parse
 from healthgym.errors import CohortError, ConfigError
 from healthgym.seeds import uniform_rows
 from healthgym.storage.shard_file import COMPRESSIONS, Compression, FileFormat
-from healthgym.storage.shards import unwritable
 
 PLAN_FILE = "plan.json"
 
@@ -151,7 +150,10 @@ def agree(folder: Path, plan: SynthesisPlan) -> None:
         if not (folder / PLAN_FILE).exists():
             _begin(folder, plan)
     except OSError as error:
-        raise unwritable(folder / PLAN_FILE, error) from error
+        raise CohortError(
+            f"Cannot begin a cohort in {folder}: {error.strerror or error}. Choose a folder with --out that "
+            f"can be made and written to."
+        ) from error
     begun = read_plan(folder)
     if begun is not None and begun != plan:
         lines = "\n".join(f"  - {line}" for line in differences(begun, plan))

@@ -108,15 +108,24 @@ def _in_order(x_TBI: Tensor, stream: _Stream) -> Sequence[Tensor]:
     return x_TBI.unbind()[:: -1 if stream else 1]
 
 
-def _new_gradients(x_TBI: Tensor) -> Tensor:
-    """Return memory for both directions' gradients dx_TDBI; they lie as the steps have them, (D, I, T, B)."""
-    T, B, I = x_TBI.shape
-    return x_TBI.new_empty(2, I, T, B).permute(2, 0, 3, 1)
+class _InputGradient:
+    """Collects dx from the streams, in the memory order of a step: features, timesteps, patients."""
 
+    def __init__(self, x_TBI: Tensor) -> None:
+        (T, B, I), self._together = x_TBI.shape, len(_streams(x_TBI)) == 1
+        self._dx_STBI = x_TBI.new_empty(2 if self._together else 1, I, T, B).permute(0, 2, 3, 1)
 
-def _merge(dx_TDBI: Tensor) -> Tensor:
-    """Add the second direction's gradient, turned back in time, to the first's."""
-    return dx_TDBI[:, 0] + dx_TDBI[:, 1].flip(0)
+    def of(self, stream: _Stream) -> tuple[Sequence[Tensor], bool]:
+        """Return where a stream puts dx_t, in its order, and whether it adds to what is there."""
+        if isinstance(stream, slice):
+            return self._dx_STBI.unbind(1), False
+        return self._dx_STBI[0].unbind()[:: -1 if stream else 1], stream == 1
+
+    def sum(self) -> Tensor:
+        """Return dx_TBI."""
+        if self._together:
+            return self._dx_STBI[0] + self._dx_STBI[1].flip(0)
+        return self._dx_STBI[0]
 
 
 class _Forward(torch.autograd.Function):
@@ -161,7 +170,7 @@ class _Backward(torch.autograd.Function):
         last_only: bool,
         wants_weights: bool,
     ) -> Any:
-        dh_TDBH, dx_TDBI = dh.unsqueeze(0) if last_only else dh, _new_gradients(x_TBI)
+        dh_TDBH, dx = dh.unsqueeze(0) if last_only else dh, _InputGradient(x_TBI)
         dweight = torch.zeros_like(weight_DGK) if wants_weights else None
         dbias = torch.zeros_like(bias_DG) if wants_weights else None
         keep = any(ctx.needs_input_grad)
@@ -170,7 +179,7 @@ class _Backward(torch.autograd.Function):
                 tape,
                 weight_DGK[s],
                 dh_TDBH[:, s].unbind(),
-                dx_TDBI[:, s].unbind(),
+                *dx.of(s),
                 dweight[s] if dweight is not None else None,
                 dbias[s] if dbias is not None else None,
                 keep,
@@ -181,7 +190,7 @@ class _Backward(torch.autograd.Function):
             ctx.save_for_backward(weight_DGK)
             ctx.tapes, ctx.grads, ctx.last_only = tapes, grads, last_only
             ctx.set_materialize_grads(False)
-        return _merge(dx_TDBI), dweight, dbias
+        return dx.sum(), dweight, dbias
 
     @staticmethod
     @once_differentiable
@@ -193,14 +202,14 @@ class _Backward(torch.autograd.Function):
         (weight_DGK,) = ctx.saved_tensors
         T, B, _ = v_TBI.shape
         h_dot_TDBH = v_TBI.new_empty(1 if ctx.last_only else T, 2, B, weight_DGK.shape[1] // 4)
-        dx_dot_TDBI = _new_gradients(v_TBI)
+        dx_dot = _InputGradient(v_TBI)
         dweight, dbias = torch.zeros_like(weight_DGK), weight_DGK.new_zeros(weight_DGK.shape[:2])
         for s, tape, grads in zip(_streams(v_TBI), ctx.tapes, ctx.grads, strict=True):
-            v, h_dot, dx_dot = _in_order(v_TBI, s), h_dot_TDBH[:, s].unbind(), dx_dot_TDBI[:, s].unbind()
+            v, h_dot = _in_order(v_TBI, s), h_dot_TDBH[:, s].unbind()
             dots = passes.tangent(tape, grads, weight_DGK[s], v, h_dot, dweight[s])
-            passes.adjoint_tangent(tape, grads, dots, weight_DGK[s], dx_dot, dweight[s], dbias[s])
+            passes.adjoint_tangent(tape, grads, dots, weight_DGK[s], *dx_dot.of(s), dweight[s], dbias[s])
         dh_dot = h_dot_TDBH[0] if ctx.last_only else h_dot_TDBH
-        return dh_dot, _merge(dx_dot_TDBI), dweight, dbias, None, None, None
+        return dh_dot, dx_dot.sum(), dweight, dbias, None, None, None
 
 
 # torch leaves `apply` untyped.

@@ -127,6 +127,7 @@ def adjoint(
     weight_GK: Tensor,
     dh: Sequence[Tensor],
     dx: Sequence[Tensor],
+    add: bool,
     dweight_GK: Tensor | None,
     dbias_G: Tensor | None,
     keep: bool,
@@ -137,7 +138,8 @@ def adjoint(
         tape: of the forward pass.
         weight_GK: of the stream.
         dh: gradients with respect to h_t, of all timesteps or of the last one.
-        dx: filled with the gradients with respect to x_t.
+        dx: filled with the gradients with respect to x_t, or these are added to it.
+        add: whether to add to dx.
         dweight_GK, dbias_G: the weights' gradients are added to them, if given.
         keep: whether a derivative of this pass will follow.
 
@@ -167,7 +169,7 @@ def adjoint(
         torch.mul(grad_after.h, now.tanh_cell, out=grad.output)
         _sigmoid_grad(grad.output, now.output, grad_input=grad.output)
         _back_through_affine(t, grad, weight_KG, I)
-        dx[t].copy_(grad.x.mT)
+        _write(dx[t], grad.x.mT, add)
         if dweight_GK is not None and dbias_G is not None:
             _add_product(dweight_GK, grad.gates, now, t, I)
             dbias_G.add_(grad.gates.sum(-1))
@@ -224,6 +226,7 @@ def adjoint_tangent(
     dots: Tape,
     weight_GK: Tensor,
     dx_dot: Sequence[Tensor],
+    add: bool,
     dweight_GK: Tensor,
     dbias_G: Tensor,
 ) -> None:
@@ -236,7 +239,7 @@ def adjoint_tangent(
     Args:
         tape, grads, dots: of the forward, adjoint and tangent passes.
         weight_GK: of the stream.
-        dx_dot: filled with the tangents of dx_t.
+        dx_dot, add: filled with the tangents of dx_t, or these are added to it.
         dweight_GK, dbias_G: the tangents of the weights' gradients, but for the part that `tangent`
             adds, are added to them.
     """
@@ -281,9 +284,14 @@ def adjoint_tangent(
         out.output.add_(bend.output)
 
         _back_through_affine(t, out, weight_KG, I)
-        dx_dot[t].copy_(out.x.mT)
+        _write(dx_dot[t], out.x.mT, add)
         _add_product(dweight_GK, out.gates, now, t, I)
         dbias_G.add_(out.gates.sum(-1))
+
+
+def _write(target: Tensor, value: Tensor, add: bool) -> None:
+    """Set or increase a tensor."""
+    (target.add_ if add else target.copy_)(value)
 
 
 def _affine(bias_G1: Tensor, weight: Tensor, x: Tensor, out: Tensor) -> None:

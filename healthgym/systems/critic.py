@@ -5,7 +5,7 @@ Shapes: B batch, T timesteps, N = T B columns, F features, E embedded, H hidden.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu
+from torch.nn.functional import leaky_relu_
 
 from healthgym.layout import FeatureLayout
 from healthgym.nn.embedding import SoftEmbedding
@@ -39,8 +39,8 @@ class Critic(nn.Module):
         # Features before patients, as the recurrent passes want them; N = T B columns.
         x_FN = x_BTF.transpose(0, 1).reshape(T * B, F).t()
         weight_HF = self.linear1.weight @ self.embedding.matrix_FE().t()
-        h_HN = leaky_relu(torch.addmm(self.linear1.bias.unsqueeze(1), weight_HF, x_FN), LEAK)
-        h_HN = leaky_relu(torch.addmm(self.linear2.bias.unsqueeze(1), self.linear2.weight, h_HN), LEAK)
+        h_HN = leaky_relu_(torch.addmm(self.linear1.bias.unsqueeze(1), weight_HF, x_FN), LEAK)
+        h_HN = leaky_relu_(torch.addmm(self.linear2.bias.unsqueeze(1), self.linear2.weight, h_HN), LEAK)
         h_TBH = h_HN.view(-1, T, B).permute(1, 2, 0)
         scores: Tensor = self.linear3(self.recurrent(h_TBH, last_only=True, penalised=penalised))
         return scores

@@ -53,8 +53,10 @@ inside() { # image, command...: not root, no HOME
 }
 
 look() {
-    local size
-    size=$(($(buildah inspect --type image --format '{{.Docker.Size}}' localhost/healthgym 2>/dev/null || echo 0) / 1000000))
+    local working size
+    working=$(buildah from localhost/healthgym)
+    size=$(du -sm "$(buildah mount "$working")" | cut -f 1)
+    buildah rm "$working" >/dev/null
     [ "$(inside localhost/healthgym id -u)" != 0 ] || { echo "it runs as root" >&2; exit 1; }
     if inside localhost/healthgym sh -c 'touch /opt/healthgym/x /opt/venv/x' 2>/dev/null; then
         echo "its user can change it" >&2

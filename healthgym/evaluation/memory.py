@@ -18,6 +18,14 @@ Floats = NDArray[np.float64]
 
 _NEIGHBOURS = 5
 _SINGLED_OUT = 0.5
+_INTRO = (
+    "The checkpoint carries {:,} slots, each the mean latent of a real patient at some moment of training. "
+    "Can they be linked back to the patients?"
+)
+_INTRO_COARSE = (
+    "The same questions where {:,} centroids, each of several slots, take the place of the slots: what a "
+    "released checkpoint would give away."
+)
 
 MEMBERSHIP = About(
     "memory.membership_auc",
@@ -68,14 +76,17 @@ SPREAD = About(
 )
 
 
-def audit(slots_MH: Vectors, train_NH: Vectors, holdout_NH: Vectors, config: ReportConfig) -> Section:
+def audit(
+    slots_MH: Vectors, train_NH: Vectors, holdout_NH: Vectors, config: ReportConfig, coarse: bool = False
+) -> Section:
     """Try to link the slots of a latent memory to the patients they came from.
 
     Args:
-        slots_MH: the latent memory of a checkpoint.
+        slots_MH: the latent memory of a checkpoint, or a coarse form of it.
         train_NH: time means of the training patients' latents, by the checkpoint's autoencoder.
         holdout_NH: the same of patients unseen in training.
         config: thresholds, under `memory`.
+        coarse: whether the slots come from `coarsen`, for the words.
     """
     slots, train, holdout = (
         np.ascontiguousarray(x, dtype=np.float32) for x in (slots_MH, train_NH, holdout_NH)
@@ -85,19 +96,18 @@ def audit(slots_MH: Vectors, train_NH: Vectors, holdout_NH: Vectors, config: Rep
     linked = float(np.mean(_ratios(slots, train) < _SINGLED_OUT))
     radius = k_nearest(train, train, _NEIGHBOURS + 1)[0][:, -1]
     spread = np.sqrt(slots.var(axis=0).sum() / max(float(train.var(axis=0).sum()), 1e-12))
-    part = Section(
-        "memory",
-        "Latent memory",
-        f"The checkpoint carries {len(slots):,} slots, each the mean latent of a real patient at some moment "
-        "of training. Can they be linked back to the patients?",
-    )
+    part = Section("memory", "Latent memory", _INTRO.format(len(slots)))
+    if coarse:
+        part = Section("memory-coarse", "The memory made coarse", _INTRO_COARSE.format(len(slots)))
     part.figures = [
-        _figure(MEMBERSHIP, config, auc(members, outsiders), interval=auc_interval(members, outsiders)),
-        _figure(MEMBERSHIP_TPR, config, rate, interval=share_interval(rate, len(members))),
-        _figure(LINKED, config, linked, float(np.mean(_ratios(slots, holdout) < _SINGLED_OUT))),
-        _figure(NEARER, config, float(nearer_to_first(slots, train, holdout).mean()), 0.5),
-        _figure(COVERAGE, config, float(np.mean(neighbours(train, slots).nearest_N <= radius))),
-        _figure(SPREAD, config, float(spread)),
+        _figure(
+            MEMBERSHIP, config, coarse, auc(members, outsiders), interval=auc_interval(members, outsiders)
+        ),
+        _figure(MEMBERSHIP_TPR, config, coarse, rate, interval=share_interval(rate, len(members))),
+        _figure(LINKED, config, coarse, linked, float(np.mean(_ratios(slots, holdout) < _SINGLED_OUT))),
+        _figure(NEARER, config, coarse, float(nearer_to_first(slots, train, holdout).mean()), 0.5),
+        _figure(COVERAGE, config, coarse, float(np.mean(neighbours(train, slots).nearest_N <= radius))),
+        _figure(SPREAD, config, coarse, float(spread)),
     ]
     return part
 
@@ -136,13 +146,14 @@ def _ratios(queries: Vectors, others: Vectors) -> Floats:
 def _figure(
     about: About,
     config: ReportConfig,
+    coarse: bool,
     value: float,
     floor: float | None = None,
     interval: tuple[float, float] | None = None,
 ) -> Figure:
     threshold = config.threshold(about.key)
     return Figure(
-        about.key,
+        f"{about.key}:coarse" if coarse else about.key,
         about.title,
         about.what,
         about.source,

@@ -35,6 +35,11 @@ from healthgym.schema import Schema, load_schema
 
 REPORT_VERSION = 1
 
+_LEAD = (
+    "What a synthetic cohort is worth, measured against the real patients it was made from, against the "
+    "noise among those patients, and against patients its maker never saw."
+)
+
 SECTIONS: dict[str, Callable[[Comparison], Section]] = {
     "privacy": privacy.section,
     "validity": validity.section,
@@ -49,12 +54,13 @@ SECTIONS: dict[str, Callable[[Comparison], Section]] = {
 
 @dataclass(frozen=True)
 class Report:
-    """All sections of a judged cohort, and what was judged."""
+    """All sections of what was judged, and what it was; `lead` says in a sentence what the page is."""
 
     title: str
     facts: dict[str, str]
     sections: Sequence[Section]
     thresholds: dict[str, Any]
+    lead: str = _LEAD
 
     @property
     def verdict(self) -> Verdict:
@@ -67,6 +73,7 @@ class Report:
             "kind": "healthgym report",
             "version": REPORT_VERSION,
             "title": self.title,
+            "lead": self.lead,
             "verdict": str(self.verdict),
             "facts": self.facts,
             "sections": [section.to_json() for section in self.sections],

@@ -1,0 +1,94 @@
+"""Audit of a checkpoint's latent memory: its slots against the patients it was trained on and others."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from healthgym.data.encode import design_matrix
+from healthgym.data.sequences import PreparedCohort, Sequences
+from healthgym.errors import ConfigError, TableError
+from healthgym.evaluation.memory import audit, coarsen
+from healthgym.evaluation.report import Report, write_report
+from healthgym.evaluation.settings import load_report_config
+from healthgym.storage.checkpoint import load_checkpoint
+from healthgym.synthesis.source import open_source
+from healthgym.systems.latent import BufferedLatent
+from healthgym.systems.wgan import WGANSystem
+
+_BATCH = 256
+_LEAD = (
+    "Whether the latent memory that travels with a checkpoint gives away who was in its training data, "
+    "measured against patients it never saw."
+)
+
+
+def audit_memory(checkpoint: Path, data: Path, out: Path, config: Path, at_least: int = 0) -> Report:
+    """Try to link the latent memory of a checkpoint to patients, and write the report.
+
+    Args:
+        checkpoint: a checkpoint file or a run folder.
+        data: the prepared cohort it was trained on, with its holdout.
+        out: folder for report.html and report.json.
+        config: thresholds (YAML).
+        at_least: judge beside it a coarse memory whose centroids stand for this many slots each; 0 does not.
+
+    Raises:
+        ConfigError: the system has no latent memory.
+        TableError: it was trained on another cohort, or there are too few held-out patients.
+        StorageError: a file is missing or damaged.
+    """
+    settings = load_report_config(config)
+    cohort, trained = PreparedCohort.open(data), load_checkpoint(checkpoint)
+    if trained.statistics.data_fingerprint != cohort.fingerprint:
+        raise TableError(
+            f"{checkpoint} was not trained on {data}. Give the prepared cohort that it was trained on."
+        )
+    if cohort.holdout.num_patients < settings.min_patients:
+        raise TableError(
+            f"{data} holds out {cohort.holdout.num_patients} patients; the audit compares with at least "
+            f"{settings.min_patients}. Prepare the cohort with a larger holdout."
+        )
+    system = open_source(checkpoint).build("cpu", ())
+    if not isinstance(system, WGANSystem) or not isinstance(system.latent, BufferedLatent):
+        raise ConfigError(f"{checkpoint}: this system has no latent memory, so there is nothing to audit.")
+    slots_MZ = system.latent.slots_MZ[: system.latent.num_filled].numpy()
+    train, holdout = _latents(system, cohort.train), _latents(system, cohort.holdout)
+    sections = [audit(slots_MZ, train, holdout, settings)]
+    if at_least:
+        if at_least > len(slots_MZ):
+            raise ConfigError(
+                f"The memory has {len(slots_MZ)} slots; a centroid cannot stand for {at_least}."
+            )
+        sections.append(audit(coarsen(slots_MZ, at_least)[0], train, holdout, settings, coarse=True))
+    facts = {
+        "checkpoint": trained.sha256[:16],
+        "training data": f"{cohort.train.num_patients:,} patients",
+        "holdout": f"{cohort.holdout.num_patients:,} patients",
+    }
+    thresholds = settings.model_dump(mode="json", exclude_none=True)["thresholds"]["memory"]
+    report = Report(
+        f"{cohort.schema.title or cohort.schema.name}: latent memory", facts, sections, thresholds, _LEAD
+    )
+    write_report(report, out)
+    return report
+
+
+@torch.no_grad()
+def _latents(system: WGANSystem, patients: Sequences) -> NDArray[np.float32]:
+    """Return the time mean of each patient's latents, as a slot is made of one, shape (N, Z)."""
+    assert isinstance(system.latent, BufferedLatent)
+    found = np.empty((patients.num_patients, system.latent.latent_dim), dtype=np.float32)
+    for length in np.unique(patients.lengths_N):
+        same = np.flatnonzero(patients.lengths_N == length)
+        for batch in np.array_split(same, -(-len(same) // _BATCH)):
+            reals_BTR, codes_BTK = patients.gather(batch, int(length))
+            num_rows = len(batch) * int(length)
+            rows = design_matrix(
+                reals_BTR.reshape(num_rows, -1), codes_BTK.reshape(num_rows, -1), system.layout
+            )
+            x_BTF = torch.from_numpy(rows).float().reshape(len(batch), int(length), -1)
+            latent_BTZ, _ = system.latent.autoencoder(system.critic.embedding(x_BTF))
+            found[batch] = latent_BTZ.mean(1).numpy()
+    return found

@@ -80,6 +80,7 @@ bench: $(INSTALLED)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/training_step.py --json $(BENCH)/training_step.json
 	$(BIN)/python benchmarks/checkpoints.py --json $(BENCH)/checkpoints.json
 	$(BIN)/python benchmarks/startup.py --json $(BENCH)/startup.json
+	$(BIN)/python benchmarks/synthesis.py --json $(BENCH)/synthesis.json
 	$(BIN)/python benchmarks/shards.py --repeats 1 --sizes 1024 4096 --json $(BENCH)/shards.json
 
 clean:

@@ -3,6 +3,7 @@
 Each collective has a time limit. A process that waits in vain leaves a mark in the store where all met;
 after a moment those without a mark are the lost ones, and the first of the others names them. A process
 that fails by itself leaves word, tells its own error, and the others end in silence: one message per job.
+Only where the first process fails, with the store in it, another may add that it was lost.
 
 Tensors on a GPU travel by NCCL, on the CPU by gloo; what a tensor holds afterwards has the same bits in
 every process.
@@ -24,7 +25,7 @@ from healthgym.parallel import Place, place_from
 
 _STORE_SECONDS = 10.0  # to ask the store, which lives in the first process (or in torchrun)
 _GRACE_SECONDS = 5.0  # for the others to notice that one is lost, and to leave their marks
-_WORD_SECONDS = 20.0  # at most, for the others to read why the first process fails
+_WORD_SECONDS = 5.0  # at most, for the others to read why the first process fails
 _SPEAKER_SECONDS = 1.0  # for the speaker to leave before the others: a launcher may kill whoever is left
 
 R = TypeVar("R")
@@ -103,10 +104,10 @@ class Ranks:
             error.args = (f"{error} (in {where})",)
         with contextlib.suppress(RuntimeError):
             self._store.set(f"failed/{self.place.rank}", str(self.step))
-            distributed.destroy_process_group()  # closes connections, so that nobody waits in vain
-            if self.first:  # the store may live in this process: stay until the others have read it
-                others = range(1, self.place.num_processes)
-                self._until(lambda: all(self._has(f"heard/{rank}") for rank in others), _WORD_SECONDS)
+        distributed.destroy_process_group()  # closes connections, so that nobody waits in vain
+        if self.first:  # the store may live in this process: stay until the others have read it
+            others = range(1, self.place.num_processes)
+            self._until(lambda: all(self._has(f"heard/{rank}") for rank in others), _WORD_SECONDS)
 
     def _together(self, collective: Callable[[], Any]) -> None:
         try:
@@ -128,9 +129,10 @@ class Ranks:
             )
             failed = any(self._has(f"failed/{rank}") for rank in everybody)
             missing = [rank for rank in everybody if not self._has(f"waiting/{rank}")]
-            self._store.set(f"heard/{self.place.rank}", "")
-        except RuntimeError:
+        except RuntimeError:  # the store has gone with the process it lived in
             failed, missing = False, [0]
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"heard/{self.place.rank}", "")  # may be answered by nobody: the first leaves
         if not failed and min(set(everybody) - set(missing)) == self.place.rank:
             return RankError(self._obituary(missing, cause), lost=True)
         time.sleep(_SPEAKER_SECONDS)

@@ -483,5 +483,5 @@ def test_every_threshold_belongs_to_a_figure() -> None:
 
 
 def _sources() -> str:
-    folder = ROOT / "healthgym" / "evaluation"
+    folder = Path(collapse.__file__).parent
     return "".join(path.read_text() for path in folder.glob("*.py"))

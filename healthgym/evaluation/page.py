@@ -21,7 +21,7 @@ _WORDS = {
 _SENTENCES = {
     Verdict.PASS: "Every figure that could be judged passes its threshold.",
     Verdict.CAUTION: "No figure fails, but some lie between passing and failing: read those before use.",
-    Verdict.FAIL: "At least one figure fails: do not use this cohort for what that section is about.",
+    Verdict.FAIL: "At least one figure fails: do not rely on what that section is about.",
     Verdict.NOT_JUDGED: "Nothing fails, but a section could not be judged: it says what is missing.",
     Verdict.SHOWN: "Nothing was judged against a threshold.",
 }

@@ -62,6 +62,12 @@ class FakeSystem(System):
     def state(self) -> State:
         return {"weights": self.weights}
 
+    def sampling_state(self) -> State:
+        return self.state()
+
+    def load_sampling_state(self, state: State) -> None:
+        self.load_state(state)
+
     def load_state(self, state: State) -> None:
         self.weights = state["weights"]
 

@@ -112,27 +112,37 @@ def audit(
     return part
 
 
-def coarsen(slots_MH: Vectors, at_least: int, seed: int = 0) -> tuple[Vectors, NDArray[np.int64]]:
+def coarsen(
+    slots_MH: Vectors, at_least: int, seed: int = 0, owners_M: NDArray[np.int64] | None = None
+) -> tuple[Vectors, NDArray[np.int64]]:
     """Return centroids that stand for at least `at_least` slots each, and for how many each stands.
 
     k-means, then the smallest cluster is given to its neighbours until all are large enough.
 
+    Args:
+        slots_MH: the latent memory.
+        at_least: slots, or owners, that each centroid shall stand for.
+        seed: of k-means.
+        owners_M: whom each slot comes from, if several may come from one: then owners are counted.
+
     Raises:
-        ValueError: there are fewer slots than that.
+        ValueError: there are fewer slots or owners than that.
     """
-    if not 1 <= at_least <= len(slots_MH):
-        raise ValueError(f"{len(slots_MH)} slots cannot make one centroid of at least {at_least}.")
+    owners = np.arange(len(slots_MH)) if owners_M is None else owners_M
+    found, noun = len(np.unique(owners)), "slots" if owners_M is None else "owners of slots"
+    if not 1 <= at_least <= found:
+        raise ValueError(f"{found} {noun} cannot make one centroid of at least {at_least}.")
     centres = (
-        KMeans(max(1, len(slots_MH) // (2 * at_least)), n_init=1, random_state=seed)
-        .fit(slots_MH)
-        .cluster_centers_
+        KMeans(max(1, found // (2 * at_least)), n_init=1, random_state=seed).fit(slots_MH).cluster_centers_
     )
     while True:
         nearest = k_nearest(slots_MH.astype(np.float32), centres.astype(np.float32), 1)[1][:, 0]
         counts = np.bincount(nearest, minlength=len(centres))
-        if counts.min() >= at_least:
+        pairs = np.unique(np.stack([nearest, owners]), axis=1)
+        num_owners = np.bincount(pairs[0], minlength=len(centres))
+        if num_owners.min() >= at_least:
             break
-        centres = np.delete(centres, counts.argmin(), axis=0)
+        centres = np.delete(centres, num_owners.argmin(), axis=0)
     means = np.stack([slots_MH[nearest == k].mean(axis=0) for k in range(len(centres))])
     return means.astype(slots_MH.dtype), counts.astype(np.int64)
 

@@ -108,10 +108,10 @@ class Neighbours:
 
 
 def neighbours(queries: Vectors, others: Vectors) -> Neighbours:
-    """Return the two nearest of `others` for every query."""
+    """Return the two nearest of `others` for every query; a single one counts for both."""
     distances, indices = k_nearest(queries, others, 2)
     nearest = np.linalg.norm(queries.astype(np.float64) - others[indices[:, 0]], axis=1)
-    return Neighbours(nearest, np.maximum(distances[:, 1], nearest), indices[:, 0])
+    return Neighbours(nearest, np.maximum(distances[:, -1], nearest), indices[:, 0])
 
 
 def k_nearest(queries: Vectors, others: Vectors, count: int) -> tuple[Floats, NDArray[np.int64]]:

@@ -11,9 +11,10 @@ from healthgym.data.sequences import PreparedCohort, Sequences
 from healthgym.errors import ConfigError, TableError
 from healthgym.evaluation.memory import audit, coarsen
 from healthgym.evaluation.report import Report, write_report
-from healthgym.evaluation.settings import load_report_config
-from healthgym.storage.checkpoint import load_checkpoint
-from healthgym.synthesis.source import open_source
+from healthgym.evaluation.settings import ReportConfig, load_report_config
+from healthgym.storage.checkpoint import Checkpoint, load_checkpoint
+from healthgym.synthesis.source import trained_system
+from healthgym.systems.base import System
 from healthgym.systems.latent import BufferedLatent
 from healthgym.systems.wgan import WGANSystem
 
@@ -41,20 +42,11 @@ def audit_memory(checkpoint: Path, data: Path, out: Path, config: Path, at_least
     """
     settings = load_report_config(config)
     cohort, trained = PreparedCohort.open(data), load_checkpoint(checkpoint)
-    if trained.statistics.data_fingerprint != cohort.fingerprint:
-        raise TableError(
-            f"{checkpoint} was not trained on {data}. Give the prepared cohort that it was trained on."
-        )
-    if cohort.holdout.num_patients < settings.min_patients:
-        raise TableError(
-            f"{data} holds out {cohort.holdout.num_patients} patients; the audit compares with at least "
-            f"{settings.min_patients}. Prepare the cohort with a larger holdout."
-        )
-    system = open_source(checkpoint).build("cpu", ())
-    if not isinstance(system, WGANSystem) or not isinstance(system.latent, BufferedLatent):
+    system = trained_system(trained, "cpu")
+    slots_MZ = slots_of(system)
+    if slots_MZ is None:
         raise ConfigError(f"{checkpoint}: this system has no latent memory, so there is nothing to audit.")
-    slots_MZ = system.latent.slots_MZ[: system.latent.num_filled].numpy()
-    train, holdout = _latents(system, cohort.train), _latents(system, cohort.holdout)
+    train, holdout = latents_of(system, trained, cohort, checkpoint, data, settings)
     sections = [audit(slots_MZ, train, holdout, settings)]
     if at_least:
         if at_least > len(slots_MZ):
@@ -73,6 +65,45 @@ def audit_memory(checkpoint: Path, data: Path, out: Path, config: Path, at_least
     )
     write_report(report, out)
     return report
+
+
+def slots_of(system: System) -> NDArray[np.float32] | None:
+    """Return the filled slots of a system's latent memory, shape (M, Z), or None if it has none."""
+    if not isinstance(system, WGANSystem) or not isinstance(system.latent, BufferedLatent):
+        return None
+    return np.asarray(system.latent.slots_MZ[: system.latent.num_filled].numpy())
+
+
+def latents_of(
+    system: System,
+    trained: Checkpoint,
+    cohort: PreparedCohort,
+    checkpoint: Path,
+    data: Path,
+    settings: ReportConfig,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the latents of training and of held-out patients, shape (N, Z) each.
+
+    Raises:
+        ConfigError: the checkpoint is a release, which has no autoencoder.
+        TableError: it was trained on another cohort, or there are too few held-out patients.
+    """
+    if trained.released:
+        raise ConfigError(
+            f"{checkpoint} is a release and has no autoencoder to audit it with. Give the checkpoint that it "
+            f"was made of; the release's card has the figures of its coarse memory."
+        )
+    if trained.statistics.data_fingerprint != cohort.fingerprint:
+        raise TableError(
+            f"{checkpoint} was not trained on {data}. Give the prepared cohort that it was trained on."
+        )
+    if cohort.holdout.num_patients < settings.min_patients:
+        raise TableError(
+            f"{data} holds out {cohort.holdout.num_patients} patients; the audit compares with at least "
+            f"{settings.min_patients}. Prepare the cohort with a larger holdout."
+        )
+    assert isinstance(system, WGANSystem)
+    return _latents(system, cohort.train), _latents(system, cohort.holdout)
 
 
 @torch.no_grad()

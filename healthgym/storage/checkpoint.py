@@ -20,9 +20,9 @@ import healthgym
 from healthgym.config import RunConfig, parse
 from healthgym.errors import StorageError
 from healthgym.schema import Schema
-from healthgym.storage.tree import Tree, read_tree, verify_seal, write_tree
+from healthgym.storage.tree import Tree, kind_of, read_tree, verify_seal, write_tree
 
-KIND, VERSION = "checkpoint", 1
+KIND, RELEASE_KIND, VERSION = "checkpoint", "release", 1
 _OWN = ("progress", "meter", "config", "schema", "transform", "statistics", "versions")
 
 
@@ -79,6 +79,8 @@ class Checkpoint:
         meter: losses of steps not yet logged.
         versions: of the programs that wrote it.
         sha256: of the file's content, when read from one.
+        released: whether it is a release: `state` is what sampling needs, and what tells of the training
+            data is withheld.
     """
 
     config: RunConfig
@@ -90,6 +92,7 @@ class Checkpoint:
     meter: Tree = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     sha256: str = ""
+    released: bool = False
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
@@ -106,17 +109,19 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
         "statistics": vars(checkpoint.statistics),
         "versions": _versions(),
     }
-    return write_tree(path, checkpoint.state | own, KIND, VERSION)
+    kind = RELEASE_KIND if checkpoint.released else KIND
+    return write_tree(path, checkpoint.state | own, kind, VERSION)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint file.
+    """Read a checkpoint file, or a release of one.
 
     Raises:
         StorageError: it is missing, cut short, altered, or not a checkpoint.
     """
     sha256 = verify_seal(path)
-    tree = read_tree(path, KIND, (VERSION,))
+    released = kind_of(path) == RELEASE_KIND
+    tree = read_tree(path, RELEASE_KIND if released else KIND, (VERSION,))
     own = {name: tree.pop(name) for name in _OWN}
     statistics = own["statistics"]
     statistics["correlation_FF"] = np.asarray(statistics["correlation_FF"])
@@ -130,6 +135,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         meter=own["meter"],
         versions=own["versions"],
         sha256=sha256,
+        released=released,
     )
 
 
@@ -198,12 +204,13 @@ def describe(path: Path) -> str:
     """Return what is in a checkpoint as text: progress, settings and every array with its shape."""
     checkpoint = load_checkpoint(path)
     progress, statistics = checkpoint.progress, checkpoint.statistics
+    data = statistics.data_fingerprint[:12] or "withheld"
     lines = [
         f"sha256      {checkpoint.sha256}",
         f"step        {progress.step:,} after {progress.seconds / 60:.1f} min "
         f"({progress.device}, {progress.num_processes} processes of {progress.threads} threads)",
         f"cohort      {checkpoint.schema.name}: {statistics.num_patients:,} training patients, "
-        f"{checkpoint.schema.layout.num_features} features, data {statistics.data_fingerprint[:12]}",
+        f"{checkpoint.schema.layout.num_features} features, data {data}",
         f"versions    {', '.join(f'{name} {version}' for name, version in checkpoint.versions.items())}",
         "settings",
         *(f"  {name}: {value}" for name, value in _flat(checkpoint.config.model_dump(mode="json"))),

@@ -121,6 +121,12 @@ def check_kind(node: h5py.Group, path: Path, kind: str, versions: tuple[int, ...
         )
 
 
+def kind_of(path: Path) -> str:
+    """Return what a whole, sealed HDF5 file says it is."""
+    with h5py.File(path, "r") as file:
+        return str(file.attrs.get("kind"))
+
+
 def _seal_line(seal: str, size: int) -> bytes:
     return f"{_MAGIC}: sha256 {seal}, {size} bytes\n".encode().ljust(SEAL_BYTES, b"\0")
 

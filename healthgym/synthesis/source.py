@@ -19,7 +19,7 @@ from healthgym.config import (
 from healthgym.data.transform import Transform
 from healthgym.errors import ConfigError, listed
 from healthgym.schema import Schema
-from healthgym.storage.checkpoint import load_checkpoint
+from healthgym.storage.checkpoint import Checkpoint, load_checkpoint
 from healthgym.systems.base import System
 from healthgym.systems.build import build_system
 
@@ -61,15 +61,7 @@ def open_source(checkpoint_path: Path) -> Source:
     checkpoint = load_checkpoint(checkpoint_path)
 
     def build(device: str, settings: Sequence[str]) -> System:
-        system = build_system(
-            resample(checkpoint.config, settings).system,
-            checkpoint.schema.layout,
-            torch.from_numpy(checkpoint.statistics.correlation_FF),
-            torch.device(device),
-            checkpoint.config.training.seed,
-        )
-        system.load_state(checkpoint.state)
-        return system
+        return trained_system(checkpoint, device, settings)
 
     lengths = {int(length): int(count) for length, count in checkpoint.statistics.lengths_2U.T}
     return Source(
@@ -81,6 +73,26 @@ def open_source(checkpoint_path: Path) -> Source:
         build=build,
         first_timestep=checkpoint.statistics.first_timestep,
     )
+
+
+def trained_system(checkpoint: Checkpoint, device: str, settings: Sequence[str] = ()) -> System:
+    """Build a checkpoint's system on a device; that of a release can only sample.
+
+    Raises:
+        ConfigError: a setting is unknown, or decides what was learned.
+    """
+    system = build_system(
+        resample(checkpoint.config, settings).system,
+        checkpoint.schema.layout,
+        torch.from_numpy(checkpoint.statistics.correlation_FF),
+        torch.device(device),
+        checkpoint.config.training.seed,
+    )
+    if checkpoint.released:
+        system.load_sampling_state(checkpoint.state)
+    else:
+        system.load_state(checkpoint.state)
+    return system
 
 
 def resample(config: RunConfig, settings: Sequence[str]) -> RunConfig:

@@ -163,6 +163,14 @@ class System(ABC):
     def load_state(self, state: State) -> None:
         """Take over what `state` returned; leaves may be tensors or numpy arrays."""
 
+    @abstractmethod
+    def sampling_state(self) -> State:
+        """Return the part of the state that `sample` needs: what a release carries."""
+
+    @abstractmethod
+    def load_sampling_state(self, state: State) -> None:
+        """Take over what `sampling_state` returned: the system can sample, but not go on training."""
+
     def num_parameters(self) -> int:
         """Return the number of trained numbers."""
         return 0

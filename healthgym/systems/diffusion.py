@@ -250,11 +250,7 @@ class DiffusionSystem(System):
         state: State = {
             "denoiser": module_state(self.denoiser),
             "optimisers": {"denoiser": optimiser_state(self.optimiser, self.denoiser)},
-            "seen": {
-                "means": self.means_3F,
-                "num_updates": torch.tensor(self.num_updates),
-                "trained_length": torch.tensor(self.trained_length),
-            },
+            "seen": self._seen(),
         }
         if self.average is not None:
             state["average"] = module_state(self.average)
@@ -265,13 +261,30 @@ class DiffusionSystem(System):
     def load_state(self, state: Mapping[str, Any]) -> None:
         load_module_state(self.denoiser, state["denoiser"])
         load_optimiser_state(self.optimiser, self.denoiser, state["optimisers"]["denoiser"])
-        copy_into(self.means_3F, state["seen"]["means"])
-        self.num_updates = int(state["seen"]["num_updates"])
-        self.trained_length = int(state["seen"]["trained_length"])
+        self._load_seen(state["seen"])
         if self.average is not None:
             load_module_state(self.average, state["average"])
         if self.scaler.is_enabled() and "scaler" in state:
             self.scaler.load_state_dict({name: _plain(value) for name, value in state["scaler"].items()})
+
+    def sampling_state(self) -> State:
+        return {"denoiser": module_state(self.average or self.denoiser), "seen": self._seen()}
+
+    def load_sampling_state(self, state: Mapping[str, Any]) -> None:
+        load_module_state(self.average or self.denoiser, state["denoiser"])
+        self._load_seen(state["seen"])
+
+    def _seen(self) -> State:
+        return {
+            "means": self.means_3F,
+            "num_updates": torch.tensor(self.num_updates),
+            "trained_length": torch.tensor(self.trained_length),
+        }
+
+    def _load_seen(self, seen: Mapping[str, Any]) -> None:
+        copy_into(self.means_3F, seen["means"])
+        self.num_updates = int(seen["num_updates"])
+        self.trained_length = int(seen["trained_length"])
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.denoiser.parameters())

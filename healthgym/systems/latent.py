@@ -73,6 +73,13 @@ class UniformLatent:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned."""
 
+    def sampling_state(self) -> State:
+        """Return what a patient's noise depends on."""
+        return {}
+
+    def load_sampling_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what `sampling_state` returned, or a coarse form of it."""
+
     def _place(self, z_BTZ: Tensor, slot_B: Tensor | None) -> Tensor:
         """Turn uniform numbers into noise."""
         return z_BTZ
@@ -164,10 +171,29 @@ class BufferedLatent(UniformLatent):
     def load_state(self, state: Mapping[str, Any]) -> None:
         load_module_state(self.autoencoder, state["A"])
         load_optimiser_state(self.optimiser, self.autoencoder, state["optimisers"]["A"])
-        self._num_filled = len(state["Mean_Container"])
-        self.slots_MZ.zero_()
-        copy_into(self.slots_MZ[: self._num_filled], state["Mean_Container"])
+        self._fill(torch.as_tensor(state["Mean_Container"]))
         copy_into(self.scale_Z, state["T_SD"])
+
+    def sampling_state(self) -> State:
+        """Return the scale, the slots, and how many prototypes each stands for: one, until made coarse."""
+        ones_M = torch.ones(self._num_filled, dtype=torch.int64)
+        return {
+            "Mean_Container": self.slots_MZ[: self._num_filled],
+            "Mean_Counts": ones_M,
+            "T_SD": self.scale_Z,
+        }
+
+    def load_sampling_state(self, state: Mapping[str, Any]) -> None:
+        slots, counts = torch.as_tensor(state["Mean_Container"]), torch.as_tensor(state["Mean_Counts"])
+        # A centroid is drawn as often as the prototypes it stands for.
+        self._fill(slots.repeat_interleave(counts.to(slots.device), dim=0))
+        copy_into(self.scale_Z, state["T_SD"])
+
+    def _fill(self, prototypes_MZ: Tensor) -> None:
+        """Let the memory hold these prototypes and no other."""
+        self._num_filled = len(prototypes_MZ)
+        self.slots_MZ.zero_()
+        copy_into(self.slots_MZ[: self._num_filled], prototypes_MZ)
 
     def _remember(self, prototypes_BZ: Tensor, deviation_Z: Tensor, draws: Draws) -> None:
         """Add the batch's prototypes; over capacity, keep a draw with replacement from old and new."""

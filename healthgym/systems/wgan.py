@@ -92,6 +92,13 @@ class WGANSystem(System):
         load_optimiser_state(self.optimiser_D, self.critic, state["optimisers"]["D"])
         self.latent.load_state(state)
 
+    def sampling_state(self) -> State:
+        return {"G": module_state(self.generator), **self.latent.sampling_state()}
+
+    def load_sampling_state(self, state: Mapping[str, Any]) -> None:
+        load_module_state(self.generator, state["G"])
+        self.latent.load_sampling_state(state)
+
     def check_length(self, length: int) -> None:
         with torch.no_grad():
             self.generator(torch.zeros(1, length, self.latent.latent_dim, device=self.device))

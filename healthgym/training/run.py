@@ -127,6 +127,12 @@ def _begin(folder: RunFolder, config: RunConfig, ranks: Ranks) -> Checkpoint | N
         folder.refuse_other_config(config)
         folder.claim()
         start = newest_checkpoint(folder.checkpoints)
+        if start is not None and start.released:
+            raise ConfigError(
+                f"The newest checkpoint in {folder.checkpoints} is a release, which can make patients but "
+                f"not be trained: its optimisers are gone. Go on from the checkpoint that it was made of, or "
+                f"choose another --run-dir."
+            )
         set_aside_newer(folder.checkpoints, start.progress.step if start else -1)
         return start.progress.step if start else None
 

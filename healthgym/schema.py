@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
 from healthgym.config import StrictModel, load_yaml, parse
-from healthgym.errors import SchemaError
+from healthgym.errors import SchemaError, listed, nearest
 from healthgym.layout import FeatureLayout
 
 Code: TypeAlias = int | str
+Limit = Annotated[float, Field(allow_inf_nan=False)]
 _EMBEDDING_DIM = {"binary": 2, "categorical": 4}
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE]\+?[0-9]{1,2})?")
 
@@ -131,8 +132,30 @@ class Variable(StrictModel):
         return tuple(self.classes.values())
 
 
+class Condition(StrictModel):
+    """One variable compared with a number or a label: `{variable: MAP, below: 60}`."""
+
+    variable: str
+    below: Limit | None = None
+    above: Limit | None = None
+    is_: str | None = Field(default=None, alias="is")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Condition":
+        if sum(value is not None for value in (self.below, self.above, self.is_)) != 1:
+            raise ValueError(f"'{self.variable}' needs exactly one of below, above and is")
+        return self
+
+
+class Rule(StrictModel):
+    """What cannot be: all conditions at the same timestep of one patient."""
+
+    name: str = Field(min_length=1)
+    never: tuple[Condition, ...] = Field(min_length=1)
+
+
 class Schema(StrictModel):
-    """All variables of a cohort, and its keys."""
+    """All variables of a cohort, its keys, and what cannot be."""
 
     name: str = Field(min_length=1)
     title: str = ""
@@ -140,6 +163,7 @@ class Schema(StrictModel):
     timestep_unit: str = "timestep"
     keys: Keys = Keys()
     variables: tuple[Variable, ...] = Field(min_length=1)
+    impossible: tuple[Rule, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> "Schema":
@@ -167,6 +191,27 @@ class Schema(StrictModel):
                     f"binary"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _check_impossible(self) -> "Schema":
+        for rule in self.impossible:
+            for condition in rule.never:
+                self._check_condition(condition, f"impossible '{rule.name}'")
+        return self
+
+    def _check_condition(self, condition: Condition, where: str) -> None:
+        name, label = condition.variable, condition.is_
+        if name not in self.names():
+            raise ValueError(f"{where}: there is no variable '{name}'{nearest(name, self.names())}")
+        variable = self[name]
+        if (variable.kind == "real") != (label is None):
+            words = "below or above" if variable.kind == "real" else "is"
+            raise ValueError(f"{where}: '{name}' is {variable.kind}; say of it {words}")
+        if label is not None and label not in variable.labels:
+            raise ValueError(
+                f"{where}: '{name}' is never '{label}'{nearest(label, variable.labels)}; its labels are "
+                f"{listed(variable.labels)}"
+            )
 
     @cached_property
     def encoded(self) -> tuple[Variable, ...]:
@@ -211,7 +256,7 @@ class Schema(StrictModel):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all that decides what a number in a table means."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        return hashlib.sha256(self.model_copy(update={"impossible": ()}).to_json().encode()).hexdigest()
 
     def __getitem__(self, name: str) -> Variable:
         for variable in self.encoded:
@@ -225,7 +270,12 @@ class Schema(StrictModel):
 
     def to_json(self) -> str:
         """Return the schema as JSON, from which `from_json` makes an equal one."""
-        values = self.model_dump(mode="json")
+        values = self.model_dump(mode="json", exclude={"impossible"})
+        if self.impossible:
+            rules = [
+                rule.model_dump(mode="json", by_alias=True, exclude_none=True) for rule in self.impossible
+            ]
+            values["impossible"] = rules
         for shown, variable in zip(values["variables"], self.variables, strict=True):
             # JSON turns integer keys into text: keep codes as pairs.
             shown["classes"] = [[code, label] for code, label in variable.classes.items()]

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from healthgym.config import parse
 from healthgym.data.prepare import SplitSettings, prepare
 from healthgym.data.table import read_table
+from healthgym.errors import SchemaError
 from healthgym.schema import Schema, load_schema
 
 SCHEMAS = Path(__file__).parents[1] / "configs" / "schemas"
@@ -97,3 +99,30 @@ def test_tables_fit(request: pytest.FixtureRequest, tmp_path: Path, name: str) -
     raw = cohort.train.raw(0, len(some))[2].reshape(len(some), -1, len(schema.reals))[:, :10]
     known = ~np.isnan(raw)
     np.testing.assert_allclose(back[known], raw[known], rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_impossible_is_kept_and_changes_no_number() -> None:
+    schema = load_schema(SCHEMAS / "icu_p12.yaml")
+    assert schema.impossible
+    assert Schema.from_json(schema.to_json()) == schema
+    assert schema.model_copy(update={"impossible": ()}).fingerprint == schema.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ({"variable": "Heigth", "below": 3}, "no variable 'Heigth' .did you mean 'height'"),
+        ({"variable": "height", "is": "tall"}, "'height' is real; say of it below or above"),
+        ({"variable": "sex", "above": 1}, "'sex' is binary; say of it is"),
+        ({"variable": "sex", "is": "Mal"}, "'sex' is never 'Mal' .did you mean 'Male'.*Male, Female"),
+        ({"variable": "height"}, "needs exactly one of below, above and is"),
+    ],
+)
+def test_an_impossible_combination_must_name_what_is_there(condition: dict[str, object], words: str) -> None:
+    variables = [
+        {"name": "height", "kind": "real"},
+        {"name": "sex", "kind": "binary", "classes": {1: "Male", 2: "Female"}},
+    ]
+    values = {"name": "s", "variables": variables, "impossible": [{"name": "odd", "never": [condition]}]}
+    with pytest.raises(SchemaError, match=words):
+        parse(Schema, values, "s.yaml", SchemaError)

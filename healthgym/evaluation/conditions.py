@@ -5,7 +5,8 @@ from numpy.typing import NDArray
 
 from healthgym.evaluation.figure import NotJudgedError
 from healthgym.evaluation.panel import Panel
-from healthgym.evaluation.settings import Condition, Endpoint
+from healthgym.evaluation.settings import Endpoint
+from healthgym.schema import Condition
 
 
 def holds(panel: Panel, condition: Condition) -> NDArray[np.bool_]:

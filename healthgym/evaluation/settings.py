@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from healthgym.config import NotNegative, Positive, StrictModel, load
-
-Limit = Annotated[float, Field(allow_inf_nan=False)]
+from healthgym.schema import Condition, Limit
 
 
 class Threshold(StrictModel):
@@ -39,21 +38,6 @@ class Threshold(StrictModel):
         return self
 
 
-class Condition(StrictModel):
-    """One variable compared with a number or a label: `{variable: MAP, below: 60}`."""
-
-    variable: str
-    below: Limit | None = None
-    above: Limit | None = None
-    is_: str | None = Field(default=None, alias="is")
-
-    @model_validator(mode="after")
-    def _check(self) -> "Condition":
-        if sum(value is not None for value in (self.below, self.above, self.is_)) != 1:
-            raise ValueError(f"'{self.variable}' needs exactly one of below, above and is")
-        return self
-
-
 class Endpoint(StrictModel):
     """A clinical event, predicted from what came before it.
 
@@ -80,14 +64,6 @@ class Endpoint(StrictModel):
         if not self.history <= self.window[0] <= self.window[1]:
             raise ValueError(f"'{self.name}': the window must begin after the history and not end before")
         return self
-
-
-class Rule(StrictModel):
-    """What cannot be: all conditions at the same timestep of one patient."""
-
-    name: str
-    schema_name: str = Field(alias="schema")
-    never: tuple[Condition, ...] = Field(min_length=1)
 
 
 class RewardTerm(StrictModel):
@@ -122,7 +98,6 @@ class ReportConfig(StrictModel):
         quasi_identifiers: what an attacker may know of a person; `auto` takes all static categories.
         population: people from whom the real patients were drawn; 0 takes the real patients
             themselves for the whole population, the strictest reading.
-        rules: combinations that cannot be, by schema.
         endpoints: clinical events to be predicted, by schema.
         policies: treatment decisions to be learned, by schema.
         thresholds: by section and figure.
@@ -135,7 +110,6 @@ class ReportConfig(StrictModel):
     coverage: Literal["auto"] | tuple[tuple[str, ...], ...] = "auto"
     quasi_identifiers: Literal["auto"] | tuple[str, ...] = "auto"
     population: Annotated[int, Field(ge=0)] = 0
-    rules: tuple[Rule, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     policies: tuple[Policy, ...] = ()
     thresholds: dict[str, dict[str, Threshold]] = Field(min_length=1)

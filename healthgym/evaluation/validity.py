@@ -9,7 +9,7 @@ from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.conditions import holds
 from healthgym.evaluation.figure import Row, Section
 from healthgym.evaluation.panel import Panel
-from healthgym.evaluation.settings import Rule
+from healthgym.schema import Rule
 
 STATIC = About(
     "validity.static",
@@ -56,7 +56,7 @@ IMPOSSIBLE = About(
     "validity.impossible",
     "Impossible combinations",
     "The share of synthetic timesteps at which something holds that cannot be; the worst rule counts.",
-    "The rules of the report's settings",
+    "What the schema lists as impossible",
     "percent",
 )
 RAW_STATIC = About(
@@ -87,8 +87,7 @@ def section(comparison: Comparison) -> Section:
             f"Synthetic patients have up to {longest} timesteps. Only the first "
             f"{comparison.train.panel.num_timesteps}, as many as the longest real patient has, are compared."
         )
-    rules = [rule for rule in comparison.config.rules if rule.schema_name == comparison.schema.name]
-    if rules:
+    if rules := comparison.schema.impossible:
         part.figures.append(comparison.measured(IMPOSSIBLE, partial(impossible_shares, rules)))
     if comparison.raw_static:
         rows = [Row(name, rate) for name, rate in sorted(comparison.raw_static.items(), key=lambda x: -x[1])]

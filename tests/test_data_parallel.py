@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -37,11 +38,18 @@ SECTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def free_port() -> int:
-    """Return the first of some ports that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> int:
+    """Return the first of `count` successive ports that nobody listens on.
+
+    They lie below the range that the system hands out by itself: the processes' own connections, which
+    come from there, must not take the port of the next meeting.
+    """
+    while True:
+        first = random.randrange(10_000, 30_000)
+        with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
 
 
 def spawn(
@@ -51,7 +59,7 @@ def spawn(
     shared = os.environ | {
         "WORLD_SIZE": str(num_processes),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
+        "MASTER_PORT": str(free_ports(len(items))),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]),
     }

@@ -26,7 +26,8 @@ CORRELATIONS = {
         "How much the correlation of two variables' straight-line trends within a patient differs, on "
         "average over all pairs.",
         f"{_SERIES}. With a straight line each patient's trend correlation is +1 or -1, so this averages "
-        "agreement of signs: it is here for comparison with published figures",
+        "agreement of signs: it is here for comparison with published figures. The published code leaves a "
+        "constant variable out only if rounding left no trace; here it is always left out",
     ),
     ("linear", "cycle"): About(
         "dynamics.cycle_linear",

@@ -1,4 +1,6 @@
-"""Both ways of running the directions, in turn (CPU) and together (elsewhere), and the reuse of buffers."""
+"""The ways of running the directions: in turn or at once (CPU), together (elsewhere); reuse of buffers."""
+
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,11 +12,16 @@ from healthgym.nn.recurrent import BiLSTM
 from healthgym.nn.recurrent_passes import Tape
 
 
-@pytest.fixture(params=[(0, 1), (slice(None),)], ids=["in turn", "together"])
-def lstm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> BiLSTM:
-    monkeypatch.setattr(recurrent, "_streams", lambda x_TBI: request.param)
+@pytest.fixture(params=["in turn", "at once", "together"])
+def lstm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[BiLSTM]:
+    threads = torch.get_num_threads()
+    streams = (...,) if request.param == "together" else (0, 1)
+    monkeypatch.setattr(recurrent, "_streams", lambda x_TBI: streams)
+    monkeypatch.setattr(recurrent, "_ENOUGH_FOR_TWO_THREADS", 1)
+    torch.set_num_threads(2 if request.param == "at once" else 1)
     torch.manual_seed(0)
-    return BiLSTM(3, 4).double()
+    yield BiLSTM(3, 4).double()
+    torch.set_num_threads(threads)
 
 
 def inputs() -> Tensor:
@@ -29,7 +36,7 @@ def derivatives(h: Tensor, x_TBI: Tensor, lstm: BiLSTM) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("last_only", [False, True])
-def test_both_ways_give_the_plain_loop(lstm: BiLSTM, last_only: bool) -> None:
+def test_all_ways_give_the_plain_loop(lstm: BiLSTM, last_only: bool) -> None:
     x = inputs()
     found, expected = lstm(x, last_only=last_only), plain(lstm, x, last_only)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

@@ -12,8 +12,9 @@ differentiable operation whose backward is another one:
 The last rests on <v, dx> = d/de <dh, LSTM(x + e v; W)> at e = 0. Hence its gradient with respect to dh
 is the tangent of h along v, and those with respect to x and W are the tangents of dx and dW.
 
-The passes themselves are in `recurrent_passes`. On a CPU the directions run one after the other, since
-one direction's weights and state fit its cache; elsewhere both run in one batched product per timestep.
+The passes themselves are in `recurrent_passes`. On a CPU each direction runs by itself, since one
+direction's weights and state fit a core's cache: one after the other, or at once if torch has two threads
+or more. Elsewhere both run in one batched product per timestep.
 
 Source: Hochreiter and Schmidhuber, *Long short-term memory*, 1997, in the form with a forget gate of
 Gers et al. 2000. Gate order and the two biases follow the published Health Gym code.
@@ -27,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any
 
 import torch
@@ -35,6 +37,10 @@ from torch.autograd.function import once_differentiable
 
 from healthgym.nn import recurrent_passes as passes
 from healthgym.nn.recurrent_passes import Tape
+from healthgym.nn.side_by_side import side_by_side
+
+# Patients times width from which two directions at once, in a thread each, are faster than in turn.
+_ENOUGH_FOR_TWO_THREADS = 4096
 
 
 class BiLSTM(nn.Module):
@@ -93,38 +99,60 @@ class _Weights:
 
 
 # Which directions a stream holds: one, or both at once.
-_Stream = int | slice
+_Stream = int | EllipsisType
 
 
 def _streams(x_TBI: Tensor) -> tuple[_Stream, ...]:
     """Return how the directions are run: one after the other on a CPU, together elsewhere."""
-    return (0, 1) if x_TBI.device.type == "cpu" else (slice(None),)
+    return (0, 1) if x_TBI.device.type == "cpu" else (...,)
 
 
 def _in_order(x_TBI: Tensor, stream: _Stream) -> Sequence[Tensor]:
     """Return x_t in the order in which a stream reads them."""
-    if isinstance(stream, slice):
+    if stream is ...:
         return torch.stack((x_TBI, x_TBI.flip(0)), 1).unbind()
     return x_TBI.unbind()[:: -1 if stream else 1]
 
 
-class _InputGradient:
-    """Collects dx from the streams, in the memory order of a step: features, timesteps, patients."""
+def _apart(x_TBI: Tensor, hidden_dim: int) -> bool:
+    """Return whether the directions run at once, each in a thread of its own."""
+    enough = x_TBI.shape[1] * hidden_dim >= _ENOUGH_FOR_TWO_THREADS
+    return enough and len(_streams(x_TBI)) == 2 and torch.get_num_threads() > 1
 
-    def __init__(self, x_TBI: Tensor) -> None:
+
+def _tapes(run: Callable[[_Stream], Tape], x_TBI: Tensor, apart: bool) -> dict[_Stream, Tape]:
+    """Return what a pass leaves behind, of each stream."""
+    streams = _streams(x_TBI)
+    tapes = side_by_side(run, streams) if apart else [run(stream) for stream in streams]
+    return dict(zip(streams, tapes, strict=True))
+
+
+class _InputGradient:
+    """Collects dx from the streams, in the memory order of a step: features, timesteps, patients.
+
+    Args:
+        x_TBI: the input.
+        apart: whether streams may write at the same time.
+    """
+
+    def __init__(self, x_TBI: Tensor, apart: bool) -> None:
         (T, B, I), self._together = x_TBI.shape, len(_streams(x_TBI)) == 1
-        self._dx_STBI = x_TBI.new_empty(2 if self._together else 1, I, T, B).permute(0, 2, 3, 1)
+        self._apart = apart
+        self._dx_STBI = x_TBI.new_empty(2 if apart or self._together else 1, I, T, B).permute(0, 2, 3, 1)
 
     def of(self, stream: _Stream) -> tuple[Sequence[Tensor], bool]:
         """Return where a stream puts dx_t, in its order, and whether it adds to what is there."""
-        if isinstance(stream, slice):
+        if stream is ...:
             return self._dx_STBI.unbind(1), False
-        return self._dx_STBI[0].unbind()[:: -1 if stream else 1], stream == 1
+        dx_TBI = self._dx_STBI[stream if self._apart else 0]
+        return dx_TBI.unbind()[:: -1 if stream else 1], stream == 1 and not self._apart
 
     def sum(self) -> Tensor:
         """Return dx_TBI."""
         if self._together:
             return self._dx_STBI[0] + self._dx_STBI[1].flip(0)
+        if self._apart:
+            self._dx_STBI[0].add_(self._dx_STBI[1])
         return self._dx_STBI[0]
 
 
@@ -137,10 +165,11 @@ class _Forward(torch.autograd.Function):
     ) -> Tensor:
         T, B, _ = x_TBI.shape
         hidden_TDBH = x_TBI.new_empty(1 if last_only else T, 2, B, weight_DGK.shape[1] // 4)
-        tapes = [
-            passes.forward(_in_order(x_TBI, s), weight_DGK[s], bias_DG[s], hidden_TDBH[:, s].unbind())
-            for s in _streams(x_TBI)
-        ]
+
+        def run(s: _Stream) -> Tape:
+            return passes.forward(_in_order(x_TBI, s), weight_DGK[s], bias_DG[s], hidden_TDBH[:, s].unbind())
+
+        tapes = _tapes(run, x_TBI, _apart(x_TBI, hidden_TDBH.shape[-1]))
         ctx.save_for_backward(x_TBI)
         ctx.weights, ctx.tapes, ctx.last_only = weights, tapes, last_only
         return hidden_TDBH[0] if last_only else hidden_TDBH
@@ -166,26 +195,28 @@ class _Backward(torch.autograd.Function):
         x_TBI: Tensor,
         weight_DGK: Tensor,
         bias_DG: Tensor,
-        tapes: list[Tape],
+        tapes: dict[_Stream, Tape],
         last_only: bool,
         wants_weights: bool,
     ) -> Any:
-        dh_TDBH, dx = dh.unsqueeze(0) if last_only else dh, _InputGradient(x_TBI)
+        dh_TDBH, apart = dh.unsqueeze(0) if last_only else dh, _apart(x_TBI, dh.shape[-1])
+        dx = _InputGradient(x_TBI, apart)
         dweight = torch.zeros_like(weight_DGK) if wants_weights else None
         dbias = torch.zeros_like(bias_DG) if wants_weights else None
         keep = any(ctx.needs_input_grad)
-        grads = [
-            passes.adjoint(
-                tape,
-                weight_DGK[s],
-                dh_TDBH[:, s].unbind(),
-                *dx.of(s),
-                dweight[s] if dweight is not None else None,
-                dbias[s] if dbias is not None else None,
+
+        def run(stream: _Stream) -> Tape:
+            return passes.adjoint(
+                tapes[stream],
+                weight_DGK[stream],
+                dh_TDBH[:, stream].unbind(),
+                *dx.of(stream),
+                dweight[stream] if dweight is not None else None,
+                dbias[stream] if dbias is not None else None,
                 keep,
             )
-            for s, tape in zip(_streams(x_TBI), tapes, strict=True)
-        ]
+
+        grads = _tapes(run, x_TBI, apart)
         if keep:
             ctx.save_for_backward(weight_DGK)
             ctx.tapes, ctx.grads, ctx.last_only = tapes, grads, last_only
@@ -202,12 +233,18 @@ class _Backward(torch.autograd.Function):
         (weight_DGK,) = ctx.saved_tensors
         T, B, _ = v_TBI.shape
         h_dot_TDBH = v_TBI.new_empty(1 if ctx.last_only else T, 2, B, weight_DGK.shape[1] // 4)
-        dx_dot = _InputGradient(v_TBI)
+        apart = _apart(v_TBI, h_dot_TDBH.shape[-1])
+        dx_dot = _InputGradient(v_TBI, apart)
         dweight, dbias = torch.zeros_like(weight_DGK), weight_DGK.new_zeros(weight_DGK.shape[:2])
-        for s, tape, grads in zip(_streams(v_TBI), ctx.tapes, ctx.grads, strict=True):
-            v, h_dot = _in_order(v_TBI, s), h_dot_TDBH[:, s].unbind()
-            dots = passes.tangent(tape, grads, weight_DGK[s], v, h_dot, dweight[s])
-            passes.adjoint_tangent(tape, grads, dots, weight_DGK[s], *dx_dot.of(s), dweight[s], dbias[s])
+
+        def run(stream: _Stream) -> Tape:
+            tape, grads, weight_GK = ctx.tapes[stream], ctx.grads[stream], weight_DGK[stream]
+            v, h_dot, into = _in_order(v_TBI, stream), h_dot_TDBH[:, stream].unbind(), dweight[stream]
+            dots = passes.tangent(tape, grads, weight_GK, v, h_dot, into)
+            passes.adjoint_tangent(tape, grads, dots, weight_GK, *dx_dot.of(stream), into, dbias[stream])
+            return dots
+
+        _tapes(run, v_TBI, apart)
         dh_dot = h_dot_TDBH[0] if ctx.last_only else h_dot_TDBH
         return dh_dot, dx_dot.sum(), dweight, dbias, None, None, None
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -61,16 +62,18 @@ class Tape:
     """
 
     _shelf: ClassVar[defaultdict[Any, list[Step]]] = defaultdict(list)
+    _shelving: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, num_steps: int, like: Tensor, hidden_dim: int) -> None:
         *lead, B, I = like.shape
         shape = (tuple(lead), I, hidden_dim, B)
-        self._free = self._shelf[(*shape, like.dtype, like.device)]
-        lacking = num_steps - len(self._free)
-        if lacking > 0:
-            numel = math.prod(lead) * (I + 7 * hidden_dim) * B
-            self._free += [Step(row, *shape) for row in _new_memory(lacking, numel, like)]
-        self._steps = [self._free.pop() for _ in range(num_steps)]
+        with self._shelving:
+            self._free = self._shelf[(*shape, like.dtype, like.device)]
+            lacking = num_steps - len(self._free)
+            if lacking > 0:
+                numel = math.prod(lead) * (I + 7 * hidden_dim) * B
+                self._free += [Step(row, *shape) for row in _new_memory(lacking, numel, like)]
+            self._steps = [self._free.pop() for _ in range(num_steps)]
 
     def __getitem__(self, t: int) -> Step:
         return self._steps[t % len(self._steps)]

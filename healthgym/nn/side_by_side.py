@@ -1,0 +1,46 @@
+"""Two independent computations on a CPU at once, each on half of torch's threads.
+
+Splitting every small operation over all cores costs more than it gains; splitting the work in two does
+not. torch lets go of Python's lock while it computes, so that two Python threads are enough.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_helpers: list[ThreadPoolExecutor] = []
+# A forked process has the list, not the thread.
+os.register_at_fork(after_in_child=_helpers.clear)
+
+
+def side_by_side(job: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return `job(item)` of each item: of two items at once if torch has two threads, else in turn.
+
+    Args:
+        job: called without gradients; must not write what the other call reads or writes.
+        items: what to call it with.
+    """
+    threads = torch.get_num_threads()
+    if len(items) != 2 or threads < 2:
+        return [job(item) for item in items]
+    if not _helpers:
+        _helpers.append(ThreadPoolExecutor(1, "side"))
+    second = _helpers[0].submit(_on_threads, threads - threads // 2, job, items[1])
+    try:
+        first = _on_threads(threads // 2, job, items[0])
+    finally:
+        wait([second])
+        torch.set_num_threads(threads)
+    return [first, second.result()]
+
+
+def _on_threads(threads: int, job: Callable[[Item], Result], item: Item) -> Result:
+    torch.set_num_threads(threads)  # of the calling thread
+    with torch.no_grad():
+        return job(item)

@@ -9,7 +9,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("schema", type=Path, help="what the columns mean, e.g. configs/schemas/art_hiv.yaml")
-    parser.add_argument("--table", type=Path, help="the table: .csv, .csv.gz or .parquet")
+    parser.add_argument(
+        "--table",
+        type=Path,
+        help="a .csv, .csv.gz or .parquet; or a folder of such, or a 'pattern*' in quotes",
+    )
     parser.add_argument("--dataset", help="instead of --table: art_hiv (fetched) or simulated_art_hiv")
     parser.add_argument("--out", type=Path, required=True, help="the prepared cohort to write (HDF5)")
     parser.add_argument("--tables", type=Path, help="folder for train.csv and holdout.csv, for evaluate.py")

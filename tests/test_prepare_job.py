@@ -168,6 +168,20 @@ def test_unsorted_rows_need_a_word(prepare: Prepare, folder: Path) -> None:
     assert prepare(*USUAL, "--sort")[0] == 0
 
 
+def test_a_folder_of_files_is_one_table(prepare: Prepare, folder: Path) -> None:
+    (folder / "parts").mkdir()
+    for name, rows in (("b.csv", slice(80)), ("a.csv", slice(80, None))):
+        small_table(50, 4)[rows].to_csv(folder / "parts" / name, index=False)
+    status, out, err = prepare("s.yaml", "--table", "parts", "--out", "q.h5")
+    assert (status, err) == (0, "")
+    assert re.search(r"from .*parts \(2 files\)", out)
+    assert "50, of 4 timesteps (200 rows)" in out
+    again = prepare("s.yaml", "--table", "parts/*.csv", "--out", "q.h5")
+    assert "q.h5 is up to date" in again[1]
+    (folder / "none").mkdir()
+    assert "there is no table in this folder" in prepare("s.yaml", "--table", "none", "--out", "r.h5")[2]
+
+
 def test_simulated_patients(prepare: Prepare, folder: Path) -> None:
     status, out, _ = prepare(
         ART_HIV, "--dataset", "simulated_art_hiv", "--max-patients", "20", "--out", "p.h5"

@@ -237,7 +237,7 @@ def test_a_failed_write_leaves_the_old_file(cohort: PreparedCohort, tmp_path: Pa
             raise RuntimeError("power cut")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("healthgym.data.prepare.Transform", Breaks)
+        patch.setattr("healthgym.data.fitting.Transform", Breaks)
         with pytest.raises(RuntimeError, match="power cut"):
             prepare(ragged_table(), small_schema(), tmp_path / "p.h5")
     assert (tmp_path / "p.h5").read_bytes() == before

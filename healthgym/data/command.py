@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from healthgym.data.prepare import SplitSettings, prepare
+from healthgym.data.prepare import SplitSettings, prepare_parts
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.sources import Source, find_source
-from healthgym.data.stream import prepare_parts
 from healthgym.errors import ConfigError, StorageError
 from healthgym.files import atomic_path
 from healthgym.schema import Schema, load_schema
@@ -35,11 +34,11 @@ def run(
 
     Args:
         schema: path of the schema.
-        table: path of the table, or
+        table: the table: a file, a folder of files or a pattern that names files; or
         dataset: name of a public or simulated one.
         out: the prepared cohort.
         tables: folder to write train.csv and holdout.csv to.
-        holdout, seed, max_patients, sort: see `healthgym.data.prepare.prepare`.
+        holdout, seed, max_patients, sort: see `healthgym.data.prepare.prepare_parts`.
         cache: folder of fetched files.
         overwrite: whether to replace a cohort that was made from something else.
 
@@ -87,12 +86,8 @@ def check(holdout: float, max_patients: int | None) -> None:
 def _prepare(
     source: Source, schema: Schema, out: Path, split: SplitSettings, sort: bool, recipe: dict[str, Any]
 ) -> PreparedCohort:
-    if source.parts is not None:
-        with _naming(out):
-            return prepare_parts(source.parts, schema, out, split, source.name, recipe)
-    frame = source.read()
     with _naming(out):
-        return prepare(frame, schema, out, split, source.name, sort, recipe)
+        return prepare_parts(source.parts(), schema, out, split, source.name, sort, recipe)
 
 
 def _is_made(out: Path, recipe: dict[str, Any], overwrite: bool) -> bool:

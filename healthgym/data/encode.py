@@ -24,9 +24,9 @@ def labelled(classes_N: NDArray[Any], variable: Variable) -> "pd.Categorical[Any
     return pd.Categorical.from_codes(classes_N.astype(np.int64), categories=categories)
 
 
-def encode_codes(frame: pd.DataFrame, schema: Schema) -> NDArray[np.uint8]:
-    """Return class indices, shape (N, K), of a checked table without missing classes."""
-    codes_NK = np.empty((len(frame), len(schema.categoricals)), dtype=np.uint8)
+def encode_codes(frame: pd.DataFrame, schema: Schema, dtype: Any = np.uint8) -> NDArray[Any]:
+    """Return class indices, shape (N, K), of a checked table; -1 where missing, if the type has it."""
+    codes_NK = np.empty((len(frame), len(schema.categoricals)), dtype)
     for k, variable in enumerate(schema.categoricals):
         codes_NK[:, k] = frame[variable.name].cat.codes
     return codes_NK

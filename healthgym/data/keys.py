@@ -1,6 +1,7 @@
 """The key columns: who and when. Every patient's timesteps must be whole, once, and in order."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,21 @@ from healthgym.data.problems import Problems
 from healthgym.schema import Schema
 
 _INTEGER = re.compile(r"(0|-?[1-9][0-9]{0,17})(\.0*)?")
+
+
+@dataclass(frozen=True)
+class KeyRows:
+    """The keys of some rows as they stand there.
+
+    Args:
+        words_R: the patient of each run of rows: int64 where that is how it is written, else text.
+        lengths_R: rows of each run.
+        timestep_N: each row's timestep.
+    """
+
+    words_R: NDArray[Any]
+    lengths_R: NDArray[np.int64]
+    timestep_N: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,13 @@ class Keys:
     timestep_N: NDArray[np.int64]
     order_N: NDArray[np.int64]
 
+    @classmethod
+    def of(cls, ids_R: NDArray[Any], lengths_R: NDArray[np.int64], timestep_N: NDArray[np.int64]) -> "Keys":
+        """Sort rows whose runs are of these patients."""
+        ids, place_R = np.unique(ids_R, return_inverse=True)
+        patient_N = np.repeat(place_R, lengths_R)
+        return cls(ids, patient_N, timestep_N, np.lexsort((timestep_N, patient_N)))
+
     @property
     def follows_N(self) -> NDArray[np.bool_]:
         """In sorted order: whether the row before is of the same patient."""
@@ -37,8 +60,8 @@ class Keys:
         return np.concatenate([[False], patient_N[1:] == patient_N[:-1]])
 
 
-def read_keys(frame: pd.DataFrame, schema: Schema, problems: Problems) -> Keys | None:
-    """Check both key columns; None if they are too damaged to go on."""
+def read_keys(frame: pd.DataFrame, schema: Schema, problems: Problems) -> KeyRows | None:
+    """Check both key columns, each row for itself; None if they are too damaged to go on."""
     patient, timestep = frame[schema.keys.patient], frame[schema.keys.timestep]
     no_patient = np.flatnonzero(patient.isna())
     problems.add("no patient", "Every row needs one.", schema.keys.patient, no_patient)
@@ -49,14 +72,28 @@ def read_keys(frame: pd.DataFrame, schema: Schema, problems: Problems) -> Keys |
         "Number each patient's timesteps 0, 1, 2, ...",
         schema.keys.timestep,
         bad,
-        timestep.iloc[bad],
+        timestep.iloc[bad[:3]],
     )
     if len(no_patient) or len(bad):
         return None
     codes, uniques = pd.factorize(patient)
-    ids, place = np.unique(_patient_ids(uniques), return_inverse=True)
-    patient_N, timestep_N = place[codes], number.astype(np.int64)
-    return Keys(ids, patient_N, timestep_N, np.lexsort((timestep_N, patient_N)))
+    words = np.array([str(word) for word in uniques], dtype=object)
+    numbers = patient_ids([words])
+    if numbers.dtype == np.int64 and (numbers.astype(str) == words).all():
+        words = numbers
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    return KeyRows(words[codes[starts]], np.diff(starts, append=len(codes)), number.astype(np.int64))
+
+
+def patient_ids(words: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    """Return all parts' ids together: integers if all are whole numbers in plain writing, else text."""
+    parts = list(words)
+    if all(part.dtype == np.int64 for part in parts):
+        return np.concatenate(parts)
+    text = [str(word) for part in parts for word in part]
+    if all(_INTEGER.fullmatch(word) for word in text):
+        return np.array([int(word.split(".")[0]) for word in text], dtype=np.int64)
+    return np.array(text, dtype=object)
 
 
 def check_order(keys: Keys, schema: Schema, problems: Problems, sort: bool) -> None:
@@ -73,8 +110,9 @@ def check_order(keys: Keys, schema: Schema, problems: Problems, sort: bool) -> N
     problems.add(
         "the same patient and timestep as an earlier row",
         "Keep one row of each.",
-        rows=order[duplicates],
-        details=whom(order[duplicates], time[duplicates]),
+        None,
+        order[duplicates],
+        whom(order[duplicates], time[duplicates]),
     )
     _check_sorted(keys, schema, problems, sort, whom)
     start = time.min()
@@ -83,16 +121,18 @@ def check_order(keys: Keys, schema: Schema, problems: Problems, sort: bool) -> N
         f"patients that do not start at {schema.keys.timestep} {start} as others do, "
         f"so that timestep {start} is missing",
         "Add the missing rows, or number each patient's timesteps from the same start.",
-        rows=order[late],
-        details=whom(order[late], time[late]),
+        None,
+        order[late],
+        whom(order[late], time[late]),
     )
     gaps = np.flatnonzero(follows & (step > 1))
     before = time[gaps] - step[gaps] + 1
     problems.add(
         "timesteps are missing before a row",
         "Add the missing rows (with empty values if the schema allows them), or renumber.",
-        rows=order[gaps],
-        details=[f"{who} is missing" for who in whom(order[gaps], before)],
+        None,
+        order[gaps],
+        [f"{who} is missing" for who in whom(order[gaps], before)],
     )
 
 
@@ -105,14 +145,7 @@ def _check_sorted(keys: Keys, schema: Schema, problems: Problems, sort: bool, wh
         problems.add(
             f"rows are not sorted by {schema.keys.patient} and {schema.keys.timestep}",
             "Sort the table, or pass --sort to jobs/prepare.py if the order of rows means nothing.",
-            rows=rows,
-            details=whom(rows, keys.timestep_N[rows]),
+            None,
+            rows,
+            whom(rows, keys.timestep_N[rows]),
         )
-
-
-def _patient_ids(uniques: Any) -> NDArray[Any]:
-    """Return ids as integers if all are whole numbers in plain writing, else as text."""
-    words = [str(word) for word in uniques]
-    if all(_INTEGER.fullmatch(word) for word in words):
-        return np.array([int(word.split(".")[0]) for word in words], dtype=np.int64)
-    return np.array(words, dtype=object)

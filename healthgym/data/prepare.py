@@ -1,6 +1,14 @@
-"""From a table to a prepared cohort: check, split, fit on the training patients, encode, write."""
+"""From a table to a prepared cohort: check, split, fit on the training patients, encode, write.
 
-from collections.abc import Mapping
+The table comes in parts and is read once. Its rows lie in files beside the output meanwhile, so that memory
+grows with the patients (their ids and lengths) and not with the rows. How a table is cut into parts changes
+no bit of the result.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +19,17 @@ from numpy.typing import NDArray
 
 from healthgym.data.correlation import Moments
 from healthgym.data.encode import design_matrix, encode_codes
+from healthgym.data.fitting import fit
 from healthgym.data.missing import Fills
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.split import held_out
-from healthgym.data.table import check_rows
-from healthgym.data.transform import BOXCOX_EPS, Transform
-from healthgym.errors import TableError, listed
+from healthgym.data.stream import Patients, RowStore
+from healthgym.data.transform import Transform
+from healthgym.errors import TableError
 from healthgym.schema import Schema
 from healthgym.storage.prepared import SplitWriter, prepared_writer, write_head
 
-_BLOCK_ROWS = 1 << 16
+_SUFFIX = ".rows"
 
 
 @dataclass(frozen=True)
@@ -41,10 +50,24 @@ def prepare(
     sort: bool = False,
     recipe: dict[str, Any] | None = None,
 ) -> PreparedCohort:
+    """Do as `prepare_parts` does with a table in memory."""
+    return prepare_parts([frame], schema, out, split, source, sort, recipe)
+
+
+def prepare_parts(
+    parts: Iterable[pd.DataFrame],
+    schema: Schema,
+    out: Path,
+    split: SplitSettings = SplitSettings(),
+    source: str = "table",
+    sort: bool = False,
+    recipe: dict[str, Any] | None = None,
+) -> PreparedCohort:
     """Write a prepared cohort and open it.
 
     Args:
-        frame: the table, as `read_table` gives it.
+        parts: the table, as `read_parts` gives it. Parts may end within a patient, and patients may come
+            in any order, but the rows of each in that of time.
         schema: what its columns mean.
         out: the file to write; whole or absent.
         split: which patients to use and hold out. `max_patients` takes the lowest ids.
@@ -55,43 +78,37 @@ def prepare(
     Raises:
         TableError: the table does not fit the schema, or leaves nothing to train on.
     """
-    checked = check_rows(frame, schema, source, sort)
-    ids, lengths_N = patients_of(checked, schema)
-    if split.max_patients is not None:
-        ids, lengths_N = ids[: split.max_patients], lengths_N[: split.max_patients]
-        checked = checked.iloc[: lengths_N.sum()]
-    held_N = held_out(ids, split.holdout, split.seed)
-    refuse_all_held(held_N, split, source)
-    train = ~np.repeat(held_N, lengths_N)
-    fills = Fills.fit(checked[train], schema, source)
-    table = fills.carry_forward(checked, schema, modelled=False)
-    extremes = {v.name: (table[v.name][train].min(), table[v.name][train].max()) for v in schema.reals}
-    refuse_constant(extremes, schema, source)
-    transform = Transform.fit(table[train], schema)
-    parts = {"train": ~held_N, "holdout": held_N}
-    with prepared_writer(
-        out,
-        {name: (ids[chosen], lengths_N[chosen]) for name, chosen in parts.items()},
-        len(schema.reals),
-        len(schema.categoricals),
-    ) as (file, writers):
-        moments = Moments(schema.layout.num_features)
-        encode_rows(table[train], schema, fills, transform, writers["train"], moments)
-        encode_rows(table[~train], schema, fills, transform, writers["holdout"])
-        first_timestep = int(checked[schema.keys.timestep].iloc[0])
-        head = head_of(schema, transform, fills, first_timestep, recipe)
-        write_head(file, head, moments.correlation())
+    with _scratch(out) as folder:
+        store = RowStore(folder, schema, source)
+        for part in parts:
+            store.add(part)
+        patients = store.patients(sort).only(slice(split.max_patients))
+        held_N = held_out(patients.ids, split.holdout, split.seed)
+        _refuse_all_held(held_N, split, source)
+        train, holdout = patients.only(~held_N), patients.only(held_N)
+        fills, transform = fit(store, train, schema, source, folder)
+        sizes = {name: (each.ids, each.lengths_N) for name, each in (("train", train), ("holdout", holdout))}
+        with prepared_writer(out, sizes, len(schema.reals), len(schema.categoricals)) as (file, writers):
+            encoder = _Encoder(store, schema, fills, transform)
+            moments = Moments(schema.layout.num_features)
+            encoder.write(train, writers["train"], moments)
+            encoder.write(holdout, writers["holdout"])
+            head = _head(schema, transform, fills, store.first_timestep, recipe)
+            write_head(file, head, moments.correlation())
     return PreparedCohort.open(out)
 
 
-def patients_of(checked: pd.DataFrame, schema: Schema) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    """Return each patient's id and number of timesteps."""
-    patient = checked[schema.keys.patient].to_numpy()
-    starts = np.flatnonzero(np.concatenate([[True], patient[1:] != patient[:-1]]))
-    return patient[starts], np.diff(starts, append=len(patient)).astype(np.int32)
+@contextmanager
+def _scratch(out: Path) -> Iterator[Path]:
+    """Yield a folder beside the output, and remove what a killed process left of one."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for left in out.parent.glob(f".{out.name}.*{_SUFFIX}"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(_SUFFIX, f".{out.name}.", out.parent) as folder:
+        yield Path(folder)
 
 
-def head_of(
+def _head(
     schema: Schema, transform: Transform, fills: Fills, first_timestep: int, recipe: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Return what belongs to the whole cohort, as JSON has it."""
@@ -104,7 +121,7 @@ def head_of(
     }
 
 
-def refuse_all_held(held_N: NDArray[np.bool_], split: SplitSettings, source: str) -> None:
+def _refuse_all_held(held_N: NDArray[np.bool_], split: SplitSettings, source: str) -> None:
     """Somebody must be left to train on."""
     if held_N.all():
         raise TableError(
@@ -113,37 +130,23 @@ def refuse_all_held(held_N: NDArray[np.bool_], split: SplitSettings, source: str
         )
 
 
-def refuse_constant(extremes: Mapping[str, tuple[float, float]], schema: Schema, source: str) -> None:
-    """A constant has no Box-Cox transform and nothing to learn.
+@dataclass(frozen=True)
+class _Encoder:
+    """Turns rows into what a prepared cohort holds."""
 
-    Args:
-        extremes: lowest and highest value of real variables among the training patients.
-    """
-    shifts = {v.name: BOXCOX_EPS + v.offset for v in schema.reals}
-    constant = [name for name, (low, high) in extremes.items() if low + shifts[name] == high + shifts[name]]
-    if constant:
-        shown = listed(f"'{name}' = {extremes[name][0]:g}" for name in constant)
-        raise TableError(
-            f"{source}: the same value in every row of the training patients: {shown}. There is nothing to "
-            f"learn from it: take it out of the schema."
-        )
+    store: RowStore
+    schema: Schema
+    fills: Fills
+    transform: Transform
 
-
-def encode_rows(
-    table: pd.DataFrame,
-    schema: Schema,
-    fills: Fills,
-    transform: Transform,
-    writer: SplitWriter,
-    moments: Moments | None = None,
-) -> None:
-    """Encode and write one split's rows, block by block."""
-    filled = fills.carry_forward(table, schema, modelled=True)
-    names = [variable.name for variable in schema.reals]
-    for start in range(0, len(table), _BLOCK_ROWS):
-        block = filled.iloc[start : start + _BLOCK_ROWS]
-        reals = transform.forward_reals(block[names].to_numpy(np.float64)).astype(np.float32)
-        codes = encode_codes(block, schema)
-        writer.append(reals, codes, table[names].iloc[start : start + _BLOCK_ROWS].to_numpy(np.float64))
-        if moments is not None:
-            moments.add(design_matrix(reals, codes, schema.layout))
+    def write(self, patients: Patients, writer: SplitWriter, moments: Moments | None = None) -> None:
+        """Encode and write one split's rows, block by block."""
+        names = [variable.name for variable in self.schema.reals]
+        for block in patients.blocks():
+            carried = self.fills.carry_forward(self.store.read(block), self.schema, modelled=False)
+            filled = self.fills.carry_forward(carried, self.schema, modelled=True)
+            reals = self.transform.forward_reals(filled[names].to_numpy(np.float64)).astype(np.float32)
+            codes = encode_codes(filled, self.schema)
+            writer.append(reals, codes, carried[names].to_numpy(np.float64))
+            if moments is not None:
+                moments.add(design_matrix(reals, codes, self.schema.layout))

@@ -1,6 +1,6 @@
 """What is wrong with a table, gathered so that all of it is said at once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from healthgym.errors import TableError
 
 _SHOWN_PER_KIND = 3
+_ROW = "row"
 
 
 class Problems:
@@ -17,56 +18,74 @@ class Problems:
 
     Args:
         source: the file, as messages name it.
-        index: the table's index; one named "line" holds line numbers of a CSV file.
+        index: of the first part of the table, see `read`; one named "line" holds line numbers.
     """
 
-    def __init__(self, source: str, index: pd.Index) -> None:
+    def __init__(self, source: str, index: pd.Index | None = None) -> None:
         self.source = source
-        self._index = index
-        self._lines: list[str] = []
+        self._kinds: dict[tuple[str | None, str], _Kind] = {}
+        self._by_row = False
+        if index is not None:
+            self.read(index)
+
+    def read(self, index: pd.Index) -> None:
+        """From now on rows are positions in a part of the table that has this index."""
+        unit = index.name or _ROW
+        self._place: Callable[[int], str] = lambda row: f"{unit} {index[row]}"
+
+    def read_whole(self, place: Callable[[int], str]) -> None:
+        """From now on rows are positions in the whole table; `place` says where each stands."""
+        self._place = place
 
     def add(
         self,
         what: str,
         remedy: str,
-        column: str | None = None,
-        rows: NDArray[Any] | None = None,
+        column: str | None,
+        rows: NDArray[Any],
         details: Sequence[Any] | NDArray[Any] | pd.Series | None = None,
     ) -> None:
-        """Note one kind of problem.
+        """Note one kind of problem, or more rows of one that was noted before.
 
         Args:
             what: what is wrong.
             remedy: what to do, a sentence.
-            column: where.
+            column: where, if it is one column's.
             rows: positions of the rows concerned; with none of them there is no problem to note.
-            details: the value (or more) at each of these rows.
+            details: the value (or more) at each of these rows, or at the first ones.
         """
-        if rows is not None and not len(rows):
+        if not len(rows):
             return
-        where = f"column '{column}': " if column is not None else ""
-        places = f": {self._places(rows, details)}" if rows is not None else ""
-        self._lines.append(f"{where}{what}{places}. {remedy}")
+        kind = self._kinds.setdefault((column, what), _Kind(remedy))
+        places = [self._place(int(row)) for row in rows[:_SHOWN_PER_KIND]]
+        self._by_row |= any(f" {_ROW} " in f" {place}" for place in places)
+        if details is not None:
+            values = list(details[:_SHOWN_PER_KIND])
+            places = [f"{place} ({_show(value)})" for place, value in zip(places, values, strict=True)]
+        kind.shown += places[: _SHOWN_PER_KIND - len(kind.shown)]
+        kind.count += len(rows)
 
     def raise_if_any(self) -> None:
         """Raise what was noted as one `TableError`."""
-        if self._lines:
-            counted = "" if self._index.name == "line" else " (rows are counted from 0)"
-            noun = "problem" if len(self._lines) == 1 else "problems"
-            raise TableError(
-                f"{self.source}: {len(self._lines)} {noun}{counted}\n"
-                + "\n".join(f"  - {line}" for line in self._lines)
-            )
+        if not self._kinds:
+            return
+        lines = [
+            "  - " + (f"column '{column}': " if column is not None else "") + f"{what}: {kind}"
+            for (column, what), kind in self._kinds.items()
+        ]
+        noun = "problem" if len(lines) == 1 else "problems"
+        counted = " (rows are counted from 0)" if self._by_row else ""
+        raise TableError(f"{self.source}: {len(lines)} {noun}{counted}\n" + "\n".join(lines))
 
-    def _places(self, rows: NDArray[Any], details: Any) -> str:
-        unit = "line" if self._index.name == "line" else "row"
-        first = rows[:_SHOWN_PER_KIND]
-        shown: Iterable[str] = (f"{unit} {self._index[row]}" for row in first)
-        if details is not None:
-            values = list(details[:_SHOWN_PER_KIND])
-            shown = (f"{place} ({_show(value)})" for place, value in zip(shown, values, strict=True))
-        more = f" and {len(rows) - len(first):,} more" if len(rows) > len(first) else ""
-        return ", ".join(shown) + more
+
+class _Kind:
+    def __init__(self, remedy: str) -> None:
+        self.remedy, self.count = remedy, 0
+        self.shown: list[str] = []
+
+    def __str__(self) -> str:
+        left = self.count - len(self.shown)
+        return f"{', '.join(self.shown)}{f' and {left:,} more' if left else ''}. {self.remedy}"
 
 
 def _show(value: Any) -> str:

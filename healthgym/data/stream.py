@@ -1,15 +1,12 @@
-"""Prepare a cohort from a table that comes in parts, in memory that hardly grows with it.
+"""A checked table on disk, written as it comes in parts and read in the order of its keys.
 
-The table is read twice: to find the patients and fit what is fitted, then to encode. On the way the
-training patients' real columns lie in files beside the output, from where the Box-Cox transform is fitted
-one column at a time: memory takes about 24 bytes per training row and the ids and lengths of patients.
-The result is that of `prepare`, but that correlations are added up in other blocks.
+Memory holds the ids, lengths and first rows of patients, and one part or block of rows. Only a table whose
+rows must be sorted takes 32 bytes of memory per row more.
 """
 
-import shutil
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,193 +14,178 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from healthgym.data.correlation import Moments
-from healthgym.data.missing import Fills
-from healthgym.data.prepare import (
-    SplitSettings,
-    encode_rows,
-    head_of,
-    patients_of,
-    refuse_all_held,
-    refuse_constant,
-)
-from healthgym.data.sequences import PreparedCohort
-from healthgym.data.split import held_out
-from healthgym.data.table import check_rows
-from healthgym.data.transform import Transform
-from healthgym.errors import TableError
+from healthgym.data.encode import encode_codes, labelled
+from healthgym.data.keys import Keys, check_order, patient_ids
+from healthgym.data.problems import Problems
+from healthgym.data.table import check_columns, check_static, read_rows, refuse_empty
 from healthgym.schema import Schema
-from healthgym.storage.prepared import prepared_writer, write_head
 
-_SUFFIX = ".columns"
-Parts = Callable[[], Iterable[pd.DataFrame]]
+_BLOCK_ROWS = 1 << 16
 
 
-def prepare_parts(
-    parts: Parts,
-    schema: Schema,
-    out: Path,
-    split: SplitSettings,
-    source: str,
-    recipe: dict[str, Any] | None = None,
-) -> PreparedCohort:
-    """Write a prepared cohort and open it.
+@dataclass(frozen=True)
+class Patients:
+    """Patients and where their rows are.
 
     Args:
-        parts: returns, at each call, the same parts of the table: whole patients, in the order of ids.
-        schema, out, split, source, recipe: see `healthgym.data.prepare.prepare`.
-
-    Raises:
-        TableError: the table does not fit the schema, or leaves nothing to train on.
+        ids: of each patient.
+        lengths_N: their timesteps.
+        starts_N: the first row of each: its position in `rows`, or in the table if that is None.
+        rows: positions of all rows in the order of the keys.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for left in out.parent.glob(f".{out.name}.*{_SUFFIX}"):
-        shutil.rmtree(left, ignore_errors=True)  # of a killed process
-    with tempfile.TemporaryDirectory(_SUFFIX, f".{out.name}.", out.parent) as folder:
-        survey = _Survey(schema, source, Path(folder))
-        for checked in _checked(parts, schema, source, split.max_patients):
-            survey.add(checked, held_out(patients_of(checked, schema)[0], split.holdout, split.seed))
-        if not survey.any:
-            raise TableError(f"{source}: the table has no rows. Give one per patient and timestep.")
-        refuse_all_held(survey.held_N, split, source)
-        fills = survey.fills()
-        transform = Transform.fit_columns(survey.columns(fills), schema)
-    moments = Moments(schema.layout.num_features)
-    with prepared_writer(out, survey.patients(), len(schema.reals), len(schema.categoricals)) as (
-        file,
-        writers,
-    ):
-        for checked in _checked(parts, schema, source, split.max_patients):
-            table = fills.carry_forward(checked, schema, modelled=False)
-            ids, lengths_N = patients_of(checked, schema)
-            held = np.repeat(held_out(ids, split.holdout, split.seed), lengths_N)
-            encode_rows(table[~held], schema, fills, transform, writers["train"], moments)
-            encode_rows(table[held], schema, fills, transform, writers["holdout"])
-        write_head(
-            file,
-            head_of(schema, transform, fills, survey.first_timestep, recipe),
-            moments.correlation(),
+
+    ids: NDArray[Any]
+    lengths_N: NDArray[np.int32]
+    starts_N: NDArray[np.int64]
+    rows: NDArray[np.int64] | None = None
+
+    def only(self, chosen: NDArray[Any] | slice) -> "Patients":
+        """Return some of the patients."""
+        return replace(
+            self, ids=self.ids[chosen], lengths_N=self.lengths_N[chosen], starts_N=self.starts_N[chosen]
         )
-    return PreparedCohort.open(out)
+
+    def blocks(self) -> Iterator["Patients"]:
+        """Yield them a few at a time: whole patients, together not many more rows than a block has."""
+        ends_N = self.lengths_N.cumsum(dtype=np.int64)
+        first = 0
+        while first < len(ends_N):
+            before = ends_N[first - 1] if first else 0
+            last = max(first + 1, int(np.searchsorted(ends_N, before + _BLOCK_ROWS, side="right")))
+            yield self.only(slice(first, last))
+            first = last
+
+    def positions(self) -> NDArray[np.int64]:
+        """Return where all their rows are in the table."""
+        skipped_N = self.starts_N - (np.cumsum(self.lengths_N, dtype=np.int64) - self.lengths_N)
+        places = np.repeat(skipped_N, self.lengths_N) + np.arange(self.lengths_N.sum(dtype=np.int64))
+        return places if self.rows is None else self.rows[places]
 
 
-def _checked(parts: Parts, schema: Schema, source: str, max_patients: int | None) -> Iterator[pd.DataFrame]:
-    """Yield the parts checked; together they must be a table in the order of its keys."""
-    rows = patients = 0
-    last: Any = None
-    for part in parts():
-        checked = check_rows(part.set_axis(pd.RangeIndex(rows, rows + len(part))), schema, source)
-        ids, lengths_N = patients_of(checked, schema)
-        if last is not None and not ids[0] > last:
-            raise TableError(
-                f"{source}: patient {ids[0]} begins a part of the table, after patient {last}. Parts must "
-                f"hold whole patients in the order of their ids."
-            )
-        last, left = ids[-1], None if max_patients is None else max_patients - patients
-        if left is not None and left < len(ids):
-            checked = checked.iloc[: lengths_N[:left].sum()]
-        if len(checked):
-            yield checked
-        rows, patients = rows + len(part), patients + len(ids)
-        if max_patients is not None and patients >= max_patients:
-            return
-
-
-class _Survey:
-    """What the first reading finds.
+class RowStore:
+    """The rows of a table on disk, in the order they came.
 
     Args:
+        folder: takes the files.
         schema: of the table.
         source: names it in messages.
-        folder: takes the training patients' real columns.
+
+    Attributes:
+        first_timestep: that every patient starts at, once `patients` found nothing wrong.
     """
 
-    def __init__(self, schema: Schema, source: str, folder: Path) -> None:
-        self._schema, self._source, self._folder = schema, source, folder
-        self._ids: list[NDArray[Any]] = []
-        self._lengths: list[NDArray[np.int32]] = []
-        self._held: list[NDArray[np.bool_]] = []
-        self._classes: dict[str, Counter[str]] = {}
-        self.first_timestep = 0
+    first_timestep: int
 
-    def add(self, checked: pd.DataFrame, held_N: NDArray[np.bool_]) -> None:
-        """Take in a part."""
-        first = int(checked[self._schema.keys.timestep].iloc[0])
-        if self._ids and first != self.first_timestep:
-            raise TableError(
-                f"{self._source}: the first timestep is {self.first_timestep} at first, {first} later."
-            )
-        self.first_timestep = first
-        ids, lengths_N = patients_of(checked, self._schema)
-        self._ids.append(ids)
-        self._lengths.append(lengths_N)
-        self._held.append(held_N)
-        train = checked[~np.repeat(held_N, lengths_N)]
-        gaps = {v.name: np.nan if v.kind == "real" else v.labels[0] for v in self._schema.variables}
-        carried = Fills(gaps).carry_forward(train, self._schema, modelled=False)
-        for variable in self._schema.reals:
-            self._append(variable.name, "carried", carried)
-            if variable.missing != "refuse":
-                self._append(variable.name, "measured", train)
-        for variable in self._schema.categoricals:
-            if variable.missing != "refuse":
-                counts = train[variable.name].value_counts()
-                found = {str(label): int(count) for label, count in counts.items()}
-                self._classes.setdefault(variable.name, Counter()).update(found)
+    def __init__(self, folder: Path, schema: Schema, source: str) -> None:
+        self._folder, self._schema = folder, schema
+        self._problems = Problems(source)
+        self._words: list[NDArray[Any]] = []
+        self._lengths: list[NDArray[np.int64]] = []
+        self._first_rows: list[int] = []
+        self._units: list[str] = []
+        self._num_rows = 0
+        self._damaged = False
+        self._forms: dict[str, tuple[np.dtype[Any], int]] = {
+            "reals": (np.dtype(np.float64), len(schema.reals)),
+            "codes": (np.dtype(np.int16), len(schema.categoricals)),  # -1: missing
+            "timestep": (np.dtype(np.int64), 1),
+            "place": (np.dtype(np.int64), 1),  # line or row in the file it came from
+        }
 
-    @property
-    def any(self) -> bool:
-        """Whether there was any patient."""
-        return bool(self._ids)
+    def add(self, part: pd.DataFrame) -> None:
+        """Check the rows of a part and keep them; what is wrong is noted."""
+        check_columns(part, self._schema, self._problems.source)
+        if part.empty:
+            return
+        self._problems.read(part.index)
+        keys, variables = read_rows(part, self._schema, self._problems)
+        if keys is None:
+            self._damaged = True
+            return
+        self._words.append(keys.words_R)
+        self._lengths.append(keys.lengths_R)
+        self._first_rows.append(self._num_rows)
+        self._units.append(str(part.index.name or "row"))
+        self._num_rows += len(part)
+        names = [variable.name for variable in self._schema.reals]
+        self._write("reals", variables[names].to_numpy(np.float64))
+        self._write("codes", encode_codes(variables, self._schema, np.int16))
+        self._write("timestep", keys.timestep_N)
+        self._write("place", part.index.to_numpy(np.int64))
 
-    @property
-    def held_N(self) -> NDArray[np.bool_]:
-        """Which patients are held out."""
-        return np.concatenate(self._held)
+    def patients(self, sort: bool) -> Patients:
+        """Return all patients in the order of their ids.
 
-    def patients(self) -> dict[str, tuple[NDArray[Any], NDArray[np.int32]]]:
-        """Return ids and lengths of each split's patients."""
-        ids, lengths_N, held_N = (np.concatenate(each) for each in (self._ids, self._lengths, self._held))
-        chosen = {"train": ~held_N, "holdout": held_N}
-        return {name: (ids[rows], lengths_N[rows]) for name, rows in chosen.items()}
+        Args:
+            sort: whether rows that are out of order are sorted.
 
-    def fills(self) -> Fills:
-        """Return what fills a gap that nothing precedes."""
-        values: dict[str, float | str] = {}
-        for variable in self._schema.variables:
-            if variable.missing == "refuse":
-                continue
-            if variable.kind == "real":
-                measured = self._column(variable.name, "measured")
-                found = measured[~np.isnan(measured)]
-                value: float | str | None = float(np.median(found)) if len(found) else None
-            else:
-                counts = +self._classes[variable.name]
-                value = max(variable.labels, key=lambda label: counts[label]) if counts else None
-            if value is None:
-                raise TableError(
-                    f"{self._source}: column '{variable.name}' has no value at all among the training "
-                    f"patients. Take it out of the schema."
-                )
-            values[variable.name] = value
-        return Fills(values)
+        Raises:
+            TableError: with all that is wrong with the table.
+        """
+        if self._damaged:
+            self._problems.raise_if_any()
+        refuse_empty(self._num_rows, self._problems.source)
+        self._problems.read_whole(self._place)
+        patients = self._in_order(sort)
+        if any(variable.static for variable in self._schema.variables):
+            for block in patients.blocks():
+                table = self.read(block)
+                ids_N = table[self._schema.keys.patient].to_numpy()
+                check_static(table, self._schema, ids_N, block.positions(), self._problems)
+        self._problems.raise_if_any()
+        return patients
 
-    def columns(self, fills: Fills) -> Iterator[NDArray[np.float64]]:
-        """Yield each real column of the training patients, gaps filled as `prepare` fills them."""
-        for variable in self._schema.reals:
-            column = self._column(variable.name, "carried")
-            if variable.missing == "carry_forward":
-                column[np.isnan(column)] = float(fills.values[variable.name])
-            refuse_constant({variable.name: (column.min(), column.max())}, self._schema, self._source)
-            yield column
+    def read(self, patients: Patients) -> pd.DataFrame:
+        """Return rows as `check_rows` does, but for the timesteps."""
+        rows_N = patients.positions()
+        frame = pd.DataFrame(self._take("reals", rows_N), columns=[v.name for v in self._schema.reals])
+        codes_NK = self._take("codes", rows_N)
+        for k, variable in enumerate(self._schema.categoricals):
+            frame[variable.name] = labelled(codes_NK[:, k], variable)
+        frame.insert(0, self._schema.keys.patient, np.repeat(patients.ids, patients.lengths_N))
+        return frame
 
-    def _append(self, name: str, kind: str, table: pd.DataFrame) -> None:
-        with self._path(name, kind).open("ab") as file:
-            table[name].to_numpy(np.float64).tofile(file)
+    def _in_order(self, sort: bool) -> Patients:
+        ids_R, lengths_R = patient_ids(self._words), np.concatenate(self._lengths)
+        self._words.clear()
+        new_R = np.flatnonzero(np.concatenate([[True], ids_R[1:] != ids_R[:-1]]))  # a part may end within
+        ids_N, lengths_N = ids_R[new_R], np.add.reduceat(lengths_R, new_R).astype(np.int32)
+        order_N = np.argsort(ids_N, kind="stable")
+        starts_N: NDArray[np.int64] = np.cumsum(lengths_N, dtype=np.int64) - lengths_N
+        as_found = Patients(ids_N, lengths_N, starts_N)
+        patients = as_found.only(order_N)
+        if (patients.ids[1:] != patients.ids[:-1]).all() and self._is_regular(as_found):
+            return patients
+        keys = Keys.of(ids_R, lengths_R, np.fromfile(self._folder / "timestep", np.int64))
+        self.first_timestep = int(keys.timestep_N.min())
+        check_order(keys, self._schema, self._problems, sort)
+        counts_N = np.bincount(keys.patient_N).astype(np.int64)
+        starts_N = np.cumsum(counts_N) - counts_N
+        return Patients(keys.patient_ids, counts_N.astype(np.int32), starts_N, keys.order_N)
 
-    def _column(self, name: str, kind: str) -> NDArray[np.float64]:
-        return np.fromfile(self._path(name, kind), dtype=np.float64)
+    def _is_regular(self, patients: Patients) -> bool:
+        """Return whether each patient's timesteps follow each other, from the same one on."""
+        self.first_timestep = int(self._take("timestep", np.array([0]))[0, 0])
+        for block in patients.blocks():
+            rows_N = block.positions()
+            within_N = rows_N - np.repeat(block.starts_N, block.lengths_N)
+            if (self._take("timestep", rows_N)[:, 0] != self.first_timestep + within_N).any():
+                return False
+        return True
 
-    def _path(self, name: str, kind: str) -> Path:
-        place = [variable.name for variable in self._schema.reals].index(name)
-        return self._folder / f"{place}-{kind}"
+    def _place(self, row: int) -> str:
+        unit = self._units[bisect.bisect_right(self._first_rows, row) - 1]
+        return f"{unit} {self._take('place', np.array([row]))[0, 0]}"
+
+    def _write(self, name: str, values: NDArray[Any]) -> None:
+        with (self._folder / name).open("ab") as file:
+            np.ascontiguousarray(values).tofile(file)
+
+    def _take(self, name: str, rows_N: NDArray[np.int64]) -> NDArray[Any]:
+        """Return rows by position; the map is closed again, so that its pages do not stay in memory."""
+        dtype, width = self._forms[name]
+        if not width:
+            return np.empty((len(rows_N), 0), dtype)
+        mapped = np.memmap(self._folder / name, dtype, "r", shape=(self._num_rows, width))
+        taken: NDArray[Any] = mapped.take(rows_N, axis=0)
+        return taken

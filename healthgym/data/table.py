@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from healthgym.data.encode import labelled
-from healthgym.data.keys import Keys, check_order, read_keys
+from healthgym.data.keys import KeyRows, Keys, check_order, patient_ids, read_keys
 from healthgym.data.missing import Fills, apply_flags
 from healthgym.data.problems import Problems
 from healthgym.data.reading import read_table
@@ -15,7 +15,15 @@ from healthgym.data.transform import BOXCOX_EPS
 from healthgym.errors import TableError, listed, nearest
 from healthgym.schema import Schema, Variable, plain_word
 
-__all__ = ["check_rows", "check_table", "read_table"]
+__all__ = [
+    "check_columns",
+    "check_rows",
+    "check_static",
+    "check_table",
+    "read_rows",
+    "read_table",
+    "refuse_empty",
+]
 
 
 def check_table(
@@ -43,33 +51,41 @@ def check_table(
 
 def check_rows(frame: pd.DataFrame, schema: Schema, source: str, sort: bool = False) -> pd.DataFrame:
     """Do as `check_table` does, but leave gaps that are to be carried forward empty."""
-    _check_columns(frame, schema, source)
+    check_columns(frame, schema, source)
+    refuse_empty(len(frame), source)
     problems = Problems(source, frame.index)
+    rows, variables = read_rows(frame, schema, problems)
+    if rows is None:
+        problems.raise_if_any()
+        raise AssertionError("unreadable keys are a problem")
+    keys = Keys.of(patient_ids([rows.words_R]), rows.lengths_R, rows.timestep_N)
+    check_order(keys, schema, problems, sort)
+    in_order = variables.take(keys.order_N)
+    check_static(in_order, schema, keys.patient_ids[keys.patient_N[keys.order_N]], keys.order_N, problems)
+    problems.raise_if_any()
+    in_order.insert(0, schema.keys.patient, keys.patient_ids[keys.patient_N[keys.order_N]])
+    in_order.insert(1, schema.keys.timestep, keys.timestep_N[keys.order_N])
+    return in_order.reset_index(drop=True)
+
+
+def read_rows(frame: pd.DataFrame, schema: Schema, problems: Problems) -> tuple[KeyRows | None, pd.DataFrame]:
+    """Check each row for itself, and return its keys (None if they cannot be read) and variables.
+
+    The variables stand in encoded order, as `check_table` gives them, the rows as in `frame`.
+    """
     keys = read_keys(frame, schema, problems)
     columns: dict[str, Any] = {}
     for variable in schema.encoded:
         if variable.name in frame:
             read = _read_real if variable.kind == "real" else _read_classes
             columns[variable.name] = read(frame[variable.name], variable, problems)
-    if keys is None:
-        problems.raise_if_any()
-        raise AssertionError("unreadable keys are a problem")
-    check_order(keys, schema, problems, sort)
-    for variable in schema.encoded:
-        if variable.static:
-            _check_static(columns[variable.name], variable, keys, problems)
-    cleaned = pd.DataFrame(
-        {schema.keys.patient: keys.patient_ids[keys.patient_N], schema.keys.timestep: keys.timestep_N}
-        | columns
-    )
+    cleaned = pd.DataFrame(columns)
     apply_flags(cleaned, schema, problems)
-    problems.raise_if_any()
-    in_order = [schema.keys.patient, schema.keys.timestep, *schema.names()]
-    return cleaned[in_order].take(keys.order_N).reset_index(drop=True)
+    return keys, cleaned[list(schema.names())]
 
 
-def _check_columns(frame: pd.DataFrame, schema: Schema, source: str) -> None:
-    """Refuse a table without rows or without one of its columns."""
+def check_columns(frame: pd.DataFrame, schema: Schema, source: str) -> None:
+    """Refuse a table that lacks a column."""
     declared = [schema.keys.patient, schema.keys.timestep, *(v.name for v in schema.variables)]
     absent = [name for name in declared if name not in frame]
     spare = [name for name in frame if name not in declared]
@@ -79,7 +95,11 @@ def _check_columns(frame: pd.DataFrame, schema: Schema, source: str) -> None:
             f"which the schema '{schema.name}' declares. Rename or add what is meant, take it out of the "
             f"schema, or give the schema that belongs to this table."
         )
-    if frame.empty:
+
+
+def refuse_empty(num_rows: int, source: str) -> None:
+    """Refuse a table without rows."""
+    if not num_rows:
         raise TableError(
             f"{source}: the table has columns but no rows. Give one row per patient and timestep."
         )
@@ -171,21 +191,35 @@ def _note_missing(missing: NDArray[np.bool_], variable: Variable, problems: Prob
         )
 
 
-def _check_static(values: Any, variable: Variable, keys: Keys, problems: Problems) -> None:
-    """Note where a variable that is constant within a patient changes."""
-    codes, uniques = pd.factorize(values)
-    in_order = codes[keys.order_N]
-    before = np.concatenate([in_order[:1], in_order[:-1]])
-    changed = np.flatnonzero(keys.follows_N & (in_order != before) & (in_order >= 0) & (before >= 0))
-    first = changed[:3]
-    problems.add(
-        "static, but changes within a patient",
-        "Correct it, or drop `static: true` in the schema.",
-        variable.name,
-        keys.order_N[changed],
-        [
-            f"patient {keys.patient_ids[keys.patient_N[keys.order_N[i]]]}, "
-            f"from {uniques[before[i]]} to {uniques[in_order[i]]}"
-            for i in first
-        ],
-    )
+def check_static(
+    table: pd.DataFrame,
+    schema: Schema,
+    patient_N: NDArray[Any],
+    rows_N: NDArray[np.int64],
+    problems: Problems,
+) -> None:
+    """Note where a variable that is constant within a patient changes.
+
+    Args:
+        table: the variables of whole patients, in the order of the keys.
+        schema: of the table.
+        patient_N: whose row each is.
+        rows_N: where each row stands, as messages count.
+        problems: takes them.
+    """
+    for variable in schema.encoded:
+        if not variable.static:
+            continue
+        codes, uniques = pd.factorize(table[variable.name])
+        known = np.flatnonzero((codes[1:] >= 0) & (codes[:-1] >= 0) & (codes[1:] != codes[:-1])) + 1
+        changed = known[patient_N[known] == patient_N[known - 1]]
+        problems.add(
+            "static, but changes within a patient",
+            "Correct it, or drop `static: true` in the schema.",
+            variable.name,
+            rows_N[changed],
+            [
+                f"patient {patient_N[i]}, from {uniques[codes[i - 1]]} to {uniques[codes[i]]}"
+                for i in changed[:3]
+            ],
+        )

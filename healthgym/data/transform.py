@@ -1,6 +1,6 @@
 """Each real variable to [0, 1] and back: Box-Cox, then the fitted range. Binary classes stay codes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,15 +9,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import optimize, special
 
+from healthgym.data.columns import Array, Blocks, count_of, extremes, in_memory, quantiles
 from healthgym.schema import Schema
 
 BOXCOX_EPS = 1e-3
 _SMALLEST_BASE = 1e-12
 _ROUND_TRIP_TOLERANCE = 1e-6  # of the interquartile range
-_BLOCK = 1 << 20  # values whose transforms are in memory at a time
 _FALLBACK = (1.0, 0.0, 1.0)
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -56,13 +54,22 @@ class Transform:
             if isinstance(table, pd.DataFrame)
             else np.asarray(table, dtype=np.float64)
         )
-        return cls.fit_columns((raw[:, r] for r in range(raw.shape[1])), schema)
+        columns = (in_memory(column[~np.isnan(column)]) for column in raw.T)
+        return cls.fit_columns(columns, schema, _keep_in_memory)
 
     @classmethod
-    def fit_columns(cls, columns: Iterable[Array], schema: Schema) -> "Transform":
-        """Fit on one column of raw values after the other, so that one is in memory at a time."""
+    def fit_columns(
+        cls, columns: Iterable[Blocks], schema: Schema, keep: Callable[[Iterator[Array]], Blocks]
+    ) -> "Transform":
+        """Fit on columns of raw values without NaN, reading each a few dozen times block by block.
+
+        Args:
+            columns: of the real variables.
+            schema: of the table.
+            keep: stores a column's logarithms until the next column, in memory or in a file.
+        """
         eps_R = np.array([BOXCOX_EPS + variable.offset for variable in schema.reals])
-        fitted = np.array([_fit_one(column + eps) for column, eps in zip(columns, eps_R, strict=True)])
+        fitted = np.array([_fit_one(column, eps, keep) for column, eps in zip(columns, eps_R, strict=True)])
         fitted = fitted.reshape(-1, 3)
         return cls(tuple(v.name for v in schema.reals), eps_R, *fitted.T)
 
@@ -97,34 +104,43 @@ class Transform:
         return cls(tuple(tree["names"]), *arrays)
 
 
-def _fit_one(base: Array) -> tuple[float, float, float]:
-    """Return (lambda, min, range) of one column of x + eps."""
-    missing = np.isnan(base)
-    if missing.any():
-        base = base[~missing]
-    if not len(base) or base.min() <= 0 or base.min() == base.max():
+def _keep_in_memory(blocks: Iterator[Array]) -> Blocks:
+    kept = list(blocks)
+    return lambda: iter(kept)
+
+
+def _fit_one(
+    raw: Blocks, eps: float, keep: Callable[[Iterator[Array]], Blocks]
+) -> tuple[float, float, float]:
+    """Return (lambda, min, range) of one column."""
+
+    def base() -> Iterator[Array]:
+        return (block + eps for block in raw())
+
+    low, high = extremes(base)
+    if low <= 0 or not low < high:
         return _FALLBACK
-    exponent = _best_lambda(base)
-    while exponent and not _invertible(base, exponent):
+    exponent = _best_lambda(keep(np.log(block) for block in base()))
+    probes = quantiles(base, np.linspace(0, 1, 9).tolist())
+    while exponent and not _invertible(probes, exponent):
         # An extreme exponent presses values together beyond what a number can tell apart.
         exponent = exponent / 2 if abs(exponent) > 1e-3 else 0.0
-    ends = special.boxcox(np.array([base.min(), base.max()]), exponent)
+    ends = special.boxcox(np.array([low, high]), exponent)
     return exponent, float(ends[0]), float(ends[1] - ends[0])
 
 
-def _best_lambda(base: Array) -> float:
+def _best_lambda(logs: Blocks) -> float:
     """Return the exponent of greatest likelihood; 1 where the search finds none.
 
     Divided by the geometric mean, the values' log-likelihood is -N/2 log var(y) up to a constant (Box
     and Cox 1964, section 3), so that the search needs only one exponential per value.
     """
-    centred = np.log(base)
-    centred -= centred.mean()
+    mean = sum(float(block.sum()) for block in logs()) / count_of(logs)
 
     def log_variance(exponent: float) -> float:
         with np.errstate(over="ignore", invalid="ignore"):
-            blocks = (centred[start : start + _BLOCK] for start in range(0, len(centred), _BLOCK))
-            variance = _variance(np.expm1(exponent * c) / exponent if exponent else c for c in blocks)
+            centred = (block - mean for block in logs())
+            variance = _variance(np.expm1(exponent * c) / exponent if exponent else c for c in centred)
         return float(np.log(variance)) if 0 < variance < np.inf else np.inf
 
     try:
@@ -145,9 +161,8 @@ def _variance(blocks: Iterable[Array]) -> float:
     return squares / count
 
 
-def _invertible(base: Array, exponent: float) -> bool:
-    """Return whether the column's quantiles survive there and back."""
-    probes = np.quantile(base, np.linspace(0, 1, 9))
+def _invertible(probes: Array, exponent: float) -> bool:
+    """Return whether a column's quantiles (nine, evenly spaced) survive there and back."""
     with np.errstate(all="ignore"):
         ends = special.boxcox(probes[[0, -1]], exponent)
         scaled = (special.boxcox(probes, exponent) - ends[0]) / (ends[1] - ends[0])

@@ -1,0 +1,43 @@
+"""Tables that others wrote as Parquet, in parts."""
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def read_parquet_parts(
+    path: Path, wanted: Sequence[str], spare: Collection[str], cells: int | None
+) -> Iterator[pd.DataFrame]:
+    """Yield the rows of a file in parts, at least one; keys in the index become columns.
+
+    Args:
+        path: the file.
+        wanted: columns to read; all columns are read, so that messages can name them, if one of these is
+            not there,
+        spare: and not among these.
+        cells: rows times columns of a part, about; the whole table with all its columns if None.
+
+    Raises:
+        OSError, ValueError: the file is absent or damaged.
+    """
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        names = file.schema_arrow.names
+        if cells is None:
+            yield _frame(file.read())
+            return
+        found = [name for name in wanted if name in names]
+        columns = found if set(wanted) - set(found) <= set(spare) else None
+        if not file.metadata.num_rows:
+            yield _frame(file.read())
+        rows = max(1, cells // max(1, len(columns or names)))
+        for batch in file.iter_batches(rows, columns=columns):
+            yield _frame(pa.Table.from_batches([batch]))
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas()
+    named = [name for name in frame.index.names if name is not None]
+    return frame.reset_index(level=named) if named else frame.reset_index(drop=True)

@@ -154,8 +154,8 @@ def test_what_cannot_be_released_is_an_error(trained: Path, tmp_path: Path) -> N
     with pytest.raises(StorageError, match="is not there"):
         release(trained / "absent", out, THRESHOLDS)
     tiny.cohort(tmp_path, num_patients=160, seed=1)
-    for system, kind in (("v2", TableError), ("v1", ConfigError)):
-        with pytest.raises(kind, match="was not trained on"):
+    for system in ("v1", "v2"):
+        with pytest.raises(TableError, match="was not trained on"):
             release(trained / system, out, trained / "report.yaml", data=tmp_path / "prepared.h5")
     assert data.exists()
     assert not out.exists()
@@ -174,7 +174,8 @@ def test_the_card_is_complete(trained: Path, tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "report.json").write_text(json.dumps(report))
     asked = ["--run-dir", str(trained / "v2"), "--out", str(tmp_path / "r.h5"), "--data"]
     asked += [str(trained / "prepared.h5"), "--report", str(tmp_path / "report.json")]
-    assert load_program("release").main([*asked, "--config", str(trained / "report.yaml")]) == 0
+    asked += ["--config", str(trained / "report.yaml"), "--no-effect"]
+    assert load_program("release").main(asked) == 0
     assert "r.md" in capsys.readouterr().out
     card, text = json.loads((tmp_path / "r.json").read_text()), (tmp_path / "r.md").read_text()
     released = load_checkpoint(tmp_path / "r.h5")

@@ -1,0 +1,222 @@
+"""The card of a release: where it comes from, what was left out, what it still tells, what it changes."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from healthgym.data.sequences import PreparedCohort
+from healthgym.errors import ConfigError
+from healthgym.evaluation.figure import show
+from healthgym.launch.effect import SIDES
+from healthgym.storage.checkpoint import Checkpoint
+
+CARD_VERSION = 2
+_PACKAGES = ("healthgym", "torch", "numpy", "h5py", "scikit-learn")
+_RECIPE = ("holdout", "seed", "max_patients")
+_REMOVED = (
+    "optimisers",
+    "networks that sampling does not need (critic, autoencoder)",
+    "losses not yet logged",
+    "the training data's path, fingerprint and correlations",
+)
+_REMAINS = (
+    "the smallest and the largest value of each real variable among the training patients, in its transform",
+    "how many training patients have each length",
+    "the weights, which may have learned single patients: judge a cohort made from this file with "
+    "jobs/evaluate.py",
+)
+_FLOOR = "The noise floor is what a figure is between two halves of the real training patients."
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read a report.json.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"Cannot read {path}: {error}. Give the report.json of jobs/evaluate.py.") from None
+    if not isinstance(content, dict) or content.get("kind") != "healthgym report":
+        raise ConfigError(f"{path} is not a report. Give the report.json of jobs/evaluate.py.")
+    return content
+
+
+def make_card(
+    source: Checkpoint,
+    released: Checkpoint,
+    sha256: str,
+    memory: dict[str, Any] | None,
+    cohort: PreparedCohort | None,
+    report: dict[str, Any] | None,
+    effect: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the content of a card.
+
+    Args:
+        source: the checkpoint.
+        released: its release, without a path or a fingerprint of the training data.
+        sha256: the release's.
+        memory: what became of the latent memory, None where the system has none.
+        cohort: what it was trained on, if that was given.
+        report: report.json on a cohort of the checkpoint, if that was given.
+        effect: `effect.measure`'s finding, or {"measured": False, "why": reason}.
+    """
+    recipe = {name: cohort.recipe[name] for name in _RECIPE if name in cohort.recipe} if cohort else {}
+    return {
+        "kind": "healthgym release card",
+        "version": CARD_VERSION,
+        "sha256": {"source checkpoint": source.sha256, "release": sha256},
+        "data": {
+            "schema": source.schema.name,
+            "title": source.schema.title,
+            "source": source.schema.source,
+            "training_patients": source.statistics.num_patients,
+            "split": recipe or None,
+        },
+        "training": {"steps": source.progress.step, "seconds": round(source.progress.seconds, 1)},
+        "configuration": released.config.model_dump(mode="json"),
+        "versions": {
+            "trained with": source.versions,
+            "released with": {"python": platform.python_version()}
+            | {name: version(name) for name in _PACKAGES},
+        },
+        "removed": list(_REMOVED),
+        "latent_memory": memory,
+        "report_effect": effect,
+        "still_in_it": list(_REMAINS),
+        "report": {
+            "title": report["title"],
+            "verdict": report["verdict"],
+            "judged_a_cohort_of_the_source": f"checkpoint {source.sha256[:16]}"
+            in str(report["facts"].get("synthetic from", "")),
+            "sections": {section["title"]: section["verdict"] for section in report["sections"]},
+            "thresholds": report["thresholds"],
+        }
+        if report
+        else None,
+    }
+
+
+def in_words(card: dict[str, Any], reports: str) -> str:
+    """Return a card as Markdown; `reports` is the name of the folder beside it that has the two reports."""
+    data = card["data"]
+    split = ", ".join(f"{name} {value}" for name, value in (data["split"] or {}).items()) or "not given"
+    lines = [
+        f"# Release: {data['title'] or data['schema']}",
+        "",
+        f"- schema: {data['schema']}; {data['training_patients']:,} training patients; split: {split}",
+        f"- trained for {card['training']['steps']:,} steps",
+        *(f"- sha256 of the {name}: `{value}`" for name, value in card["sha256"].items()),
+        *(
+            f"- {when}: {', '.join(f'{name} {value}' for name, value in versions.items())}"
+            for when, versions in card["versions"].items()
+        ),
+        *("", "## Left out", "", *(f"- {item}" for item in card["removed"])),
+        *("", "## Latent memory", "", *_memory_in_words(card["latent_memory"])),
+        *("", "## Effect on the report", "", *_effect_in_words(card["report_effect"], reports)),
+        *("", "## What it still tells", "", *(f"- {item}" for item in card["still_in_it"])),
+        *("", "## Report on the checkpoint", "", *_report_in_words(card["report"], card["report_effect"])),
+        *("", "## Configuration", "", *_json(card["configuration"])),
+        *("", "## Thresholds", "", *_thresholds_in_words(card), ""),
+    ]
+    return "\n".join(lines)
+
+
+def _memory_in_words(memory: dict[str, Any] | None) -> list[str]:
+    if memory is None:
+        return ["This system has none."]
+    lines = [
+        f"{memory['slots_before']:,} slots became {memory['slots_after']:,} centroids (k-means) of at least "
+        f"{memory['at_least']} each, counted as {memory['counted']}."
+    ]
+    if "effect" not in memory:
+        return [*lines, "", "The audit was not taken: give --data, the prepared cohort it was trained on."]
+    rows = [
+        (
+            row["title"],
+            f"{row['before']:.1%} {row['verdict_before']}",
+            f"{row['after']:.1%} {row['verdict_after']}",
+            row["threshold"],
+        )
+        for row in memory["effect"]
+    ]
+    return [*lines, "", *_table(("figure of the audit", "before", "after", "threshold"), rows)]
+
+
+def _effect_in_words(effect: dict[str, Any], reports: str) -> list[str]:
+    if not effect["measured"]:
+        return [f"Not measured: {effect['why']}"]
+    holdout = effect["holdout_patients"]
+    unseen = f"{holdout:,} patients it never saw" if holdout else "no others, since none were held out"
+    changed = [row for row in effect["figures"] if row["verdict"]["before"] != row["verdict"]["after"]]
+    others = [row for row in effect["figures"] if row not in changed]
+    sections = [
+        (row["title"], row["verdict"]["before"], row["verdict"]["after"]) for row in effect["sections"]
+    ]
+    lines = [
+        f"{effect['patients']:,} patients were made from the checkpoint (before) and as many from this "
+        f"release (after), with the same seed ({effect['seed']}). Both cohorts were judged against the "
+        f"{effect['training_patients']:,} training patients and {unseen}: "
+        + ", ".join(f"[{side}]({reports}/{side}/report.html)" for side in SIDES)
+        + ".",
+        "",
+        *_table(
+            ("section", *SIDES),
+            [("**The whole report**", *(effect["verdict"][side] for side in SIDES)), *sections],
+        ),
+        "",
+        f"{len(changed) or 'None'} of {len(effect['figures'])} figures changed verdict.",
+        "",
+    ]
+    if changed:
+        lines += [*_figures(changed, with_threshold=True), "", "The figures that kept theirs:", ""]
+    return [*lines, *_figures(others), "", _FLOOR]
+
+
+def _figures(rows: Sequence[Mapping[str, Any]], with_threshold: bool = False) -> list[str]:
+    """Return figures before and after as a table; a value stands with its verdict."""
+    lines = []
+    for row in rows:
+        cells = [f"{show(row['value'][side], row['style'])} {row['verdict'][side]}" for side in SIDES]
+        lines.append((row["section"], row["title"], *cells, show(row["noise_floor"], row["style"])))
+    head: tuple[str, ...] = ("section", "figure", *SIDES, "noise floor")
+    if with_threshold:
+        head += ("threshold",)
+        lines = [(*line, row["threshold"]) for line, row in zip(lines, rows, strict=True)]
+    return _table(head, lines)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
+
+
+def _report_in_words(report: dict[str, Any] | None, effect: dict[str, Any]) -> list[str]:
+    if report is None:
+        return ["The one before, above." if effect["measured"] else "None was given."]
+    whose = "a cohort of the source checkpoint" if report["judged_a_cohort_of_the_source"] else "ANOTHER"
+    return [
+        f"{report['title']}: **{report['verdict']}** (judged: {whose})",
+        "",
+        *(f"- {title}: {verdict}" for title, verdict in report["sections"].items()),
+    ]
+
+
+def _thresholds_in_words(card: dict[str, Any]) -> list[str]:
+    judged = {
+        "The two reports on the effect": card["report_effect"].get("thresholds"),
+        "The report on the checkpoint": (card["report"] or {}).get("thresholds"),
+    }
+    given = [(whose, thresholds) for whose, thresholds in judged.items() if thresholds]
+    blocks = [[f"{whose}:", "", *_json(thresholds), ""] for whose, thresholds in given]
+    return [line for block in blocks for line in block] or ["Nothing was judged."]
+
+
+def _json(content: Any) -> list[str]:
+    return ["```json", json.dumps(content, indent=1), "```"]

@@ -1,0 +1,53 @@
+"""The trained system that a path names: a checkpoint, a release, or the newest one of a folder."""
+
+import warnings
+from pathlib import Path
+
+from healthgym.errors import ConfigError, StorageError, listed
+from healthgym.storage.checkpoint import RELEASE_KIND, Checkpoint, list_checkpoints, read_checkpoint
+from healthgym.storage.tree import kind_of, read_seal
+
+
+def find_trained(path: Path) -> tuple[Path, Checkpoint]:
+    """Return a trained system's file and what is in it.
+
+    Args:
+        path: a checkpoint file, a release, a run folder or a folder of checkpoints (the newest whole one
+            counts; each damaged one is named in a warning), or a folder that holds one release.
+
+    Raises:
+        ConfigError: the folder holds several releases.
+        StorageError: nothing is there, or it is damaged.
+    """
+    if not path.exists():
+        raise StorageError(
+            f"{path} is not there: check the path. Give a run folder that training has written to, a "
+            f"checkpoint file, or a release."
+        )
+    if not path.is_dir():
+        return path, read_checkpoint(path)
+    for file in [*list_checkpoints(path / "checkpoints"), *list_checkpoints(path)]:
+        try:
+            return file, read_checkpoint(file)
+        except StorageError as error:
+            warnings.warn(f"Skipping a checkpoint: {error}", stacklevel=2)
+    releases = [file for file in sorted(path.glob("*.h5")) if is_release(file)]
+    if len(releases) > 1:
+        raise ConfigError(
+            f"{path} holds several releases: {listed(file.name for file in releases)}. Give the file of one."
+        )
+    if not releases:
+        raise StorageError(
+            f"{path} holds no whole checkpoint and no release. Give a run folder that training has written "
+            f"to, a checkpoint file, or a release."
+        )
+    return releases[0], read_checkpoint(releases[0])
+
+
+def is_release(file: Path) -> bool:
+    """Tell whether a file is a release, by its own word."""
+    try:
+        read_seal(file)
+        return kind_of(file) == RELEASE_KIND
+    except (StorageError, OSError):
+        return False

@@ -1,6 +1,8 @@
 """Put several trained systems side by side on one page, judged against the same real patients.
 
 python jobs/compare.py runs/v1 runs/v2 --schema configs/schemas/art_hiv.yaml --real prepared.h5 --out compare
+
+Interrupted, the same command goes on: cohorts that were made are kept.
 """
 
 import argparse
@@ -10,11 +12,12 @@ from pathlib import Path
 _THRESHOLDS = Path(__file__).resolve().parent.parent / "configs" / "report.yaml"
 
 
-def main() -> int:
-    """Parse the command line, make the cohorts and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     add = parser.add_argument
-    add("runs", type=Path, nargs="+", help="run folders; each gets a column of its name")
+    add("runs", type=Path, nargs="+", help="run folders, checkpoints or releases; each gets a column")
     add("--schema", type=Path, required=True, help="YAML file: what the columns mean")
     add("--real", type=Path, required=True, help="training patients: CSV, Parquet or prepared.h5")
     add("--holdout", type=Path, help="real patients unseen in training (prepared.h5 brings its own)")
@@ -25,8 +28,9 @@ def main() -> int:
     add("--config", type=Path, default=_THRESHOLDS, help="settings and thresholds (YAML)")
     add("--sampling", action="append", default=[], metavar="KEY=VALUE", help="e.g. system.sampler.kind=dpmpp")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
 
+    from healthgym import stopping
     from healthgym.errors import HealthgymError
     from healthgym.launch.compare import compare_runs
 
@@ -35,6 +39,9 @@ def main() -> int:
     except HealthgymError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped before the page was written. Give the same command to go on.", file=sys.stderr)
+        return stopping.INTERRUPTED
     print(f"compared {len(arguments.runs)} systems: {arguments.out / 'compare.html'}")
     return 0
 

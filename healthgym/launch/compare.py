@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from healthgym.config import RunConfig, flatten, preset_of
-from healthgym.errors import CohortError
-from healthgym.evaluation.compare import Judged, Trained, compare_systems
-from healthgym.storage.checkpoint import Checkpoint, read_checkpoint
+from healthgym.config import RunConfig, flatten, parse, preset_of
+from healthgym.errors import ConfigError, StorageError
+from healthgym.evaluation.claims import Judged, Trained
+from healthgym.evaluation.compare import check_names, compare_systems
+from healthgym.evaluation.settings import load_report_config
+from healthgym.launch.trained import find_trained
+from healthgym.schema import Schema, load_schema
+from healthgym.storage.checkpoint import Checkpoint, Progress
 from healthgym.storage.shards import open_cohort
-from healthgym.synthesis.cohort import SynthesisRequest, find_checkpoint, synthesize
+from healthgym.synthesis.cohort import SynthesisRequest, synthesize
+from healthgym.synthesis.source import resample, trained_system
 from healthgym.training.metrics import read_metrics
 from healthgym.training.plots import draw_losses
 
@@ -33,7 +38,7 @@ def compare_runs(
     """Make a cohort of each run's newest checkpoint and compare them; what is there already is kept.
 
     Args:
-        runs: run folders.
+        runs: run folders, checkpoint files, releases, or folders that hold one release.
         schema, real, out, config, holdout, overrides: see `compare_systems`.
         patients: in each cohort.
         seed: of the cohorts.
@@ -41,55 +46,104 @@ def compare_runs(
         sampling: settings of how systems sample, as `key.path=value`, for those systems that have them.
 
     Raises:
+        ConfigError: a run is given twice, or two have one name or different schemas.
         HealthgymError: a file cannot be used, with the reason.
+        KeyboardInterrupt: asked to stop by a signal; what was made is kept.
     """
+    found = {run: find_trained(run) for run in runs}
+    _check(runs, [checkpoint.schema for _, checkpoint in found.values()], load_schema(schema))
+    load_report_config(config, tuple(overrides))
+    for option, path in (("--real", real), ("--holdout", holdout)):
+        if path and not path.exists():
+            raise StorageError(f"{option} {path}: there is no such file. Check the path.")
     wanted = {"patients": patients, "seed": seed, "batch_size": batch_size}
-    trained = [_trained(run, out, wanted, sampling) for run in runs]
+    trained = [_trained(run, *found[run], out, wanted, sampling) for run in runs]
     return compare_systems(trained, schema, real, out, config, holdout, overrides)
 
 
-def _trained(run: Path, out: Path, wanted: Mapping[str, int], sampling: Sequence[str]) -> Trained:
-    name = run.resolve().name
-    path = find_checkpoint(SynthesisRequest(run_dir=run, out=out, patients=wanted["patients"]), None)
-    checkpoint = read_checkpoint(path)
+def _check(runs: Sequence[Path], schemas: Sequence[Schema], given: Schema) -> None:
+    """Refuse what would only show after minutes of making cohorts."""
+    places = [run.resolve() for run in runs]
+    for run, place in zip(runs, places, strict=True):
+        if places.count(place) > 1:
+            raise ConfigError(f"{run} is given twice. Give each run once.")
+    check_names([_name(run) for run in runs])
+    for run, schema in zip(runs, schemas, strict=True):
+        if schema.fingerprint != schemas[0].fingerprint:
+            raise ConfigError(
+                f"{runs[0]} was trained on the schema '{schemas[0].name}' and {run} on "
+                f"{_other(schema, schemas[0])}. Compare runs of one schema."
+            )
+    if {each.name for each in schemas[0].encoded} != {each.name for each in given.encoded}:
+        raise ConfigError(
+            f"{runs[0]} was trained on the schema '{schemas[0].name}', which has other variables than "
+            f"--schema. Give the schema that it was trained on."
+        )
+
+
+def _other(schema: Schema, first: Schema) -> str:
+    return "another form of it" if schema.name == first.name else f"'{schema.name}'"
+
+
+def _name(run: Path) -> str:
+    """Return what a run is called on the page: its folder's name, or its file's."""
+    return run.resolve().name if run.is_dir() else run.stem
+
+
+def _trained(
+    run: Path,
+    file: Path,
+    checkpoint: Checkpoint,
+    out: Path,
+    wanted: Mapping[str, int],
+    sampling: Sequence[str],
+) -> Trained:
+    name = _name(run)
     settings = tuple(each for each in sampling if _has(checkpoint.config, each))
     # A run that was trained further, or that shall sample otherwise, gets a cohort of its own.
-    decisive = [name, checkpoint.progress.step, *wanted.values(), *settings]
+    decisive = [name, checkpoint.progress.step, checkpoint.sha256[:8], *wanted.values(), *settings]
     cohort = out / "cohorts" / re.sub(r"[^A-Za-z0-9]+", "-", "-".join(map(str, decisive)))
-    request = SynthesisRequest.model_validate(
-        {"checkpoint": path, "out": cohort, "settings": settings, **wanted}
-    )
-    outcome = synthesize(request)
-    if outcome.state != "complete":
-        raise CohortError(f"{outcome} The comparison needs all cohorts.")
-    records, losses = read_metrics(run / "metrics.jsonl"), out / "losses" / f"{name}.png"
+    values = {"checkpoint": file, "out": cohort, "settings": settings, **wanted}
+    print(f"{name}: {wanted['patients']:,} patients", flush=True)
+    if synthesize(parse(SynthesisRequest, values, "the command line")).state != "complete":
+        raise KeyboardInterrupt
+    metrics, losses, progress = run / "metrics.jsonl", out / "losses" / f"{name}.png", checkpoint.progress
     return Trained(
         name=name,
         system=preset_of(checkpoint.config.system),
-        parameters=_num_trained(checkpoint),
-        steps=checkpoint.progress.step,
-        minutes=checkpoint.progress.seconds / 60,
-        acceptance_rate=open_cohort(cohort).manifest.acceptance_rate,
+        parameters=trained_system(checkpoint, "cpu").num_parameters(),
+        steps=progress.step,
+        seconds=progress.seconds,
+        computed_on=_hardware(progress),
+        acceptance_rate=open_cohort(cohort).manifest.acceptance_rate
+        if _rejects(checkpoint.config, settings)
+        else None,
         cohort=cohort,
-        losses=losses if draw_losses(run / "metrics.jsonl", losses) else None,
-        loss_by_third=_thirds(records),
+        released=checkpoint.released,
+        losses=losses if draw_losses(metrics, losses) else None,
+        loss_by_third=_thirds(read_metrics(metrics)),
     )
+
+
+def _hardware(progress: Progress) -> str:
+    """Say what a run was last trained on: "CPU, 2 threads", "4 GPUs"."""
+    count = progress.num_processes
+    if progress.device == "cuda":
+        return f"{count} GPUs" if count > 1 else "GPU"
+    threads = f"CPU, {progress.threads} thread{'s' if progress.threads > 1 else ''}"
+    return f"{count} processes of {threads}" if count > 1 else threads
+
+
+def _rejects(config: RunConfig, settings: Sequence[str]) -> bool:
+    """Tell whether a system, sampling so, has a guardrail that draws patients anew."""
+    values = flatten(resample(config, settings).model_dump(mode="json"))
+    return values.get("system.guardrail.kind") == "reject"
 
 
 def _has(config: RunConfig, setting: str) -> bool:
     """Tell whether a system has the part that a setting such as "system.sampler.kind=ddim" is in."""
     part = setting.partition("=")[0].rpartition(".")[0] + "."
     return any(name.startswith(part) for name in flatten(config.model_dump(mode="json")))
-
-
-def _num_trained(checkpoint: Checkpoint) -> int:
-    """Count the numbers that an optimiser moves."""
-    moments = [
-        parameter["exp_avg"]
-        for optimiser in checkpoint.state["optimisers"].values()
-        for parameter in optimiser.values()
-    ]
-    return sum(int(np.size(moment)) for moment in moments)
 
 
 def _thirds(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float, float]]:

@@ -52,7 +52,8 @@ KNN_COVERAGE = About(
     "Real patients with a synthetic neighbour",
     "The share of real patients who have a synthetic patient at least as near as their fifth nearest real "
     "one: low where a kind of patient is missing, whatever the variables that make it.",
-    "Coverage of Naeem et al., ICML 2020, arXiv 2002.09797, with k = 5, between whole patients",
+    "Coverage of Naeem et al., ICML 2020, arXiv 2002.09797, with k = 5, between whole patients; equally many "
+    f"of each, at most {_MOST_PATIENTS:,}",
     "percent",
 )
 DIVERSITY = About(
@@ -60,12 +61,12 @@ DIVERSITY = About(
     "Diversity",
     "The median distance of a synthetic patient to the nearest other synthetic one, relative to the same "
     "among real patients: 1 is as diverse, near 0 is the same patient again and again.",
-    "Own definition, on equally many patients of each",
+    f"Own definition, on equally many patients of each, at most {_MOST_PATIENTS:,}",
 )
 DUPLICATES = About(
     "collapse.duplicates",
     "Repeated patients",
-    "The share of synthetic patients who equal another synthetic patient in every value.",
+    "The share of synthetic patients who repeat an earlier synthetic patient in every value.",
     "All synthetic patients, values as float32",
     "percent",
 )
@@ -95,17 +96,13 @@ def section(comparison: Comparison) -> Section:
 
 def active_modes(real: Side, synthetic: Side) -> dict[str, float]:
     """Return the share of common real combinations that are common in the synthetic data too."""
-    return {
-        name: float((other[shares >= COMMON] >= COMMON).mean())
-        for name, shares, other in _shares(real, synthetic)
-    }
+    return {name: float((other >= COMMON).mean()) for name, _, other in _common(real, synthetic)}
 
 
 def vanished(real: Side, synthetic: Side) -> dict[str, float]:
     """Return the share of common real combinations that have (almost) gone."""
     return {
-        name: float((other[shares >= COMMON] < _VANISHED * shares[shares >= COMMON]).mean())
-        for name, shares, other in _shares(real, synthetic)
+        name: float((other < _VANISHED * shares).mean()) for name, shares, other in _common(real, synthetic)
     }
 
 
@@ -160,7 +157,10 @@ def _vectors(real: Side, synthetic: Side) -> list[Vectors]:
     steps = max(real.panel.num_timesteps, synthetic.panel.num_timesteps)
     return [
         sequence_vectors(
-            side.panel.take(np.sort(permutation(side.panel.num_patients, 0, "neighbours")[:count])), steps
+            side.panel.take(
+                np.sort(permutation(side.panel.num_patients, side.seed, "neighbours", side.name)[:count])
+            ),
+            steps,
         )
         for side in (real, synthetic)
     ]
@@ -180,6 +180,19 @@ def _shares(real: Side, synthetic: Side) -> list[tuple[str, NDArray[np.float64],
         a, b = real.tally.coverage[crossed], synthetic.tally.coverage[crossed]
         tables.append((" x ".join(crossed), a / max(a.sum(), 1), b / max(b.sum(), 1)))
     return tables
+
+
+def _common(real: Side, synthetic: Side) -> list[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+    """Return, of each combination table, the real and synthetic shares of the cells common in real data.
+
+    Raises:
+        NotJudgedError: no cell of any table is.
+    """
+    tables = [(name, a[a >= COMMON], b[a >= COMMON]) for name, a, b in _shares(real, synthetic)]
+    found = [table for table in tables if len(table[1])]
+    if not found:
+        raise NotJudgedError(f"No combination of static variables is had by {COMMON:.1%} of real patients.")
+    return found
 
 
 def _crossed(side: Side) -> list[Combination]:

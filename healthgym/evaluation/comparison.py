@@ -1,6 +1,6 @@
 """A synthetic cohort beside its training data and its holdout, and how a figure is taken from them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -16,14 +16,20 @@ from healthgym.seeds import permutation
 
 
 class Side:
-    """One set of patients: a sample of them as a panel, and the tally of all."""
+    """One set of patients: a sample of them as a panel, the tally of all, and a seed for smaller samples."""
 
     def __init__(
-        self, name: str, panel: Panel, combinations: Sequence[Combination], tally: Tally | None = None
+        self,
+        name: str,
+        panel: Panel,
+        combinations: Sequence[Combination],
+        tally: Tally | None = None,
+        seed: int = 0,
     ) -> None:
         self.name = name
         self.panel = panel
         self.combinations = combinations
+        self.seed = seed
         self._tally = tally
 
     @cached_property
@@ -65,6 +71,9 @@ class Comparison:
         synthetic: the cohort.
         combinations: static variables crossed in the collapse section.
         raw_static: share of timesteps at which the generator's raw output for a static variable differed.
+        identifiers: variables by which an attacker may know a person.
+        all_synthetic: called, walks through all synthetic patients where `synthetic` has a sample of them.
+        unused: what was given and could not be used, and why, in sentences.
     """
 
     schema: Schema
@@ -74,6 +83,9 @@ class Comparison:
     synthetic: Side
     combinations: Sequence[Combination]
     raw_static: Mapping[str, float] = field(default_factory=dict)
+    identifiers: Combination = ()
+    all_synthetic: Callable[[], Iterator[Panel]] | None = None
+    unused: Sequence[str] = ()
 
     @cached_property
     def halves(self) -> list[tuple[Side, Side]]:
@@ -87,10 +99,11 @@ class Comparison:
         second = min(half, self.synthetic.num_patients)
         splits = []
         for split in range(self.config.num_splits):
-            order = permutation(panel.num_patients, self.config.seed, "noise floor", split)
-            first = Side("one half", panel.take(np.sort(order[:half])), self.combinations)
-            other = Side("other half", panel.take(np.sort(order[half : half + second])), self.combinations)
-            splits.append((first, other))
+            seed = self.config.seed
+            order = permutation(panel.num_patients, seed, "noise floor", split)
+            first = Side("one half", panel.take(np.sort(order[:half])), self.combinations, seed=seed)
+            other = panel.take(np.sort(order[half : half + second]))
+            splits.append((first, Side("other half", other, self.combinations, seed=seed)))
         return splits
 
     def measured(
@@ -109,7 +122,9 @@ class Comparison:
             return self.not_judged(about, str(reason))
         reduce = {"mean": _mean, "largest": _largest, "smallest": _smallest}[summary]
         if not value:
-            return self.not_judged(about, "The schema has no variable that this applies to.")
+            return self.not_judged(
+                about, "The schema has no variable, or the patients no values, that this applies to."
+            )
         floor = _mean_of([reduce(numbers) for numbers in floors if numbers])
         per_variable = {
             name: _mean_of([numbers[name] for numbers in floors if name in numbers]) for name in value

@@ -1,6 +1,7 @@
 """Can a classifier tell a synthetic patient from a real one?"""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,18 @@ Floats = NDArray[np.float64]
 Scores = tuple[Floats, Floats]
 
 _GRU_PATIENTS = 1200
+_BELOW = (
+    "Less than guessing: the classifier met patients whose near double of the other kind it had learned "
+    "from. The cohort has near copies of training patients; see the privacy section."
+)
 
 BOOSTING = About(
     "discriminability.boosting",
     "Told apart by summaries",
     "How well gradient boosting tells real from synthetic patients by what summarises them (mean, spread, "
     "slope, changes, shares of each variable): 50% is guessing, 100% is always right.",
-    "AUC over five folds, scikit-learn's HistGradientBoostingClassifier; interval by DeLong et al. 1988",
+    "AUC over five folds on equally many sampled patients of each kind, scikit-learn's "
+    "HistGradientBoostingClassifier; interval by DeLong et al. 1988",
     "percent",
 )
 SEQUENCES = About(
@@ -89,6 +95,9 @@ def _figure(comparison: Comparison, about: About, scores_of: Callable[[Side, Sid
     scores = scores_of(comparison.train, comparison.synthetic, seed)
     floor = scores_of(*comparison.halves[0], seed)
     holdout = scores_of(comparison.holdout, comparison.synthetic, seed) if comparison.holdout else None
+    interval = auc_interval(*scores)
+    if interval[1] < 0.5:
+        about = replace(about, note=_BELOW)
     return comparison.figure(
-        about, auc(*scores), auc(*floor), auc(*holdout) if holdout else None, interval=auc_interval(*scores)
+        about, auc(*scores), auc(*floor), auc(*holdout) if holdout else None, interval=interval
     )

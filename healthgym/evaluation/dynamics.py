@@ -11,11 +11,13 @@ from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.figure import NotJudgedError, Picture, Section
 from healthgym.evaluation.joint import pair_differences, structure_lost, triangles
 from healthgym.evaluation.panel import Panel
+from healthgym.evaluation.scale import LARGEST
 from healthgym.evaluation.trends import Smoother, dynamic_correlations, linear, loess
 
 Floats = NDArray[np.float64]
 
 _LAGS = (1, 2, 3, 6, 12, 24)
+_SAID_LAGS = ", ".join(map(str, _LAGS[:-1])) + f" and {_LAGS[-1]}"
 _QUANTILES = (0.1, 0.5, 0.9)
 _SERIES = "Health Gym implementation series (2025)"
 
@@ -56,17 +58,18 @@ CORRELATIONS = {
 STRUCTURE = About(
     "dynamics.cycle_lost",
     "Dynamic structure lost",
-    "The size of all differences in smooth trend and cycle correlations relative to the size of the real "
-    "ones: 0% keeps all, 100% loses all.",
+    "The size of all differences in smooth trend correlations relative to the size of the real ones, and the "
+    "same of the cycle correlations, whichever is larger: 0% keeps all, 100% loses all.",
     "Frobenius norm of the difference over that of the real matrices, off the diagonal",
     "percent",
 )
 AUTOCORRELATION = About(
     "dynamics.autocorrelation",
     "Autocorrelation",
-    "How much a value's correlation with the same variable 1 to 24 timesteps later differs (for classes: the "
-    "share that is the same later), on average over lags; the worst variable counts.",
-    "Pearson correlation of x(t) and x(t + lag) over all patients",
+    f"How much a value's correlation with the same variable {_SAID_LAGS} timesteps later differs (for "
+    "classes: the share that is the same later), on average over lags; the worst variable counts.",
+    "Pearson correlation of x(t) and x(t + lag) over all patients together; lags beyond the longest patient "
+    "are left out",
 )
 CHANGES = About(
     "dynamics.changes",
@@ -228,8 +231,8 @@ def switching_ratios(real: Side, synthetic: Side) -> dict[str, float]:
     ratios = {}
     for position, variable in enumerate(real.panel.schema.categoricals):
         tables = real.tally.transitions[position], synthetic.tally.transitions[position]
-        if not variable.static and all(table.sum() for table in tables):
-            a, b = (max(1 - np.trace(table) / table.sum(), 1e-4) for table in tables)
+        if not variable.static and tables[0].sum():
+            a, b = (max(1 - np.trace(table) / table.sum(), 1e-4) if table.sum() else 1e-4 for table in tables)
             ratios[variable.name] = float(max(a / b, b / a))
     return ratios
 
@@ -240,8 +243,8 @@ def dwell_distances(real: Side, synthetic: Side) -> dict[str, float]:
     for position, variable in enumerate(real.panel.schema.categoricals):
         if not variable.static:
             runs = [run_lengths(side.panel.codes_NTK[:, :, position]) for side in (real, synthetic)]
-            if all(len(each) for each in runs):
-                distances[variable.name] = float(stats.ks_2samp(*runs).statistic)
+            if len(runs[0]):
+                distances[variable.name] = float(stats.ks_2samp(*runs).statistic) if len(runs[1]) else 1.0
     return distances
 
 
@@ -262,8 +265,8 @@ def trajectory_distances(real: Side, synthetic: Side) -> dict[str, float]:
         if not variable.static:
             a, b = (quantile_lines(side.panel.scaled_NTR[:, :steps, position]) for side in (real, synthetic))
             known = np.isfinite(a) & np.isfinite(b)
-            if known.any():
-                distances[variable.name] = float(np.abs(a - b)[known].mean())
+            if np.isfinite(a).any():
+                distances[variable.name] = float(np.abs(a - b)[known].mean()) if known.any() else LARGEST
     return distances
 
 

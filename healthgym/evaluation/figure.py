@@ -152,8 +152,8 @@ def worst_section(sections: Sequence[Section]) -> Verdict:
 def judge(value: float | None, floor: float | None, threshold: Threshold | None) -> Verdict:
     """Compare a value with its threshold.
 
-    A value passes up to max(at_most, floors x floor) and fails above max(fail_above, floors x floor);
-    from `at_least` up it passes, below `fail_below` it fails.
+    A value passes up to max(at_most, noise) and fails above max(fail_above, noise), where noise is floors x
+    floor or floor + margin; from `at_least` up it passes, below `fail_below` it fails.
     """
     if value is None:
         return Verdict.NOT_JUDGED
@@ -172,9 +172,9 @@ def limits(threshold: Threshold, floor: float | None) -> tuple[float, float]:
         assert threshold.fail_below is not None
         return threshold.at_least, threshold.fail_below
     assert threshold.fail_above is not None
-    if not threshold.floors or floor is None:
+    if floor is None or not (threshold.floors or threshold.margin):
         return threshold.at_most, threshold.fail_above
-    noise = threshold.floors * floor
+    noise = threshold.floors * floor if threshold.floors else floor + threshold.margin
     return max(threshold.at_most, noise), max(threshold.fail_above, noise)
 
 
@@ -188,7 +188,10 @@ def in_words(threshold: Threshold | None, floor: float | None, style: str = "num
     beyond = "it" if fails == passes else show(fails, style)
     text = f"passes up to {show(passes, style)}, fails above {beyond}"
     if passes > threshold.at_most:
-        text += f" ({threshold.floors:g} noise floors; {show(threshold.at_most, style)} without noise)"
+        noise = f"{threshold.floors:g} times the noise floor"
+        if threshold.margin:
+            noise = f"the noise floor and {threshold.margin:g}"
+        text += f" ({noise}; {show(threshold.at_most, style)} without noise)"
     return text
 
 

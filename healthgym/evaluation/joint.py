@@ -11,7 +11,6 @@ from sklearn.cluster import MiniBatchKMeans
 from healthgym.evaluation import pictures
 from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.figure import NotJudgedError, Picture, Section
-from healthgym.evaluation.panel import Panel
 from healthgym.seeds import stream
 
 Floats = NDArray[np.float64]
@@ -43,20 +42,23 @@ KENDALL = About(
     "joint.kendall",
     "Rank correlations",
     "How much Kendall's rank correlation of two variables differs, on average over all pairs.",
-    f"Kendall's tau-b (scipy.stats.kendalltau) on {_KENDALL_ROWS:,} random timesteps, as in the v1 paper: "
+    f"Kendall's tau-b (scipy.stats.kendalltau) on at most {_KENDALL_ROWS:,} random timesteps, as in the v1 "
+    "paper: "
     "doi 10.1038/s41597-022-01784-7",
 )
 CRAMER = About(
     "joint.cramer",
     "Association of classes",
-    "How much Cramér's V, the association of two categorical variables, differs; the worst pair counts.",
-    "Cramér 1946, with Bergsma's bias correction (J. Korean Stat. Soc. 2013); real variables in fifths",
+    "How much Cramér's V, the association of two variables of which one or both are categorical, differs; "
+    "the worst pair counts.",
+    "Cramér 1946, with Bergsma's bias correction (J. Korean Stat. Soc. 2013); real variables in fifths of "
+    "the training data",
 )
 CONTINGENCY = About(
     "joint.contingency",
     "Pairwise contingency",
     "The share of timesteps that would have to move for the joint table of two variables to equal the real "
-    "one; the worst pair counts.",
+    "one; the worst pair with a categorical variable in it counts.",
     "Total variation of two-way tables; real variables in fifths of the training data",
     "percent",
 )
@@ -65,7 +67,8 @@ LOG_CLUSTER = About(
     "Log-cluster",
     f"Real and synthetic timesteps are clustered together in {_NUM_CLUSTERS} groups: how unevenly real and "
     "synthetic ones mix in them. The more negative, the better mixed.",
-    "Goncalves et al., BMC Med. Res. Methodol. 2020, doi 10.1186/s12874-020-00977-1, as in the v2 paper",
+    "Goncalves et al., BMC Med. Res. Methodol. 2020, doi 10.1186/s12874-020-00977-1, as in the v2 paper; "
+    f"equally many timesteps of each, at most {_CLUSTER_ROWS:,}",
 )
 CATEGORY_COVERAGE = About(
     "joint.category_coverage",
@@ -157,7 +160,7 @@ def structure_lost(real_VV: Floats, synthetic_VV: Floats) -> float:
 def kendall_differences(real: Side, synthetic: Side) -> dict[str, float]:
     """Return the absolute difference of each pair's Kendall tau-b."""
     names = list(real.panel.schema.names())
-    return pair_differences(_kendall(real.panel), _kendall(synthetic.panel), names)
+    return pair_differences(_kendall(real), _kendall(synthetic), names)
 
 
 def cramer_differences(real: Side, synthetic: Side) -> dict[str, float]:
@@ -168,9 +171,9 @@ def cramer_differences(real: Side, synthetic: Side) -> dict[str, float]:
 def contingency_distances(real: Side, synthetic: Side) -> dict[str, float]:
     """Return the total variation of each pair's two-way table."""
     return {
-        name: float(np.abs(a / a.sum() - b / b.sum()).sum() / 2)
+        name: float(np.abs(a / a.sum() - b / b.sum()).sum() / 2) if b.sum() else 1.0
         for name, a, b in _tables(real, synthetic)
-        if a.sum() and b.sum()
+        if a.sum()
     }
 
 
@@ -194,8 +197,9 @@ def log_cluster(real: Side, synthetic: Side) -> dict[str, float]:
     U = log( (1/G) sum_g (n_g^real / n_g - c)^2 ), c = n^real / n.
     """
     count = min(_CLUSTER_ROWS, len(real.panel.values_rows), len(synthetic.panel.values_rows))
-    rows = np.concatenate([_rows(side.panel, count) for side in (real, synthetic)])
-    clusters = MiniBatchKMeans(_NUM_CLUSTERS, n_init=1, random_state=0, batch_size=4096).fit_predict(rows)
+    rows = np.concatenate([_rows(side, count) for side in (real, synthetic)])
+    model = MiniBatchKMeans(_NUM_CLUSTERS, n_init=1, random_state=real.seed, batch_size=4096)
+    clusters = model.fit_predict(rows)
     all_rows = np.bincount(clusters, minlength=_NUM_CLUSTERS)
     real_rows = np.bincount(clusters[:count], minlength=_NUM_CLUSTERS)
     filled = all_rows > 0
@@ -213,11 +217,12 @@ def category_coverage(real: Side, synthetic: Side) -> dict[str, float]:
     return shares
 
 
-def _kendall(panel: Panel) -> Floats:
+def _kendall(side: Side) -> Floats:
     """Return Kendall's tau-b of every pair on some random timesteps, shape (V, V)."""
-    rows = panel.values_rows
+    rows = side.panel.values_rows
     if len(rows) > _KENDALL_ROWS:
-        rows = rows[stream(0, "kendall").choice(len(rows), _KENDALL_ROWS, replace=False)]
+        rng = stream(side.seed, "kendall", side.name)
+        rows = rows[rng.choice(len(rows), _KENDALL_ROWS, replace=False)]
     width = rows.shape[1]
     tau = np.eye(width)
     for i, j in combinations(range(width), 2):
@@ -239,10 +244,12 @@ def _tables(real: Side, synthetic: Side) -> list[tuple[str, NDArray[np.int64], N
     ]
 
 
-def _rows(panel: Panel, count: int) -> Floats:
+def _rows(side: Side, count: int) -> Floats:
     """Return some random timesteps: reals on the common scale (missing as 0), classes one-hot."""
+    panel = side.panel
     present = np.argwhere(panel.present_NT)
-    chosen = present[stream(0, "clusters").choice(len(present), count, replace=False)]
+    rng = stream(side.seed, "clusters", side.name)
+    chosen = present[rng.choice(len(present), count, replace=False)]
     reals = np.nan_to_num(panel.scaled_NTR[chosen[:, 0], chosen[:, 1]], nan=0.0)
     codes = panel.codes_NTK[chosen[:, 0], chosen[:, 1]]
     hot = [codes[:, [k]] == np.arange(len(v.classes)) for k, v in enumerate(panel.schema.categoricals)]

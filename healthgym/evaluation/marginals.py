@@ -101,12 +101,12 @@ def wasserstein_distances(real: Side, synthetic: Side) -> dict[str, float]:
 
 def total_variations(real: Side, synthetic: Side) -> dict[str, float]:
     """Return half the summed difference of class shares of each categorical variable."""
-    return {
-        variable.name: float(
-            np.abs(class_shares(real, position) - class_shares(synthetic, position)).sum() / 2
-        )
-        for position, variable in enumerate(real.panel.schema.categoricals)
-    }
+    distances = {}
+    for position, variable in enumerate(real.panel.schema.categoricals):
+        a, b = (class_shares(side, position) for side in (real, synthetic))
+        if a.any():
+            distances[variable.name] = float(np.abs(a - b).sum() / 2) if b.any() else 1.0
+    return distances
 
 
 def missing_shares(real: Side, synthetic: Side) -> dict[str, float]:
@@ -134,7 +134,7 @@ def battery(test: str, real: Side, synthetic: Side) -> dict[str, float]:
     One random timestep of each patient, so that the values are independent as the tests require; a p-value
     passes above 0.05 divided by the number of variables (Bonferroni).
     """
-    one, other = (_one_timestep_each(side.panel) for side in (real, synthetic))
+    one, other = (_one_timestep_each(side) for side in (real, synthetic))
     level = 0.05 / max(one.shape[1], 1)
     passed = {}
     for position, variable in enumerate(real.panel.schema.reals):
@@ -150,8 +150,8 @@ def _battery_figure(comparison: Comparison, test: str) -> Figure:
         f"marginals.v1_{test}",
         f"v1 battery: {title}",
         f"The share of real variables that pass the v1 paper's test of the {title.split(' (')[0]}.",
-        f"{how}; one random timestep per patient and Bonferroni's correction, which the paper does not have: "
-        f"timesteps of one patient are not independent. {_V1}",
+        f"{how}, on the Box-Cox scale; one random timestep per patient and Bonferroni's correction, which "
+        f"the paper does not have: timesteps of one patient are not independent. {_V1}",
         "percent",
     )
     return comparison.measured(about, partial(battery, test), "mean")
@@ -174,9 +174,10 @@ def _per_real(
     return distances
 
 
-def _one_timestep_each(panel: Panel) -> Floats:
+def _one_timestep_each(side: Side) -> Floats:
     """Return the reals of one random timestep per patient on the common scale, shape (N, R)."""
-    chosen = (stream(0, "one timestep each").random(panel.num_patients) * panel.lengths_N).astype(int)
+    panel, rng = side.panel, stream(side.seed, "one timestep each", side.name)
+    chosen = (rng.random(panel.num_patients) * panel.lengths_N).astype(int)
     return np.asarray(panel.scaled_NTR[np.arange(panel.num_patients), chosen])
 
 

@@ -23,7 +23,7 @@ class Panel:
 
     Args:
         schema: what the columns mean.
-        reals_NTR: raw values; NaN after a patient's end and where missing.
+        reals_NTR: raw values, of float32's precision; NaN after a patient's end and where missing.
         codes_NTK: class index; -1 after a patient's end and where missing.
         lengths_N: timesteps per patient.
         scale: how reals are put on a common scale, fitted on the training data.
@@ -90,13 +90,16 @@ class Panel:
         return replace(self, scale=scale)
 
     def real(self, position: int) -> Floats:
-        """Return all values of a real variable on its own scale, without missing ones."""
-        values = self.reals_NTR[:, :, position][self.present_NT]
-        return np.asarray(values[np.isfinite(values)])
+        """Return the values of a real variable: per timestep, or per patient where static."""
+        return self._each(self.reals_NTR, position)
 
     def scaled(self, position: int) -> Floats:
-        """Return all values of a real variable on the common scale, without missing ones."""
-        values = self.scaled_NTR[:, :, position][self.present_NT]
+        """Return the same on the common scale."""
+        return self._each(self.scaled_NTR, position)
+
+    def _each(self, reals_NTR: Floats, position: int) -> Floats:
+        static = self.schema.reals[position].static
+        values = reals_NTR[:, 0, position] if static else reals_NTR[:, :, position][self.present_NT]
         return np.asarray(values[np.isfinite(values)])
 
     def codes(self, position: int) -> NDArray[np.int16]:
@@ -128,7 +131,10 @@ def panel_from_frame(frame: pd.DataFrame, schema: Schema, source: str) -> Panel:
     reals = np.full((*shape, len(schema.reals)), np.nan)
     codes = np.full((*shape, len(schema.categoricals)), -1, dtype=np.int16)
     for position, variable in enumerate(schema.reals):
-        values = frame[variable.name].to_numpy(dtype=np.float64)
+        # As float32, which shards hold: else no value of a table equals the same value of a shard, and
+        # every distance between distributions counts that.
+        with np.errstate(over="ignore"):
+            values = frame[variable.name].to_numpy(dtype=np.float64).astype(np.float32).astype(np.float64)
         if np.isinf(values).any():
             raise TableError(
                 f"{source}, column '{variable.name}': {np.isinf(values).sum()} infinite value(s). Correct "

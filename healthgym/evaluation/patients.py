@@ -110,37 +110,29 @@ class Neighbours:
 def neighbours(queries: Vectors, others: Vectors) -> Neighbours:
     """Return the two nearest of `others` for every query; a single one counts for both."""
     distances, indices = k_nearest(queries, others, 2)
-    nearest = np.linalg.norm(queries.astype(np.float64) - others[indices[:, 0]], axis=1)
-    return Neighbours(nearest, np.maximum(distances[:, -1], nearest), indices[:, 0])
+    return Neighbours(distances[:, 0], distances[:, -1], indices[:, 0])
 
 
 def k_nearest(queries: Vectors, others: Vectors, count: int) -> tuple[Floats, NDArray[np.int64]]:
-    """Return distances to and positions of the `count` nearest of `others`, shapes (N, count), block by "
-    "block."""
+    """Return distances to and positions of the `count` nearest of `others`, shapes (N, count)."""
     count = min(count, len(others))
     norms = np.einsum("nd,nd->n", others, others)
     distances = np.empty((len(queries), count))
     indices = np.empty((len(queries), count), dtype=np.int64)
     for start in range(0, len(queries), _BLOCK):
         block = queries[start : start + _BLOCK]
-        squares = norms[None, :] - 2 * (block @ others.T) + np.einsum("nd,nd->n", block, block)[:, None]
+        squares = norms[None, :] - 2 * (block @ others.T)
         kept = np.argpartition(squares, count - 1, axis=1)[:, :count]
-        values = np.take_along_axis(squares, kept, axis=1)
-        order = np.argsort(values, axis=1)
+        # The product tells near from far but leaves a trace of rounding between equal patients.
+        exact = np.stack([np.linalg.norm(block - others[column], axis=1) for column in kept.T], axis=1)
+        order = np.argsort(exact, axis=1)
         indices[start : start + len(block)] = np.take_along_axis(kept, order, axis=1)
-        distances[start : start + len(block)] = np.sqrt(
-            np.maximum(np.take_along_axis(values, order, axis=1), 0)
-        )
+        distances[start : start + len(block)] = np.take_along_axis(exact, order, axis=1)
     return distances, indices
 
 
-def count_nearer(queries: Vectors, others: Vectors, limit_N: Floats) -> NDArray[np.int64]:
-    """Return how many of `others` lie nearer to each query than its limit."""
-    norms = np.einsum("nd,nd->n", others, others)
-    counts = np.empty(len(queries), dtype=np.int64)
-    for start in range(0, len(queries), _BLOCK):
-        block = queries[start : start + _BLOCK]
-        squares = norms[None, :] - 2 * (block @ others.T) + np.einsum("nd,nd->n", block, block)[:, None]
-        limit = limit_N[start : start + _BLOCK, None] ** 2
-        counts[start : start + len(block)] = (squares < limit).sum(axis=1)
-    return counts
+def squared_distances(queries: Vectors, others: Vectors) -> Floats:
+    """Return the squared distances of all pairs, shape (N, len(others)); in float64, so that ties show."""
+    one, other = queries.astype(np.float64), others.astype(np.float64)
+    squares = np.einsum("nd,nd->n", other, other)[None, :] - 2 * (one @ other.T)
+    return np.asarray(squares + np.einsum("nd,nd->n", one, one)[:, None])

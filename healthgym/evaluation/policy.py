@@ -104,12 +104,13 @@ def learn(decisions: Decisions, discount: float) -> Policies:
 
 
 def disagreement(first: Policies, second: Policies, decisions: Decisions) -> float:
-    """Return the share of decisions at which two policies differ, where both have an opinion; else 1."""
+    """Return the share of decisions at which two policies differ, where the first has an opinion.
+
+    A second policy without an opinion differs: it never saw patients in such a state.
+    """
     states = decisions.states_NT[decisions.states_NT >= 0]
-    both = (first[states] >= 0) & (second[states] >= 0)
-    if not both.any():
-        return 1.0
-    return float(np.mean(first[states[both]] != second[states[both]]))
+    known = states[first[states] >= 0]
+    return float(np.mean(first[known] != second[known])) if len(known) else 1.0
 
 
 def policy_value(decisions: Decisions, policy: Policies, discount: float) -> float:

@@ -1,46 +1,44 @@
 """Privacy of whole patients: does the cohort give away who was in the training data?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.disclosure import NEEDS_HOLDOUT, attribute_figure, disclosure_figure
 from healthgym.evaluation.figure import Figure, NotJudgedError, Section
+from healthgym.evaluation.membership import (
+    ATTACK_NEIGHBOURS,
+    chances_of_first,
+    nearer_interval,
+    nearer_to_first,
+    nearest_distances,
+    trained_attack,
+)
 from healthgym.evaluation.patients import (
     Neighbours,
     Vectors,
-    count_nearer,
-    k_nearest,
     neighbours,
     sequence_vectors,
+    squared_distances,
 )
-from healthgym.evaluation.ranking import (
-    auc,
-    auc_interval,
-    bootstrap_interval,
-    share_interval,
-    true_positive_rate,
-)
+from healthgym.evaluation.ranking import auc, auc_interval, rate_interval, true_positive_rate
 from healthgym.evaluation.tally import hash_rows
 
 Floats = NDArray[np.float64]
 
 _DCR_DELUSION = "sets that pass distance tests still leak (arXiv 2505.01524), so this comes first"
-_ATTACK_NEIGHBOURS = 10
+_ATTACKED = 1000
+_WALKED = 5000
 
 MEMBERSHIP = About(
     "privacy.membership_auc",
     "Membership inference, by distance",
     "How well somebody who holds a patient's record can tell that it was in the training data, because the "
     "cohort has a patient close to it: 50% is guessing, 100% is certainty.",
-    f"AUC of training against holdout patients by distance to the nearest synthetic patient; {_DCR_DELUSION}",
+    "AUC of training against holdout patients by distance to the nearest synthetic patient; interval by "
+    f"DeLong et al. 1988, over patients; {_DCR_DELUSION}",
     "percent",
 )
 MEMBERSHIP_TPR = About(
@@ -48,7 +46,8 @@ MEMBERSHIP_TPR = About(
     "Membership of the most exposed",
     "The share of training patients who can be told from outsiders when only 1% of outsiders may be accused "
     "wrongly: 1% is guessing.",
-    "True-positive rate at 1% false positives (Carlini et al., IEEE S&P 2022), same attack",
+    "True-positive rate at 1% false positives (Carlini et al., IEEE S&P 2022), same attack; interval by "
+    "bootstrap of training and of holdout patients",
     "percent",
 )
 SHADOW = About(
@@ -56,7 +55,7 @@ SHADOW = About(
     "Membership inference, trained attack",
     "The same question put to a classifier that was taught, on other patients whose membership it knew, "
     "which distances give a training patient away.",
-    f"AUC of a logistic regression on the distances to the {_ATTACK_NEIGHBOURS} nearest synthetic patients, "
+    f"AUC of a logistic regression on the distances to the {ATTACK_NEIGHBOURS} nearest synthetic patients, "
     "in five folds. It knows the other patients' membership, which a real attacker would have to guess by "
     "training shadow generators; no generator is trained here",
     "percent",
@@ -82,7 +81,7 @@ SMALLEST = About(
     "The distance of the closest pair of a synthetic and a training patient, in deviations per timestep; 0 "
     "would be a copy.",
     "As in the v1 paper (doi 10.1038/s41597-022-01784-7), there between timesteps, here between whole "
-    "patients",
+    "patients, those that the other distances compare",
 )
 NEARER = About(
     "privacy.nearer_to_training",
@@ -90,7 +89,8 @@ NEARER = About(
     "The share of synthetic patients whose closest real patient is a training rather than a holdout patient, "
     "both sets taken equally large: 50% is ideal.",
     "Distance to closest record against a holdout (Platzer and Reutterer, Front. Big Data 2021); the larger "
-    "set is reduced in expectation over all subsets",
+    "set is reduced in expectation over all subsets, patients equally near to both count half; interval by "
+    "delete-half jackknife (Shao and Wu 1989) over the patients of all three sets",
     "percent",
 )
 DISTANCE_RATIO = About(
@@ -105,7 +105,8 @@ NEIGHBOUR_RATIO = About(
     "Nearest-neighbour distance ratio",
     "How much closer the nearest training patient is than the second nearest, for the 5% of synthetic "
     "patients where it is most so: near 1 nobody stands out, near 0 one training patient is singled out.",
-    "5% quantile of the ratio; 'against the holdout' takes holdout patients for training ones",
+    "5% quantile of the ratio, sampled patients; 'against the holdout' takes holdout patients for training "
+    "ones",
 )
 
 
@@ -117,10 +118,12 @@ def section(comparison: Comparison) -> Section:
         "Does the cohort give away who was in the training data, or what they had? Whole patients are "
         "compared, and real patients whom the maker never saw show what honest similarity looks like.",
     )
-    if comparison.synthetic.panel.num_patients < comparison.synthetic.num_patients:
+    part.notes += comparison.unused
+    if comparison.all_synthetic is not None:
         part.notes.append(
-            f"Distances use {comparison.synthetic.panel.num_patients:,} of "
-            f"{comparison.synthetic.num_patients:,} synthetic patients; copies are looked for among all."
+            f"Membership inference and copies are looked for among all {comparison.synthetic.num_patients:,} "
+            f"synthetic patients, the membership of at most {_ATTACKED:,} training and {_ATTACKED:,} holdout "
+            f"patients. Other distances use {comparison.synthetic.panel.num_patients:,} synthetic patients."
         )
     part.essential = frozenset(about.key for about in (MEMBERSHIP, MEMBERSHIP_TPR, SHADOW))
     found = _Distances.of(comparison)
@@ -140,7 +143,12 @@ def section(comparison: Comparison) -> Section:
 
 @dataclass(frozen=True)
 class _Distances:
-    """Vectors of all sets, and of two halves of the training data in the roles of training and synthetic."""
+    """Vectors of all sets, and of two halves of the training data in the roles of training and synthetic.
+
+    Args:
+        to_train: where the sampled synthetic patients lie among training patients.
+        attacked: distances of training and of holdout patients to the nearest of all synthetic ones.
+    """
 
     train: Vectors
     holdout: Vectors | None
@@ -148,6 +156,7 @@ class _Distances:
     half: Vectors
     other_half: Vectors
     to_train: Neighbours
+    attacked: tuple[Floats, Floats] | None
 
     @classmethod
     def of(cls, comparison: Comparison) -> "_Distances":
@@ -156,26 +165,50 @@ class _Distances:
         train, synthetic = (
             sequence_vectors(side.panel, steps) for side in (comparison.train, comparison.synthetic)
         )
+        holdout = sequence_vectors(comparison.holdout.panel, steps) if comparison.holdout else None
         return cls(
             train,
-            sequence_vectors(comparison.holdout.panel, steps) if comparison.holdout else None,
+            holdout,
             synthetic,
             sequence_vectors(half.panel, steps),
             sequence_vectors(other.panel, steps),
             neighbours(synthetic, train),
+            None if holdout is None else _attacked(comparison, train, holdout, synthetic, steps),
         )
+
+
+def _attacked(
+    comparison: Comparison, train: Vectors, holdout: Vectors, synthetic: Vectors, steps: int
+) -> tuple[Floats, Floats]:
+    """Return distances of training and holdout patients to the nearest synthetic ones, shapes (N, 10).
+
+    A sample of a large cohort would hide most of what it leaks: all its patients are walked through, for
+    fewer real ones.
+    """
+    if comparison.all_synthetic is None:
+        return nearest_distances(train, [synthetic]), nearest_distances(holdout, [synthetic])
+    reals = np.concatenate([train[:_ATTACKED], holdout[:_ATTACKED]])
+    vectors = (
+        sequence_vectors(panel.take(np.arange(first, min(first + _WALKED, panel.num_patients))), steps)
+        for panel in comparison.all_synthetic()
+        for first in range(0, panel.num_patients, _WALKED)
+    )
+    distances = nearest_distances(reals, vectors)
+    return distances[: len(train[:_ATTACKED])], distances[len(train[:_ATTACKED]) :]
 
 
 def _membership(comparison: Comparison, found: _Distances) -> list[Figure]:
     """Return the figures of membership inference: AUC, true-positive rate, trained attack."""
-    if found.holdout is None:
+    if found.holdout is None or found.attacked is None:
         return [comparison.not_judged(about, NEEDS_HOLDOUT) for about in (MEMBERSHIP, MEMBERSHIP_TPR, SHADOW)]
-    members, outsiders = (membership_scores(real, found.synthetic) for real in (found.train, found.holdout))
+    members, outsiders = (-distances[:, 0] for distances in found.attacked)
     # What fresh real patients would score: one half of the training data as the cohort of the other.
-    fresh = [membership_scores(real, found.other_half) for real in (found.half, found.holdout)]
-    trained = trained_attack(found.train, found.holdout, found.synthetic, comparison.config.seed)
-    floor = trained_attack(found.half, found.holdout, found.other_half, comparison.config.seed)
+    at_floor = [nearest_distances(real, [found.other_half]) for real in (found.half, found.holdout)]
+    fresh = [-distances[:, 0] for distances in at_floor]
+    trained = trained_attack(*found.attacked, comparison.config.seed)
+    floor = trained_attack(at_floor[0], at_floor[1], comparison.config.seed)
     rate = true_positive_rate(members, outsiders)
+    few = f"1% of {len(outsiders)} holdout patients is nobody: the rate is that without any false accusation."
     return [
         comparison.figure(
             MEMBERSHIP,
@@ -184,34 +217,13 @@ def _membership(comparison: Comparison, found: _Distances) -> list[Figure]:
             interval=auc_interval(members, outsiders),
         ),
         comparison.figure(
-            MEMBERSHIP_TPR,
+            replace(MEMBERSHIP_TPR, note=few if len(outsiders) < 100 else ""),
             rate,
             true_positive_rate(fresh[0], fresh[1]),
-            interval=share_interval(rate, len(members)),
+            interval=rate_interval(members, outsiders, comparison.config.seed),
         ),
         comparison.figure(SHADOW, auc(*trained), auc(*floor), interval=auc_interval(*trained)),
     ]
-
-
-def membership_scores(real: Vectors, synthetic: Vectors) -> Floats:
-    """Return how much each real patient looks like a member: minus the distance to the nearest synthetic."""
-    return -neighbours(real, synthetic).nearest_N
-
-
-def trained_attack(
-    members: Vectors, outsiders: Vectors, synthetic: Vectors, seed: int
-) -> tuple[Floats, Floats]:
-    """Return a trained attack's scores of members and outsiders, each from a fold that it did not see."""
-    distances = np.concatenate(
-        [k_nearest(real, synthetic, _ATTACK_NEIGHBOURS)[0] for real in (members, outsiders)]
-    )
-    distances = np.log(np.maximum(distances, 1e-6))
-    x = np.concatenate([distances, distances[:, :1] - distances[:, 1:]], axis=1)
-    labels = np.r_[np.ones(len(members)), np.zeros(len(outsiders))]
-    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", C=0.1, max_iter=1000))
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    scores = cross_val_predict(model, x, labels, cv=folds, method="predict_proba")[:, 1]
-    return scores[: len(members)], scores[len(members) :]
 
 
 def copied_patients(real: Side, synthetic: Side) -> dict[str, float]:
@@ -227,14 +239,17 @@ def copied_rows(real: Side, synthetic: Side) -> dict[str, float]:
 
 
 def _smallest(comparison: Comparison, found: _Distances) -> Figure:
-    """Return the smallest distance between a synthetic and a training patient."""
+    """Return the smallest distance between the synthetic and training patients that were compared."""
+    value = found.to_train.nearest_N.min()
+    if found.attacked is not None:
+        value = min(value, found.attacked[0].min())
     floor = neighbours(found.other_half, found.half).nearest_N.min()
     holdout = (
         neighbours(found.synthetic, found.holdout).nearest_N.min() if found.holdout is not None else None
     )
     return comparison.figure(
         SMALLEST,
-        float(found.to_train.nearest_N.min()),
+        float(value),
         float(floor),
         None if holdout is None else float(holdout),
     )
@@ -244,29 +259,14 @@ def _nearer(comparison: Comparison, found: _Distances) -> Figure:
     """Return the share of synthetic patients nearer to training than to holdout patients."""
     if found.holdout is None:
         return comparison.not_judged(NEARER, NEEDS_HOLDOUT)
-    chances = nearer_to_first(found.synthetic, found.train, found.holdout)
+    to_train, to_holdout = (squared_distances(found.synthetic, real) for real in (found.train, found.holdout))
     floor = nearer_to_first(found.other_half, found.half, found.holdout)
     return comparison.figure(
         NEARER,
-        float(chances.mean()),
+        float(chances_of_first(to_train, to_holdout).mean()),
         float(floor.mean()),
-        interval=bootstrap_interval(chances, comparison.config.seed),
+        interval=nearer_interval(to_train, to_holdout, comparison.config.seed),
     )
-
-
-def nearer_to_first(queries: Vectors, first: Vectors, second: Vectors) -> Floats:
-    """Return the chance that a query's nearest is in `first`, were both sets equally large, shape (N,).
-
-    If `first` is the larger with n patients, c of them nearer than the nearest in `second` of m patients,
-    the chance that a random subset of m has one of the c is 1 - C(n - c, m) / C(n, m).
-    """
-    if len(first) < len(second):
-        return 1 - nearer_to_first(queries, second, first)
-    n, m = len(first), len(second)
-    nearer = count_nearer(queries, first, neighbours(queries, second).nearest_N)
-    left = np.maximum(n - nearer, 0)
-    none = gammaln(left + 1) - gammaln(np.maximum(left - m, 0) + 1) - gammaln(n + 1) + gammaln(n - m + 1)
-    return np.asarray(1 - np.where(left >= m, np.exp(none), 0.0))
 
 
 def _distance_ratio(comparison: Comparison, found: _Distances) -> Figure:
@@ -276,7 +276,12 @@ def _distance_ratio(comparison: Comparison, found: _Distances) -> Figure:
     fresh = float(np.median(neighbours(found.holdout, found.train).nearest_N))
     if fresh <= 0:
         return comparison.not_judged(DISTANCE_RATIO, "Most holdout patients equal a training patient.")
-    return comparison.figure(DISTANCE_RATIO, float(np.median(found.to_train.nearest_N)) / fresh, 1.0)
+    value = float(np.median(found.to_train.nearest_N)) / fresh
+    unseen, other = (
+        float(np.median(neighbours(queries, found.half).nearest_N))
+        for queries in (found.holdout, found.other_half)
+    )
+    return comparison.figure(DISTANCE_RATIO, value, other / unseen if unseen else None)
 
 
 def _neighbour_ratio(comparison: Comparison, found: _Distances) -> Figure:

@@ -9,8 +9,7 @@ from healthgym.seeds import stream
 
 Floats = NDArray[np.float64]
 
-_NUM_BOOTSTRAPS = 200
-_MINIMUM = 20
+_NUM_BOOTSTRAPS = 400
 
 
 def auc(positive: Floats, negative: Floats) -> float:
@@ -45,17 +44,16 @@ def true_positive_rate(positive: Floats, negative: Floats, false_positive_rate: 
     return float(np.mean(positive > cut))
 
 
-def share_interval(share: float, count: int) -> tuple[float, float]:
-    """Return Wilson's 95% interval of a share (Wilson, JASA 1927)."""
-    z = 1.96
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+def rate_interval(positive: Floats, negative: Floats, seed: int) -> tuple[float, float]:
+    """Return the 95% interval of `true_positive_rate`, by bootstrap of both groups (Efron 1979).
 
-
-def bootstrap_interval(values: Floats, seed: int) -> tuple[float, float]:
-    """Return the 95% percentile interval of a mean over patients."""
-    rng = stream(seed, "bootstrap")
-    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(_NUM_BOOTSTRAPS)]
-    low, high = np.quantile(means, [0.025, 0.975])
+    The score that only 1% of the negatives exceed rests on a handful of them, and moves the rate more than
+    the choice of the positives does.
+    """
+    rng = stream(seed, "true-positive rate")
+    rates = [
+        true_positive_rate(rng.choice(positive, len(positive)), rng.choice(negative, len(negative)))
+        for _ in range(_NUM_BOOTSTRAPS)
+    ]
+    low, high = np.quantile(rates, [0.025, 0.975])
     return float(low), float(high)

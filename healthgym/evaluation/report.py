@@ -1,7 +1,7 @@
 """Judge a cohort and write the report: report.json, report.html and its pictures."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -24,8 +24,10 @@ from healthgym.evaluation import (
     validity,
 )
 from healthgym.evaluation.comparison import Comparison, Side
+from healthgym.evaluation.disclosure import can_be_counted, identifiers_of
 from healthgym.evaluation.figure import Section, Verdict, worst_section
 from healthgym.evaluation.page import render
+from healthgym.evaluation.panel import Panel
 from healthgym.evaluation.scale import fit_scale
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.sources import Source, open_real, open_synthetic, sample, side_of
@@ -120,13 +122,24 @@ def compare(
                 f"{source.name} has {source.num_patients} patients; a report needs at least "
                 f"{config.min_patients} (min_patients in the report's settings). Give more patients."
             )
-    crossed = _combinations(schema, config)
+    unused = []
+    if holdout and holdout.num_patients < config.min_patients:
+        unused.append(
+            f"The holdout has {holdout.num_patients} patients, fewer than the {config.min_patients} that a "
+            f"report needs (min_patients in its settings), and is left out."
+        )
+        holdout = None
+    crossed, identifiers = _combinations(schema, config), identifiers_of(schema, config)
+    counted = [identifiers] if identifiers and can_be_counted(identifiers, schema) else []
     sampled = sample(train, config.num_patients, config.seed)
     scale = fit_scale(sampled.reals_NTR, schema)
 
     def side(source: Source, name: str) -> Side:
         amounts = (config.num_patients, config.seed, sampled.num_timesteps)
-        return side_of(source, name, scale, crossed, *amounts)
+        return side_of(source, name, scale, crossed, *amounts, counted)
+
+    def all_synthetic() -> Iterator[Panel]:
+        return (block.first(sampled.num_timesteps).on(scale) for block in synthetic.panels())
 
     return Comparison(
         schema,
@@ -136,6 +149,9 @@ def compare(
         side(synthetic, "synthetic"),
         crossed,
         synthetic.raw_static,
+        identifiers,
+        all_synthetic if synthetic.num_patients > config.num_patients else None,
+        unused,
     )
 
 
@@ -198,6 +214,8 @@ def _facts(comparison: Comparison) -> dict[str, str]:
                 else ""
             )
             facts[side.name] = f"{side.num_patients:,} patients, {side.tally.num_rows:,} timesteps{sampled}"
+    if comparison.unused:
+        facts["left out"] = " ".join(comparison.unused)
     facts["made"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     facts["healthgym"] = version("healthgym")
     return facts

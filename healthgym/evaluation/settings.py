@@ -17,6 +17,8 @@ class Threshold(StrictModel):
         at_least: passes from here up; with `fail_below`, where it begins to fail.
         floors: a value of at most this many noise floors passes whatever `at_most` says: what real
             patients do among themselves is no fault.
+        margin: the same for a value on a logarithmic scale, which no factor fits: at most this much above the
+            noise floor passes.
     """
 
     at_most: Limit | None = None
@@ -24,6 +26,7 @@ class Threshold(StrictModel):
     at_least: Limit | None = None
     fail_below: Limit | None = None
     floors: NotNegative = 0.0
+    margin: NotNegative = 0.0
 
     @model_validator(mode="after")
     def _check(self) -> "Threshold":
@@ -33,8 +36,10 @@ class Threshold(StrictModel):
             raise ValueError("at_most needs fail_above, at or above it")
         if self.at_least is not None and (self.fail_below is None or self.fail_below > self.at_least):
             raise ValueError("at_least needs fail_below, at or below it")
-        if self.at_least is not None and self.floors:
-            raise ValueError("floors goes with at_most only")
+        if self.at_least is not None and (self.floors or self.margin):
+            raise ValueError("floors and margin go with at_most only")
+        if self.floors and self.margin:
+            raise ValueError("give either floors or margin")
         return self
 
 
@@ -81,7 +86,7 @@ class Policy(StrictModel):
     action: str
     reward: tuple[RewardTerm, ...] = Field(min_length=1)
     discount: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    num_states: Annotated[int, Field(ge=2)] = 50
+    num_states: Annotated[int, Field(ge=2)] = 25
     reason: str = ""
 
 

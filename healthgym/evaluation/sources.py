@@ -122,8 +122,20 @@ def side_of(
     num_patients: int,
     seed: int,
     num_timesteps: int,
+    counted: Sequence[Combination] = (),
 ) -> Side:
-    """Walk once through a source: tally every patient, keep a random sample of them."""
+    """Walk once through a source: tally every patient, keep a random sample of them.
+
+    Args:
+        source: the patients.
+        name: of the set, for the report.
+        scale: for the reals.
+        combinations: static variables to be crossed.
+        num_patients: at most this many are kept.
+        seed: of the sample.
+        num_timesteps: what is later is cut off.
+        counted: further combinations of variables whose patients are counted.
+    """
     chosen = np.sort(permutation(source.num_patients, seed, "sample")[:num_patients])
     kept: list[Panel] = []
     total: Tally | None = None
@@ -131,12 +143,12 @@ def side_of(
     for block, here in _with_chosen(source, chosen):
         panel = block.first(num_timesteps).on(scale)
         lengths = np.bincount(block.lengths_N).astype(np.int64)  # before the cut
-        tally = replace(tally_of(panel, combinations), lengths=lengths)
+        tally = replace(tally_of(panel, [*combinations, *counted]), lengths=lengths)
         total = tally if total is None else total + tally
         kept.append(panel.take(here))
         bar.update(panel.num_patients)
     bar.close()
-    return Side(name, join(kept), combinations, total)
+    return Side(name, join(kept), combinations, total, seed)
 
 
 def join(panels: Sequence[Panel]) -> Panel:

@@ -201,12 +201,15 @@ def _changing_static(panel: Panel) -> dict[str, int]:
     for position, variable in enumerate(panel.schema.reals):
         if variable.static:
             values = panel.reals_NTR[:, :, position]
-            differs = np.abs(values - values[:, :1]) > 1e-6 * np.maximum(1.0, np.abs(values[:, :1]))
-            counts[variable.name] = int((differs & panel.present_NT).any(axis=1).sum())
+            known = np.isfinite(values) & panel.present_NT
+            least = np.where(known, values, np.inf).min(axis=1)
+            most = np.where(known, values, -np.inf).max(axis=1)
+            counts[variable.name] = int((most - least > 1e-6 * np.maximum(1.0, np.abs(least))).sum())
     for position, variable in enumerate(panel.schema.categoricals):
         if variable.static:
             codes = panel.codes_NTK[:, :, position]
-            counts[variable.name] = int(((codes != codes[:, :1]) & panel.present_NT).any(axis=1).sum())
+            least = np.where(codes < 0, np.iinfo(codes.dtype).max, codes).min(axis=1)
+            counts[variable.name] = int((codes.max(axis=1) > least).sum())
     return counts
 
 

@@ -8,7 +8,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 
 from healthgym.evaluation.comparison import About, Comparison
 from healthgym.evaluation.conditions import event
-from healthgym.evaluation.figure import Figure, NotJudgedError, Row, Section
+from healthgym.evaluation.figure import Figure, NotJudgedError, Row, Section, limits
 from healthgym.evaluation.panel import Panel
 from healthgym.evaluation.patients import summary_features, timestep_features
 from healthgym.evaluation.policy import (
@@ -20,7 +20,7 @@ from healthgym.evaluation.policy import (
     learn,
     policy_value,
 )
-from healthgym.evaluation.ranking import auc
+from healthgym.evaluation.ranking import auc, auc_interval
 from healthgym.evaluation.settings import Endpoint, Policy
 from healthgym.seeds import permutation, stream
 
@@ -36,7 +36,8 @@ NEXT_STEP = About(
     "How much worse each variable's next value is predicted on unseen real patients by a model that learned "
     "from synthetic rather than from real patients; in points of explained variance, on average over "
     "variables.",
-    f"{_TRAINED_ON}: gradient boosting; R² of reals, Brier skill of classes",
+    f"{_TRAINED_ON}: gradient boosting on at most {_NEXT_STEP_ROWS:,} random timesteps of each set; R² of "
+    "reals, Brier skill of classes",
 )
 
 
@@ -89,7 +90,10 @@ def _sets(comparison: Comparison, part: Section) -> _Sets:
         test, real = real.take(order[:third]), real.take(order[third:])
         middle = real.num_patients // 2
         halves = real.take(np.arange(middle)), real.take(np.arange(middle, real.num_patients))
-        part.notes.append("There is no holdout: a third of the training patients is tested on instead.")
+        part.notes.append(
+            "There is no holdout: a third of the training patients is tested on instead of unseen ones. The "
+            "cohort was made from them too, which flatters it."
+        )
     return _Sets(real, comparison.synthetic.panel, *halves, test, comparison.config.seed)
 
 
@@ -110,13 +114,17 @@ def _next_step(comparison: Comparison, sets: _Sets) -> Figure:
     except NotJudgedError as reason:
         return comparison.not_judged(NEXT_STEP, str(reason))
     losses = {name: skill - skills["synthetic"].get(name, 0.0) for name, skill in skills["real"].items()}
-    floors = {name: abs(skill - skills["other"][name]) for name, skill in skills["half"].items()}
+    both = skills["half"].keys() & skills["other"].keys() & losses.keys()
+    floors = {name: abs(skills["half"][name] - skills["other"][name]) for name in losses if name in both}
     rows = [
         Row(f"{name} (from real {skills['real'][name]:.2f})", loss, floors.get(name))
         for name, loss in sorted(losses.items(), key=lambda item: -item[1])
     ]
     return comparison.figure(
-        NEXT_STEP, float(np.mean(list(losses.values()))), float(np.mean(list(floors.values()))), rows=rows
+        NEXT_STEP,
+        float(np.mean(list(losses.values()))),
+        float(np.mean(list(floors.values()))) if floors else None,
+        rows=rows,
     )
 
 
@@ -189,22 +197,32 @@ def _endpoint(comparison: Comparison, sets: _Sets, endpoint: Endpoint) -> Figure
         "percent",
     )
     try:
-        real, half, other = (
-            endpoint_auc(panel, sets.test, endpoint, sets.seed)
-            for panel in (sets.real, sets.half, sets.other_half)
-        )
+        scores = endpoint_scores(sets.real, sets.test, endpoint, sets.seed)
+        real, least = auc(*scores), auc_interval(*scores)[0]
+        if least <= 0.5:
+            raise NotJudgedError(
+                f"Even real patients do not teach to predict it (AUC {100 * real:.0f}%, which may be chance)."
+            )
     except NotJudgedError as reason:
         return comparison.not_judged(about, str(reason))
     try:
-        synthetic = endpoint_auc(sets.synthetic, sets.test, endpoint, sets.seed)
+        half, other = (
+            auc(*endpoint_scores(panel, sets.test, endpoint, sets.seed))
+            for panel in (sets.half, sets.other_half)
+        )
+        floor = abs(half - other)
+    except NotJudgedError:  # halves may have too few events where the whole has enough
+        floor = None
+    try:
+        synthetic = auc(*endpoint_scores(sets.synthetic, sets.test, endpoint, sets.seed))
     except NotJudgedError as reason:  # nothing can be learned of an event that all or none have
         synthetic, about = 0.5, replace(about, note=f"Synthetic patients teach nothing here: {reason}")
     rows = [Row("AUC, learned from real", real), Row("AUC, learned from synthetic", synthetic)]
-    return comparison.figure(about, real - synthetic, abs(half - other), rows=rows)
+    return comparison.figure(about, real - synthetic, floor, rows=rows)
 
 
-def endpoint_auc(train: Panel, test: Panel, endpoint: Endpoint, seed: int) -> float:
-    """Return the AUC on `test` of the event, learned from `train`."""
+def endpoint_scores(train: Panel, test: Panel, endpoint: Endpoint, seed: int) -> tuple[Floats, Floats]:
+    """Return the scores of the patients of `test` with and without the event, learned from `train`."""
     x, y = _endpoint_data(train, endpoint)
     x_test, y_test = _endpoint_data(test, endpoint)
     for labels, whose in ((y, "learned from"), (y_test, "tested on")):
@@ -215,7 +233,7 @@ def endpoint_auc(train: Panel, test: Panel, endpoint: Endpoint, seed: int) -> fl
             )
     model = HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=8, random_state=seed).fit(x, y)
     scores = model.predict_proba(x_test)[:, 1]
-    return auc(scores[y_test], scores[~y_test])
+    return scores[y_test], scores[~y_test]
 
 
 def _endpoint_data(panel: Panel, endpoint: Endpoint) -> tuple[Floats, NDArray[np.bool_]]:
@@ -250,7 +268,7 @@ def _policy(comparison: Comparison, sets: _Sets, policy: Policy) -> list[Figure]
         f"utility.policy_disagreement:{policy.name}",
         f"Policy: {policy.name}",
         "The share of real decisions at which the policy learned from synthetic patients advises another "
-        "treatment than the policy learned from real ones.",
+        "treatment, or knows of none, where the policy learned from real ones advises one.",
         f"Tabular Q-iteration on {policy.num_states} clustered states, as the off-policy lesson of the v2 "
         "paper "
         f"(doi 10.1016/j.jbi.2023.104514). {policy.reason}".rstrip(". "),
@@ -277,13 +295,26 @@ def _policy(comparison: Comparison, sets: _Sets, policy: Policy) -> list[Figure]
     }
     test = found["test"]
     return [
-        comparison.figure(
-            agree,
-            disagreement(policies["real"], policies["synthetic"], test),
-            disagreement(policies["half"], policies["other_half"], test),
-        ),
+        _agreement(comparison, agree, policies, test),
         _worth(comparison, worth, policies, test, policy),
     ]
+
+
+def _agreement(
+    comparison: Comparison, about: About, policies: dict[str, Policies], test: Decisions
+) -> Figure:
+    """Return how often the policies differ, unless real ones do so as often as chance would."""
+    floor = disagreement(policies["half"], policies["other_half"], test)
+    chance = 1 - 1 / test.num_actions
+    threshold = comparison.config.threshold(about.key)
+    if threshold is not None and limits(threshold, floor)[0] >= chance:
+        return comparison.not_judged(
+            about,
+            f"Policies learned from two halves of the real patients differ at {100 * floor:.0f}% of "
+            f"decisions, policies drawn by lot at {100 * chance:.0f}%: with so few patients every cohort "
+            "would pass.",
+        )
+    return comparison.figure(about, disagreement(policies["real"], policies["synthetic"], test), floor)
 
 
 def _worth(

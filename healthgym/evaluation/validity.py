@@ -32,7 +32,7 @@ RANGE = About(
     "Out of range",
     "The share of synthetic values beyond anything seen in real data by more than a tenth of its range; the "
     "worst variable counts.",
-    "Smallest and largest training value",
+    "Smallest and largest value of sampled training patients; sampled synthetic patients",
     "percent",
 )
 NEGATIVE = About(
@@ -40,7 +40,7 @@ NEGATIVE = About(
     "Negative values",
     "The share of synthetic values below zero of a variable that is never negative in real data; the worst "
     "variable counts.",
-    "Sign of the training values",
+    "Sign of the values; sampled patients",
     "percent",
 )
 ABSENT = About(
@@ -56,7 +56,7 @@ IMPOSSIBLE = About(
     "validity.impossible",
     "Impossible combinations",
     "The share of synthetic timesteps at which something holds that cannot be; the worst rule counts.",
-    "What the schema lists as impossible",
+    "What the schema lists as impossible; sampled synthetic patients",
     "percent",
 )
 RAW_STATIC = About(
@@ -89,6 +89,8 @@ def section(comparison: Comparison) -> Section:
         )
     if rules := comparison.schema.impossible:
         part.figures.append(comparison.measured(IMPOSSIBLE, partial(impossible_shares, rules)))
+    else:
+        part.notes.append("The schema lists no impossible combinations, so none were looked for.")
     if comparison.raw_static:
         rows = [Row(name, rate) for name, rate in sorted(comparison.raw_static.items(), key=lambda x: -x[1])]
         part.figures.append(comparison.figure(RAW_STATIC, max(comparison.raw_static.values()), rows=rows))

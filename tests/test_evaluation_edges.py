@@ -1,0 +1,271 @@
+"""The report where it is easily wrong: few patients, absent variables, large cohorts, near copies."""
+
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from evaluation_cohort import SCHEMA, cohort, shuffled
+
+from healthgym.errors import ConfigError
+from healthgym.evaluation import (
+    collapse,
+    discriminability,
+    dynamics,
+    joint,
+    marginals,
+    privacy,
+    report,
+    utility,
+)
+from healthgym.evaluation import validity as rules
+from healthgym.evaluation.comparison import Comparison, Side
+from healthgym.evaluation.disclosure import attribute_advantage, disclosure_figure
+from healthgym.evaluation.figure import Figure, NotJudgedError, Section, Verdict, in_words, judge
+from healthgym.evaluation.panel import panel_from_frame
+from healthgym.evaluation.report import compare
+from healthgym.evaluation.settings import ReportConfig, Threshold, load_report_config
+from healthgym.evaluation.sources import Source, source_of
+from healthgym.schema import Schema
+
+THRESHOLDS = Path(__file__).parent.parent / "configs" / "report.yaml"
+REALS = [variable.name for variable in SCHEMA.reals]
+
+
+@cache
+def config(*overrides: str) -> ReportConfig:
+    return load_report_config(THRESHOLDS, ("num_splits=2", *overrides))
+
+
+@cache
+def patients(seed: int, num_patients: int = 300) -> pd.DataFrame:
+    return cohort(num_patients, seed)
+
+
+def source(frame: pd.DataFrame, schema: Schema = SCHEMA) -> Source:
+    return source_of(panel_from_frame(frame, schema, "table"), "table")
+
+
+def compared(synthetic: pd.DataFrame, *overrides: str, unseen: int = 150) -> Comparison:
+    """Return a cohort beside toy training patients and as many unseen ones as asked."""
+    holdout = source(patients(2, unseen)) if unseen else None
+    return compare(SCHEMA, config(*overrides), source(patients(1)), holdout, source(synthetic))
+
+
+def lucky(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return patients whose rate and drug follow nothing."""
+    rng = np.random.default_rng(len(frame))
+    drug = pd.Categorical.from_codes(rng.integers(0, 2, len(frame)), categories=["no", "yes"])
+    return frame.assign(rate=rng.normal(80, 10, len(frame)), drug=drug)
+
+
+def figure(section: Section, key: str) -> Figure:
+    return next(each for each in section.figures if each.key == key)
+
+
+# --- few patients --------------------------------------------------------------------------------
+
+
+def test_too_small_a_holdout_is_left_out_and_said_so() -> None:
+    comparison = compared(patients(3), unseen=3)
+    section = privacy.section(comparison)
+    assert comparison.holdout is None
+    assert "The holdout has 3 patients, fewer than the 50" in section.notes[0]
+    for name in ("membership_auc", "membership_shadow", "nearer_to_training"):
+        assert figure(section, f"privacy.{name}").verdict is Verdict.NOT_JUDGED
+
+
+def test_a_rate_at_one_percent_of_few_outsiders_says_what_it_is() -> None:
+    section = privacy.section(compared(patients(3), unseen=60))
+    assert "1% of 60 holdout patients is nobody" in figure(section, "privacy.membership_tpr").reason
+    assert figure(privacy.section(compared(patients(3))), "privacy.membership_tpr").reason == ""
+
+
+def test_log_cluster_allows_for_the_noise_of_a_small_cohort() -> None:
+    small = {
+        name: figure(joint.section(compared(made)), "joint.log_cluster").verdict
+        for name, made in (("fresh", patients(4, 60)), ("shuffled", shuffled(patients(4, 60))))
+    }
+    assert small["fresh"] is Verdict.PASS
+    threshold = Threshold(at_most=-5, fail_above=-3, margin=1.4)
+    assert [judge(-4, floor, threshold) for floor in (-5, -7)] == [Verdict.PASS, Verdict.CAUTION]
+    assert judge(-1.5, -4, threshold) is Verdict.FAIL
+    assert "the noise floor and 1.4; -5 without noise" in in_words(threshold, -5)
+
+
+def test_groups_that_nobody_holds_often_are_not_judged() -> None:
+    classes = [f"g{index}" for index in range(256)]
+    schema = Schema.model_validate(
+        {
+            "name": "many",
+            "variables": [
+                {"name": "x", "kind": "real"},
+                {"name": "group", "kind": "categorical", "static": True, "classes": classes},
+            ],
+        }
+    )
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"PatientID": np.arange(512), "Timestep": 0, "x": rng.random(512)})
+    frame["group"] = pd.Categorical.from_codes(np.arange(512) % 256, categories=classes)
+    sources = [source(frame, schema) for _ in range(2)]
+    section = collapse.section(compare(schema, config(), sources[0], None, sources[1]))
+    found = figure(section, "collapse.active_modes")
+    assert found.verdict is Verdict.NOT_JUDGED
+    assert "0.5% of real patients" in found.reason
+
+
+def test_policies_that_real_halves_do_not_agree_on_are_not_judged() -> None:
+    policy = (
+        "policies=[{name: drug, schema: toy, action: drug, num_states: 20, "
+        "reward: [{when: {variable: rate, above: 80}, weight: 1}]}]"
+    )
+    sets = [source(lucky(patients(seed, count))) for seed, count in ((1, 300), (2, 150), (3, 300))]
+    section = utility.section(compare(SCHEMA, config(policy), sets[0], sets[1], sets[2]))
+    found = figure(section, "utility.policy_disagreement:drug")
+    assert found.verdict is Verdict.NOT_JUDGED
+    assert "every cohort would pass" in found.reason
+
+
+def test_an_event_that_real_patients_do_not_teach_is_not_judged() -> None:
+    endpoint = (
+        "endpoints=[{name: luck, schema: toy, event: {variable: rate, above: 80}, history: 4, "
+        "window: [8, 8]}]"
+    )
+
+    sets = [source(lucky(patients(seed, count))) for seed, count in ((1, 300), (2, 150), (3, 300))]
+    section = utility.section(compare(SCHEMA, config(endpoint), sets[0], sets[1], sets[2]))
+    found = figure(section, "utility.endpoint:luck")
+    assert found.verdict is Verdict.NOT_JUDGED
+    assert "Even real patients do not teach" in found.reason
+
+
+def test_of_single_timesteps_nothing_later_can_be_inferred() -> None:
+    panel = compared(patients(3)).train.panel
+    with pytest.raises(NotJudgedError, match="one timestep only"):
+        attribute_advantage(panel.first(1), panel.first(1), panel.first(1))
+
+
+# --- absent variables ----------------------------------------------------------------------------
+
+
+def test_a_class_without_any_synthetic_value_is_as_far_off_as_can_be() -> None:
+    ward = pd.Categorical([None] * len(patients(3)), categories=["low", "mid", "high"])
+    comparison = compared(patients(3).assign(ward=ward))
+    sides = comparison.train, comparison.synthetic
+    assert marginals.total_variations(*sides)["ward"] == 1.0
+    assert joint.contingency_distances(*sides)["pressure – ward"] == 1.0
+    assert dynamics.dwell_distances(*sides)["ward"] == 1.0
+    assert dynamics.switching_ratios(*sides)["ward"] > 100
+    empty = compared(patients(3).assign(rate=np.nan))
+    assert dynamics.trajectory_distances(empty.train, empty.synthetic)["rate"] == 10.0
+
+
+def test_a_gap_in_a_static_variable_is_no_change() -> None:
+    def counts(sex: object) -> dict[str, int]:
+        frame = patients(3).copy()
+        frame.loc[frame["Timestep"] == 5, "sex"] = sex
+        return compared(frame).synthetic.tally.changing_static
+
+    assert counts(None)["sex"] == 0
+    assert 100 < counts("male")["sex"] < 200
+
+
+# --- the same numbers, written otherwise ---------------------------------------------------------
+
+
+def test_values_of_float32_equal_those_of_a_table() -> None:
+    coarse = patients(3).copy()
+    coarse[REALS] = np.round(coarse[REALS] / 10, 1)
+    as_shard = coarse.copy()
+    as_shard[REALS] = coarse[REALS].astype(np.float32)
+    comparison = compare(SCHEMA, config(), source(coarse), None, source(as_shard))
+    sides = comparison.train, comparison.synthetic
+    assert max(marginals.ks_distances(*sides).values()) == 0.0
+    assert max(dynamics.change_distances(*sides).values()) == 0.0
+
+
+def test_a_seed_of_the_settings_moves_every_sample() -> None:
+    sides = {seed: Side("real", compared(patients(3)).train.panel, [], seed=seed) for seed in (0, 1)}
+    for measure in (joint.log_cluster, partial(marginals.battery, "three_sigma")):
+        assert measure(sides[0], sides[0]) == measure(sides[0], sides[0])
+    assert joint.kendall_differences(sides[0], sides[0]) == pytest.approx(
+        dict.fromkeys(joint.kendall_differences(sides[0], sides[0]), 0.0)
+    )
+    assert max(joint.kendall_differences(sides[0], sides[1]).values()) > 0
+
+
+# --- large cohorts -------------------------------------------------------------------------------
+
+
+def test_copies_hidden_in_a_large_cohort_are_found_by_membership_inference() -> None:
+    rng = np.random.default_rng(0)
+    near = patients(1).copy()
+    near["rate"] += 0.1 * rng.normal(size=len(near))
+    fresh = patients(5, 900).assign(PatientID=patients(5, 900)["PatientID"] + 1000)
+    large = pd.concat([near, fresh], ignore_index=True)
+    comparison = compared(large, "num_patients=300")
+    assert comparison.synthetic.panel.num_patients == 300
+    section = privacy.section(comparison)
+    for name in ("membership_auc", "membership_tpr", "membership_shadow"):
+        assert figure(section, f"privacy.{name}").verdict is Verdict.FAIL, name
+    assert figure(section, "privacy.membership_auc").value > 0.95  # type: ignore[operator]
+    assert figure(section, "privacy.copies").value == 0
+    whole = privacy.section(compared(large, "num_patients=2000"))
+    assert figure(whole, "privacy.membership_auc").value == pytest.approx(
+        figure(section, "privacy.membership_auc").value
+    )
+
+
+def test_disclosure_counts_every_patient_of_a_large_cohort() -> None:
+    values = {
+        amount: disclosure_figure(compared(patients(3), f"num_patients={amount}")) for amount in (60, 300)
+    }
+    assert values[60].value == values[300].value == pytest.approx(8 / 300)
+    assert values[300].floor == pytest.approx(8 / 300)  # the holdout has all eight groups too
+
+
+def test_identifiers_that_the_schema_does_not_have_are_refused() -> None:
+    with pytest.raises(ConfigError, match="quasi_identifiers: race: expected binary or categorical"):
+        compared(patients(3), "quasi_identifiers=[race]")
+
+
+# --- copies --------------------------------------------------------------------------------------
+
+
+def test_no_copy_is_allowed_even_where_real_patients_repeat_each_other() -> None:
+    twice = patients(1, 150)
+    twice = pd.concat([twice, twice.assign(PatientID=twice["PatientID"] + 150)], ignore_index=True)
+    copied = pd.concat([patients(3), patients(1, 150)[:16].assign(PatientID=900)], ignore_index=True)
+    comparison = compare(SCHEMA, config(), source(twice), None, source(copied))
+    found = figure(privacy.section(comparison), "privacy.copies")
+    assert found.floor is not None
+    assert found.floor > 10
+    assert found.value == 1
+    assert found.verdict is Verdict.FAIL
+
+
+def test_less_than_guessing_is_explained() -> None:
+    found = figure(
+        discriminability.section(compared(patients(1), "num_patients=80")), "discriminability.boosting"
+    )
+    assert found.interval is not None
+    assert (found.interval[1] < 0.5) == ("near copies of training patients" in found.reason)
+    assert found.interval[1] < 0.5
+
+
+def test_the_noise_floor_of_the_closest_record_is_measured() -> None:
+    found = figure(privacy.section(compared(patients(3))), "privacy.distance_ratio")
+    assert found.floor is not None
+    assert found.floor != 1.0
+    assert found.floor == pytest.approx(1.0, abs=0.1)
+
+
+def test_what_was_left_out_stands_in_the_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "SECTIONS", {})
+    comparison = compared(patients(3), unseen=10)
+    assert "10 patients" in report.make_report(comparison, {}).facts["left out"]
+
+
+def test_a_schema_without_rules_says_that_none_were_looked_for() -> None:
+    assert any("no impossible combinations" in note for note in rules.section(compared(patients(3))).notes)

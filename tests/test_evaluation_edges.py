@@ -245,13 +245,12 @@ def test_no_copy_is_allowed_even_where_real_patients_repeat_each_other() -> None
     assert found.verdict is Verdict.FAIL
 
 
-def test_less_than_guessing_is_explained() -> None:
+def test_less_than_guessing_is_not_judged_and_explained() -> None:
     found = figure(
         discriminability.section(compared(patients(1), "num_patients=80")), "discriminability.boosting"
     )
-    assert found.interval is not None
-    assert (found.interval[1] < 0.5) == ("near copies of training patients" in found.reason)
-    assert found.interval[1] < 0.5
+    assert found.verdict is Verdict.NOT_JUDGED
+    assert "near copies of training patients" in found.reason
 
 
 def test_the_noise_floor_of_the_closest_record_is_measured() -> None:

@@ -17,7 +17,7 @@ from healthgym.evaluation.disclosure import disclosure_risk
 from healthgym.evaluation.dynamics import autocorrelation, quantile_lines, run_lengths, transition_distance
 from healthgym.evaluation.figure import Verdict, in_words, judge, show, worst
 from healthgym.evaluation.joint import cramers_v, log_cluster, structure_lost
-from healthgym.evaluation.membership import nearer_interval, nearer_to_first
+from healthgym.evaluation.membership import nearer_interval, nearer_share, nearest_in_first
 from healthgym.evaluation.panel import Panel, panel_from_frame
 from healthgym.evaluation.patients import k_nearest, neighbours, sequence_vectors, squared_distances
 from healthgym.evaluation.policy import Decisions, disagreement, learn, policy_value
@@ -298,30 +298,24 @@ def test_neighbours_are_scikit_learns() -> None:
     assert neighbours(others, others).nearest_N.max() == 0.0
 
 
-def test_share_nearer_to_the_larger_set_is_that_of_random_subsets() -> None:
+def test_share_nearer_is_half_by_chance_and_all_for_copies_whatever_the_sizes() -> None:
     rng = np.random.default_rng(0)
-    queries, large, small = (rng.normal(size=(count, 4)).astype(np.float32) for count in (40, 60, 20))
-    exact = nearer_to_first(queries, large, small)
-    to_small = neighbours(queries, small).nearest_N
-    drawn = np.mean(
-        [
-            neighbours(queries, large[rng.choice(60, 20, replace=False)]).nearest_N < to_small
-            for _ in range(1500)
-        ],
-        axis=0,
-    )
-    np.testing.assert_allclose(exact, drawn, atol=0.06)
-    np.testing.assert_allclose(nearer_to_first(queries, small, large), 1 - exact)
-    assert nearer_to_first(large, large, small).min() < 1  # a member may be left out of the subset
+    queries, large, small = (rng.normal(size=(count, 4)).astype(np.float32) for count in (2000, 900, 60))
+    assert nearer_share(queries, large, small) == pytest.approx(0.5, abs=0.08)
+    assert nearer_share(queries, small, large) == pytest.approx(1 - nearer_share(queries, large, small))
+    assert nearer_share(large, large, small) == 1.0
+    assert nearer_share(small, large, small) == 0.0
+    half_copied = np.concatenate([queries, large, large])
+    assert nearer_share(half_copied, large, small) > 0.6
 
 
-def test_patients_equally_near_to_both_sets_count_half() -> None:
+def test_patients_equally_near_to_both_sets_are_shared() -> None:
     rng = np.random.default_rng(0)
-    queries, first, second = ((rng.random((count, 3)) < 0.5).astype(np.float32) for count in (50, 400, 100))
-    for chances in (nearer_to_first(queries, first, second), nearer_to_first(queries, second, first)):
-        np.testing.assert_allclose(chances, 0.5, atol=0.01)
-    far = 7 + np.zeros((50, 3), np.float32)
-    assert nearer_to_first(queries, queries, far).min() == 1.0
+    queries, first, second = ((rng.random((count, 3)) < 0.5).astype(np.float32) for count in (400, 400, 100))
+    assert nearer_share(queries, first, second) == pytest.approx(0.5, abs=0.03)
+    assert nearer_share(queries, second, first) == pytest.approx(0.5, abs=0.03)
+    shares = nearest_in_first(np.array([[0.0, 0.0, 1.0]]), np.array([[0.0, 2.0]]))
+    assert shares.tolist() == [pytest.approx(2 / 3)]
 
 
 def test_the_interval_of_the_share_nearer_holds_the_truth() -> None:

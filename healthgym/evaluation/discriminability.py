@@ -1,7 +1,6 @@
 """Can a classifier tell a synthetic patient from a real one?"""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,10 @@ Floats = NDArray[np.float64]
 Scores = tuple[Floats, Floats]
 
 _GRU_PATIENTS = 1200
+_DOUBLES = 0.45
 _BELOW = (
-    "Less than guessing: the classifier met patients whose near double of the other kind it had learned "
-    "from. The cohort has near copies of training patients; see the privacy section."
+    "The classifier does worse than guessing ({:.1f}%): it met patients whose near doubles of the other kind "
+    "it had learned from. The cohort has near copies of training patients; see the privacy section."
 )
 
 BOOSTING = About(
@@ -96,8 +96,8 @@ def _figure(comparison: Comparison, about: About, scores_of: Callable[[Side, Sid
     floor = scores_of(*comparison.halves[0], seed)
     holdout = scores_of(comparison.holdout, comparison.synthetic, seed) if comparison.holdout else None
     interval = auc_interval(*scores)
-    if interval[1] < 0.5:
-        about = replace(about, note=_BELOW)
+    if interval[1] < _DOUBLES:
+        return comparison.not_judged(about, _BELOW.format(100 * auc(*scores)))
     return comparison.figure(
         about, auc(*scores), auc(*floor), auc(*holdout) if holdout else None, interval=interval
     )

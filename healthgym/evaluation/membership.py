@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -39,7 +38,9 @@ def trained_attack(members: Floats, outsiders: Floats, seed: int) -> tuple[Float
     distances = np.log(np.maximum(np.concatenate([members, outsiders]), 1e-6))
     x = np.concatenate([distances, distances[:, :1] - distances[:, 1:]], axis=1)
     labels = np.r_[np.ones(len(members)), np.zeros(len(outsiders))]
-    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", C=0.1, solver="newton-cholesky"))
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(class_weight="balanced", C=0.1, solver="newton-cholesky")
+    )
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
     scores = cross_val_predict(model, x, labels, cv=folds, method="predict_proba")[:, 1]
     return scores[: len(members)], scores[len(members) :]
@@ -54,51 +55,50 @@ def nearest_distances(reals: Vectors, synthetic: Iterable[Vectors]) -> Floats:
     return nearest
 
 
-def nearer_to_first(queries: Vectors, first: Vectors, second: Vectors) -> Floats:
-    """Return the chance that a query's nearest is in `first`, were both sets equally large, shape (N,)."""
+def nearer_share(queries: Vectors, first: Vectors, second: Vectors) -> float:
+    """Return the share of queries whose nearest is in `first`, as if both sets were equally large."""
     blocks = [queries[start : start + _BLOCK] for start in range(0, len(queries), _BLOCK)]
-    return np.concatenate(
-        [
-            chances_of_first(*(squared_distances(block, others) for others in (first, second)))
-            for block in blocks
-        ]
-    )
+    belongs = [
+        nearest_in_first(*(squared_distances(block, others) for others in (first, second)))
+        for block in blocks
+    ]
+    return as_if_equal(float(np.concatenate(belongs).mean()), len(first), len(second))
+
+
+def as_if_equal(share: float, n: int, m: int) -> float:
+    """Return the share in the first of two sets, of n and m patients, with its odds divided by n / m.
+
+    By chance the nearest of all is in the first with probability n / (n + m), which becomes 1/2; 0 and 1
+    stay what they are, however unequal the sets.
+    """
+    weighted = share * m
+    return weighted / (weighted + (1 - share) * n)
 
 
 def nearer_interval(to_first: Floats, to_second: Floats, seed: int) -> tuple[float, float]:
-    """Return the 95% interval of the mean chance, given squared distances of queries to two sets.
+    """Return the 95% interval of `nearer_share`, given squared distances of queries to the two sets.
 
     The spread of the same figure on random halves of the queries and of both sets is that of the figure
     itself: the real patients that happen to be in the sets count as much as the synthetic ones.
     """
-    value = float(chances_of_first(to_first, to_second).mean())
+
+    def value(one: Floats, other: Floats) -> float:
+        return as_if_equal(float(nearest_in_first(one, other).mean()), one.shape[1], other.shape[1])
+
     rng = stream(seed, "nearer to training")
-    departures = []
+    sizes = (*to_first.shape, to_second.shape[1])
+    halves = []
     for _ in range(_HALVINGS):
-        rows, one, other = (
-            rng.permutation(count)[: count // 2] for count in (*to_first.shape, to_second.shape[1])
-        )
-        half = chances_of_first(to_first[np.ix_(rows, one)], to_second[np.ix_(rows, other)])
-        departures.append(half.mean())
-    spread = 1.96 * float(np.std(departures))
-    return max(0.0, value - spread), min(1.0, value + spread)
+        rows, one, other = (rng.permutation(count)[: count // 2] for count in sizes)
+        halves.append(value(to_first[np.ix_(rows, one)], to_second[np.ix_(rows, other)]))
+    centre, spread = value(to_first, to_second), 1.96 * float(np.std(halves))
+    return max(0.0, centre - spread), min(1.0, centre + spread)
 
 
-def chances_of_first(to_first: Floats, to_second: Floats) -> Floats:
-    """Return each query's chance that its nearest is in the first of two sets, were they equally large.
-
-    If the first is the larger with n patients, c of them nearer than the nearest of the m in the second,
-    the chance that a random subset of m has one of the c is 1 - C(n - c, m) / C(n, m). Patients as near as
-    the nearest in the second count half.
-    """
-    n, m = to_first.shape[1], to_second.shape[1]
-    if n < m:
-        return 1 - chances_of_first(to_second, to_first)
-    nearest = to_second.min(axis=1, keepdims=True)
-    margin = _SAME * (1 + np.abs(to_first).max(initial=0.0))
-    chances = []
-    for limit in (nearest - margin, nearest + margin):
-        left = n - (to_first < limit).sum(axis=1)
-        none = gammaln(left + 1) - gammaln(np.maximum(left - m, 0) + 1) - gammaln(n + 1) + gammaln(n - m + 1)
-        chances.append(1 - np.where(left >= m, np.exp(none), 0.0))
-    return np.asarray((chances[0] + chances[1]) / 2)
+def nearest_in_first(to_first: Floats, to_second: Floats) -> Floats:
+    """Return which part of each query's nearest is in the first of two sets: 0 or 1, but for equally near
+    ones, shape (Q,)."""
+    least = np.minimum(to_first.min(axis=1), to_second.min(axis=1))[:, None]
+    limit = least + _SAME * (1 + np.abs(least))
+    one, other = ((squares <= limit).sum(axis=1) for squares in (to_first, to_second))
+    return np.asarray(one / (one + other))

@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans
 
 from healthgym.evaluation.comparison import About
 from healthgym.evaluation.figure import Figure, Section, in_words, judge, limits
-from healthgym.evaluation.membership import membership_scores, nearer_to_first
+from healthgym.evaluation.membership import membership_scores, nearer_share
 from healthgym.evaluation.patients import Vectors, k_nearest, neighbours
 from healthgym.evaluation.ranking import auc, auc_interval, rate_interval, true_positive_rate
 from healthgym.evaluation.settings import ReportConfig
@@ -107,7 +107,7 @@ def audit(
             MEMBERSHIP_TPR, config, coarse, rate, interval=rate_interval(members, outsiders, config.seed)
         ),
         _figure(LINKED, config, coarse, linked, float(np.mean(_ratios(slots, holdout) < _SINGLED_OUT))),
-        _figure(NEARER, config, coarse, float(nearer_to_first(slots, train, holdout).mean())),
+        _figure(NEARER, config, coarse, nearer_share(slots, train, holdout)),
         _figure(COVERAGE, config, coarse, float(np.mean(neighbours(train, slots).nearest_N <= radius))),
         _figure(SPREAD, config, coarse, float(spread)),
     ]

@@ -10,10 +10,11 @@ from healthgym.evaluation.disclosure import NEEDS_HOLDOUT, attribute_figure, dis
 from healthgym.evaluation.figure import Figure, NotJudgedError, Section
 from healthgym.evaluation.membership import (
     ATTACK_NEIGHBOURS,
-    chances_of_first,
+    as_if_equal,
     nearer_interval,
-    nearer_to_first,
+    nearer_share,
     nearest_distances,
+    nearest_in_first,
     trained_attack,
 )
 from healthgym.evaluation.patients import (
@@ -88,9 +89,9 @@ NEARER = About(
     "Nearer to training than to holdout",
     "The share of synthetic patients whose closest real patient is a training rather than a holdout patient, "
     "both sets taken equally large: 50% is ideal.",
-    "Distance to closest record against a holdout (Platzer and Reutterer, Front. Big Data 2021); the larger "
-    "set is reduced in expectation over all subsets, patients equally near to both count half; interval by "
-    "delete-half jackknife (Shao and Wu 1989) over the patients of all three sets",
+    "Distance to closest record against a holdout (Platzer and Reutterer, Front. Big Data 2021), who take "
+    "sets of one size; here the odds are divided by the ratio of sizes, which keeps all patients. Equally "
+    "near ones share a patient; interval by delete-half jackknife (Shao and Wu 1989) over all three sets",
     "percent",
 )
 DISTANCE_RATIO = About(
@@ -260,11 +261,12 @@ def _nearer(comparison: Comparison, found: _Distances) -> Figure:
     if found.holdout is None:
         return comparison.not_judged(NEARER, NEEDS_HOLDOUT)
     to_train, to_holdout = (squared_distances(found.synthetic, real) for real in (found.train, found.holdout))
-    floor = nearer_to_first(found.other_half, found.half, found.holdout)
     return comparison.figure(
         NEARER,
-        float(chances_of_first(to_train, to_holdout).mean()),
-        float(floor.mean()),
+        as_if_equal(
+            float(nearest_in_first(to_train, to_holdout).mean()), len(found.train), len(found.holdout)
+        ),
+        nearer_share(found.other_half, found.half, found.holdout),
         interval=nearer_interval(to_train, to_holdout, comparison.config.seed),
     )
 

@@ -38,6 +38,7 @@ from healthgym.training.metrics import Meter, MetricsFile
 from healthgym.training.plots import draw_losses
 from healthgym.training.progress import ProgressReport
 from healthgym.training.run_folder import RunFolder, saving_to
+from healthgym.training.subnormals import start_workers
 from healthgym.training.trainer import Trainer
 
 
@@ -61,6 +62,7 @@ def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> boo
     """
     device, threads = choose_device(config), choose_threads(config)
     torch.set_num_threads(threads)
+    start_workers()
     with joined(device, config.training.collective_seconds) as ranks:
         return _train(run_dir, config, stream if ranks.first else io.StringIO(), device, ranks)
 

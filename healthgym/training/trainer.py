@@ -19,6 +19,7 @@ from healthgym.systems.ranks import Ranks
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.metrics import Meter, MetricsFile
 from healthgym.training.progress import ProgressReport
+from healthgym.training.subnormals import subnormals_are_zero
 
 # A snapshot of everything that the next step depends on: (step, seconds, system's state, meter's state).
 Save = Callable[[int, float, State, State], None]
@@ -94,7 +95,9 @@ class Trainer:
         x_BTF = self.load_batch(batch[share.own(len(batch))], stage.length)
         seed, device = self.config.training.seed, self.system.device
         draws = PositionDraws(seed, self.step, device, share.first_row, len(batch))
-        self.meter.add(self.step, self.system.train_step(x_BTF, draws))
+        with subnormals_are_zero():
+            losses = self.system.train_step(x_BTF, draws)
+        self.meter.add(self.step, losses)
         self.step += 1
         self.seconds = self._seconds_before + time.monotonic() - self._started
         self.report.step()

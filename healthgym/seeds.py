@@ -6,11 +6,14 @@ generator (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011
 """
 
 import hashlib
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 _FLOATS_PER_COUNTER = 8  # Philox 4x64: one count yields four 64-bit words, each two float32
+_ROUNDS = 8  # of the Feistel network, an even number
+_FEW = 4096
 
 
 def key(seed: int, *position: str | int) -> NDArray[np.uint64]:
@@ -49,3 +52,45 @@ def uniform_rows(
 def permutation(count: int, seed: int, *position: str | int) -> NDArray[np.int64]:
     """Return a random order of 0..count-1."""
     return stream(seed, *position).permutation(count)
+
+
+def shuffled(places_B: NDArray[np.int64], count: int, seed: int, *position: str | int) -> NDArray[np.int64]:
+    """Return what stands at these places of a random order of 0..count-1, in memory that does not grow.
+
+    Up to 4,096 it is the order of `permutation`, since a cipher of very few is biased. Beyond, it is a
+    Feistel network of keyed rounds on (x mod a, x div a), with a b just above `count`; what falls outside
+    is encrypted again until it falls inside.
+
+    Source: Black and Rogaway, *Ciphers with arbitrary finite domains*, CT-RSA 2002, section 5 (generalised
+    Feistel) and section 4 (cycle walking).
+    """
+    if count <= _FEW:
+        return permutation(count, seed, *position)[places_B]
+    a = math.isqrt(count - 1) + 1
+    b = -(-count // a)
+    keys = np.random.Philox(key=key(seed, *position)).random_raw(_ROUNDS)
+    found_B = _encrypted(places_B.astype(np.uint64), a, b, keys)
+    while (outside_B := found_B >= count).any():
+        found_B[outside_B] = _encrypted(found_B[outside_B], a, b, keys)
+    return found_B.astype(np.int64)
+
+
+def _encrypted(x: NDArray[np.uint64], a: int, b: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return a permutation of 0..ab-1 at x."""
+    right, left = np.divmod(x, np.uint64(a))
+    for even, odd in keys.reshape(-1, 2):
+        left = (left + _mixed(right + even)) % np.uint64(a)
+        right = (right + _mixed(left + odd)) % np.uint64(b)
+    mixed: NDArray[np.uint64] = right * np.uint64(a) + left
+    return mixed
+
+
+def _mixed(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return 63-bit words whose every bit depends on every bit of z.
+
+    Source: Steele, Lea and Flood, *Fast splittable pseudorandom number generators*, OOPSLA 2014, with the
+    multipliers of Stafford's variant 13.
+    """
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (z ^ (z >> np.uint64(31))) >> np.uint64(1)

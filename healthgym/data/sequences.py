@@ -23,8 +23,21 @@ class Sequences:
     def __init__(self, arrays: SplitArrays) -> None:
         self._arrays = arrays
         self.lengths_N = arrays.lengths
-        self.patient_ids = arrays.patient_ids
-        self._starts_N = np.cumsum(arrays.lengths, dtype=np.int64) - arrays.lengths
+
+    @cached_property
+    def patient_ids(self) -> NDArray[Any]:
+        """Ids of the patients, shape (N,), which training does not need."""
+        return self._arrays.read_ids()
+
+    @cached_property
+    def _starts_N(self) -> NDArray[np.int64]:
+        return np.cumsum(self.lengths_N, dtype=np.int64) - self.lengths_N
+
+    @cached_property
+    def _common_length(self) -> int | None:
+        """Timesteps of every patient, None if they differ: then nothing need be kept for each."""
+        same = self.num_patients and (self.lengths_N == self.lengths_N[0]).all()
+        return int(self.lengths_N[0]) if same else None
 
     @property
     def num_patients(self) -> int:
@@ -57,11 +70,20 @@ class Sequences:
         Returns:
             reals_BTR, transformed: in [0, 1] for training patients; codes_BTK, class indices.
         """
-        indices_B = np.asarray(indices_B)
+        rows_BT = self.first_rows(indices_B, length)[:, None] + np.arange(length)
+        return self._arrays.reals.take(rows_BT, axis=0), self._arrays.codes.take(rows_BT, axis=0)
+
+    def first_rows(self, indices_B: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+        """Return where the rows of some patients begin, each with at least `length` timesteps."""
         if len(indices_B) and self.lengths_N[indices_B].min() < length:
             raise ValueError(f"a patient has fewer than {length} timesteps; pick from at_least({length})")
-        rows_BT = self._starts_N[indices_B][:, None] + np.arange(length)
-        return self._arrays.reals.take(rows_BT, axis=0), self._arrays.codes.take(rows_BT, axis=0)
+        same = self._common_length
+        return self._starts_N[indices_B] if same is None else np.asarray(indices_B, np.int64) * same
+
+    @property
+    def encoded(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Transformed reals and class indices of all rows, as memory maps."""
+        return self._arrays.reals, self._arrays.codes
 
     def raw(self, first: int = 0, last: int | None = None) -> tuple[NDArray[Any], ...]:
         """Return (patient_ids, timesteps from 0, raw_R, codes_K) of the rows of patients `first:last`.

@@ -14,9 +14,10 @@ is used. The file is sealed by a SHA-256 (see `healthgym.storage.tree`).
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,13 @@ _ROW_TYPES = {"reals": "<f4", "codes": "u1", "raw": "<f8"}
 
 @dataclass(frozen=True)
 class SplitArrays:
-    """One split: memory maps of its rows, and its patients in memory."""
+    """One split: memory maps of its rows and lengths, and a function that reads the ids."""
 
     reals: NDArray[np.float32]
     codes: NDArray[np.uint8]
     raw: NDArray[np.float64]
     lengths: NDArray[np.int32]
-    patient_ids: NDArray[Any]
+    read_ids: Callable[[], NDArray[Any]]
 
 
 class SplitWriter:
@@ -136,9 +137,8 @@ def open_prepared(
     with _reading(path) as file:
         splits = {
             name: SplitArrays(
-                **{rows: _map(path, group[rows]) for rows in _ROW_TYPES},
-                lengths=group["lengths"][()],
-                patient_ids=_ids(group["patient_ids"]),
+                **{rows: _map(path, group[rows]) for rows in (*_ROW_TYPES, "lengths")},
+                read_ids=partial(_ids, path, name, seal),
             )
             for name, group in file.items()
             if isinstance(group, h5py.Group)
@@ -171,8 +171,12 @@ def _map(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
     """Return a dataset as a read-only memory map."""
     if dataset.size == 0:
         return np.empty(dataset.shape, dataset.dtype)
-    return np.memmap(path, dataset.dtype, "r", dataset.id.get_offset(), dataset.shape)
+    return np.asarray(np.memmap(path, dataset.dtype, "r", dataset.id.get_offset(), dataset.shape))
 
 
-def _ids(dataset: h5py.Dataset) -> NDArray[Any]:
-    return np.asarray(dataset.asstr()[()] if h5py.check_string_dtype(dataset.dtype) else dataset[()])
+def _ids(path: Path, split: str, seal: str) -> NDArray[Any]:
+    if check_size(path) != seal:
+        raise StorageError(f"{path} was replaced by another cohort meanwhile. Start again.")
+    with _reading(path) as file:
+        dataset = file[split]["patient_ids"]
+        return np.asarray(dataset.asstr()[()] if h5py.check_string_dtype(dataset.dtype) else dataset[()])

@@ -1,11 +1,12 @@
 """Which patients make which batch: a function of (seed, step).
 
 One epoch walks the stages in order of length; a stage is every batch of the patients who have that many
-timesteps, in a random order, the last incomplete batch left out.
+timesteps, in a random order, the last incomplete batch left out. Nothing lists the patients of a stage: an
+order is computed for the places of a batch, and one index serves all stages, if patients differ in length.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,6 @@ class HasLengths(Protocol):
     def lengths_N(self) -> NDArray[np.int32]:
         """Timesteps of each patient."""
 
-    def at_least(self, length: int) -> NDArray[np.int64]:
-        """Return the patients with at least so many timesteps."""
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -32,12 +30,12 @@ class Stage:
 
     Args:
         length: timesteps.
-        patients: who has them.
+        num_patients: who have them.
         num_batches: whole batches of them.
     """
 
     length: int
-    patients: NDArray[np.int64]
+    num_patients: int
     num_batches: int
 
 
@@ -68,15 +66,14 @@ class Curriculum:
 
     def __init__(self, config: CurriculumConfig, patients: HasLengths, seed: int) -> None:
         self.batch_size, self._seed = config.batch_size, seed
-        self.stages = tuple(
-            Stage(length, found, len(found) // config.batch_size)
-            for length in _stage_lengths(config, patients)
-            if (found := patients.at_least(length)) is not None
-        )
+        counts = [
+            (length, int((patients.lengths_N >= length).sum())) for length in _stage_lengths(config, patients)
+        ]
+        self.stages = tuple(Stage(length, count, count // config.batch_size) for length, count in counts)
         _check(self.stages, config, int(patients.lengths_N.max(initial=0)))
         self.num_cut = int((patients.lengths_N > self.max_length).sum())
         self._ends = np.cumsum([stage.num_batches for stage in self.stages])
-        self._order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
+        self._longest_first = _longest_first(patients, self.max_length)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -97,13 +94,11 @@ class Curriculum:
     def batch(self, step: int) -> NDArray[np.int64]:
         """Return the patients of a step's batch, int64 (batch_size,)."""
         place = self.place(step)
-        patients = self.stages[place.stage].patients
-        if self._order is None or self._order[0] != (place.epoch, place.stage):
-            order = seeds.permutation(len(patients), self._seed, "order", place.epoch, place.stage)
-            self._order = ((place.epoch, place.stage), order)
-        start = place.batch * self.batch_size
-        chosen: NDArray[np.int64] = patients[self._order[1][start : start + self.batch_size]]
-        return chosen
+        first = place.batch * self.batch_size
+        places_B = np.arange(first, first + self.batch_size)
+        count = self.stages[place.stage].num_patients
+        chosen_B = seeds.shuffled(places_B, count, self._seed, "order", place.epoch, place.stage)
+        return chosen_B if self._longest_first is None else self._longest_first[chosen_B].astype(np.int64)
 
     def timesteps_between(self, start: int, stop: int) -> int:
         """Return the timesteps per sequence, summed over steps start..stop-1: a measure of work."""
@@ -116,6 +111,14 @@ class Curriculum:
             taken = min(within, stage.num_batches)
             total, within = total + taken * stage.length, within - taken
         return total
+
+
+def _longest_first(patients: HasLengths, length: int) -> NDArray[Any] | None:
+    """Return the patients by length, so that each stage's come first; None if all are in every stage."""
+    if (patients.lengths_N >= length).all():
+        return None
+    order_N = np.argsort(-patients.lengths_N, kind="stable")
+    return order_N.astype(np.min_scalar_type(len(order_N)))
 
 
 def _stage_lengths(config: CurriculumConfig, patients: HasLengths) -> tuple[int, ...]:
@@ -148,7 +151,7 @@ def _check(stages: tuple[Stage, ...], config: CurriculumConfig, longest: int) ->
             )
         if stage.num_batches == 0:
             raise ConfigError(
-                f"The stage of length {stage.length} is empty: {len(stage.patients)} training patients have "
+                f"The stage of length {stage.length} is empty: {stage.num_patients} training patients have "
                 f"that many timesteps and a batch needs {config.batch_size}. Lower curriculum.batch_size or "
                 f"leave out that length."
             )

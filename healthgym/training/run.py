@@ -241,7 +241,7 @@ def _greeting(
     total: int,
     config: RunConfig,
 ) -> str:
-    stages = ", ".join(f"{stage.length} ({len(stage.patients):,})" for stage in curriculum.stages)
+    stages = ", ".join(f"{stage.length} ({stage.num_patients:,})" for stage in curriculum.stages)
     lines = [
         f"run {run_dir} on {_resources(here)}, process {os.getpid()}: "
         f"{num_parameters:,} parameters, {total:,} steps",

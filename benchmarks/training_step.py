@@ -2,7 +2,7 @@
 
     python benchmarks/training_step.py [--lengths 10 30 60] [--device cpu] [--json FILE]
 
-Ratios say how many times faster ours is. The floor is the time that the step's matrix products alone need
+Ratios say how many times faster ours is; on CUDA also as one recorded graph. The floor is the time that the step's matrix products alone need
 at the rate measured here; nothing exact can be faster. Operations are kernels on CUDA, calls below autograd
 on a CPU.
 """
@@ -23,6 +23,7 @@ from healthgym.layout import FeatureLayout
 from healthgym.nn import recurrent
 from healthgym.systems.base import PositionDraws, System
 from healthgym.systems.build import build_system
+from healthgym.systems.recorded import CudaRecorder, RecordedSteps
 
 LAYOUTS = {
     # ART for HIV: the notebooks' 7 variables, and all 13.
@@ -50,10 +51,14 @@ def make_side(side: str, system: str, layout: str, device: torch.device) -> Syst
     return PublishedSystem(ours) if side == "published" else ours  # type: ignore[arg-type]
 
 
-def stepper(side: System | PublishedSystem, x_BTF: Tensor) -> Callable[[], dict[str, Tensor]]:
+def stepper(
+    side: System | PublishedSystem, x_BTF: Tensor, recorded: bool = False
+) -> Callable[[], dict[str, Tensor]]:
     """Return a call that takes the next step."""
-    taken = iter(range(10**9))
-    return lambda: side.train_step(x_BTF, PositionDraws(0, next(taken), x_BTF.device))
+    taken, take = iter(range(10**9)), side.train_step
+    if recorded and isinstance(side, System):
+        take = RecordedSteps(side, CudaRecorder(x_BTF.device))
+    return lambda: take(x_BTF, PositionDraws(0, next(taken), x_BTF.device))
 
 
 def operations_needed(
@@ -91,9 +96,12 @@ def measure_length(options: argparse.Namespace, length: int, clock: measure.Cloc
     x_BTF = patients(layout, options.batch, length, device)
     sides = {side: make_side(side, options.system, options.variables, device) for side in SIDES}
     rate = measure.matmul_rate(512, 256, options.batch, clock, device)
-    seconds = measure.alternate(
-        {name: stepper(side, x_BTF) for name, side in sides.items()}, options.rounds, clock
-    )
+    steps = {name: stepper(side, x_BTF) for name, side in sides.items()}
+    if device.type == "cuda":
+        steps["graph"] = stepper(make_side("ours", options.system, options.variables, device), x_BTF, True)
+        for _ in range(5):
+            steps["graph"]()  # the fourth step is recorded
+    seconds = measure.alternate(steps, options.rounds, clock)
     updates = SYSTEMS[options.system].critic.num_updates
     needed = operations_needed(layout, options.batch, length, updates)
     row: dict[str, Any] = {"length": length}
@@ -110,6 +118,9 @@ def measure_length(options: argparse.Namespace, length: int, clock: measure.Cloc
             stepper(sides["ours"], x_BTF[:8]), device
         )
     row["ratio"] = round(row["published"]["seconds"] / row["ours"]["seconds"], 2)
+    if "graph" in steps:
+        row["graph"] = {"seconds": measure.median(seconds["graph"]), "all_seconds": seconds["graph"]}
+        row["graph_ratio"] = round(row["published"]["seconds"] / row["graph"]["seconds"], 2)
     row["gflop"], row["gflop_per_second"] = round(needed / 1e9), round(rate / 1e9, 1)
     row["floor_seconds"] = float(f"{needed / rate:.3g}")
     row["ours_over_floor"] = round(row["ours"]["seconds"] / row["floor_seconds"], 2)
@@ -119,11 +130,12 @@ def measure_length(options: argparse.Namespace, length: int, clock: measure.Cloc
 def line(row: dict[str, Any]) -> str:
     """Return a row of the table."""
     published, ours = row["published"], row["ours"]
+    graph = f"  graph {row['graph_ratio']} times" if "graph" in row else ""
     memory = f"{published.get('peak_megabytes', '-')} / {ours.get('peak_megabytes', '-')}"
     return (
         f"{row['length']:>6} {published['seconds']:>11.3f} {ours['seconds']:>8.3f} {row['ratio']:>6.2f} "
         f"{row['floor_seconds']:>8.3f} {row['ours_over_floor']:>11.2f} "
-        f"{published['operations']:>9,} / {ours['operations']:<7,} {memory:>13}"
+        f"{published['operations']:>9,} / {ours['operations']:<7,} {memory:>13}{graph}"
     )
 
 
@@ -137,16 +149,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=["highest", "high", "medium"], default="highest")
     parser.add_argument(
         "--no-memory", action="store_true", help="leave out the peaks, which take a process each"
     )
     parser.add_argument("--json", type=Path, help="write the results to this file too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision(options.precision)
     device = torch.device(options.device)
     clock = measure.Clock(device)
     about = {"system": options.system, "variables": int(options.variables), "batch": options.batch}
-    about |= {"clock": clock.kind, "rounds": options.rounds, **measure.machine(device)}
+    about |= {
+        "precision": options.precision,
+        "clock": clock.kind,
+        "rounds": options.rounds,
+        **measure.machine(device),
+    }
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     print("length  published s   ours s  ratio  floor s  ours/floor     operations           MB at peak")
     rows = []

@@ -250,6 +250,9 @@ class TrainingConfig(StrictModel):
     """How long to train, from which seed, and how often to report.
 
     Args:
+        matmul_precision: of float32 products, as `torch.set_float32_matmul_precision` has it: `highest` is
+            float32, `high` TF32 on CUDA, `medium` bfloat16 where the device has it.
+        cuda_graphs: on CUDA, record a step and launch it as one piece; elsewhere without effect.
         micro_batch_size: patients that a process computes at once; the gradients of its part of a batch
             are added up before each update, so that a small GPU computes what a large one does, up to
             the order of sums. All at once if null.
@@ -261,6 +264,8 @@ class TrainingConfig(StrictModel):
     log_every_steps: Positive = 10
     threads: Positive | Literal["auto"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    cuda_graphs: bool = False
     micro_batch_size: Positive | None = None
     collective_seconds: PositiveFloat = 600.0
 
@@ -305,7 +310,7 @@ class RunConfig(StrictModel):
 
 # What may change between two starts of one run without changing a weight by more than the order of sums.
 FREE_ON_RESUME = frozenset(
-    {"training.micro_batch_size", "training.collective_seconds"}
+    {"training.micro_batch_size", "training.collective_seconds", "training.cuda_graphs"}
     | {"training.epochs", "training.log_every_steps", "training.threads", "training.device"}
     | {"checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep", "data"}
     | {"system.start"}

@@ -54,6 +54,16 @@ def test_no_gradient_is_recorded_in_either() -> None:
     assert [r.requires_grad for r in side_by_side(lambda k: weight * k, [1, 2])] == [False, False]
 
 
+@pytest.mark.parametrize("flush", [True, False])
+def test_both_take_subnormal_numbers_as_the_caller_does(flush: bool) -> None:
+    try:
+        torch.set_flush_denormal(flush)
+        found = side_by_side(lambda _: float(torch.full((1,), 1e-30) * 1e-10), [0, 1])
+    finally:
+        torch.set_flush_denormal(False)
+    assert [number == 0 for number in found] == [flush, flush]
+
+
 def test_it_works_in_a_forked_process() -> None:
     side_by_side(abs, [1, 2])  # the thread is there before the fork
     with multiprocessing.get_context("fork").Pool(1) as pool:

@@ -31,13 +31,23 @@ def side_by_side(job: Callable[[Item], Result], items: Sequence[Item]) -> list[R
         return [job(item) for item in items]
     if not _helpers:
         _helpers.append(ThreadPoolExecutor(1, "side"))
-    second = _helpers[0].submit(_on_threads, threads - threads // 2, job, items[1])
+    second = _helpers[0].submit(_like, _subnormals_are_zero(), threads - threads // 2, job, items[1])
     try:
         first = _on_threads(threads // 2, job, items[0])
     finally:
         wait([second])
         torch.set_num_threads(threads)
     return [first, second.result()]
+
+
+def _subnormals_are_zero() -> bool:
+    """Return how this thread takes numbers below the normal floats; torch can set that, but not tell."""
+    return not bool(torch.full((1,), 1e-30) * 1e-10)
+
+
+def _like(subnormals_are_zero: bool, threads: int, job: Callable[[Item], Result], item: Item) -> Result:
+    torch.set_flush_denormal(subnormals_are_zero)
+    return _on_threads(threads, job, item)
 
 
 def _on_threads(threads: int, job: Callable[[Item], Result], item: Item) -> Result:

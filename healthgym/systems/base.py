@@ -4,6 +4,7 @@ Shapes: B batch, T timesteps, F features.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,8 @@ class Draws(ABC):
         u = self.uniform(name, (shape[0], 2, *shape[1:]))
         return box_muller(u[:, 0], u[:, 1])
 
-    def index(self, name: str, num_rows: int, count: int) -> Tensor:
-        """Return whole numbers uniform in 0..count-1, int64 (num_rows,)."""
+    def index(self, name: str, num_rows: int, count: int | Tensor) -> Tensor:
+        """Return whole numbers uniform in 0..count-1, int64 (num_rows,); the count may be on the device."""
         return to_index(self.uniform(name, (num_rows,)), count)
 
     def shared_index(self, name: str, num_rows: int, count: int) -> Tensor:
@@ -108,9 +109,36 @@ def box_muller(u: Tensor, v: Tensor) -> Tensor:
     return torch.sqrt(-2 * torch.log1p(-u)) * torch.cos(2 * torch.pi * v)
 
 
-def to_index(u: Tensor, count: int) -> Tensor:
+class KeptDraws(Draws):
+    """Draws that lie in the same memory at every step, so that a recorded step reads new numbers there."""
+
+    def __init__(self) -> None:
+        self._source: Draws | None = None
+        self._kept: dict[tuple[str, str, tuple[int, ...]], Tensor] = {}
+
+    def renew(self, source: Draws) -> None:
+        """Take the numbers of another step."""
+        self._source = source
+        for (kind, name, shape), numbers in self._kept.items():
+            numbers.copy_(getattr(source, kind)(name, shape))
+
+    def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return self._keep("uniform", name, shape)
+
+    def shared_uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return self._keep("shared_uniform", name, shape)
+
+    def _keep(self, kind: str, name: str, shape: tuple[int, ...]) -> Tensor:
+        place = (kind, name, shape)
+        if place not in self._kept:
+            self._kept[place] = getattr(self._source, kind)(name, shape)
+        return self._kept[place]
+
+
+def to_index(u: Tensor, count: int | Tensor) -> Tensor:
     """Return floor(u count), which float32 may round up to count, kept below it."""
-    return (u * count).long().clamp_(max=count - 1)
+    index: Tensor = (u * count).long().clamp_(max=count - 1)
+    return index
 
 
 class System(ABC):
@@ -129,7 +157,6 @@ class System(ABC):
     num_candidates: int = 0
     share: Share = WHOLE
 
-    @abstractmethod
     def train_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
         """Take one step and return its losses as detached scalars, still on the device.
 
@@ -140,6 +167,22 @@ class System(ABC):
                 blocks one-hot.
             draws: the step's randomness.
         """
+        losses = self.compute_step(x_BTF, draws)
+        self.count_step(x_BTF)
+        return losses
+
+    def compute_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """Do the device's part of a step; all that Python keeps of it is left to `count_step`."""
+        raise NotImplementedError
+
+    def count_step(self, x_BTF: Tensor) -> None:  # noqa: B027 - most systems keep nothing in Python
+        """Do Python's part of a step, after the device's."""
+
+    def step_kind(self, x_BTF: Tensor) -> Hashable | None:
+        """Return what two steps share whose device's parts are the same operations; None for a step that
+        must not be recorded and repeated.
+        """
+        return None
 
     @abstractmethod
     def sample(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:

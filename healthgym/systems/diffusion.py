@@ -8,7 +8,7 @@ Shapes: B batch, F features, R reals, T timesteps, P timesteps of the canvas, S 
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,13 +64,13 @@ class DiffusionSystem(System):
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype is torch.float16)
         # Of the patients' time means in [-1, 1]: their number, sum and sum of squares.
         self.means_3F = torch.zeros(3, layout.num_features, dtype=torch.float64, device=device)
-        self.num_updates = 0
+        self.num_updates = torch.zeros((), dtype=torch.int64, device=device)
         self.trained_length = 0
         self.num_candidates = 0
 
     # --- training --------------------------------------------------------------------------------
 
-    def train_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
+    def compute_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
         x_BFP, mask_B1P = self.to_canvas(x_BTF)
         parts = self.share.parts(len(x_BFP))
         self.optimiser.zero_grad()
@@ -80,11 +80,18 @@ class DiffusionSystem(System):
         ]
         self.share.sum_gradients(self.denoiser)
         norm = self._update()
-        self.trained_length = max(self.trained_length, x_BTF.shape[1])
         mean_BF = 2.0 * x_BTF.mean(1).double() - 1.0
         sums = [torch.ones_like(mean_BF).sum(0), mean_BF.sum(0), mean_BF.square().sum(0)]
         self.means_3F += self.share.ranks.sum(torch.stack(sums))
         return mean_of(losses, parts) | {"gradient_norm": norm.detach()}
+
+    def count_step(self, x_BTF: Tensor) -> None:
+        self.trained_length = max(self.trained_length, x_BTF.shape[1])
+
+    def step_kind(self, x_BTF: Tensor) -> Hashable | None:
+        whole = self.share.whole(self.share.parts(len(x_BTF)))
+        # float16's scaler decides in Python whether a step is taken.
+        return tuple(x_BTF.shape) if whole and not self.scaler.is_enabled() else None
 
     def _backward(self, x_BFP: Tensor, mask_B1P: Tensor, draws: Draws, weight: float) -> dict[str, Tensor]:
         """Add a part's gradients to the denoiser's; return its losses.
@@ -146,7 +153,8 @@ class DiffusionSystem(System):
         self.num_updates += 1
         if self.average is not None and self.config.ema_decay:
             # Early weights fade sooner: a decay that rises with the updates, up to the one that was set.
-            decay = min(self.config.ema_decay, (1 + self.num_updates) / (10 + self.num_updates))
+            rising = (1.0 + self.num_updates) / (10.0 + self.num_updates)
+            decay = rising.clamp(max=self.config.ema_decay)
             with torch.no_grad():
                 for kept, new in zip(self.average.parameters(), self.denoiser.parameters(), strict=True):
                     kept.lerp_(new, 1.0 - decay)
@@ -277,13 +285,13 @@ class DiffusionSystem(System):
     def _seen(self) -> State:
         return {
             "means": self.means_3F,
-            "num_updates": torch.tensor(self.num_updates),
+            "num_updates": self.num_updates,
             "trained_length": torch.tensor(self.trained_length),
         }
 
     def _load_seen(self, seen: Mapping[str, Any]) -> None:
         copy_into(self.means_3F, seen["means"])
-        self.num_updates = int(seen["num_updates"])
+        copy_into(self.num_updates, seen["num_updates"])
         self.trained_length = int(seen["trained_length"])
 
     def num_parameters(self) -> int:

@@ -41,15 +41,20 @@ class UniformLatent:
         """Slots of the latent memory that hold a prototype."""
         return 0
 
+    def count_step(self, num_rows: int) -> None:
+        """Do Python's part of a step with so many patients, after the device's."""
+
+    def step_kind(self, num_rows: int) -> str | None:
+        """Return what two steps share whose device's parts are the same operations; None for one alone."""
+        return ""
+
     def train_step(self, x_BTE: Tensor, draws: Draws, share: Share = WHOLE) -> dict[str, Tensor]:
         """Learn from a batch of embedded features, or this process's share of one; return losses."""
         return {}
 
     def draw(self, place: str, num_rows: int, length: int, draws: Draws) -> Tensor:
         """Return noise (B, T, Z) for a training step; `place` is where, such as "critic/0"."""
-        z_BTZ = draws.uniform(f"{place}/z", (num_rows, length, self.latent_dim))
-        slot_B = draws.index(f"{place}/slot", num_rows, self.num_filled) if self.num_filled else None
-        return self._place(z_BTZ, slot_B)
+        return self._place(draws.uniform(f"{place}/z", (num_rows, length, self.latent_dim)), None)
 
     def draw_patients(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
         """Return noise (B, T, Z) of the given patients of a cohort, each a function of its number.
@@ -115,11 +120,24 @@ class BufferedLatent(UniformLatent):
         self.optimiser = adam(self.autoencoder, optimiser)
         self.slots_MZ = torch.zeros(num_slots, latent_dim, device=device)
         self.scale_Z = torch.ones(latent_dim, device=device)
-        self._num_filled = 0
+        # The same number twice: the device counts by itself, so that nobody waits for it.
+        self._num_filled, self._filled = 0, torch.zeros((), dtype=torch.int64, device=device)
 
     @property
     def num_filled(self) -> int:
         return self._num_filled
+
+    def count_step(self, num_rows: int) -> None:
+        self._num_filled = min(self._num_filled + num_rows, len(self.slots_MZ))
+
+    def step_kind(self, num_rows: int) -> str | None:
+        if self._num_filled + num_rows <= len(self.slots_MZ):
+            return "filling"
+        return "full" if self._num_filled == len(self.slots_MZ) else None
+
+    def draw(self, place: str, num_rows: int, length: int, draws: Draws) -> Tensor:
+        z_BTZ = draws.uniform(f"{place}/z", (num_rows, length, self.latent_dim))
+        return self._place(z_BTZ, draws.index(f"{place}/slot", num_rows, self._filled))
 
     def train_step(self, x_BTE: Tensor, draws: Draws, share: Share = WHOLE) -> dict[str, Tensor]:
         parts = share.parts(len(x_BTE))
@@ -192,6 +210,7 @@ class BufferedLatent(UniformLatent):
     def _fill(self, prototypes_MZ: Tensor) -> None:
         """Let the memory hold these prototypes and no other."""
         self._num_filled = len(prototypes_MZ)
+        self._filled.fill_(self._num_filled)
         self.slots_MZ.zero_()
         copy_into(self.slots_MZ[: self._num_filled], prototypes_MZ)
 
@@ -199,12 +218,13 @@ class BufferedLatent(UniformLatent):
         """Add the batch's prototypes; over capacity, keep a draw with replacement from old and new."""
         capacity, filled = len(self.slots_MZ), self._num_filled + len(prototypes_BZ)
         if filled <= capacity:
-            self.slots_MZ[self._num_filled : filled] = prototypes_BZ
-            self._num_filled = filled
+            free_B = self._filled + torch.arange(len(prototypes_BZ), device=self.device)
+            self.slots_MZ.index_copy_(0, free_B, prototypes_BZ)
+            self._filled += len(prototypes_BZ)
         else:
             everything = torch.cat([self.slots_MZ[: self._num_filled], prototypes_BZ])
             self.slots_MZ.copy_(everything[draws.shared_index("autoencoder/slots", capacity, filled)])
-            self._num_filled = capacity
+            self._filled.fill_(capacity)
         self.scale_Z.add_(deviation_Z).mul_(0.5)
 
     def _place(self, z_BTZ: Tensor, slot_B: Tensor | None) -> Tensor:

@@ -12,13 +12,21 @@ from healthgym.systems.base import State
 
 
 def adam(module: nn.Module, config: AdamConfig) -> Adam:
-    """Return Adam for all parameters of a module, with every state there from the start."""
+    """Return Adam for all parameters of a module, with every state there from the start.
+
+    On CUDA its counts of steps live on the device, so that a recorded step goes on counting.
+    """
+    on_device = next(module.parameters()).device.type == "cuda"
     optimiser = Adam(
-        module.parameters(), lr=config.learning_rate, betas=(config.beta1, config.beta2), foreach=True
+        module.parameters(),
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        foreach=True,
+        capturable=on_device,
     )
     for parameter in module.parameters():
         optimiser.state[parameter] = {
-            "step": torch.tensor(0.0),
+            "step": torch.tensor(0.0, device=parameter.device if on_device else None),
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
         }

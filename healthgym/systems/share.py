@@ -80,11 +80,13 @@ class Share:
         """Return this process's patients of a global batch."""
         return rows_of(self.ranks.place, batch_size)
 
+    def num_rows(self, own_rows: int) -> int:
+        """Return the patients of the global batch that this process's are part of."""
+        return own_rows if self.ranks.alone else self._batch_size or 0
+
     def parts(self, num_rows: int) -> list[Part]:
         """Divide this process's patients into what is computed at once."""
-        size, total = self._micro_batch_size or num_rows, num_rows
-        if not self.ranks.alone:
-            total = self._batch_size or 0
+        size, total = self._micro_batch_size or num_rows, self.num_rows(num_rows)
         starts = range(0, num_rows, size)
         return [
             Part(slice(start, min(start + size, num_rows)), min(size, num_rows - start) / total)

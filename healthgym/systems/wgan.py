@@ -4,7 +4,7 @@ Source: Kuo et al., *Scientific Data* 2022 (v1) and *J. Biomedical Informatics* 
 Shapes: B batch, T timesteps, F features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,13 +57,21 @@ class WGANSystem(System):
         self.gradient_penalty_weight = gradient_penalty_weight
         self.correlation_weight = correlation_weight
 
-    def train_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
+    def compute_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
         with torch.no_grad():
             embedded = self.critic.embedding(x_BTF)
         metrics = self.latent.train_step(embedded, draws, self.share)
         for update in range(self.num_critic_updates):
             metrics |= self._critic_update(x_BTF, f"critic/{update}", draws)
         return metrics | self._generator_update(x_BTF, draws)
+
+    def count_step(self, x_BTF: Tensor) -> None:
+        self.latent.count_step(self.share.num_rows(len(x_BTF)))
+
+    def step_kind(self, x_BTF: Tensor) -> Hashable | None:
+        latent = self.latent.step_kind(len(x_BTF))
+        whole = self.share.whole(self.share.parts(len(x_BTF)))
+        return (tuple(x_BTF.shape), latent) if whole and latent is not None else None
 
     def sample(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
         with torch.no_grad():

@@ -29,9 +29,10 @@ from healthgym.storage.checkpoint import (
     set_aside_newer,
     write_checkpoint,
 )
-from healthgym.systems.base import State
+from healthgym.systems.base import Draws, State, System
 from healthgym.systems.build import build_system
 from healthgym.systems.ranks import Ranks, joined
+from healthgym.systems.recorded import CudaRecorder, RecordedSteps
 from healthgym.systems.share import Share
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.metrics import Meter, MetricsFile
@@ -62,6 +63,7 @@ def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> boo
     """
     device, threads = choose_device(config), choose_threads(config)
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(config.training.matmul_precision)
     start_workers()
     with joined(device, config.training.collective_seconds) as ranks:
         return _train(run_dir, config, stream if ranks.first else io.StringIO(), device, ranks)
@@ -103,6 +105,7 @@ def _train(
         report.say(_greeting(run_dir, system.num_parameters(), curriculum, start, here, total, config))
         trainer = Trainer(
             system=system,
+            take_step=_stepper(system, config, report),
             curriculum=curriculum,
             load_batch=batch_loader(cohort.train, cohort.schema.layout, device),
             config=config,
@@ -154,6 +157,21 @@ def _share(config: RunConfig, ranks: Ranks) -> Share:
             )
         )
     return Share(ranks, batch_size, config.training.micro_batch_size)
+
+
+def _stepper(
+    system: System, config: RunConfig, report: ProgressReport
+) -> Callable[[Tensor, Draws], dict[str, Tensor]]:
+    """Return what takes the system's steps: recorded ones if that is asked for and can be."""
+    if not config.training.cuda_graphs:
+        return system.train_step
+    if system.device.type == "cuda" and system.share.ranks.alone and not config.training.micro_batch_size:
+        return RecordedSteps(system, CudaRecorder(system.device))
+    report.say(
+        "note: training.cuda_graphs needs one process on CUDA and no training.micro_batch_size; steps are "
+        "taken one operation at a time"
+    )
+    return system.train_step
 
 
 def choose_device(config: RunConfig) -> torch.device:

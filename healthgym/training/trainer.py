@@ -14,7 +14,7 @@ from torch import Tensor
 from healthgym import stopping
 from healthgym.config import RunConfig
 from healthgym.errors import DivergenceError
-from healthgym.systems.base import PositionDraws, State, System
+from healthgym.systems.base import Draws, PositionDraws, State, System
 from healthgym.systems.ranks import Ranks
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.metrics import Meter, MetricsFile
@@ -31,6 +31,7 @@ class Trainer:
 
     Args:
         system: what learns.
+        take_step: takes its steps: `system.train_step`, or what does the same.
         curriculum: order of the batches.
         load_batch: returns features x_BTF on the system's device for (patients, length).
         config: the run's settings.
@@ -43,6 +44,7 @@ class Trainer:
     """
 
     system: System
+    take_step: Callable[[Tensor, Draws], dict[str, Tensor]]
     curriculum: Curriculum
     load_batch: Callable[[Any, int], Tensor]
     config: RunConfig
@@ -96,7 +98,7 @@ class Trainer:
         seed, device = self.config.training.seed, self.system.device
         draws = PositionDraws(seed, self.step, device, share.first_row, len(batch))
         with subnormals_are_zero():
-            losses = self.system.train_step(x_BTF, draws)
+            losses = self.take_step(x_BTF, draws)
         self.meter.add(self.step, losses)
         self.step += 1
         self.seconds = self._seconds_before + time.monotonic() - self._started

@@ -1,0 +1,194 @@
+"""Recorded steps: what can be seen of them without a GPU, and on one where there is one."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from unittest import mock
+
+import pytest
+import tiny
+import torch
+from test_systems_contract import CPU, LAYOUT, B, T, batch, build
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from healthgym import config as settings
+from healthgym.errors import ConfigError
+from healthgym.systems.base import Draws, KeptDraws, PositionDraws, System
+from healthgym.systems.build import build_system
+from healthgym.systems.recorded import CudaRecorder, Losses, RecordedSteps
+from healthgym.systems.share import Share
+from healthgym.training.trainer import to_arrays
+
+LENGTHS = [3, 6] * 9  # the latent memory of 20 slots is filling, overflows in step 3, and is full
+
+
+class Tape:
+    """Repeats a call by making it again, always into the same memory, as a graph does."""
+
+    def __init__(self) -> None:
+        self.recorded = self.repeated = 0
+
+    def rehearse(self, call: Callable[[], Losses]) -> Losses:
+        return call()
+
+    def record(self, call: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
+        self.recorded += 1
+        losses: Losses = {}
+
+        def repeat() -> None:
+            self.repeated += 1
+            losses.update(call())
+
+        return repeat, losses
+
+
+def run(step: Callable[[Tensor, Draws], Losses], lengths: list[int], device: torch.device) -> list[Losses]:
+    """Take steps of these lengths and return their losses."""
+    losses = []
+    for number, length in enumerate(lengths):
+        x_BTF = batch(number)[:, :length].to(device)
+        found = step(x_BTF, PositionDraws(1, number, device))
+        losses.append({name: loss.clone() for name, loss in found.items()})
+    return losses
+
+
+@pytest.fixture(params=tiny.SYSTEMS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_recorded_steps_are_the_usual_ones_bit_for_bit(name: str) -> None:
+    usual, other, tape = build(name), build(name), Tape()
+    expected, found = run(usual.train_step, LENGTHS, CPU), run(RecordedSteps(other, tape), LENGTHS, CPU)
+    assert tape.repeated >= 8
+    assert tape.recorded == 2  # of each length; while the memory is filling too few steps are alike
+    assert found == expected
+    assert flat(other) == flat(usual)
+    torch.testing.assert_close(other.sample(T, 0, 0, 4), usual.sample(T, 0, 0, 4), rtol=0, atol=0)
+
+
+def flat(system: System) -> dict[str, bytes]:
+    def walk(tree: dict[str, Any], path: str) -> Iterator[tuple[str, bytes]]:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{path}{key}.")
+            else:
+                yield path + key, value.tobytes()
+
+    return dict(walk(to_arrays(system.state()), ""))
+
+
+def test_the_devices_part_of_a_step_leaves_python_alone(name: str) -> None:
+    """A repeated step runs no Python, so nothing may depend on what it would have done."""
+    system = build(name)
+    for number in range(4):
+        before = plain_numbers(system)
+        system.compute_step(batch(number), PositionDraws(1, number, CPU))
+        assert plain_numbers(system) == before
+        system.count_step(batch(number))
+
+
+def plain_numbers(system: System) -> dict[str, Any]:
+    parts = {"system": system, "latent": getattr(system, "latent", None)}
+    return {
+        f"{part}.{key}": value
+        for part, thing in parts.items()
+        for key, value in vars(thing or object).items()
+        if isinstance(value, int | float | str)
+    }
+
+
+class HostTensors(TorchDispatchMode):
+    """Lists operations on tensors of the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = list[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if any(tensor.device.type == "cpu" for tensor in tensors([args, out])):
+            self.found.append(func.name())
+        return out
+
+
+def tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, list | tuple):
+        for part in tree:
+            yield from tensors(part)
+
+
+class NoNumbers(Draws):
+    def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(shape, device="meta")
+
+    shared_uniform = uniform
+
+
+@contextmanager
+def on_meta() -> Iterator[HostTensors]:
+    # Adam keeps its counts on the CPU but on CUDA; autocast knows no meta device.
+    with (
+        mock.patch("torch.optim.Adam.step"),
+        mock.patch("torch.autocast", return_value=nullcontext()),
+        HostTensors() as host,
+    ):
+        yield host
+
+
+def test_a_step_takes_nothing_from_the_hosts_memory(name: str) -> None:
+    """A graph cannot record a copy from there. The meta device shows it without a GPU."""
+    run_config = settings.parse(settings.RunConfig, {"system": tiny.SYSTEMS[name]}, "test")
+    meta = torch.device("meta")
+    system = build_system(run_config.system, LAYOUT, torch.eye(LAYOUT.num_features), meta, 3)
+    x_BTF = torch.empty(B, T, LAYOUT.num_features, device=meta)
+    with on_meta() as host:
+        for _ in range(4):
+            system.train_step(x_BTF, NoNumbers())
+    assert host.found == []
+
+
+def test_host_memory_is_noticed() -> None:
+    with on_meta() as host:
+        torch.empty(2, device="meta").copy_(torch.ones(2))
+    assert host.found
+
+
+def test_kept_draws_stay_where_they_are_and_change() -> None:
+    draws, numbers = KeptDraws(), []
+    for step in range(2):
+        draws.renew(PositionDraws(0, step, CPU))
+        numbers.append(draws.uniform("z", (3, 2)))
+        assert torch.equal(numbers[-1], PositionDraws(0, step, CPU).uniform("z", (3, 2)))
+    assert numbers[0] is numbers[1]
+
+
+def test_a_shared_or_divided_batch_is_not_recorded(name: str) -> None:
+    system, tape = build(name), Tape()
+    system.share = Share(micro_batch_size=3)
+    run(RecordedSteps(system, tape), [T] * 6, CPU)
+    assert tape.recorded == 0
+
+
+def test_a_step_that_cannot_be_recorded_says_what_to_do() -> None:
+    class Broken(Tape):
+        def record(self, call: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
+            raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    with pytest.raises(ConfigError, match=r"not permitted when stream.*training\.cuda_graphs=false"):
+        run(RecordedSteps(build("v1"), Broken()), [T] * 6, CPU)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_graphs_give_what_single_operations_give_on_a_gpu(name: str) -> None:
+    device, sides = torch.device("cuda"), []
+    run_config = settings.parse(settings.RunConfig, {"system": tiny.SYSTEMS[name]}, "test")
+    for recorded in (False, True):
+        system = build_system(run_config.system, LAYOUT, torch.eye(LAYOUT.num_features), device, 3)
+        step = RecordedSteps(system, CudaRecorder(device)) if recorded else system.train_step
+        sides.append(run(step, LENGTHS, device))
+    for usual, repeated in zip(*sides, strict=True):
+        torch.testing.assert_close(repeated, usual, rtol=1e-4, atol=1e-5)

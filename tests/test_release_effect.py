@@ -98,6 +98,7 @@ def test_every_system_is_released_with_its_effect(trained: Path, tmp_path: Path,
     assert found["patients"] == found["training_patients"] == cohort.train.num_patients
     assert found["holdout_patients"] == cohort.holdout.num_patients
     contents = {}
+    assert f"- report on a cohort made from it: **{found['verdict']['after']}**, see below" in text
     for side, sha256 in (
         ("before", load_checkpoint(trained / system).sha256),
         ("after", load_checkpoint(out).sha256),
@@ -118,6 +119,7 @@ def test_every_system_is_released_with_its_effect(trained: Path, tmp_path: Path,
             assert row["noise_floor"] == figure["noise_floor"]
             assert f"| {figure['title']} |" in text
     same = all(row["value"]["before"] == row["value"]["after"] for row in rows.values())
+    assert same is ("the release makes the same patients" in text)
     assert same is (system in {"v1", "v3"}), "without a latent memory nothing changes; with one, something"
     everything = text + "".join(path.read_text() for path in tmp_path.rglob("*.json"))
     for secret in (str(trained), cohort.fingerprint, cohort.fingerprint[:16]):

@@ -171,10 +171,9 @@ def _coarse(
         "slots_before": len(slots_MZ),
         "slots_after": len(centroids_CZ),
         "at_least": at_least,
-        "counted": "training patients, each slot taken for the nearest one's"
+        "counted": "training patients, a slot counting as that of the patient nearest to it"
         if latents
-        else "different prototypes; a patient met in several epochs may have several (--data counts "
-        "patients)",
+        else "different slots; a patient met in several epochs may have several, and --data counts patients",
         "smallest_centroid_slots": int(counts_C.min()),
     }
     if latents:

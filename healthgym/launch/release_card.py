@@ -106,9 +106,14 @@ def in_words(card: dict[str, Any], reports: str) -> str:
     """Return a card as Markdown; `reports` is the name of the folder beside it that has the two reports."""
     data = card["data"]
     split = ", ".join(f"{name} {value}" for name, value in (data["split"] or {}).items()) or "not given"
+    effect = card["report_effect"]
+    verdict = f"**{effect['verdict']['after']}**" if effect["measured"] else "not measured"
     lines = [
         f"# Release: {data['title'] or data['schema']}",
         "",
+        "A trained generator of synthetic patients, without what only its training needed.",
+        "",
+        f"- report on a cohort made from it: {verdict}, see below",
         f"- schema: {data['schema']}; {data['training_patients']:,} training patients; split: {split}",
         f"- trained for {card['training']['steps']:,} steps",
         *(f"- sha256 of the {name}: `{value}`" for name, value in card["sha256"].items()),
@@ -118,9 +123,9 @@ def in_words(card: dict[str, Any], reports: str) -> str:
         ),
         *("", "## Left out", "", *(f"- {item}" for item in card["removed"])),
         *("", "## Latent memory", "", *_memory_in_words(card["latent_memory"])),
-        *("", "## Effect on the report", "", *_effect_in_words(card["report_effect"], reports)),
+        *("", "## Effect on the report", "", *_effect_in_words(effect, reports)),
         *("", "## What it still tells", "", *(f"- {item}" for item in card["still_in_it"])),
-        *("", "## Report on the checkpoint", "", *_report_in_words(card["report"], card["report_effect"])),
+        *("", "## Report on the checkpoint", "", *_report_in_words(card["report"], effect)),
         *("", "## Configuration", "", *_json(card["configuration"])),
         *("", "## Thresholds", "", *_thresholds_in_words(card), ""),
     ]
@@ -131,16 +136,16 @@ def _memory_in_words(memory: dict[str, Any] | None) -> list[str]:
     if memory is None:
         return ["This system has none."]
     lines = [
-        f"{memory['slots_before']:,} slots became {memory['slots_after']:,} centroids (k-means) of at least "
-        f"{memory['at_least']} each, counted as {memory['counted']}."
+        f"{memory['slots_before']:,} slots became {memory['slots_after']:,} centroids (k-means), each for at "
+        f"least {memory['at_least']} {memory['counted']}."
     ]
     if "effect" not in memory:
         return [*lines, "", "The audit was not taken: give --data, the prepared cohort it was trained on."]
     rows = [
         (
             row["title"],
-            f"{row['before']:.1%} {row['verdict_before']}",
-            f"{row['after']:.1%} {row['verdict_after']}",
+            f"{row['before']:.1%}, {row['verdict_before']}",
+            f"{row['after']:.1%}, {row['verdict_after']}",
             row["threshold"],
         )
         for row in memory["effect"]
@@ -170,19 +175,24 @@ def _effect_in_words(effect: dict[str, Any], reports: str) -> list[str]:
             [("**The whole report**", *(effect["verdict"][side] for side in SIDES)), *sections],
         ),
         "",
-        f"{len(changed) or 'None'} of {len(effect['figures'])} figures changed verdict.",
+        f"{len(changed) or 'None'} of the {len(effect['figures'])} figures changed {_what_changed(effect)}.",
         "",
     ]
     if changed:
-        lines += [*_figures(changed, with_threshold=True), "", "The figures that kept theirs:", ""]
+        lines += [*_figures(changed, with_threshold=True), "", "The figures that kept their verdict:", ""]
     return [*lines, *_figures(others), "", _FLOOR]
+
+
+def _what_changed(effect: dict[str, Any]) -> str:
+    same = all(row["value"]["before"] == row["value"]["after"] for row in effect["figures"])
+    return "in any digit: the release makes the same patients" if same else "verdict"
 
 
 def _figures(rows: Sequence[Mapping[str, Any]], with_threshold: bool = False) -> list[str]:
     """Return figures before and after as a table; a value stands with its verdict."""
     lines = []
     for row in rows:
-        cells = [f"{show(row['value'][side], row['style'])} {row['verdict'][side]}" for side in SIDES]
+        cells = [f"{show(row['value'][side], row['style'])}, {row['verdict'][side]}" for side in SIDES]
         lines.append((row["section"], row["title"], *cells, show(row["noise_floor"], row["style"])))
     head: tuple[str, ...] = ("section", "figure", *SIDES, "noise floor")
     if with_threshold:

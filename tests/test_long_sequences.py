@@ -1,0 +1,48 @@
+"""Hundreds of timesteps and features: every system takes them, in parts as well as at once."""
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from healthgym.config import RunConfig, merge, parse
+from healthgym.layout import FeatureLayout
+from healthgym.nn.heads import one_hot
+from healthgym.systems.base import PositionDraws, System
+from healthgym.systems.build import build_system
+from healthgym.systems.share import Share
+
+LENGTH, CPU = 500, torch.device("cpu")
+LAYOUT = FeatureLayout(40, (4,) * 40, (4,) * 40)  # 200 features
+
+
+def build(name: str, layout: FeatureLayout) -> System:
+    settings: dict[str, Any] = tiny.SYSTEMS[name]
+    if name != "v3":
+        settings = merge(settings, {"critic": {"num_updates": 1}})
+    if name == "v2.5":
+        settings = merge(settings, {"generator": {"num_positions": LENGTH}})
+    config = parse(RunConfig, {"system": settings}, name)
+    return build_system(config.system, layout, torch.eye(layout.num_features), CPU, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tiny.SYSTEMS)
+def test_a_step_of_500_timesteps_and_200_features(name: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    reals = torch.rand(4, LENGTH, LAYOUT.num_reals, generator=random)
+    codes = torch.randint(4, (4, LENGTH, len(LAYOUT.num_classes)), generator=random)
+    x_BTF = one_hot(reals, codes, LAYOUT)
+    losses = []
+    for micro_batch_size in (None, 2):
+        system = build(name, LAYOUT)
+        system.check_length(LENGTH)
+        system.share = Share(micro_batch_size=micro_batch_size)
+        losses.append(system.train_step(x_BTF, PositionDraws(0, 0, CPU)))
+        made_BTF = system.sample(LENGTH, seed=0, first_patient=0, num_patients=2)
+        assert made_BTF.shape == (2, LENGTH, LAYOUT.num_features)
+        assert made_BTF.isfinite().all()
+    for loss, value in losses[0].items():
+        assert value.isfinite(), loss
+        torch.testing.assert_close(value, losses[1][loss], rtol=1e-4, atol=1e-5)

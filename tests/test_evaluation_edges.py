@@ -217,6 +217,17 @@ def test_copies_hidden_in_a_large_cohort_are_found_by_membership_inference() -> 
     )
 
 
+def test_a_section_says_what_was_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "SECTIONS", {"validity": rules.section})
+    large, small = (
+        report.make_report(compared(patients(3), f"num_patients={amount}"), {}).sections[0]
+        for amount in (100, 300)
+    )
+    sampled = "100 of 300 patients (training data) and 100 of 300 patients (synthetic), chosen at random"
+    assert any(sampled in note for note in large.notes)
+    assert not any("at random" in note for note in small.notes)
+
+
 def test_disclosure_counts_every_patient_of_a_large_cohort() -> None:
     values = {
         amount: disclosure_figure(compared(patients(3), f"num_patients={amount}")) for amount in (60, 300)

@@ -45,10 +45,26 @@ MISSING = About(
     "percent",
 )
 BATTERY = {
-    "ks": ("same distribution (Kolmogorov-Smirnov)", "scipy.stats.ks_2samp"),
-    "t": ("same mean (Welch's t)", "scipy.stats.ttest_ind with unequal variances"),
-    "f": ("same variance (F)", "ratio of variances against the F distribution"),
-    "three_sigma": ("within three sigma", "at least 95% of synthetic values within three real deviations"),
+    "ks": (
+        "same distribution (Kolmogorov-Smirnov)",
+        "could have the same distribution in real and synthetic data",
+        "scipy.stats.ks_2samp",
+    ),
+    "t": (
+        "same mean (Welch's t)",
+        "could have the same mean in real and synthetic data",
+        "scipy.stats.ttest_ind with unequal variances",
+    ),
+    "f": (
+        "same variance (F)",
+        "could have the same variance in real and synthetic data",
+        "Ratio of variances against the F distribution",
+    ),
+    "three_sigma": (
+        "within three sigma",
+        "have at least 95% of their synthetic values within three standard deviations of the real mean",
+        "Own line of 95%; real mean and deviation",
+    ),
 }
 
 
@@ -145,13 +161,14 @@ def battery(test: str, real: Side, synthetic: Side) -> dict[str, float]:
 
 
 def _battery_figure(comparison: Comparison, test: str) -> Figure:
-    title, how = BATTERY[test]
+    title, what, how = BATTERY[test]
+    level = "" if test == "three_sigma" else " at a level of 5%, by Bonferroni's correction over variables"
     about = About(
         f"marginals.v1_{test}",
         f"v1 battery: {title}",
-        f"The share of real variables that pass the v1 paper's test of the {title.split(' (')[0]}.",
-        f"{how}, on the Box-Cox scale; one random timestep per patient and Bonferroni's correction, which "
-        f"the paper does not have: timesteps of one patient are not independent. {_V1}",
+        f"The share of real variables that {what}{', as far as its test can tell' if level else ''}.",
+        f"{how}, on the Box-Cox scale{level}; one random timestep per sampled patient, as "
+        f"timesteps of one patient are not independent. After {_V1}",
         "percent",
     )
     return comparison.measured(about, partial(battery, test), "mean")

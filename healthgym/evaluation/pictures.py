@@ -88,15 +88,16 @@ def heat_map(
     signed = limit is not None
     top = limit if limit is not None else float(np.nanmax(matrix, initial=0.0)) or 1.0
     size = 0.36 if signed else 0.55
-    with _Canvas(1.2 + size * len(columns), 1.0 + max(0.28, 0.8 * size) * len(rows)) as (canvas, axes):
+    width = max(1.2 + size * len(columns), 0.3 + 0.075 * len(title))
+    with _Canvas(width, 1.0 + max(0.28, 0.8 * size) * len(rows)) as (canvas, axes):
         axes.pcolormesh(
             shown, cmap="RdBu_r" if signed else "Blues", vmin=-top if signed else 0, vmax=top,
             edgecolors="white", linewidth=0.5, rasterized=False,
         )  # fmt: skip
         for (row, column), value in np.ma.ndenumerate(shown):  # type: ignore[no-untyped-call]
-            text = f"{100 * value:.1f}" if as_percent else f"{value:.2f}".replace("0.", ".", 1)
+            text = f"{100 * value:.1f}" if as_percent else _short(value)
             axes.text(
-                column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=6.5,
+                column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7.5,
                 color="white" if abs(value) > 0.6 * top else "#222222",
             )  # fmt: skip
         axes.set_xticks(np.arange(len(columns)) + 0.5, [shorten(c) for c in columns], rotation=50, ha="right")
@@ -104,8 +105,14 @@ def heat_map(
         axes.tick_params(length=0)
         axes.invert_yaxis()
         axes.spines[:].set_visible(False)
-        axes.set(title=title, ylabel=labels[0], xlabel=labels[1])
+        axes.set(ylabel=labels[0], xlabel=labels[1])
+        canvas.suptitle(title, x=0.02, ha="left", fontsize=10)
         return Picture(name, _svg(canvas, name), title, group)
+
+
+def _short(number: float) -> str:
+    """Write a number between -1 and 1 with two decimals, no leading zero and no negative zero."""
+    return f"{round(number, 2) + 0.0:.2f}".replace("0.", ".", 1)
 
 
 def shorten(text: str, length: int = 18) -> str:

@@ -54,6 +54,15 @@ SECTIONS: dict[str, Callable[[Comparison], Section]] = {
 }
 
 
+_COUNTED = {
+    "validity": "Static variables, numbers of timesteps and absent values",
+    "marginals": "Class shares and missing values",
+    "joint": "All figures but rank correlations and log-cluster",
+    "dynamics": "Transitions and switching rates",
+    "collapse": "All figures but neighbours and diversity",
+}
+
+
 @dataclass(frozen=True)
 class Report:
     """All sections of what was judged, and what it was; `lead` says in a sentence what the page is."""
@@ -165,12 +174,28 @@ def make_report(comparison: Comparison, facts: dict[str, str], title: str = "") 
         for name, section in bar:
             bar.set_postfix_str(name)
             sections.append(section(comparison))
+            sections[-1].notes += _sampled(comparison, name)
     return Report(
         title or comparison.schema.title or comparison.schema.name,
         _facts(comparison) | facts,
         sections,
         comparison.config.model_dump(mode="json", exclude_none=True)["thresholds"],
     )
+
+
+def _sampled(comparison: Comparison, section: str) -> list[str]:
+    """Say what of a section was taken from a sample of a large set."""
+    sampled = [
+        f"{side.panel.num_patients:,} of {side.num_patients:,} patients ({side.name})"
+        for side in (comparison.train, comparison.synthetic)
+        if side.panel.num_patients < side.num_patients
+    ]
+    if not sampled or section == "privacy":  # it says so itself
+        return []
+    chosen = f"{' and '.join(sampled)}, chosen at random"
+    if section not in _COUNTED:
+        return [f"The figures use {chosen}."]
+    return [f"{_COUNTED[section]} count every patient; the rest uses {chosen}."]
 
 
 def write_report(report: Report, folder: Path) -> None:

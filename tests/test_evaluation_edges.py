@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from evaluation_cohort import SCHEMA, cohort, shuffled
 
-from healthgym.errors import ConfigError
+from healthgym.errors import ConfigError, TableError
 from healthgym.evaluation import (
     collapse,
     discriminability,
@@ -144,6 +144,13 @@ def test_of_single_timesteps_nothing_later_can_be_inferred() -> None:
     panel = compared(patients(3)).train.panel
     with pytest.raises(NotJudgedError, match="one timestep only"):
         attribute_advantage(panel.first(1), panel.first(1), panel.first(1))
+
+
+def test_a_holdout_with_training_patients_in_it_is_refused() -> None:
+    mixed = pd.concat([patients(2, 150), patients(1)[: 16 * 10].assign(PatientID=999)], ignore_index=True)
+    mixed["PatientID"] = np.repeat(np.arange(160), 16)
+    with pytest.raises(TableError, match="10 of 160 holdout patients equal a patient of table"):
+        compare(SCHEMA, config(), source(patients(1)), source(mixed), source(patients(3)))
 
 
 # --- absent variables ----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -36,6 +37,7 @@ from healthgym.files import write_json, write_text
 from healthgym.schema import Schema, load_schema
 
 REPORT_VERSION = 1
+_SHARED = 0.01
 
 _LEAD = (
     "What a synthetic cohort is worth, measured against the real patients it was made from, against the "
@@ -150,11 +152,14 @@ def compare(
     def all_synthetic() -> Iterator[Panel]:
         return (block.first(sampled.num_timesteps).on(scale) for block in synthetic.panels())
 
+    known, unseen = side(train, "training data"), side(holdout, "holdout") if holdout else None
+    if unseen:
+        _refuse_overlap(known, unseen, train.name, holdout.name if holdout else "")
     return Comparison(
         schema,
         config,
-        side(train, "training data"),
-        side(holdout, "holdout") if holdout else None,
+        known,
+        unseen,
         side(synthetic, "synthetic"),
         crossed,
         synthetic.raw_static,
@@ -162,6 +167,21 @@ def compare(
         all_synthetic if synthetic.num_patients > config.num_patients else None,
         unused,
     )
+
+
+def _refuse_overlap(train: Side, holdout: Side, train_name: str, holdout_name: str) -> None:
+    """Refuse a holdout with training patients in it: with it no leak could be seen.
+
+    Patients of short records may be equal by chance, as training patients are among themselves.
+    """
+    shared = int(np.isin(holdout.tally.hashes_N, train.tally.hashes_N).sum())
+    repeated = 1 - len(np.unique(train.tally.hashes_N)) / train.num_patients
+    if shared > (_SHARED + 2 * repeated) * holdout.num_patients:
+        raise TableError(
+            f"{holdout_name}: {shared} of {holdout.num_patients} holdout patients equal a patient of "
+            f"{train_name} in every value. A holdout must be patients whom the maker of the cohort never "
+            f"saw; give those, or none."
+        )
 
 
 def make_report(comparison: Comparison, facts: dict[str, str], title: str = "") -> Report:

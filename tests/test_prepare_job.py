@@ -15,6 +15,7 @@ import pytest
 import yaml
 from tables import VARIABLES, small_table
 
+from healthgym.data import command
 from healthgym.data.fetch import DATASETS
 from healthgym.data.reading import read_table
 from healthgym.data.sequences import PreparedCohort
@@ -125,7 +126,11 @@ def test_something_else_in_the_way_is_not_lost(prepare: Prepare, folder: Path) -
     assert (folder / "p.h5").read_text() == "my thesis"
 
 
-def test_tables_for_evaluation_fit_the_schema_again(prepare: Prepare, folder: Path) -> None:
+@pytest.mark.parametrize("at_a_time", [7, 2000])
+def test_tables_for_evaluation_fit_the_schema_again(
+    prepare: Prepare, folder: Path, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_TABLE_PATIENTS", at_a_time)
     assert prepare(*USUAL, "--tables", "tables")[0] == 0
     schema, cohort = load_schema(folder / "s.yaml"), PreparedCohort.open(folder / "p.h5")
     for split in ("train", "holdout"):

@@ -16,6 +16,8 @@ from healthgym.files import atomic_path
 from healthgym.schema import Schema, load_schema
 from healthgym.storage.prepared import read_head
 
+_TABLE_PATIENTS = 2000  # written at a time
+
 
 def run(
     schema: Path,
@@ -65,7 +67,7 @@ def run(
         for split in ("train", "holdout"):
             path = tables / f"{split}.csv"
             with _naming(path), atomic_path(path) as beside:
-                cohort.frame(split).to_csv(beside, index=False)
+                _write_csv(cohort, split, beside)
     return _summary(cohort, source, out, done, tables)
 
 
@@ -88,6 +90,14 @@ def _prepare(
 ) -> PreparedCohort:
     with _naming(out):
         return prepare_parts(source.parts(), schema, out, split, source.name, sort, recipe)
+
+
+def _write_csv(cohort: PreparedCohort, split: str, path: Path) -> None:
+    """Write a split's patients as a table, some at a time."""
+    number = {"train": cohort.train, "holdout": cohort.holdout}[split].num_patients
+    for first in range(0, max(1, number), _TABLE_PATIENTS):
+        frame = cohort.frame(split, first, first + _TABLE_PATIENTS)
+        frame.to_csv(path, mode="a", header=not first, index=False)
 
 
 def _is_made(out: Path, recipe: dict[str, Any], overwrite: bool) -> bool:

@@ -80,7 +80,7 @@ def find_source(
 def _named(table: Path, files: Sequence[Path], schema: Schema) -> Source:
     if files == [table]:
         return Source(str(table), f"sha256:{sha256_of(table)}", lambda: read_parts(table, schema))
-    # The same rows in other files or another order make the same cohort, but that is for nobody to guess.
+    # Names and order of the files change nothing in the cohort, so they do not identify it.
     digests = hashlib.sha256("".join(sorted(map(sha256_of, files))).encode()).hexdigest()
 
     def read() -> Iterator[pd.DataFrame]:

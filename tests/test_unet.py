@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from published import load, relative_error, weights
 from torch import Tensor, nn
 
-from healthgym.nn.unet import LevelFiLM, ResidualBlock, UNet1d, fit_length, shape_table, sinusoid_table
+from healthgym.nn.unet import (
+    Conv,
+    LevelFiLM,
+    ResidualBlock,
+    UNet1d,
+    UpConv,
+    fit_length,
+    shape_table,
+    sinusoid_table,
+)
 
 
 def _unet(features: int = 5, depth: int = 2) -> UNet1d:
@@ -26,7 +35,7 @@ def test_shape_contract_is_what_happens(length: int, depth: int, features: int) 
 
     def watch(name: str, timesteps_last: bool) -> None:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-            shape = (out.shape[1], out.shape[2])
+            shape = (out.shape[1], out.shape[-1])
             seen[name] = shape if timesteps_last else (shape[1], shape[0])
 
         unet.get_submodule(name).register_forward_hook(hook)
@@ -66,10 +75,22 @@ def test_rows_of_a_batch_do_not_mix_and_levels_matter() -> None:
     assert (unet(x[:1], torch.tensor([4])) - together[:1]).abs().max() > 1e-4
 
 
+def test_convolutions_are_those_of_torch_along_time() -> None:
+    x = torch.randn(2, 8, 1, 7).to(memory_format=torch.channels_last)
+    for ours, usual in (
+        (Conv(8, 8, 4, stride=2, padding=1), nn.Conv1d),
+        (Conv(8, 8, 3, padding=1), nn.Conv1d),
+        (UpConv(8, 8, 4, stride=2, padding=1), nn.ConvTranspose1d),
+    ):
+        found = ours(x)
+        torch.testing.assert_close(found.squeeze(2), usual.forward(ours, x.squeeze(2)))
+        assert found.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_film_of_zero_is_plain_residual_block() -> None:
     torch.manual_seed(0)
-    block, x = ResidualBlock(8), torch.randn(2, 8, 5)
-    zero = torch.zeros(2, 8, 1)
+    block, x = ResidualBlock(8), torch.randn(2, 8, 1, 5)
+    zero = torch.zeros(2, 8, 1, 1)
     silu = nn.functional.silu
     expected = x + block.conv2(silu(block.norm2(block.conv1(silu(block.norm1(x))))))
     torch.testing.assert_close(block(x, (zero, zero)), expected)
@@ -80,7 +101,7 @@ def test_film_of_zero_is_plain_residual_block() -> None:
 def test_film_splits_into_scale_and_shift() -> None:
     film = LevelFiLM(num_levels=6, embedding_dim=4, num_channels=8)
     gamma, beta = film(torch.tensor([2, 3, 2]))
-    assert gamma.shape == beta.shape == (3, 8, 1)
+    assert gamma.shape == beta.shape == (3, 8, 1, 1)
     assert torch.equal(gamma[0], gamma[2])
     assert not torch.equal(gamma[0], beta[0])
 

@@ -14,6 +14,12 @@ from healthgym.systems.generators import BiLSTMGenerator
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make benchmarks importable, as they are to each other."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
 def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
     assert spec is not None
@@ -35,14 +41,24 @@ def test_the_published_generator_equals_ours() -> None:
     torch.testing.assert_close(published, ours, rtol=1e-12, atol=1e-14)
 
 
+def test_the_plain_unet_equals_ours() -> None:
+    benchmark = load("diffusion")
+    network = benchmark.make_system(16, None).denoiser.double()
+    x_BFT = torch.randn(3, benchmark.LAYOUT.num_features, 13, dtype=torch.float64)
+    level_B = torch.tensor([0, 250, 499])
+    with torch.no_grad():
+        plain, ours = benchmark.PlainUNet(network)(x_BFT, level_B), network(x_BFT, level_B)
+    torch.testing.assert_close(plain, ours, rtol=1e-10, atol=1e-12)
+
+
 def test_every_stage_is_measured() -> None:
-    stages = load("synthesis").measure(batch_size=4, timesteps=3, shard_size=8, rounds=1)
+    stages = load("synthesis").measure_stages(batch_size=4, timesteps=3, shard_size=8, rounds=1)
     assert {"published generator", "our generator", "noise", "decode", "encode gzip"} <= set(stages)
     rows = load("shards").measure(repeats=1, sizes=(16,))
     assert {row["format"] for row in rows} == {"hdf5", "parquet"}
 
 
-@pytest.mark.parametrize("name", ["synthesis", "shards"])
+@pytest.mark.parametrize("name", ["synthesis", "shards", "diffusion"])
 def test_the_programs_explain_themselves(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

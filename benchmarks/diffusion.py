@@ -1,0 +1,145 @@
+"""What sampling from v3 costs: one evaluation of its U-Net against a plain one, 25 steps against 500.
+
+    python benchmarks/diffusion.py [--width 256] [--timesteps 60] [--batch 32] [--json FILE]
+
+The plain U-Net has the same weights and runs one-dimensional convolutions on (B, C, T) tensors. One thread,
+processor seconds, by turns in one process, medians; untrained weights, on which the time does not depend.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import measure
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from healthgym.config import DiffusionConfig
+from healthgym.layout import FeatureLayout
+from healthgym.nn.unet import ResidualBlock, UNet1d, fit_length
+from healthgym.systems.build import build_system
+from healthgym.systems.diffusion import DiffusionSystem
+
+# ART for HIV, all 13 variables: 37 features.
+LAYOUT = FeatureLayout(3, (2, 4, 6, 4, 4, 6, 2, 2, 2, 2), (2, 4, 4, 4, 4, 4, 2, 2, 2, 2))
+
+
+class PlainUNet:
+    """The forward pass of v3's U-Net as it reads on paper.
+
+    Args:
+        ours: whose weights it takes.
+    """
+
+    def __init__(self, ours: UNet1d) -> None:
+        self.ours = ours
+
+    def __call__(self, x_BFT: Tensor, level_B: Tensor) -> Tensor:
+        """Return eps_BFT."""
+        net, skips = self.ours, []
+        hidden = net.enter(x_BFT.transpose(1, 2)).transpose(1, 2)
+        for film, block, down in zip(net.down_film, net.down_block, net.down, strict=True):
+            hidden = _residual(block, hidden, film(level_B))
+            skips.append(hidden)
+            hidden = nn.Conv1d.forward(down, hidden)
+        for block in net.middle_block:
+            hidden = _residual(block, hidden, net.middle_film(level_B))
+        for up, film, block in zip(net.up, net.up_film, net.up_block, strict=True):
+            skip = skips.pop()
+            hidden = fit_length(nn.ConvTranspose1d.forward(up, hidden), skip.shape[-1]) + skip
+            hidden = _residual(block, hidden, film(level_B))
+        out: Tensor = net.leave(nn.Conv1d.forward(net.out_conv, hidden).transpose(1, 2)).transpose(1, 2)
+        return out
+
+
+def _residual(block: ResidualBlock, x_BCT: Tensor, film: tuple[Tensor, Tensor]) -> Tensor:
+    gamma, beta = (part.squeeze(-1) for part in film)
+    hidden = nn.Conv1d.forward(block.conv1, F.silu(block.norm1(x_BCT) * (1 + gamma) + beta))
+    return x_BCT + nn.Conv1d.forward(block.conv2, F.silu(block.norm2(hidden)))
+
+
+def make_system(width: int, steps: int | None) -> DiffusionSystem:
+    """Return an untrained v3; `steps` of the fast sampler, or all ancestral ones."""
+    sampler = {"kind": "ddpm"} if steps is None else {"kind": "dpmpp", "num_steps": steps}
+    config = DiffusionConfig.model_validate(
+        {"denoiser": {"hidden_dim": width}, "sampler": sampler, "guardrail": {"kind": "clamp"}}
+    )
+    system = build_system(config, LAYOUT, torch.eye(LAYOUT.num_features), torch.device("cpu"), seed=0)
+    assert isinstance(system, DiffusionSystem)
+    return system
+
+
+def at(precision: str, call: Callable[[], object]) -> Callable[[], object]:
+    """Return a call that multiplies at a precision of its own, without gradients."""
+
+    @torch.no_grad()
+    def run() -> object:
+        torch.set_float32_matmul_precision(precision)
+        try:
+            return call()
+        finally:
+            torch.set_float32_matmul_precision("highest")
+
+    return run
+
+
+def evaluations(width: int, timesteps: int, batch: int, rounds: int) -> dict[str, float]:
+    """Return milliseconds per patient of one evaluation of each network."""
+    ours = make_system(width, None).denoiser
+    x_BFT = torch.randn(batch, LAYOUT.num_features, timesteps, generator=torch.Generator().manual_seed(0))
+    level_B, plain = torch.arange(batch), PlainUNet(ours)
+    sides: measure.Sides = {
+        "plain": at("highest", lambda: plain(x_BFT, level_B)),
+        "ours": at("highest", lambda: ours(x_BFT, level_B)),
+        "ours, medium precision": at("medium", lambda: ours(x_BFT, level_B)),
+    }
+    taken = measure.alternate(sides, rounds, measure.Clock(torch.device("cpu")))
+    return {name: round(1e3 * measure.median(seconds) / batch, 3) for name, seconds in taken.items()}
+
+
+def samplings(width: int, timesteps: int, batch: int) -> dict[str, float]:
+    """Return milliseconds per patient of making patients."""
+    systems = {
+        "500 ancestral steps": make_system(width, None),
+        "25 steps of DPM-Solver++": make_system(width, 25),
+    }
+    sides: measure.Sides = {
+        name: partial(system.sample, timesteps, 0, 0, batch) for name, system in systems.items()
+    }
+    taken = measure.alternate(sides, 1, measure.Clock(torch.device("cpu")))
+    return {name: round(1e3 * measure.median(seconds) / batch, 2) for name, seconds in taken.items()}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--timesteps", type=int, default=60)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the results to this file too")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    by_evaluation = evaluations(options.width, options.timesteps, options.batch, options.rounds)
+    result: dict[str, Any] = {
+        **measure.machine(torch.device("cpu")),
+        "milliseconds_per_patient": by_evaluation,
+    }
+    for name, milliseconds in by_evaluation.items():
+        ratio = by_evaluation["plain"] / milliseconds
+        print(f"one evaluation, {name:24} {milliseconds:8.2f} ms a patient, {ratio:.2f} times as fast")
+    # Narrow, so that the slow side takes seconds; both sides evaluate the same network.
+    by_sampling = samplings(32, options.timesteps, 8)
+    slow, fast = by_sampling.values()
+    for name, milliseconds in by_sampling.items():
+        print(f"{name:40} {milliseconds:8.2f} ms a patient")
+    print(f"the fast sampler is {slow / fast:.1f} times as fast")
+    result |= {"sampling_milliseconds_per_patient": by_sampling, "sampler_ratio": round(slow / fast, 1)}
+    measure.write(options.json, result)
+
+
+if __name__ == "__main__":
+    main()

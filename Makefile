@@ -78,9 +78,12 @@ lock:
 BENCH ?= benchmarks/results/new
 bench: $(INSTALLED)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/training_step.py --json $(BENCH)/training_step.json
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/training_step.py --threads 2 --no-memory \
+	  --json $(BENCH)/training_step_two_threads.json
 	$(BIN)/python benchmarks/checkpoints.py --json $(BENCH)/checkpoints.json
 	$(BIN)/python benchmarks/startup.py --json $(BENCH)/startup.json
 	$(BIN)/python benchmarks/synthesis.py --json $(BENCH)/synthesis.json
+	$(BIN)/python benchmarks/diffusion.py --json $(BENCH)/diffusion.json
 	$(BIN)/python benchmarks/shards.py --repeats 1 --sizes 1024 4096 --json $(BENCH)/shards.json
 
 clean:

@@ -109,8 +109,8 @@ def test_groups_that_nobody_holds_often_are_not_judged() -> None:
     frame = pd.DataFrame({"PatientID": np.arange(512), "Timestep": 0, "x": rng.random(512)})
     frame["group"] = pd.Categorical.from_codes(np.arange(512) % 256, categories=classes)
     sources = [source(frame, schema) for _ in range(2)]
-    section = collapse.section(compare(schema, config(), sources[0], None, sources[1]))
-    found = figure(section, "collapse.active_modes")
+    comparison = compare(schema, config(), sources[0], None, sources[1])
+    found = comparison.measured(collapse.ACTIVE_MODES, collapse.active_modes, "smallest")
     assert found.verdict is Verdict.NOT_JUDGED
     assert "0.5% of real patients" in found.reason
 

@@ -256,6 +256,8 @@ class TrainingConfig(StrictModel):
         micro_batch_size: patients that a process computes at once; the gradients of its part of a batch
             are added up before each update, so that a small GPU computes what a large one does, up to
             the order of sums. All at once if null.
+        data_on_device: whether the cohort's compact codes lie in the device's memory; `auto`: on CUDA, if
+            they take at most a quarter of what is free there. Else each batch is read a step ahead.
         collective_seconds: with several processes, how long each waits for the others.
     """
 
@@ -267,6 +269,7 @@ class TrainingConfig(StrictModel):
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     cuda_graphs: bool = False
     micro_batch_size: Positive | None = None
+    data_on_device: bool | Literal["auto"] = "auto"
     collective_seconds: PositiveFloat = 600.0
 
 
@@ -312,6 +315,7 @@ class RunConfig(StrictModel):
 FREE_ON_RESUME = frozenset(
     {"training.micro_batch_size", "training.collective_seconds", "training.cuda_graphs"}
     | {"training.epochs", "training.log_every_steps", "training.threads", "training.device"}
+    | {"training.data_on_device"}
     | {"checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep", "data"}
     | {"system.start"}
     | {f"system.sampler.{name}" for name in ("kind", "num_steps", "eta")}

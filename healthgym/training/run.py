@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -13,10 +13,8 @@ from torch import Tensor
 
 from healthgym import stopping
 from healthgym.config import RunConfig
-from healthgym.data.sequences import PreparedCohort, Sequences
+from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import ConfigError
-from healthgym.layout import FeatureLayout
-from healthgym.nn.heads import one_hot
 from healthgym.parallel import granted_cores, place_from
 from healthgym.storage.checkpoint import (
     Checkpoint,
@@ -34,6 +32,7 @@ from healthgym.systems.build import build_system
 from healthgym.systems.ranks import Ranks, joined
 from healthgym.systems.recorded import CudaRecorder, RecordedSteps
 from healthgym.systems.share import Share
+from healthgym.training.batches import BatchLoader, upcoming
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.metrics import Meter, MetricsFile
 from healthgym.training.plots import draw_losses
@@ -101,13 +100,20 @@ def _train(
     if ranks.first:
         folder.write_config(config)
     total = config.training.epochs * curriculum.steps_per_epoch
-    with ProgressReport(total, here.step, stream) as report, stopping.listening():
+    loader = BatchLoader(
+        cohort.train,
+        cohort.schema.layout,
+        device,
+        upcoming(curriculum, system.share, here.step),
+        config.training.data_on_device,
+    )
+    with ProgressReport(total, here.step, stream) as report, stopping.listening(), loader as load_batch:
         report.say(_greeting(run_dir, system.num_parameters(), curriculum, start, here, total, config))
         trainer = Trainer(
             system=system,
             take_step=_stepper(system, config, report),
             curriculum=curriculum,
-            load_batch=batch_loader(cohort.train, cohort.schema.layout, device),
+            load_batch=load_batch,
             config=config,
             metrics=MetricsFile(folder.metrics_path, here.step, folder.check) if ranks.first else None,
             report=report,
@@ -195,21 +201,6 @@ def choose_device(config: RunConfig) -> torch.device:
 def choose_threads(config: RunConfig) -> int:
     """Return how many threads torch shall use: as many as cores are granted, unless set."""
     return granted_cores() if config.training.threads == "auto" else config.training.threads
-
-
-def batch_loader(
-    patients: Sequences, layout: FeatureLayout, device: torch.device
-) -> Callable[[np.ndarray[Any, np.dtype[np.int64]], int], Tensor]:
-    """Return a function from (patients, length) to features x_BTF on the device.
-
-    Compact codes travel; they become one-hot blocks on the device.
-    """
-
-    def load(chosen_B: np.ndarray[Any, np.dtype[np.int64]], length: int) -> Tensor:
-        reals_BTR, codes_BTK = patients.gather(chosen_B, length)
-        return one_hot(torch.from_numpy(reals_BTR).to(device), torch.from_numpy(codes_BTK).to(device), layout)
-
-    return load
 
 
 def _saver(

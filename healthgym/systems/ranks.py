@@ -1,9 +1,9 @@
 """Several processes that train one system: what they add up, and what happens when one is lost.
 
 Each collective has a time limit. A process that waits in vain leaves a mark in the store where all met;
-after a moment those without a mark are the lost ones, and the first of the others names them. A process
-that fails by itself leaves word, tells its own error, and the others end in silence: one message per job.
-Only where the first process fails, with the store in it, another may add that it was lost.
+after a moment those without a mark are the lost ones. One message per job: whoever fails by itself, or finds
+another lost, asks the store for the word, which is given once; all others end in silence, and after the
+speaker. The store may live in the first process, which therefore leaves when the others need it no more.
 
 Tensors on a GPU travel by NCCL, on the CPU by gloo; what a tensor holds afterwards has the same bits in
 every process.
@@ -25,7 +25,7 @@ from healthgym.parallel import Place, place_from
 
 _STORE_SECONDS = 10.0  # to ask the store, which lives in the first process (or in torchrun)
 _GRACE_SECONDS = 5.0  # for the others to notice that one is lost, and to leave their marks
-_WORD_SECONDS = 5.0  # at most, for the others to read why the first process fails
+_LOOK_SECONDS = 0.05  # between two looks at the store
 _SPEAKER_SECONDS = 1.0  # for the speaker to leave before the others: a launcher may kill whoever is left
 
 R = TypeVar("R")
@@ -42,7 +42,8 @@ class Ranks:
     def __init__(self, place: Place | None = None, store: Any = None, seconds: float = 0.0) -> None:
         self.place, self.step = place or Place(), 0
         self._store, self._seconds = store, seconds
-        self._agreed = False
+        self._agreed, self._missing = False, set[int]()
+        self._last_met, self._apart = 0.0, 0.0  # when a collective last ended; seconds between two, of late
 
     @property
     def alone(self) -> bool:
@@ -94,49 +95,72 @@ class Ranks:
         self._agreed = True
         return error if self.first else RankError("")
 
-    def leave_word(self, error: BaseException) -> None:
-        """Tell the others that this process fails by itself and will say why."""
-        if self._agreed:
-            return
+    def tell(self, error: BaseException) -> BaseException:
+        """Return what this process shall raise for an error: a silent one if another has the word."""
+        if self._agreed or isinstance(error, RankError):
+            return error
+        with contextlib.suppress(RuntimeError):  # a store that has gone gives the word to nobody else
+            if self._ask_for_the_word("failed") != f"failed/{self.place.rank}":
+                return RankError("")
         where = f"process {self.place.rank} of {self.place.num_processes}, at step {self.step}"
         error.add_note(where)
         if isinstance(error, HealthgymError) and str(error):
             error.args = (f"{error} (in {where})",)
-        with contextlib.suppress(RuntimeError):
-            self._store.set(f"failed/{self.place.rank}", str(self.step))
-        distributed.destroy_process_group()  # closes connections, so that nobody waits in vain
-        if self.first:  # the store may live in this process: stay until the others have read it
-            others = range(1, self.place.num_processes)
-            self._until(lambda: all(self._has(f"heard/{rank}") for rank in others), _WORD_SECONDS)
+        return error
+
+    def part(self, error: BaseException | None = None) -> None:
+        """Close all connections, so that nobody waits in vain; leave in an order that lets the speaker speak.
+
+        Args:
+            error: what this process ends with.
+        """
+        silent = isinstance(error, RankError) and not str(error)
+        # One that computes comes to its next collective within their time limit, and finds it broken.
+        limit = self._seconds if isinstance(error, Exception) else _GRACE_SECONDS
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+        with contextlib.suppress(RuntimeError):  # the store may have gone with the first process
+            self._store.set(f"done/{self.place.rank}", "")
+            if self.first or silent:
+                others = set(range(self.place.num_processes)) - self._missing
+                self._until(lambda: all(self._has(f"done/{rank}") for rank in others), limit)
+                time.sleep(4 * _LOOK_SECONDS)  # for the others to see it too before the store goes
+        if silent:
+            time.sleep(_SPEAKER_SECONDS)
 
     def _together(self, collective: Callable[[], Any]) -> None:
+        begun = time.monotonic()
+        if self._last_met:
+            self._apart = max(begun - self._last_met, 0.9 * self._apart)
         try:
             collective()
         except RuntimeError as error:  # what torch raises for a broken connection or the time limit
             raise self._lost(error) from error
+        self._last_met = time.monotonic()
 
     def _lost(self, cause: RuntimeError) -> RankError:
         """Find out who is missing; return what this process shall raise, silent but for one speaker."""
         everybody = range(self.place.num_processes)
+        # Another may still compute: about as long as this one did between two collectives of late.
+        patience = min(self._seconds, _GRACE_SECONDS + 2 * self._apart)
         try:
             self._store.set(f"waiting/{self.place.rank}", str(self.step))
             distributed.destroy_process_group()  # closes connections, so that the others notice too
             self._until(
-                lambda: (
-                    any(self._has(f"failed/{rank}") for rank in everybody)
-                    or all(self._has(f"waiting/{rank}") for rank in everybody)
-                )
+                lambda: self._has("word") or all(self._has(f"waiting/{rank}") for rank in everybody), patience
             )
-            failed = any(self._has(f"failed/{rank}") for rank in everybody)
             missing = [rank for rank in everybody if not self._has(f"waiting/{rank}")]
-        except RuntimeError:  # the store has gone with the process it lived in
-            failed, missing = False, [0]
-        with contextlib.suppress(RuntimeError):
-            self._store.set(f"heard/{self.place.rank}", "")  # may be answered by nobody: the first leaves
-        if not failed and min(set(everybody) - set(missing)) == self.place.rank:
-            return RankError(self._obituary(missing, cause), lost=True)
-        time.sleep(_SPEAKER_SECONDS)
-        return RankError("", lost=not failed)
+            word = self._ask_for_the_word("lost")
+        except RuntimeError:  # the store has gone with the process it lived in: the next one speaks
+            missing, word = [0], "lost/1"
+        lost = word.startswith("lost")
+        self._missing = set(missing) if lost else set()
+        return RankError(self._obituary(missing, cause) if word == f"lost/{self.place.rank}" else "", lost)
+
+    def _ask_for_the_word(self, why: str) -> str:
+        """Return who tells what has happened, as "why/rank": the first to ask."""
+        word = self._store.compare_set("word", "", f"{why}/{self.place.rank}")
+        return str(word.decode() if isinstance(word, bytes) else word)
 
     def _obituary(self, missing: list[int], cause: RuntimeError) -> str:
         names = ", ".join(map(str, missing))
@@ -154,10 +178,10 @@ class Ranks:
     def _has(self, name: str) -> bool:
         return bool(self._store.check([name]))
 
-    def _until(self, true: Callable[[], bool], seconds: float = _GRACE_SECONDS) -> None:
+    def _until(self, true: Callable[[], bool], seconds: float) -> None:
         end = time.monotonic() + seconds
         while not true() and time.monotonic() < end:
-            time.sleep(0.05)
+            time.sleep(_LOOK_SECONDS)
 
 
 @contextlib.contextmanager
@@ -176,16 +200,16 @@ def joined(device: torch.device, seconds: float) -> Iterator[Ranks]:
         yield Ranks()
         return
     ranks = _meet(place, device, seconds)
+    end: BaseException | None = None
     try:
         yield ranks
-    except RankError:
-        raise
     except BaseException as error:
-        ranks.leave_word(error)
-        raise
+        end = ranks.tell(error)
+        if end is error:
+            raise
+        raise end from error
     finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        ranks.part(end)
 
 
 def _meet(place: Place, device: torch.device, seconds: float) -> Ranks:

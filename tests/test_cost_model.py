@@ -55,7 +55,10 @@ class Recorded(Ranks):
         return 2 * value.detach()
 
 
-@pytest.mark.parametrize("system", ["v1", "v2", "v2.5", "v3"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("v1", "v2.5")]
+
+
+@pytest.mark.parametrize("system", ["v2", "v3", *SLOW])
 def test_collectives_and_products_are_those_of_a_step(system: str) -> None:
     from cost_model import collectives, step_flops
     from scaling_measures import layout_of, make_system
@@ -105,6 +108,7 @@ def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
+@pytest.mark.slow
 def test_pictures_and_tables_come_from_the_results(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

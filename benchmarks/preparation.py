@@ -22,13 +22,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from healthgym.config import CurriculumConfig, RunConfig, parse
+from healthgym.config import CurriculumConfig, RunConfig
 from healthgym.data.prepare import prepare_parts
 from healthgym.data.sequences import PreparedCohort, Sequences
 from healthgym.data.simulate import simulate_chunks
 from healthgym.data.sources import find_source
 from healthgym.schema import load_schema
 from healthgym.storage.prepared import SplitArrays
+from healthgym.strict import parse
 from healthgym.systems.base import PositionDraws
 from healthgym.systems.build import build_system
 from healthgym.systems.share import Share

@@ -20,10 +20,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from training_step import patients, stepper
 
-from healthgym.config import SYSTEM_PRESETS, RunConfig, merge, parse
+from healthgym.config import SYSTEM_PRESETS, RunConfig
 from healthgym.layout import FeatureLayout
 from healthgym.nn.attention import SelfAttentionBlock
 from healthgym.nn.unet import ResidualBlock
+from healthgym.strict import merge, parse
 from healthgym.systems.base import System
 from healthgym.systems.build import build_system
 from healthgym.systems.share import Share

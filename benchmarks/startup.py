@@ -24,7 +24,8 @@ import sys
 from healthgym.parallel import let_waiting_threads_sleep
 let_waiting_threads_sleep()
 from pathlib import Path
-from healthgym.config import RunConfig, load
+from healthgym.config import RunConfig
+from healthgym.strict import load
 from healthgym.training.run import train
 from healthgym.training.trainer import Trainer
 take = Trainer._take_step

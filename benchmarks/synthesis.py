@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from healthgym.config import SYSTEM_PRESETS, RunConfig, parse
+from healthgym.config import SYSTEM_PRESETS, RunConfig
 from healthgym.data.transform import Transform
 from healthgym.schema import load_schema
 from healthgym.storage.shard_file import encode_shard
+from healthgym.strict import parse
 from healthgym.synthesis.decode import decode
 from healthgym.synthesis.plan import SynthesisPlan
 from healthgym.synthesis.shard import make_shard

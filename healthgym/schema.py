@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
-from healthgym.config import StrictModel, load_yaml, parse
 from healthgym.errors import SchemaError, listed, nearest
 from healthgym.layout import FeatureLayout
+from healthgym.strict import StrictModel, load_yaml, parse
 
 Code: TypeAlias = int | str
 Limit = Annotated[float, Field(allow_inf_nan=False)]

@@ -19,9 +19,10 @@ def main(argv: list[str] | None = None) -> int:
     add_arguments(parser)
     options = parser.parse_args(argv)
 
-    from healthgym.config import RunConfig, load
+    from healthgym.config import RunConfig
     from healthgym.errors import HealthgymError
     from healthgym.launch.jobs import TrainJob
+    from healthgym.strict import load
 
     try:
         config = load(RunConfig, options.config, options.set)

@@ -6,9 +6,10 @@ import pytest
 import tiny
 import torch
 
-from healthgym.config import RunConfig, merge, parse
+from healthgym.config import RunConfig
 from healthgym.layout import FeatureLayout
 from healthgym.nn.heads import one_hot
+from healthgym.strict import merge, parse
 from healthgym.systems.base import PositionDraws, System
 from healthgym.systems.build import build_system
 from healthgym.systems.share import Share

@@ -168,7 +168,7 @@ def test_a_dry_run_shows_all(pipeline: Path, tmp_path: Path) -> None:
 
 
 def test_the_shipped_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    from healthgym.config import load
+    from healthgym.strict import load
 
     monkeypatch.chdir(ROOT)
     jobs = load(Pipeline, Path("slurm/pipeline.yaml")).jobs()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from healthgym.config import parse
 from healthgym.errors import CohortError, ConfigError
+from healthgym.strict import parse
 from healthgym.synthesis.plan import SynthesisPlan, agree, deal, parse_task, read_plan, task_from
 
 PLAN = SynthesisPlan(checkpoint_sha256="a" * 64, num_patients=10_000, patients_per_shard=1000)

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from healthgym import config as settings
 from healthgym.errors import ConfigError
+from healthgym.strict import parse
 from healthgym.systems.base import Draws, KeptDraws, PositionDraws, System
 from healthgym.systems.build import build_system
 from healthgym.systems.recorded import CudaRecorder, Losses, RecordedSteps
@@ -141,7 +142,7 @@ def on_meta() -> Iterator[HostTensors]:
 
 def test_a_step_takes_nothing_from_the_hosts_memory(name: str) -> None:
     """A graph cannot record a copy from there. The meta device shows it without a GPU."""
-    run_config = settings.parse(settings.RunConfig, {"system": tiny.SYSTEMS[name]}, "test")
+    run_config = parse(settings.RunConfig, {"system": tiny.SYSTEMS[name]}, "test")
     meta = torch.device("meta")
     system = build_system(run_config.system, LAYOUT, torch.eye(LAYOUT.num_features), meta, 3)
     x_BTF = torch.empty(B, T, LAYOUT.num_features, device=meta)
@@ -185,7 +186,7 @@ def test_a_step_that_cannot_be_recorded_says_what_to_do() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_graphs_give_what_single_operations_give_on_a_gpu(name: str) -> None:
     device, sides = torch.device("cuda"), []
-    run_config = settings.parse(settings.RunConfig, {"system": tiny.SYSTEMS[name]}, "test")
+    run_config = parse(settings.RunConfig, {"system": tiny.SYSTEMS[name]}, "test")
     for recorded in (False, True):
         system = build_system(run_config.system, LAYOUT, torch.eye(LAYOUT.num_features), device, 3)
         step = RecordedSteps(system, CudaRecorder(device)) if recorded else system.train_step

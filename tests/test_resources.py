@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from healthgym.config import load, parse
 from healthgym.errors import ConfigError
 from healthgym.launch.resources import SlurmSettings, parse_minutes
+from healthgym.strict import load, parse
 
 SHIPPED = sorted((Path(__file__).parent.parent / "slurm").glob("*.yaml"))
 SHIPPED = [path for path in SHIPPED if path.stem != "pipeline"]

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from healthgym.config import parse
 from healthgym.launch.resources import SlurmSettings
 from healthgym.launch.sbatch import REQUEUE_LINES, make_executor
+from healthgym.strict import parse
 
 EXPECTED = Path(__file__).parent / "data" / "sbatch"
 SLURM = Path(__file__).parent.parent / "slurm"

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from healthgym.config import parse
 from healthgym.data.prepare import SplitSettings, prepare
 from healthgym.data.table import read_table
 from healthgym.errors import SchemaError
 from healthgym.schema import Schema, load_schema
+from healthgym.strict import parse
 
 SCHEMAS = Path(__file__).parents[1] / "configs" / "schemas"
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from healthgym import config as settings
 from healthgym.nn.heads import one_hot
+from healthgym.strict import parse
 from healthgym.systems.base import PositionDraws, System
 from healthgym.systems.build import build_system
 from healthgym.training.trainer import to_arrays
@@ -21,7 +22,7 @@ STILL = {"D.linear3.bias"}
 
 
 def build(name: str, seed: int = 3) -> System:
-    run = settings.parse(settings.RunConfig, {"system": tiny.SYSTEMS[name]}, "test")
+    run = parse(settings.RunConfig, {"system": tiny.SYSTEMS[name]}, "test")
     return build_system(run.system, LAYOUT, torch.eye(LAYOUT.num_features), CPU, seed)
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from healthgym.config import RunConfig, parse
+from healthgym.config import RunConfig
 from healthgym.data.prepare import prepare
 from healthgym.data.sequences import PreparedCohort
 from healthgym.schema import Schema, Variable
 from healthgym.storage.checkpoint import Checkpoint
+from healthgym.strict import parse
 from healthgym.training.metrics import read_metrics
 
 _CRITIC = {"hidden_dim": 5, "num_updates": 2}

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from healthgym.config import NotNegative, Positive, StrictModel, load
 from healthgym.schema import Condition, Limit
+from healthgym.strict import NotNegative, Positive, StrictModel, load
 
 
 class Threshold(StrictModel):

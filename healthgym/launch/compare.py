@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from healthgym.config import RunConfig, flatten, parse, preset_of
+from healthgym.config import RunConfig, preset_of
 from healthgym.errors import ConfigError, StorageError
 from healthgym.evaluation.claims import Judged, Trained
 from healthgym.evaluation.compare import check_names, compare_systems
@@ -16,6 +16,7 @@ from healthgym.launch.trained import find_trained
 from healthgym.schema import Schema, load_schema
 from healthgym.storage.checkpoint import Checkpoint, Progress
 from healthgym.storage.shards import open_cohort
+from healthgym.strict import flatten, parse
 from healthgym.synthesis.cohort import SynthesisRequest, synthesize
 from healthgym.synthesis.source import resample, trained_system
 from healthgym.training.metrics import read_metrics

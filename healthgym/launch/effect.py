@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from healthgym.config import parse
 from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import ConfigError, TableError
 from healthgym.evaluation.comparison import Comparison
@@ -18,6 +17,7 @@ from healthgym.evaluation.settings import ReportConfig
 from healthgym.evaluation.sources import Source, open_real, open_synthetic
 from healthgym.files import sha256_of, write_json, write_text
 from healthgym.storage.tree import read_seal
+from healthgym.strict import parse
 from healthgym.synthesis.cohort import SynthesisRequest, synthesize
 
 PATIENTS = 2000

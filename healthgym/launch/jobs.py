@@ -99,7 +99,7 @@ class SynthesizeJob:
         Raises:
             ConfigError: they make no request.
         """
-        from healthgym.config import parse
+        from healthgym.strict import parse
         from healthgym.synthesis.cohort import SynthesisRequest
         from healthgym.synthesis.plan import task_from
 

@@ -20,8 +20,9 @@ def progress(target: Path) -> str:
 
 
 def _run(run_dir: Path) -> str:
-    from healthgym.config import RunConfig, load
+    from healthgym.config import RunConfig
     from healthgym.storage.checkpoint import list_checkpoints
+    from healthgym.strict import load
     from healthgym.training.metrics import read_metrics
 
     saved = list_checkpoints(run_dir / "checkpoints")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from healthgym.config import Positive, PositiveFloat, StrictModel
+from healthgym.strict import Positive, PositiveFloat, StrictModel
 
 _WORD = r"^[^\s,;'\"`$\\]+$"
 Word = Annotated[str, Field(pattern=_WORD)]

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import submitit
 
-from healthgym.config import load
 from healthgym.errors import LaunchError
 from healthgym.files import write_json
 from healthgym.launch import records, scheduler
@@ -19,6 +18,7 @@ from healthgym.launch.perform import Job, perform
 from healthgym.launch.resources import SlurmSettings
 from healthgym.launch.sbatch import Executor, make_executor, make_mount_points
 from healthgym.launch.tracking import track
+from healthgym.strict import load
 
 
 class Submitted:

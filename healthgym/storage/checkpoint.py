@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import healthgym
-from healthgym.config import RunConfig, parse
+from healthgym.config import RunConfig
 from healthgym.errors import StorageError
 from healthgym.schema import Schema
 from healthgym.storage.tree import Tree, kind_of, read_tree, verify_seal, write_tree
+from healthgym.strict import parse
 
 KIND, RELEASE_KIND, VERSION = "checkpoint", "release", 1
 _OWN = ("progress", "meter", "config", "schema", "transform", "statistics", "versions")

@@ -19,11 +19,11 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import Field
 
-from healthgym.config import StrictModel, parse
 from healthgym.errors import CohortError, listed
 from healthgym.files import remove_stale, sha256_of, write_bytes, write_json
 from healthgym.schema import Schema
 from healthgym.storage.shard_file import SUFFIXES, Compression, FileFormat, Shard, encode_shard, read_shard
+from healthgym.strict import StrictModel, parse
 
 _TRIES = 3
 _SHA256 = r"^[0-9a-f]{64}$"

@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 
 from healthgym import __version__, stopping
-from healthgym.config import Positive, StrictModel, parse
 from healthgym.errors import CohortError, ConfigError, StorageError
 from healthgym.parallel import granted_cores
 from healthgym.schema import Schema
@@ -25,6 +24,7 @@ from healthgym.storage.shards import (
     write_manifest,
 )
 from healthgym.storage.tree import verify_seal
+from healthgym.strict import Positive, StrictModel, parse
 from healthgym.synthesis.plan import SynthesisPlan, agree, deal, parse_task, read_plan
 from healthgym.synthesis.progress import Progress
 from healthgym.synthesis.source import Opener, Source, open_source

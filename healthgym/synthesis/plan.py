@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from healthgym.config import Positive, StrictModel, differences, parse
 from healthgym.errors import CohortError, ConfigError
 from healthgym.seeds import uniform_rows
 from healthgym.storage.shard_file import COMPRESSIONS, Compression, FileFormat
+from healthgym.strict import Positive, StrictModel, differences, parse
 
 PLAN_FILE = "plan.json"
 

@@ -7,19 +7,12 @@ from typing import TypeAlias
 
 import torch
 
-from healthgym.config import (
-    FREE_ON_RESUME,
-    CurriculumConfig,
-    RunConfig,
-    differences,
-    merge,
-    parse,
-    parse_override,
-)
+from healthgym.config import FREE_ON_RESUME, CurriculumConfig, RunConfig
 from healthgym.data.transform import Transform
 from healthgym.errors import ConfigError, listed
 from healthgym.schema import Schema
 from healthgym.storage.checkpoint import Checkpoint, load_checkpoint
+from healthgym.strict import differences, merge, parse, parse_override
 from healthgym.systems.base import System
 from healthgym.systems.build import build_system
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import yaml
 
-from healthgym.config import FREE_ON_RESUME, RunConfig, differences, load
+from healthgym.config import FREE_ON_RESUME, RunConfig
 from healthgym.errors import ConfigError, FencedError, StorageError
 from healthgym.files import remove_stale, write_json, write_text
 from healthgym.identity import Identity, mine
+from healthgym.strict import differences, load
 
 _STALE_SECONDS = 3600
 

@@ -1,0 +1,196 @@
+"""Strict models, and what reads them from YAML and `--set`, with all problems in a user's words.
+
+An unknown key names the nearest known one.
+"""
+
+from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from healthgym.errors import ConfigError, HealthgymError, nearest
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class StrictModel(BaseModel):
+    """A frozen model without room for unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a mapping that has a key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            name = self.construct_object(key_node, deep=True)
+            if not isinstance(name, Hashable):
+                raise ConfigError(
+                    f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: a key must be a "
+                    f"word or a number, not a list or a mapping."
+                )
+            if name in seen:
+                raise ConfigError(
+                    f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: "
+                    f"the key '{name}' stands twice; keep one."
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, has a key twice, or is not a mapping.
+    """
+    try:
+        with path.open(encoding="utf-8") as stream:
+            content = _UniqueKeyLoader(stream).get_single_data()
+    except OSError as error:
+        raise ConfigError(f"Cannot read {path}: {error.strerror}. Give the path of a YAML file.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path} must hold settings as 'key: value' lines, but holds {type(content).__name__}."
+        )
+    return content
+
+
+def parse(
+    model: type[M], values: Mapping[str, Any], where: str, error: type[HealthgymError] = ConfigError
+) -> M:
+    """Build a model, or report every problem at once.
+
+    Args:
+        model: the class to build.
+        values: what was read.
+        where: names the source in messages, e.g. the file's path.
+        error: the class to raise.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as problems:
+        lines = [_sentence(problem, model) for problem in problems.errors()]
+        raise error(
+            f"{where}: {len(lines)} problem(s)\n" + "\n".join(f"  - {line}" for line in lines)
+        ) from None
+
+
+def load(model: type[M], path: Path, overrides: Iterable[str] = ()) -> M:
+    """Read a model from a YAML file and `key.path=value` overrides."""
+    values = load_yaml(path)
+    for override in overrides:
+        values = merge(values, parse_override(override))
+    return parse(model, values, str(path))
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """Turn "training.epochs=2" into {"training": {"epochs": 2}}; the value is read as YAML."""
+    name, equals, raw = text.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(f"--set {text}: expected key.path=value, such as training.epochs=2.")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text}: the value '{raw}' is not valid YAML: {error}") from error
+    for part in reversed(name.strip().split(".")):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `over` laid over it, mapping by mapping.
+
+    Where `over` changes a mapping's `kind` or `preset`, it replaces the mapping, since the old keys
+    belong to the old kind. A preset given as a bare word is merged as `{preset: word}`.
+    """
+    merged = dict(base)
+    for name, value in over.items():
+        old = merged.get(name)
+        if name == "system" and isinstance(value, Mapping) and isinstance(old, str | int | float):
+            old = {"preset": str(old)}
+        switches = isinstance(value, Mapping) and any(
+            mark in value and isinstance(old, Mapping) and old.get(mark) != value[mark]
+            for mark in ("kind", "preset")
+        )
+        merged[name] = (
+            merge(old, value)
+            if isinstance(old, Mapping) and isinstance(value, Mapping) and not switches
+            else value
+        )
+    return merged
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {"a.b": value} for {"a": {"b": value}}."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def differences(old: StrictModel, new: StrictModel) -> list[str]:
+    """Return a line per setting in which two configurations differ, e.g. "training.seed: 0 -> 1"."""
+    before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
+    return [
+        f"{name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name, "(absent)") != after.get(name, "(absent)")
+    ]
+
+
+def _sentence(problem: Any, model: type[BaseModel]) -> str:
+    """Turn one pydantic problem into a line for a user."""
+    # Where a setting is one of several kinds, pydantic puts the kind into the path; a user's file has none.
+    parts = [str(part) for part in problem["loc"] if part not in _kinds(model)]
+    place = ".".join(parts) or "settings"
+    if problem["type"] == "extra_forbidden":
+        known = _field_names(model)
+        return f"{place}: unknown key{nearest(problem['loc'][-1], known)}"
+    if problem["type"] == "missing":
+        return f"{place}: is required and missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | list | tuple) else ""
+    return f"{place}: {message}{shown}"
+
+
+def _kinds(model: type[BaseModel]) -> set[Any]:
+    """Return every value that a field named `kind` may have in a model and in the models inside it."""
+    return {
+        name
+        for inner in _models(model)
+        if "kind" in inner.model_fields
+        for name in get_args(inner.model_fields["kind"].annotation)
+    }
+
+
+def _models(model: Any, seen: frozenset[Any] = frozenset()) -> set[type[BaseModel]]:
+    """Return a model and all models inside it."""
+    found: set[type[BaseModel]] = set()
+    if isinstance(model, type) and issubclass(model, BaseModel) and model not in seen:
+        found.add(model)
+        for field in model.model_fields.values():
+            found |= _models(field.annotation, seen | {model})
+    for inner in get_args(model):
+        found |= _models(inner, seen)
+    return found
+
+
+def _field_names(model: Any) -> set[str]:
+    """Return the names of all fields of a model and of the models inside it."""
+    return {name for inner in _models(model) for name in inner.model_fields}

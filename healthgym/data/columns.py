@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 1 << 20  # values in memory at a time
+BLOCK = 1 << 18  # values in memory at a time
 
 Array = NDArray[np.float64]
 Blocks = Callable[[], Iterator[Array]]  # gives a column's blocks, at each call from the first

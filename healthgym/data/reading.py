@@ -21,7 +21,7 @@ FORMS = (".csv", ".csv.gz", ".parquet")
 # Since 3.1, pandas reads numbers to the last bit by itself, and calls the option that asks for it old.
 _OLD_PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1)
 _EXACT: Any = {"float_precision": "round_trip"} if _OLD_PANDAS else {}
-_CELLS = 1 << 21  # of a part: some 100 MB of text
+_CELLS = 1 << 20  # of a part: some 50 MB of text
 _EMPTY = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import time
 import os
 import shutil
 import signal
@@ -220,6 +221,9 @@ def test_an_older_writer_is_fenced_off(folder: Path, monkeypatch: pytest.MonkeyP
         nonlocal taken
         taken += 1
         if taken == 3:
+            deadline = time.monotonic() + 60
+            while not list_checkpoints(folder / "run/checkpoints"):  # it is written beside the training
+                assert time.monotonic() < deadline
             newer.claim()
         return original(self, *args)  # type: ignore[arg-type]
 

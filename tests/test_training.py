@@ -3,10 +3,10 @@
 import contextlib
 import errno
 import io
-import time
 import os
 import shutil
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any

@@ -183,6 +183,13 @@ def test_a_step_that_cannot_be_recorded_says_what_to_do() -> None:
         run(RecordedSteps(build("v1"), Broken()), [T] * 6, CPU)
 
 
+def test_other_threads_may_pin_memory_while_a_graph_is_recorded() -> None:
+    """In torch's default mode an allocation in any thread, as by the reader of batches, spoils the graph."""
+    with mock.patch("torch.cuda", autospec=True) as cuda:
+        CudaRecorder(torch.device("cuda")).record(dict)
+    assert cuda.graph.call_args.kwargs["capture_error_mode"] == "thread_local"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_graphs_give_what_single_operations_give_on_a_gpu(name: str) -> None:
     device, sides = torch.device("cuda"), []

@@ -34,7 +34,7 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Records CUDA graphs that share one pool of memory."""
+    """Records CUDA graphs that share one pool of memory: each may overwrite what another left there."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)
@@ -49,8 +49,11 @@ class CudaRecorder:
         return losses
 
     def record(self, call: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        graph, mode = (
+            torch.cuda.CUDAGraph(),
+            "thread_local",
+        )  # batches are read, and pinned, in another thread
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode=mode):
             losses = call()
         return graph.replay, losses
 
@@ -79,7 +82,7 @@ class RecordedSteps:
         self._kinds: dict[Hashable, _Kind] = {}
 
     def __call__(self, x_BTF: Tensor, draws: Draws) -> Losses:
-        """Do what `System.train_step` does; the losses stand until the next step of the kind."""
+        """Do what `System.train_step` does; the losses stand until the next step."""
         name = self._system.step_kind(x_BTF)
         if name is None:
             return self._system.train_step(x_BTF, draws)

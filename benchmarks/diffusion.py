@@ -7,7 +7,6 @@ processor seconds, by turns in one process, medians; untrained weights, on which
 """
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,31 +71,18 @@ def make_system(width: int, steps: int | None) -> DiffusionSystem:
     return system
 
 
-def at(precision: str, call: Callable[[], object]) -> Callable[[], object]:
-    """Return a call that multiplies at a precision of its own, without gradients."""
-
-    @torch.no_grad()
-    def run() -> object:
-        torch.set_float32_matmul_precision(precision)
-        try:
-            return call()
-        finally:
-            torch.set_float32_matmul_precision("highest")
-
-    return run
-
-
 def evaluations(width: int, timesteps: int, batch: int, rounds: int) -> dict[str, float]:
     """Return milliseconds per patient of one evaluation of each network."""
     ours = make_system(width, None).denoiser
     x_BFT = torch.randn(batch, LAYOUT.num_features, timesteps, generator=torch.Generator().manual_seed(0))
     level_B, plain = torch.arange(batch), PlainUNet(ours)
     sides: measure.Sides = {
-        "plain": at("highest", lambda: plain(x_BFT, level_B)),
-        "ours": at("highest", lambda: ours(x_BFT, level_B)),
-        "ours, medium precision": at("medium", lambda: ours(x_BFT, level_B)),
+        "plain": measure.at_precision("highest", lambda: plain(x_BFT, level_B)),
+        "ours": measure.at_precision("highest", lambda: ours(x_BFT, level_B)),
+        "ours, medium precision": measure.at_precision("medium", lambda: ours(x_BFT, level_B)),
     }
-    taken = measure.alternate(sides, rounds, measure.Clock(torch.device("cpu")))
+    with torch.no_grad():
+        taken = measure.alternate(sides, rounds, measure.Clock(torch.device("cpu")))
     return {name: round(1e3 * measure.median(seconds) / batch, 3) for name, seconds in taken.items()}
 
 

@@ -34,6 +34,19 @@ class Clock:
         return time.process_time() if self.kind == "processor" else time.perf_counter()
 
 
+def at_precision(precision: str, call: Callable[[], object]) -> Callable[[], object]:
+    """Return a call that multiplies at a precision of its own."""
+
+    def run() -> object:
+        torch.set_float32_matmul_precision(precision)
+        try:
+            return call()
+        finally:
+            torch.set_float32_matmul_precision("highest")
+
+    return run
+
+
 def alternate(sides: Sides, rounds: int, clock: Clock) -> dict[str, list[float]]:
     """Return the seconds of each side's calls, made by turns A B A B after one that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}

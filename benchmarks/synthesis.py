@@ -107,8 +107,10 @@ def seconds_of(works: dict[str, Callable[[], object]], rounds: int) -> dict[str,
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def measure_stages(batch_size: int, timesteps: int, shard_size: int, rounds: int) -> dict[str, float]:
-    """Return microseconds per patient of each stage."""
+def measure_stages(
+    batch_size: int, timesteps: int, shard_size: int, rounds: int, precision: str = "highest"
+) -> dict[str, float]:
+    """Return microseconds per patient of each stage; the precision is that of our products."""
     source, system = make_source(timesteps)
     plan = SynthesisPlan(
         checkpoint_sha256=source.sha256,
@@ -135,7 +137,7 @@ def measure_stages(batch_size: int, timesteps: int, shard_size: int, rounds: int
     by_batch = seconds_of(
         {
             "published generator": lambda: published(z_BTZ),
-            "our generator": ours,
+            "our generator": measure.at_precision(precision, ours),
             "noise": lambda: system.latent.draw_patients(timesteps, 0, 0, batch_size),
             "decode": lambda: decode(x_BTF, lengths_B, source.schema),
         },
@@ -144,7 +146,7 @@ def measure_stages(batch_size: int, timesteps: int, shard_size: int, rounds: int
     large = seconds_of({_LARGE: lambda: published(many_BTZ)}, max(1, rounds // 2))
     by_shard = seconds_of(
         {
-            "all but writing": lambda: make_shard(source, system, plan, 0),
+            "all but writing": measure.at_precision(precision, lambda: make_shard(source, system, plan, 0)),
             "encode gzip": lambda: encode_shard(shard, "hdf5", "gzip"),
             "encode zstd (Parquet)": lambda: encode_shard(shard, "parquet", "zstd"),
         },
@@ -167,8 +169,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers to this file too")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    torch.set_float32_matmul_precision(options.precision)
-    stages = measure_stages(options.batch_size, options.timesteps, options.shard_size, options.rounds)
+    stages = measure_stages(
+        options.batch_size, options.timesteps, options.shard_size, options.rounds, options.precision
+    )
     print(f"{'stage':24} {'us/patient':>11} {'patients/s':>11}")
     for name, microseconds in stages.items():
         print(f"{name:24} {microseconds:>11,.1f} {1e6 / microseconds:>11,.0f}")

@@ -61,19 +61,6 @@ def stepper(
     return lambda: take(x_BTF, PositionDraws(0, next(taken), x_BTF.device))
 
 
-def at_precision(step: Callable[[], object], precision: str) -> Callable[[], object]:
-    """Return a call that multiplies at a precision of its own."""
-
-    def call() -> object:
-        torch.set_float32_matmul_precision(precision)
-        try:
-            return step()
-        finally:
-            torch.set_float32_matmul_precision("highest")
-
-    return call
-
-
 def operations_needed(
     layout: FeatureLayout, batch: int, length: int, updates: int, hidden: int = 128
 ) -> float:
@@ -110,7 +97,7 @@ def measure_length(options: argparse.Namespace, length: int, clock: measure.Cloc
     sides = {side: make_side(side, options.system, options.variables, device) for side in SIDES}
     rate = measure.matmul_rate(512, 256, options.batch, clock, device)
     steps: measure.Sides = {name: stepper(side, x_BTF) for name, side in sides.items()}
-    steps["ours"] = at_precision(steps["ours"], options.precision)
+    steps["ours"] = measure.at_precision(options.precision, steps["ours"])
     if device.type == "cuda":
         steps["graph"] = stepper(make_side("ours", options.system, options.variables, device), x_BTF, True)
         for _ in range(5):

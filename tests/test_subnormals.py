@@ -21,6 +21,16 @@ start_workers()
 with subnormals_are_zero():
     print(int((torch.full((4_000_000,), 1e-30) * 1e-10).count_nonzero()))
 """
+AFTER_TWO_AT_ONCE = """
+from healthgym.nn.side_by_side import side_by_side
+torch.set_num_threads(4)
+start_workers()
+with subnormals_are_zero():
+    side_by_side(lambda _: torch.zeros(1 << 20).add_(1), [0, 1])
+torch.zeros(1 << 20).add_(1)  # as the next batch is made, outside of a step
+with subnormals_are_zero():
+    print(int((torch.full((4_000_000,), 1e-30) * 1e-10).count_nonzero()))
+"""
 
 
 def tiny_product() -> float:
@@ -46,6 +56,7 @@ def test_a_step_takes_them_for_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_so_do_the_worker_threads() -> None:
-    command = [sys.executable, "-c", IN_A_NEW_PROCESS]
+    """Also after two computations at once, each with half of them."""
+    command = [sys.executable, "-c", IN_A_NEW_PROCESS + AFTER_TWO_AT_ONCE]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["0"]
+    assert found.stdout.split() == ["0", "0"]

@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _helpers: list[ThreadPoolExecutor] = []
-# A forked process has the list, not the thread.
+# A forked process has the list, not the threads.
 os.register_at_fork(after_in_child=_helpers.clear)
 
 
@@ -30,14 +30,19 @@ def side_by_side(job: Callable[[Item], Result], items: Sequence[Item]) -> list[R
     if len(items) != 2 or threads < 2:
         return [job(item) for item in items]
     if not _helpers:
-        _helpers.append(ThreadPoolExecutor(1, "side"))
-    second = _helpers[0].submit(_like, _subnormals_are_zero(), threads - threads // 2, job, items[1])
+        _helpers.extend(ThreadPoolExecutor(1, "side") for _ in items)
+    # Neither in the caller's thread: there, workers that fewer threads have no use for end, and new ones
+    # would take subnormal numbers as the place has it where they start.
+    mode, shares = _subnormals_are_zero(), (threads // 2, threads - threads // 2)
+    jobs = [
+        helper.submit(_like, mode, share, job, item)
+        for helper, share, item in zip(_helpers, shares, items, strict=True)
+    ]
     try:
-        first = _on_threads(threads // 2, job, items[0])
+        wait(jobs)
     finally:
-        wait([second])
         torch.set_num_threads(threads)
-    return [first, second.result()]
+    return [each.result() for each in jobs]
 
 
 def _subnormals_are_zero() -> bool:
@@ -47,10 +52,6 @@ def _subnormals_are_zero() -> bool:
 
 def _like(subnormals_are_zero: bool, threads: int, job: Callable[[Item], Result], item: Item) -> Result:
     torch.set_flush_denormal(subnormals_are_zero)
-    return _on_threads(threads, job, item)
-
-
-def _on_threads(threads: int, job: Callable[[Item], Result], item: Item) -> Result:
-    torch.set_num_threads(threads)  # of the calling thread
+    torch.set_num_threads(threads)  # of this thread, and of those that start from now on
     with torch.no_grad():
         return job(item)

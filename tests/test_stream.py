@@ -223,6 +223,30 @@ def test_true_is_no_number_however_a_file_is_cut(tmp_path: Path) -> None:
         prepare_parts(parts, small_schema(), tmp_path / "p.h5")
 
 
+@pytest.mark.parametrize("cells", [5, None])
+def test_true_beside_gaps_is_no_number(tmp_path: Path, cells: int | None) -> None:
+    (tmp_path / "t.csv").write_text("PatientID,Timestep,x,sex,y,drug\n0,0,True,1,2.5,0\n0,1,,1,2.5,0\n")
+    with pytest.raises(TableError, match=r"'x': not a number: line 2 \(True\)"):
+        prepare_parts(read_parts(tmp_path / "t.csv", GAPS, cells), GAPS, tmp_path / "p.h5")
+
+
+def test_an_index_of_any_kind_says_nothing(tmp_path: Path) -> None:
+    frame, schema = small_table(30, 4), small_schema()
+    expected = prepare(frame, schema, tmp_path / "p.h5", SPLIT).fingerprint
+    for index in (frame.index.astype(str), pd.MultiIndex.from_frame(frame[["PatientID", "Timestep"]])):
+        assert prepare(frame.set_axis(index), schema, tmp_path / "q.h5", SPLIT).fingerprint == expected
+        wrong = frame.assign(Timestep=frame["Timestep"].astype(str).mask(frame.index == 7, "x"))
+        with pytest.raises(TableError, match=r"row 7 \(x\)"):
+            prepare(wrong.set_axis(index), schema, tmp_path / "r.h5", SPLIT)
+
+
+def test_a_date_is_no_timestep(tmp_path: Path) -> None:
+    frame = small_table(30, 4)
+    frame["Timestep"] = pd.to_datetime(frame["Timestep"], unit="D")
+    with pytest.raises(TableError, match=r"'Timestep': not a whole number: row 0 \(1970-01-01"):
+        prepare(frame, small_schema(), tmp_path / "p.h5", SPLIT)
+
+
 def prepared_bytes(table: Path, out: Path, sort: bool = False) -> bytes:
     source = find_source(small_schema(), table, None, 0, None, None)
     prepare_parts(source.parts(), small_schema(), out, SPLIT, source.name, sort)
@@ -287,6 +311,14 @@ def test_a_patient_may_go_on_in_the_next_file(tmp_path: Path) -> None:
     frame[~late].to_csv(folder / "a.csv", index=False)
     frame[late].to_csv(folder / "b.csv", index=False)
     assert prepared_bytes(folder, tmp_path / "p.h5", sort=True) == expected
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to nothing"])
+def test_what_has_a_tables_name_and_cannot_be_read_is_refused(tmp_path: Path, kind: str) -> None:
+    small_table(30, 4).to_csv(tmp_path / "a.csv", index=False)
+    (tmp_path / "b.csv").mkdir() if kind == "folder" else (tmp_path / "b.csv").symlink_to("nothing")
+    with pytest.raises(TableError, match=r"b\.csv: cannot be read: .*--table takes a file, a folder"):
+        find_source(small_schema(), tmp_path, None, 0, None, None)
 
 
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:

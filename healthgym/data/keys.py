@@ -65,7 +65,7 @@ def read_keys(frame: pd.DataFrame, schema: Schema, problems: Problems) -> KeyRow
     patient, timestep = frame[schema.keys.patient], frame[schema.keys.timestep]
     no_patient = np.flatnonzero(patient.isna())
     problems.add("no patient", "Every row needs one.", schema.keys.patient, no_patient)
-    number = pd.to_numeric(timestep, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    number = numbers_in(timestep)
     bad = np.flatnonzero(~np.isfinite(number) | (number != np.round(number)) | (np.abs(number) > 2**53))
     problems.add(
         "not a whole number",
@@ -83,6 +83,15 @@ def read_keys(frame: pd.DataFrame, schema: Schema, problems: Problems) -> KeyRow
         words = numbers
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
     return KeyRows(words[codes[starts]], np.diff(starts, append=len(codes)), number.astype(np.int64))
+
+
+def numbers_in(column: pd.Series) -> NDArray[np.float64]:
+    """Return numbers, NaN where there is none; a date is no number."""
+    if getattr(column.dtype, "kind", "") in "mMc":
+        return np.full(len(column), np.nan)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(object)
+    return pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
 
 
 def patient_ids(words: Iterable[NDArray[Any]]) -> NDArray[Any]:

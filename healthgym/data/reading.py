@@ -119,8 +119,8 @@ def _csv_parts(path: Path, schema: Schema, cells: int | None) -> Iterator[pd.Dat
             part.index = pd.RangeIndex(first, first + len(part), name="line")
             first += len(part)
             for name in set(used) - text:
-                if part[name].dtype == bool:  # the word True is no number
-                    part[name] = part[name].astype(str)
+                if pd.api.types.infer_dtype(part[name]) == "boolean":  # the word True is no number
+                    part[name] = part[name].map(str, na_action="ignore")
             blank = part[used].isna().all(axis=1)
             yield part[~blank] if blank.any() else part
             if rows is None:

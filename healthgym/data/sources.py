@@ -11,7 +11,7 @@ from healthgym import __version__
 from healthgym.data.fetch import DATASETS, check_counts, fetch
 from healthgym.data.reading import FORMS, read_parts, read_table
 from healthgym.data.table import check_columns
-from healthgym.errors import ConfigError, nearest
+from healthgym.errors import ConfigError, TableError, nearest
 from healthgym.files import sha256_of
 from healthgym.schema import Schema
 
@@ -79,9 +79,9 @@ def find_source(
 
 def _named(table: Path, files: Sequence[Path], schema: Schema) -> Source:
     if files == [table]:
-        return Source(str(table), f"sha256:{sha256_of(table)}", lambda: read_parts(table, schema))
+        return Source(str(table), f"sha256:{_digest(table)}", lambda: read_parts(table, schema))
     # Names and order of the files change nothing in the cohort, so they do not identify it.
-    digests = hashlib.sha256("".join(sorted(map(sha256_of, files))).encode()).hexdigest()
+    digests = hashlib.sha256("".join(sorted(map(_digest, files))).encode()).hexdigest()
 
     def read() -> Iterator[pd.DataFrame]:
         for file in files:
@@ -90,6 +90,15 @@ def _named(table: Path, files: Sequence[Path], schema: Schema) -> Source:
                 yield part.rename_axis(index=f"{file.name} {part.index.name or 'row'}")
 
     return Source(f"{table} ({len(files)} files)", f"{len(files)} files, sha256:{digests}", read)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise TableError(
+            f"{path}: cannot be read: {error.strerror}. --table takes a file, a folder or a pattern of files."
+        ) from None
 
 
 def _files(table: Path) -> list[Path]:

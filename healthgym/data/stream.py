@@ -97,6 +97,8 @@ class RowStore:
         check_columns(part, self._schema, self._problems.source)
         if part.empty:
             return
+        if not pd.api.types.is_integer_dtype(part.index):
+            part = part.set_axis(pd.RangeIndex(self._num_rows, self._num_rows + len(part)))
         self._problems.read(part.index)
         keys, variables = read_rows(part, self._schema, self._problems)
         if keys is None:

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from healthgym.data.encode import labelled
-from healthgym.data.keys import KeyRows, Keys, check_order, patient_ids, read_keys
+from healthgym.data.keys import KeyRows, Keys, check_order, numbers_in, patient_ids, read_keys
 from healthgym.data.missing import Fills, apply_flags
 from healthgym.data.problems import Problems
 from healthgym.data.reading import read_table
@@ -107,7 +107,7 @@ def refuse_empty(num_rows: int, source: str) -> None:
 
 def _read_real(column: pd.Series, variable: Variable, problems: Problems) -> NDArray[np.float64]:
     """Return a real variable's values; NaN where missing."""
-    numbers = _numbers(column)
+    numbers = numbers_in(column)
     missing = column.isna().to_numpy()
 
     def note(wrong: NDArray[np.bool_], what: str, remedy: str) -> None:
@@ -126,15 +126,6 @@ def _read_real(column: pd.Series, variable: Variable, problems: Problems) -> NDA
         )
     _note_missing(missing, variable, problems)
     return numbers
-
-
-def _numbers(column: pd.Series) -> NDArray[np.float64]:
-    """Return numbers, NaN where there is none; a date is no number."""
-    if getattr(column.dtype, "kind", "") in "mMc":
-        return np.full(len(column), np.nan)
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(object)
-    return pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
 
 
 def _read_classes(column: pd.Series, variable: Variable, problems: Problems) -> "pd.Categorical[Any]":

@@ -2,6 +2,7 @@
 # make test        set up .venv and run the default tests (under 5 minutes on 2 cores)
 # make test-slow   kill tests and the like
 # make test-slurm  start a real two-node Slurm on this host (Debian, as root) and run the tests on it
+# make test-cuda   what needs a GPU
 # make test-image  build the image (minutes, as root), run the tests inside, and train in it on that Slurm
 # make bench       what it costs, against the published training step (under 8 minutes)
 # make lint types  what CI checks besides
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= runs/demo
 
-.PHONY: bench demo test test-slow test-slurm test-image lint types lock clean
+.PHONY: bench demo test test-slow test-cuda test-slurm test-image lint types lock clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -35,10 +36,13 @@ demo: $(INSTALLED)
 	@echo "The report is $(DEMO)/report/report.html; the loss curves are $(DEMO)/run/losses.png."
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow and not slurm"
+	$(BIN)/python -m pytest -m "not slow and not slurm and not cuda"
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m "slow and not slurm"
+	$(BIN)/python -m pytest -m "slow and not slurm and not cuda"
+
+test-cuda: $(INSTALLED)
+	$(BIN)/python -m pytest -m cuda
 
 # Here the absence of Slurm is an error; `make test` skips these tests.
 SLURM_DIR ?= /var/tmp/healthgym-slurm

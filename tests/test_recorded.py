@@ -190,7 +190,7 @@ def test_other_threads_may_pin_memory_while_a_graph_is_recorded() -> None:
     assert cuda.graph.call_args.kwargs["capture_error_mode"] == "thread_local"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_graphs_give_what_single_operations_give_on_a_gpu(name: str) -> None:
     device, sides = torch.device("cuda"), []
     run_config = parse(settings.RunConfig, {"system": tiny.SYSTEMS[name]}, "test")

@@ -80,7 +80,7 @@ unpack() {
 case "${1:-}" in
     base) base ;;
     build) build ;;
-    test) look && inside localhost/healthgym-test python -m pytest -p no:cacheprovider -m "not slow and not slurm" ;;
+    test) look && inside localhost/healthgym-test python -m pytest -p no:cacheprovider -m "not slow and not slurm and not cuda" ;;
     unpack) unpack "$2" ;;
     *) sed -n '2,15p' "$0" && exit 2 ;;
 esac

@@ -17,6 +17,7 @@ from healthgym.data import columns, stream
 from healthgym.data.columns import ColumnFile, in_memory, median, order_statistics, quantiles
 from healthgym.data.prepare import SplitSettings, prepare, prepare_parts
 from healthgym.data.reading import read_parts, read_table
+from healthgym.data.sequences import PreparedCohort
 from healthgym.data.sources import find_source
 from healthgym.data.transform import Transform
 from healthgym.errors import ConfigError, TableError
@@ -238,6 +239,18 @@ def test_an_index_of_any_kind_says_nothing(tmp_path: Path) -> None:
         wrong = frame.assign(Timestep=frame["Timestep"].astype(str).mask(frame.index == 7, "x"))
         with pytest.raises(TableError, match=r"row 7 \(x\)"):
             prepare(wrong.set_axis(index), schema, tmp_path / "r.h5", SPLIT)
+
+
+def test_binary_ids_are_text_and_lists_no_traceback(tmp_path: Path) -> None:
+    frame, schema, table = small_table(30, 4), small_schema(), tmp_path / "t.parquet"
+    for name, written in {"plain": int, "bytes": lambda i: str(i).encode(), "list": lambda i: [i]}.items():
+        frame.assign(PatientID=frame["PatientID"].map(written)).to_parquet(table)
+        prepare_parts(read_parts(table, schema, 50), schema, tmp_path / name, SPLIT)
+    ids = {
+        name: PreparedCohort.open(tmp_path / name).train.patient_ids for name in ("plain", "bytes", "list")
+    }
+    assert ids["bytes"].tolist() == ids["plain"].tolist()
+    assert ids["list"][0] == "[0]"
 
 
 def test_a_date_is_no_timestep(tmp_path: Path) -> None:

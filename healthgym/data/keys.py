@@ -76,6 +76,8 @@ def read_keys(frame: pd.DataFrame, schema: Schema, problems: Problems) -> KeyRow
     )
     if len(no_patient) or len(bad):
         return None
+    if pd.api.types.infer_dtype(patient) in ("bytes", "mixed"):  # Parquet also has binary text and lists
+        patient = patient.map(_as_text)
     codes, uniques = pd.factorize(patient)
     words = np.array([str(word) for word in uniques], dtype=object)
     numbers = patient_ids([words])
@@ -83,6 +85,10 @@ def read_keys(frame: pd.DataFrame, schema: Schema, problems: Problems) -> KeyRow
         words = numbers
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
     return KeyRows(words[codes[starts]], np.diff(starts, append=len(codes)), number.astype(np.int64))
+
+
+def _as_text(value: Any) -> str:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def numbers_in(column: pd.Series) -> NDArray[np.float64]:

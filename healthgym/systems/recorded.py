@@ -100,8 +100,8 @@ class RecordedSteps:
             except RuntimeError as error:
                 reason = " ".join(str(error).split())
                 raise ConfigError(
-                    f"This step cannot be recorded as a CUDA graph ({reason}). Nothing is lost: start the "
-                    f"same run again with training.cuda_graphs=false."
+                    f"This step cannot be recorded as a CUDA graph ({reason}). Start the same run again with "
+                    f"training.cuda_graphs=false: it goes on from the last checkpoint."
                 ) from error
         kind.repeat()
         self._system.count_step(kind.x_BTF)

@@ -253,6 +253,12 @@ def test_binary_ids_are_text_and_lists_no_traceback(tmp_path: Path) -> None:
     assert ids["list"][0] == "[0]"
 
 
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    frame = pd.concat([small_table(), small_table()[["dose"]]], axis=1)
+    with pytest.raises(TableError, match="column 'dose' stands twice in the table"):
+        prepare(frame, small_schema(), tmp_path / "p.h5", SPLIT)
+
+
 def test_a_date_is_no_timestep(tmp_path: Path) -> None:
     frame = small_table(30, 4)
     frame["Timestep"] = pd.to_datetime(frame["Timestep"], unit="D")

@@ -85,7 +85,7 @@ def read_rows(frame: pd.DataFrame, schema: Schema, problems: Problems) -> tuple[
 
 
 def check_columns(frame: pd.DataFrame, schema: Schema, source: str) -> None:
-    """Refuse a table that lacks a column."""
+    """Refuse a table that lacks a column, or has one twice."""
     declared = [schema.keys.patient, schema.keys.timestep, *(v.name for v in schema.variables)]
     absent = [name for name in declared if name not in frame]
     spare = [name for name in frame if name not in declared]
@@ -95,6 +95,9 @@ def check_columns(frame: pd.DataFrame, schema: Schema, source: str) -> None:
             f"which the schema '{schema.name}' declares. Rename or add what is meant, take it out of the "
             f"schema, or give the schema that belongs to this table."
         )
+    twice = [name for name in declared if (frame.columns == name).sum() > 1]
+    if twice:
+        raise TableError(f"{source}: column '{twice[0]}' stands twice in the table. Rename one.")
 
 
 def refuse_empty(num_rows: int, source: str) -> None:

@@ -23,7 +23,7 @@ def side_by_side(job: Callable[[Item], Result], items: Sequence[Item]) -> list[R
     """Return `job(item)` of each item: of two items at once if torch has two threads, else in turn.
 
     Args:
-        job: called without gradients; must not write what the other call reads or writes.
+        job: called without gradients; must not write what the other call reads or writes, nor call this.
         items: what to call it with.
     """
     threads = torch.get_num_threads()

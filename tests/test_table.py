@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tables import small_schema, small_table
 
 from healthgym.data.missing import Fills
+from healthgym.data.reading import read_parts
 from healthgym.data.table import check_rows, check_table, read_table
 from healthgym.errors import TableError
 from healthgym.schema import Schema, load_schema
@@ -333,6 +334,18 @@ def test_formats_agree(tmp_path: Path, name: str) -> None:
     read = read_table(path, small_schema())
     expected = check_table(frame, small_schema())
     pd.testing.assert_frame_equal(check_table(read, small_schema(), str(path)), expected, check_exact=True)
+
+
+def test_an_index_that_counts_rows_goes_on_from_part_to_part(tmp_path: Path) -> None:
+    frame = small_table()
+    frame["PatientID"] = 0
+    frame.index = pd.RangeIndex(5, 5 + 2 * len(frame), 2, name="Timestep")
+    frame.drop(columns="Timestep").to_parquet(tmp_path / "t.parquet")
+    parts = list(read_parts(tmp_path / "t.parquet", small_schema(), cells=12))
+    assert len(parts) > 2
+    assert pd.concat(parts)["Timestep"].tolist() == frame.index.tolist()
+    whole = read_table(tmp_path / "t.parquet", small_schema())
+    assert whole["Timestep"].tolist() == frame.index.tolist()
 
 
 def test_parquet_may_have_its_keys_in_the_index(tmp_path: Path) -> None:

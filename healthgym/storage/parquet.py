@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,9 +33,24 @@ def read_parquet_parts(
         columns = found if set(wanted) - set(found) <= set(spare) else None
         if not file.metadata.num_rows:
             yield _frame(file.read())
-        rows = max(1, cells // max(1, len(columns or names)))
+        rows, first = max(1, cells // max(1, len(columns or names))), 0
+        counted = _counted_index(file.schema_arrow)
         for batch in file.iter_batches(rows, columns=columns):
-            yield _frame(pa.Table.from_batches([batch]))
+            frame = _frame(pa.Table.from_batches([batch]))
+            for name, start, step in counted:
+                frame[name] = start + step * np.arange(first, first + len(frame))
+            first += len(frame)
+            yield frame
+
+
+def _counted_index(schema: pa.Schema) -> list[tuple[str, int, int]]:
+    """Return (name, start, step) of a named index that pandas left out of the file, since it counts rows."""
+    columns = (schema.pandas_metadata or {}).get("index_columns", [])
+    return [
+        (column["name"], column["start"], column["step"])
+        for column in columns
+        if isinstance(column, dict) and column.get("name")
+    ]
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

@@ -95,13 +95,15 @@ class _Columns:
     def put(self, decoded: Decoded, members_B: NDArray[np.int64]) -> None:
         """Place the kept timesteps of a batch's patients."""
         timestep_T = np.arange(decoded.codes_KTB.shape[1])
-        kept_BT = timestep_T < self._lengths_N[members_B, None]
+        kept_BT: Any = timestep_T < self._lengths_N[members_B, None]
         rows = (self._starts_N[members_B, None] + timestep_T)[kept_BT]
         where: Any = slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] + 1 == len(rows) else rows
+        if kept_BT.all():
+            kept_BT = ...  # a mask takes ten times as long
         for column, real_TB in zip(self._reals, decoded.reals_RTB, strict=True):
-            column[where] = real_TB.T[kept_BT]
+            column[where] = real_TB.T[kept_BT].ravel()
         for codes, code_TB in zip(self._codes, decoded.codes_KTB, strict=True):
-            codes[where] = code_TB.T[kept_BT]
+            codes[where] = code_TB.T[kept_BT].ravel()
 
     def finish(self, source: Source) -> dict[str, NDArray[Any]]:
         """Return raw reals and class indices, blank where the generated flag says "not measured"."""

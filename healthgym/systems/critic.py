@@ -37,7 +37,7 @@ class Critic(nn.Module):
         """
         B, T, F = x_BTF.shape
         # Features before patients, as the recurrent passes want them; N = T B columns.
-        x_FN = x_BTF.transpose(0, 1).reshape(T * B, F).t()
+        x_FN = x_BTF.permute(2, 1, 0).reshape(F, T * B)
         weight_HF = self.linear1.weight @ self.embedding.matrix_FE().t()
         h_HN = leaky_relu_(torch.addmm(self.linear1.bias.unsqueeze(1), weight_HF, x_FN), LEAK)
         h_HN = leaky_relu_(torch.addmm(self.linear2.bias.unsqueeze(1), self.linear2.weight, h_HN), LEAK)

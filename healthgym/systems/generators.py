@@ -33,8 +33,9 @@ class BiLSTMGenerator(nn.Module):
         """Return x_BTF: reals in (0, 1), each categorical block a distribution."""
         if z_BTZ.device.type == "cpu" and not torch.is_grad_enabled():
             maps = (self.linear1, self.linear2, self.linear3)
-            logits_TBF = stream_logits(z_BTZ, self.recurrent, maps, LEAK)
-            return stream_heads(logits_TBF, self.layout).transpose(0, 1)
+            logits_TFB = stream_logits(z_BTZ, self.recurrent, maps, LEAK)
+            # As the critic and decoding read it: feature by feature, patients side by side.
+            return stream_heads(logits_TFB, self.layout).permute(2, 1, 0)
         h = self.recurrent(z_BTZ.transpose(0, 1))
         h = leaky_relu(self.linear1(h), LEAK)
         h = leaky_relu(self.linear2(h), LEAK)

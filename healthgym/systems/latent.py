@@ -230,5 +230,8 @@ class BufferedLatent(UniformLatent):
     def _place(self, z_BTZ: Tensor, slot_B: Tensor | None) -> Tensor:
         if slot_B is None:
             return z_BTZ * self.scale_Z
-        # One pass over the noise, of which there is much: 60 x 128 numbers a patient.
-        return torch.addcmul(self.slots_MZ[slot_B].unsqueeze(1), z_BTZ, self.scale_Z)
+        # One pass over the noise, of which there is much (60 x 128 numbers a patient), which leaves it in the
+        # order in which a recurrent generator reads it.
+        placed_TBZ = torch.empty_like(z_BTZ.transpose(0, 1), memory_format=torch.contiguous_format)
+        torch.addcmul(self.slots_MZ[slot_B], z_BTZ.transpose(0, 1), self.scale_Z, out=placed_TBZ)
+        return placed_TBZ.transpose(0, 1)

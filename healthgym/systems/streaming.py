@@ -18,7 +18,7 @@ from healthgym.nn.recurrent import BiLSTM
 def stream_logits(
     z_BTZ: Tensor, recurrent: BiLSTM, maps: tuple[nn.Linear, nn.Linear, nn.Linear], leak: float
 ) -> Tensor:
-    """Return what the three affine maps make of the states of two LSTMs, shape (T, B, F).
+    """Return what the three affine maps make of the states of two LSTMs, shape (T, F, B).
 
     Args:
         z_BTZ: noise.
@@ -28,13 +28,14 @@ def stream_logits(
     """
     (B, T, Z), H = z_BTZ.shape, recurrent.hidden_dim
     weight_DKG, bias_D1G = _sigmoids_first(recurrent, H)
-    first, second, last = ((m.bias, m.weight.t()) for m in maps)
+    first, second = ((m.bias, m.weight.t()) for m in maps[:2])
+    last_bias_F1 = maps[2].bias.unsqueeze(1)
     zh_DBK = z_BTZ.new_zeros(2, B, Z + H)
     gates_DBG = z_BTZ.new_empty(2, B, 4 * H)
     forget, read, write, candidate = gates_DBG.split(H, -1)
     cell_DBH, squashed_DBH = z_BTZ.new_zeros(2, B, H), z_BTZ.new_empty(2, B, H)
     states_BDH = z_BTZ.new_empty(B, 2, H)
-    logits_TBF = z_BTZ.new_empty(T, B, maps[2].out_features)
+    logits_TFB = z_BTZ.new_empty(T, maps[2].out_features, B)
     for t in range(T):
         zh_DBK[0, :, :Z] = z_BTZ[:, t]
         zh_DBK[1, :, :Z] = z_BTZ[:, T - 1 - t]
@@ -47,21 +48,21 @@ def stream_logits(
         states_BDH.copy_(zh_DBK[..., Z:].transpose(0, 1))
         y_BH = leaky_relu_(torch.addmm(first[0], states_BDH.view(B, 2 * H), first[1]), leak)
         y_BH = leaky_relu_(torch.addmm(second[0], y_BH, second[1]), leak)
-        torch.addmm(last[0], y_BH, last[1], out=logits_TBF[t])
-    return logits_TBF
+        torch.addmm(last_bias_F1, maps[2].weight, y_BH.t(), out=logits_TFB[t])
+    return logits_TFB
 
 
-def stream_heads(logits_TBF: Tensor, layout: FeatureLayout) -> Tensor:
-    """Return sigmoid of the reals and softmax of each block, shape (T, B, F).
+def stream_heads(logits_TFB: Tensor, layout: FeatureLayout) -> Tensor:
+    """Return sigmoid of the reals and softmax of each block, shape (F, T, B).
 
     A softmax along an axis of two to thirteen classes costs five times as much as one across planes.
     """
-    x_FTB = logits_TBF.permute(2, 0, 1).contiguous()
+    x_FTB = logits_TFB.transpose(0, 1).contiguous()
     x_FTB[: layout.num_reals].sigmoid_()
     for span in layout.spans:
         block_CTB = x_FTB[span]
         block_CTB.sub_(block_CTB.amax(0)).exp_().div_(block_CTB.sum(0))
-    return x_FTB.permute(1, 2, 0).contiguous()
+    return x_FTB
 
 
 def _sigmoids_first(recurrent: BiLSTM, H: int) -> tuple[Tensor, Tensor]:

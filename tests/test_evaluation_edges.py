@@ -115,14 +115,20 @@ def test_groups_that_nobody_holds_often_are_not_judged() -> None:
     assert "0.5% of real patients" in found.reason
 
 
+def utility_among_the_lucky(setting: str, key: str) -> Figure:
+    """Return a figure on patients whose events are luck: nothing can be learned of them."""
+    real, holdout, synthetic = (
+        source(lucky(patients(seed, count))) for seed, count in ((1, 300), (2, 150), (3, 300))
+    )
+    return figure(utility.section(compare(SCHEMA, config(setting), real, holdout, synthetic)), key)
+
+
 def test_policies_that_real_halves_do_not_agree_on_are_not_judged() -> None:
     policy = (
         "policies=[{name: drug, schema: toy, action: drug, num_states: 20, "
         "reward: [{when: {variable: rate, above: 80}, weight: 1}]}]"
     )
-    sets = [source(lucky(patients(seed, count))) for seed, count in ((1, 300), (2, 150), (3, 300))]
-    section = utility.section(compare(SCHEMA, config(policy), sets[0], sets[1], sets[2]))
-    found = figure(section, "utility.policy_disagreement:drug")
+    found = utility_among_the_lucky(policy, "utility.policy_disagreement:drug")
     assert found.verdict is Verdict.NOT_JUDGED
     assert "every cohort would pass" in found.reason
 
@@ -132,10 +138,7 @@ def test_an_event_that_real_patients_do_not_teach_is_not_judged() -> None:
         "endpoints=[{name: luck, schema: toy, event: {variable: rate, above: 80}, history: 4, "
         "window: [8, 8]}]"
     )
-
-    sets = [source(lucky(patients(seed, count))) for seed, count in ((1, 300), (2, 150), (3, 300))]
-    section = utility.section(compare(SCHEMA, config(endpoint), sets[0], sets[1], sets[2]))
-    found = figure(section, "utility.endpoint:luck")
+    found = utility_among_the_lucky(endpoint, "utility.endpoint:luck")
     assert found.verdict is Verdict.NOT_JUDGED
     assert "Even real patients do not teach" in found.reason
 

@@ -235,10 +235,6 @@ def adjoint_tangent(
 ) -> None:
     """Compute d/de of a stream's adjoint pass at x + e v, with dh held fixed.
 
-    With q the gradient of a gate after its squashing, the gradient before it is squash'(a) q, whose
-    tangent is squash'(a) q_dot + squash''(a) a_dot q. Since the gate's own tangent is squash'(a) a_dot,
-    the second term is (1 - 2 gate) gate_dot q for a sigmoid and -2 gate gate_dot q for a tanh.
-
     Args:
         tape, grads, dots: of the forward, adjoint and tangent passes.
         weight_GK: of the stream.
@@ -251,45 +247,69 @@ def adjoint_tangent(
     outs[T].h.zero_()
     for t in reversed(range(T)):
         now, grad, dot, out, out_after, bend = tape[t], grads[t], dots[t], outs[t], outs[t + 1], bends[0]
-        dh, dh_dot, ds, ds_dot = grads[t + 1].h, out_after.h, grad.cell, out.cell
+        dh, dh_dot = grads[t + 1].h, out_after.h
 
         # Cell: ds = dh o (1 - c c) + ds_(t+1) f_(t+1)
         torch.mul(dh, dot.output, out=bend.cell)
         bend.cell.addcmul_(dh_dot, now.output)
-        _tanh_grad(bend.cell, now.tanh_cell, grad_input=ds_dot)
+        _tanh_grad(bend.cell, now.tanh_cell, grad_input=out.cell)
         torch.mul(now.tanh_cell, dot.tanh_cell, out=bend.cell)
-        ds_dot.addcmul_(grad.tanh_cell, bend.cell, value=-2)
+        out.cell.addcmul_(grad.tanh_cell, bend.cell, value=-2)
         if t < T - 1:
-            ds_dot.addcmul_(out_after.cell, tape[t + 1].forget)
-            ds_dot.addcmul_(grads[t + 1].cell, dots[t + 1].forget)
+            out.cell.addcmul_(out_after.cell, tape[t + 1].forget)
+            out.cell.addcmul_(grads[t + 1].cell, dots[t + 1].forget)
 
-        # Gates: q is ds s_(t-1), ds g, ds i, dh c. First squash'(a) q_dot in `out`, q in `bend`
-        if t > 0:
-            torch.mul(ds_dot, tape[t - 1].cell, out=out.forget).addcmul_(ds, dots[t - 1].cell)
-            torch.mul(ds, tape[t - 1].cell, out=bend.forget)
-        else:
-            out.forget.zero_()
-            bend.forget.zero_()
-        torch.mul(ds_dot, now.candidate, out=out.input).addcmul_(ds, dot.candidate)
-        torch.mul(ds, now.candidate, out=bend.input)
-        _sigmoid_grad(out.forget_input, now.forget_input, grad_input=out.forget_input)
-        torch.mul(ds_dot, now.input, out=out.candidate).addcmul_(ds, dot.input)
-        torch.mul(ds, now.input, out=bend.candidate)
-        _tanh_grad(out.candidate, now.candidate, grad_input=out.candidate)
-        torch.mul(dh_dot, now.tanh_cell, out=out.output).addcmul_(dh, dot.tanh_cell)
-        torch.mul(dh, now.tanh_cell, out=bend.output)
-        _sigmoid_grad(out.output, now.output, grad_input=out.output)
-
-        # then the second term: gate_dot q, less twice its product with the gate
-        bend.gates.mul_(dot.gates)
-        out.gates.addcmul_(bend.gates, now.gates, value=-2)
-        out.forget_input.add_(bend.forget_input)
-        out.output.add_(bend.output)
-
+        before = (tape[t - 1].cell, dots[t - 1].cell) if t > 0 else None
+        _gates_of_adjoint_tangent(now, dot, out, bend, (dh, dh_dot), (grad.cell, out.cell), before)
         _back_through_affine(t, out, weight_KG, I)
         _write(dx_dot[t], out.x.mT, add)
         _add_product(dweight_GK, out.gates, now, t, I)
         dbias_G.add_(out.gates.sum(-1))
+
+
+def _gates_of_adjoint_tangent(
+    now: Step,
+    dot: Step,
+    out: Step,
+    bend: Step,
+    output_gradient: tuple[Tensor, Tensor],
+    cell_gradient: tuple[Tensor, Tensor],
+    cell_before: tuple[Tensor, Tensor] | None,
+) -> None:
+    """Compute the tangents of the gates' gradients, into `out`.
+
+    With q the gradient of a gate after its squashing, the gradient before it is squash'(a) q, whose
+    tangent is squash'(a) q_dot + squash''(a) a_dot q. Since the gate's own tangent is squash'(a) a_dot,
+    the second term is (1 - 2 gate) gate_dot q for a sigmoid and -2 gate gate_dot q for a tanh.
+
+    Args:
+        now, dot: the step of the forward and tangent passes.
+        out, bend: the step to fill, and one to work in.
+        output_gradient, cell_gradient: dh and ds, each with its tangent.
+        cell_before: s_(t-1) and its tangent; None at the first step.
+    """
+    (dh, dh_dot), (ds, ds_dot) = output_gradient, cell_gradient
+    # q is ds s_(t-1), ds g, ds i, dh c. First squash'(a) q_dot in `out`, q in `bend`
+    if cell_before:
+        torch.mul(ds_dot, cell_before[0], out=out.forget).addcmul_(ds, cell_before[1])
+        torch.mul(ds, cell_before[0], out=bend.forget)
+    else:
+        out.forget.zero_()
+        bend.forget.zero_()
+    torch.mul(ds_dot, now.candidate, out=out.input).addcmul_(ds, dot.candidate)
+    torch.mul(ds, now.candidate, out=bend.input)
+    _sigmoid_grad(out.forget_input, now.forget_input, grad_input=out.forget_input)
+    torch.mul(ds_dot, now.input, out=out.candidate).addcmul_(ds, dot.input)
+    torch.mul(ds, now.input, out=bend.candidate)
+    _tanh_grad(out.candidate, now.candidate, grad_input=out.candidate)
+    torch.mul(dh_dot, now.tanh_cell, out=out.output).addcmul_(dh, dot.tanh_cell)
+    torch.mul(dh, now.tanh_cell, out=bend.output)
+    _sigmoid_grad(out.output, now.output, grad_input=out.output)
+    # then the second term: gate_dot q, less twice its product with the gate
+    bend.gates.mul_(dot.gates)
+    out.gates.addcmul_(bend.gates, now.gates, value=-2)
+    out.forget_input.add_(bend.forget_input)
+    out.output.add_(bend.output)
 
 
 def _write(target: Tensor, value: Tensor, add: bool) -> None:

@@ -89,9 +89,8 @@ class DiffusionSystem(System):
         self.trained_length = max(self.trained_length, x_BTF.shape[1])
 
     def step_kind(self, x_BTF: Tensor) -> Hashable | None:
-        whole = self.share.whole(self.share.parts(len(x_BTF)))
         # float16's scaler decides in Python whether a step is taken.
-        return tuple(x_BTF.shape) if whole and not self.scaler.is_enabled() else None
+        return None if self.scaler.is_enabled() else tuple(x_BTF.shape)
 
     def _backward(self, x_BFP: Tensor, mask_B1P: Tensor, draws: Draws, weight: float) -> dict[str, Tensor]:
         """Add a part's gradients to the denoiser's; return its losses.

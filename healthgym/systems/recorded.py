@@ -83,8 +83,8 @@ class RecordedSteps:
 
     def __call__(self, x_BTF: Tensor, draws: Draws) -> Losses:
         """Do what `System.train_step` does; the losses stand until the next step."""
-        name = self._system.step_kind(x_BTF)
-        if name is None:
+        share, name = self._system.share, self._system.step_kind(x_BTF)
+        if name is None or not share.whole(share.parts(len(x_BTF))):
             return self._system.train_step(x_BTF, draws)
         kind = self._kinds.setdefault(name, _Kind(torch.empty_like(x_BTF)))
         kind.x_BTF.copy_(x_BTF)

@@ -70,8 +70,7 @@ class WGANSystem(System):
 
     def step_kind(self, x_BTF: Tensor) -> Hashable | None:
         latent = self.latent.step_kind(len(x_BTF))
-        whole = self.share.whole(self.share.parts(len(x_BTF)))
-        return (tuple(x_BTF.shape), latent) if whole and latent is not None else None
+        return None if latent is None else (tuple(x_BTF.shape), latent)
 
     def sample(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
         with torch.no_grad():

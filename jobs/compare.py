@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", type=Path, required=True, help="folder for compare.html, cohorts and reports")
     add("--patients", type=int, default=2000, help="patients in each synthetic cohort (2000)")
     add("--seed", type=int, default=0, help="of the cohorts (0)")
-    add("--batch-size", type=int, default=256, help="patients sampled at once (256)")
+    add("--batch-size", type=int, default=512, help="patients sampled at once (512)")
     add("--config", type=Path, default=_THRESHOLDS, help="settings and thresholds (YAML)")
     add("--sampling", action="append", default=[], metavar="KEY=VALUE", help="e.g. system.sampler.kind=dpmpp")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")

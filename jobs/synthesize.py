@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--compression", help="hdf5: gzip, lzf, none; parquet: zstd, snappy, gzip, none")
     parser.add_argument("--seed", type=int, help="of the cohort (0)")
     parser.add_argument("--patients-per-shard", type=int, help="patients in one file (4096)")
-    parser.add_argument("--batch-size", type=int, help="patients sampled at once (256; GPU: a shard)")
+    parser.add_argument("--batch-size", type=int, help="patients sampled at once (512; GPU: a shard)")
     parser.add_argument("--timesteps", type=int, help="of each patient; else as the training patients have")
     parser.add_argument("--set", dest="settings", action="append", help="e.g. system.sampler.kind=dpmpp")
     parser.add_argument("--matmul-precision", help="highest (default), high or medium: faster, less exact")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from healthgym.errors import ConfigError
 from healthgym.layout import FeatureLayout
+from healthgym.nn import attention
 from healthgym.nn.attention import ResidualLinear, SelfAttentionBlock
 from healthgym.systems.transformer import TransformerGenerator
 
@@ -36,6 +37,14 @@ def test_block_is_attention_scaled_by_the_model_width(length: int, heads: int, s
     x = torch.randn(2, length, 8, dtype=torch.float64)
     expected = torch.stack([_by_hand(block, row) for row in x])
     torch.testing.assert_close(block(x), expected)
+
+
+def test_fused_attention_equals_that_of_heads_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    block, x = SelfAttentionBlock(8, 2).double(), torch.randn(3, 5, 8, dtype=torch.float64)
+    in_turn = block(x)
+    monkeypatch.setattr(attention, "_by_heads", lambda x_BTH: False)
+    torch.testing.assert_close(block(x), in_turn, rtol=1e-12, atol=1e-14)
 
 
 def test_scale_is_not_that_of_a_head() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from healthgym.config import DiffusionConfig
 from healthgym.errors import ConfigError, SamplingError
 from healthgym.layout import FeatureLayout
+from healthgym.systems import diffusion
 from healthgym.systems.base import Draws, PositionDraws
 from healthgym.systems.diffusion import DiffusionSystem
 from healthgym.systems.samplers import ancestral_step, constant_level
@@ -317,6 +318,19 @@ def test_published_start_is_standard_normal() -> None:
     start = system._candidates(8, 0, list(range(2000)), 0)
     assert float(start.mean()) == pytest.approx(0, abs=0.02)
     assert float(start.std()) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler["kind"])
+def test_medium_precision_rounds_the_network_alone(
+    sampler: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = make(sampler=sampler, guardrail={"kind": "clamp"})
+    exact = system.sample(7, seed=1, first_patient=0, num_patients=16)
+    monkeypatch.setattr(diffusion, "bfloat16_is_wanted", lambda device: True)
+    rounded = system.sample(7, seed=1, first_patient=0, num_patients=16)
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().mean() < 0.02
+    assert len(rounded.unique()) > 0.5 * len(exact.unique())  # no grid of eight bits
 
 
 def test_shorter_patients_are_cut_from_the_trained_canvas() -> None:

@@ -32,7 +32,7 @@ def compare_runs(
     patients: int,
     holdout: Path | None = None,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int = 512,
     overrides: Sequence[str] = (),
     sampling: Sequence[str] = (),
 ) -> list[Judged]:

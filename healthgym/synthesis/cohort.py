@@ -44,7 +44,7 @@ class SynthesisRequest(StrictModel):
         patients: how many, in the whole cohort.
         seed: of the cohort.
         file_format, compression, patients_per_shard, batch_size, timesteps, settings, matmul_precision: see
-            `SynthesisPlan`; no compression means the format's default, no batch size what is fast: 256
+            `SynthesisPlan`; no compression means the format's default, no batch size what is fast: 512
             on a CPU, a whole shard on CUDA.
         device: `auto` is that of the cohort begun in `out`, else CUDA where there is one.
         workers: processes; by default one per granted core, and one on CUDA.
@@ -145,7 +145,7 @@ def make_plan(
     """Return what decides the bytes of the cohort that is asked for."""
     values = request.model_dump(include=set(SynthesisPlan.model_fields) & set(SynthesisRequest.model_fields))
     values["compression"] = request.compression or COMPRESSIONS[request.file_format][0]
-    values["batch_size"] = request.batch_size or {"cpu": 256, "cuda": request.patients_per_shard}[device]
+    values["batch_size"] = request.batch_size or {"cpu": 512, "cuda": request.patients_per_shard}[device]
     fixed = {"checkpoint_sha256": checkpoint_sha256, "num_patients": request.patients, "device": device}
     return parse(SynthesisPlan, values | fixed, "synthesis")
 

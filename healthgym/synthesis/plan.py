@@ -43,7 +43,7 @@ class SynthesisPlan(StrictModel):
     seed: int = 0
     num_patients: Positive
     patients_per_shard: Positive = 4096
-    batch_size: Positive = 256
+    batch_size: Positive = 512
     file_format: FileFormat = "hdf5"
     compression: Compression = "gzip"
     timesteps: Positive | Literal["training"] = "training"

@@ -21,6 +21,7 @@ from healthgym import seeds
 from healthgym.config import DiffusionConfig
 from healthgym.errors import ConfigError
 from healthgym.layout import FeatureLayout
+from healthgym.nn.precision import bfloat16_is_wanted
 from healthgym.nn.unet import UNet1d, shape_table
 from healthgym.systems.base import Draws, State, System
 from healthgym.systems.guardrail import build_guardrail, give_up
@@ -203,7 +204,7 @@ class DiffusionSystem(System):
         canvas = self.canvas(whole)
         streams = [seeds.stream(seed, "synthesis", patient, attempt) for patient in patients]
         num_reals = self.layout.num_reals
-        network = self.average or self.denoiser
+        network, rounded = self.average or self.denoiser, bfloat16_is_wanted(self.device)
 
         def draw() -> Tensor:
             x_BFP = torch.empty(len(patients), self.layout.num_features, canvas)
@@ -213,7 +214,8 @@ class DiffusionSystem(System):
 
         def denoise(x_BFP: Tensor, level: int) -> Prediction:
             level_B = constant_level(level, x_BFP)
-            eps_BFP = network(x_BFP, level_B)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=rounded):
+                eps_BFP = network(x_BFP, level_B).to(x_BFP.dtype)
             clean_BFP = self.schedule.remove_noise(x_BFP, eps_BFP, level_B)
             reals_BRT = clean_BFP[:, :num_reals, :whole]
             corrected_BRT = self.guardrail.correct(reals_BRT) if num_reals else reals_BRT

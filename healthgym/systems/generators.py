@@ -9,7 +9,9 @@ from torch.nn.functional import leaky_relu
 
 from healthgym.layout import FeatureLayout
 from healthgym.nn.heads import apply_heads
+from healthgym.nn.precision import bfloat16_is_wanted
 from healthgym.nn.recurrent import BiLSTM
+from healthgym.systems.bfloat16 import bfloat16_logits
 from healthgym.systems.streaming import stream_heads, stream_logits
 
 LEAK = 0.1
@@ -33,9 +35,11 @@ class BiLSTMGenerator(nn.Module):
         """Return x_BTF: reals in (0, 1), each categorical block a distribution."""
         if z_BTZ.device.type == "cpu" and not torch.is_grad_enabled():
             maps = (self.linear1, self.linear2, self.linear3)
-            logits_TFB = stream_logits(z_BTZ, self.recurrent, maps, LEAK)
+            rounded = z_BTZ.dtype == torch.float32 and bfloat16_is_wanted(z_BTZ.device)
+            make_logits = bfloat16_logits if rounded else stream_logits
+            logits_FTB = make_logits(z_BTZ, self.recurrent, maps, LEAK)
             # As the critic and decoding read it: feature by feature, patients side by side.
-            return stream_heads(logits_TFB, self.layout).permute(2, 1, 0)
+            return stream_heads(logits_FTB, self.layout).permute(2, 1, 0)
         h = self.recurrent(z_BTZ.transpose(0, 1))
         h = leaky_relu(self.linear1(h), LEAK)
         h = leaky_relu(self.linear2(h), LEAK)

@@ -4,7 +4,10 @@ Step t of the output needs both streams' state t only, so that the affine maps f
 and the states of T timesteps are never kept: what is worked on stays in the cache, and memory does not
 grow with T beyond noise and features.
 
-Shapes: B batch, T timesteps, Z noise, H hidden, G = 4H gates, K = Z + H, D = 2 streams, F features.
+A bias is a column of its weights, applied to a row of ones: a bias that a product adds by itself costs one
+more pass, which fills the output with it. The states of both streams share a row of ones, between them.
+
+Shapes: B batch, T timesteps, Z noise, H hidden, K = Z + H, G = 4H gates, D = 2 streams, F features.
 """
 
 import torch
@@ -18,56 +21,62 @@ from healthgym.nn.recurrent import BiLSTM
 def stream_logits(
     z_BTZ: Tensor, recurrent: BiLSTM, maps: tuple[nn.Linear, nn.Linear, nn.Linear], leak: float
 ) -> Tensor:
-    """Return what the three affine maps make of the states of two LSTMs, shape (T, F, B).
+    """Return what the three affine maps make of the states of two LSTMs, shape (F, T, B).
 
     Args:
-        z_BTZ: noise.
+        z_BTZ: noise; read fastest where each timestep of it lies in one piece.
         recurrent: two LSTMs, the second over reversed time.
         maps: applied to each timestep's two states, LeakyReLU between them.
         leak: slope of the LeakyReLU below zero.
     """
     (B, T, Z), H = z_BTZ.shape, recurrent.hidden_dim
-    weight_DKG, bias_D1G = _sigmoids_first(recurrent, H)
-    first, second = ((m.bias, m.weight.t()) for m in maps[:2])
-    last_bias_F1 = maps[2].bias.unsqueeze(1)
-    zh_DBK = z_BTZ.new_zeros(2, B, Z + H)
-    gates_DBG = z_BTZ.new_empty(2, B, 4 * H)
-    forget, read, write, candidate = gates_DBG.split(H, -1)
-    cell_DBH, squashed_DBH = z_BTZ.new_zeros(2, B, H), z_BTZ.new_empty(2, B, H)
-    states_BDH = z_BTZ.new_empty(B, 2, H)
-    logits_TFB = z_BTZ.new_empty(T, maps[2].out_features, B)
+    weight_DGK, bias_DG1 = _sigmoids_first(recurrent)
+    noise_0, noise_1 = weight_DGK[..., :Z].contiguous()
+    state_0 = torch.cat([weight_DGK[0, :, Z:], bias_DG1[0]], 1)
+    state_1 = torch.cat([bias_DG1[1], weight_DGK[1, :, Z:]], 1)
+    first = torch.cat([maps[0].weight[:, :H], maps[0].bias.unsqueeze(1), maps[0].weight[:, H:]], 1)
+    second, third = (torch.cat([each.weight, each.bias.unsqueeze(1)], 1) for each in maps[1:])
+
+    states = z_BTZ.new_zeros(2 * H + 1, B)
+    states[H] = 1
+    states_0, states_1 = states[: H + 1], states[H:]
+    h_DHB = states.as_strided((2, H, B), ((H + 1) * B, B, 1))
+    gates_DGB, squashed_DHB = z_BTZ.new_empty(2, 4 * H, B), z_BTZ.new_empty(2, H, B)
+    gates_0, gates_1 = gates_DGB
+    sigmoids, (forget, read, write, candidate) = gates_DGB[:, : 3 * H], gates_DGB.split(H, 1)
+    cell_DHB = z_BTZ.new_zeros(2, H, B)
+    after_first, after_second = (z_BTZ.new_ones(len(weight) + 1, B) for weight in (first, second))
+    y_1, y_2 = after_first[:-1], after_second[:-1]
+    logits_FTB = z_BTZ.new_empty(len(third), T, B)
+    steps_ZB = [z_BZ.t() for z_BZ in z_BTZ.unbind(1)]
     for t in range(T):
-        zh_DBK[0, :, :Z] = z_BTZ[:, t]
-        zh_DBK[1, :, :Z] = z_BTZ[:, T - 1 - t]
-        torch.baddbmm(bias_D1G, zh_DBK, weight_DKG, out=gates_DBG)
-        gates_DBG[..., : 3 * H].sigmoid_()
+        torch.mm(noise_0, steps_ZB[t], out=gates_0).addmm_(state_0, states_0)
+        torch.mm(noise_1, steps_ZB[T - 1 - t], out=gates_1).addmm_(state_1, states_1)
+        sigmoids.sigmoid_()
         candidate.tanh_()
-        cell_DBH.mul_(forget).addcmul_(read, candidate)
-        torch.tanh(cell_DBH, out=squashed_DBH)
-        torch.mul(write, squashed_DBH, out=zh_DBK[..., Z:])
-        states_BDH.copy_(zh_DBK[..., Z:].transpose(0, 1))
-        y_BH = leaky_relu_(torch.addmm(first[0], states_BDH.view(B, 2 * H), first[1]), leak)
-        y_BH = leaky_relu_(torch.addmm(second[0], y_BH, second[1]), leak)
-        torch.addmm(last_bias_F1, maps[2].weight, y_BH.t(), out=logits_TFB[t])
-    return logits_TFB
+        cell_DHB.mul_(forget).addcmul_(read, candidate)
+        torch.tanh(cell_DHB, out=squashed_DHB)
+        torch.mul(write, squashed_DHB, out=h_DHB)
+        leaky_relu_(torch.mm(first, states, out=y_1), leak)
+        leaky_relu_(torch.mm(second, after_first, out=y_2), leak)
+        torch.mm(third, after_second, out=logits_FTB[:, t])
+    return logits_FTB
 
 
-def stream_heads(logits_TFB: Tensor, layout: FeatureLayout) -> Tensor:
-    """Return sigmoid of the reals and softmax of each block, shape (F, T, B).
+def stream_heads(logits_FTB: Tensor, layout: FeatureLayout) -> Tensor:
+    """Turn logits into the sigmoid of the reals and the softmax of each block, in place.
 
     A softmax along an axis of two to thirteen classes costs five times as much as one across planes.
     """
-    x_FTB = logits_TFB.transpose(0, 1).contiguous()
-    x_FTB[: layout.num_reals].sigmoid_()
+    logits_FTB[: layout.num_reals].sigmoid_()
     for span in layout.spans:
-        block_CTB = x_FTB[span]
+        block_CTB = logits_FTB[span]
         block_CTB.sub_(block_CTB.amax(0)).exp_().div_(block_CTB.sum(0))
-    return x_FTB
+    return logits_FTB
 
 
-def _sigmoids_first(recurrent: BiLSTM, H: int) -> tuple[Tensor, Tensor]:
-    """Return weights (D, K, G) and biases (D, 1, G), gates as forget, input, output, candidate."""
+def _sigmoids_first(recurrent: BiLSTM) -> tuple[Tensor, Tensor]:
+    """Return weights (D, G, K) and biases (D, G, 1), gates as forget, input, output, candidate."""
+    H, bias_DG = recurrent.hidden_dim, recurrent.input_bias_DG + recurrent.hidden_bias_DG
     order = torch.cat([torch.arange(2 * H), torch.arange(3 * H, 4 * H), torch.arange(2 * H, 3 * H)])
-    bias_DG = recurrent.input_bias_DG + recurrent.hidden_bias_DG
-    weight_DKG = recurrent.weight_DGK[:, order].transpose(1, 2).contiguous()
-    return weight_DKG, bias_DG[:, order].unsqueeze(1)
+    return recurrent.weight_DGK[:, order], bias_DG[:, order].unsqueeze(-1)

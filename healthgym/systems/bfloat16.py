@@ -1,0 +1,48 @@
+"""The recurrent generator on a CPU with products of bfloat16, when no gradient is wanted.
+
+Only torch's own LSTM keeps bfloat16 weights in the form in which a processor multiplies them: products of
+float32 that are rounded on the way cost twice as much. Noise, weights and states are rounded to eight bits
+of mantissa, as `medium` rounds what it multiplies; so are the outputs of the affine maps but the last.
+
+Shapes: B batch, T timesteps, Z noise, H hidden, I inputs, K = I + H, G = 4H gates, F features.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu_, linear
+
+from healthgym.nn.recurrent import BiLSTM
+
+
+def bfloat16_logits(
+    z_BTZ: Tensor, recurrent: BiLSTM, maps: tuple[nn.Linear, nn.Linear, nn.Linear], leak: float
+) -> Tensor:
+    """Return what `stream_logits` returns, float32 (F, T, B), computed in bfloat16."""
+    z_TBZ = z_BTZ.transpose(0, 1).bfloat16().contiguous()
+    (T, B, _), H = z_TBZ.shape, recurrent.hidden_dim
+    states = [
+        _states(x_TBZ, *(weights[stream] for weights in _weights(recurrent))).view(T * B, H)
+        for stream, x_TBZ in enumerate((z_TBZ, z_TBZ.flip(0)))
+    ]
+    first, second = ((each.weight.bfloat16(), each.bias.bfloat16()) for each in maps[:2])
+    weight_0, weight_1 = first[0].split(H, 1)
+    y = linear(states[0], weight_0.contiguous(), first[1]).addmm_(states[1], weight_1.t())
+    y = leaky_relu_(linear(leaky_relu_(y, leak), *second), leak)
+    # The features themselves are not rounded: reals would lie on a grid, and classes tie.
+    return torch.addmm(maps[2].bias.unsqueeze(1), maps[2].weight, y.float().t()).view(-1, T, B)
+
+
+def _weights(recurrent: BiLSTM) -> tuple[Tensor, Tensor, Tensor]:
+    """Return weights (D, G, I) and (D, G, H) and biases (D, G), gates in torch's order."""
+    H, bias_DG = recurrent.hidden_dim, recurrent.input_bias_DG + recurrent.hidden_bias_DG
+    order = torch.cat([torch.arange(H, 2 * H), torch.arange(H), torch.arange(2 * H, 4 * H)])
+    input_DGI, hidden_DGH = recurrent.weight_DGK[:, order].bfloat16().split([recurrent.input_dim, H], -1)
+    return input_DGI.contiguous(), hidden_DGH.contiguous(), bias_DG[:, order].bfloat16()
+
+
+def _states(x_TBI: Tensor, input_GI: Tensor, hidden_GH: Tensor, bias_G: Tensor) -> Tensor:
+    """Return h_TBH of one stream."""
+    zero_1BH = x_TBI.new_zeros(1, x_TBI.shape[1], hidden_GH.shape[1])
+    weights = (input_GI, hidden_GH, bias_G, torch.zeros_like(bias_G))
+    h_TBH: Tensor = torch.lstm(x_TBI, (zero_1BH, zero_1BH), weights, True, 1, 0.0, False, False, False)[0]
+    return h_TBH

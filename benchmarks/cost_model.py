@@ -136,7 +136,7 @@ def step_flops(system: str, features: int, batch: int, length: int) -> float:
     """Return the floating-point operations of the products of a training step."""
     if system == "v3":
         return 3 * 2.0 * batch * unet_products(features, -(-length // 8) * 8)  # forward, and twice backward
-    flops = operations_needed(layout_of(features), batch, length, CRITIC_UPDATES)
+    flops = operations_needed("v2", layout_of(features), batch, length)
     if system == "v2.5":
         # Per timestep; the last term, of length T, is attention's quadratic part.
         lstm = 2 * 4 * HIDDEN * 2 * HIDDEN + 3 * HIDDEN**2 + HIDDEN * features

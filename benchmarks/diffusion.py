@@ -13,51 +13,16 @@ from typing import Any
 
 import measure
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from published_diffusion import PlainUNet
+from torch import Tensor
 
 from healthgym.config import DiffusionConfig
 from healthgym.layout import FeatureLayout
-from healthgym.nn.unet import ResidualBlock, UNet1d, fit_length
 from healthgym.systems.build import build_system
 from healthgym.systems.diffusion import DiffusionSystem
 
 # ART for HIV, all 13 variables: 37 features.
 LAYOUT = FeatureLayout(3, (2, 4, 6, 4, 4, 6, 2, 2, 2, 2), (2, 4, 4, 4, 4, 4, 2, 2, 2, 2))
-
-
-class PlainUNet:
-    """The forward pass of v3's U-Net as it reads on paper.
-
-    Args:
-        ours: whose weights it takes.
-    """
-
-    def __init__(self, ours: UNet1d) -> None:
-        self.ours = ours
-
-    def __call__(self, x_BFT: Tensor, level_B: Tensor) -> Tensor:
-        """Return eps_BFT."""
-        net, skips = self.ours, []
-        hidden = net.enter(x_BFT.transpose(1, 2)).transpose(1, 2)
-        for film, block, down in zip(net.down_film, net.down_block, net.down, strict=True):
-            hidden = _residual(block, hidden, film(level_B))
-            skips.append(hidden)
-            hidden = nn.Conv1d.forward(down, hidden)
-        for block in net.middle_block:
-            hidden = _residual(block, hidden, net.middle_film(level_B))
-        for up, film, block in zip(net.up, net.up_film, net.up_block, strict=True):
-            skip = skips.pop()
-            hidden = fit_length(nn.ConvTranspose1d.forward(up, hidden), skip.shape[-1]) + skip
-            hidden = _residual(block, hidden, film(level_B))
-        out: Tensor = net.leave(nn.Conv1d.forward(net.out_conv, hidden).transpose(1, 2)).transpose(1, 2)
-        return out
-
-
-def _residual(block: ResidualBlock, x_BCT: Tensor, film: tuple[Tensor, Tensor]) -> Tensor:
-    gamma, beta = (part.squeeze(-1) for part in film)
-    hidden = nn.Conv1d.forward(block.conv1, F.silu(block.norm1(x_BCT) * (1 + gamma) + beta))
-    return x_BCT + nn.Conv1d.forward(block.conv2, F.silu(block.norm2(hidden)))
 
 
 def make_system(width: int, steps: int | None) -> DiffusionSystem:

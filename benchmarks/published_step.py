@@ -1,4 +1,4 @@
-"""The published v1 and v2 training step, written plainly: what ours is measured against.
+"""The published v1, v2 and v2.5 training step, written plainly: what ours is measured against.
 
 The mathematics and its order follow the published Health Gym notebooks (Kuo et al., *Scientific Data* 2022
 and *J. Biomedical Informatics* 2023): two LSTM modules walked by a Python loop and differentiated twice by
@@ -6,8 +6,10 @@ autograd, a soft embedding block by block, one sum of three critic losses, fakes
 graph in critic steps, critic weight gradients in the generator step. In one thing it is kinder than it
 might be: the gradient penalty starts from detached features.
 
-Shapes: B batch, T timesteps, Z noise, H hidden, F features, E embedded, M slots.
+Shapes: B batch, T timesteps, Z noise, H hidden, F features, E embedded, M slots, A heads.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from torch.nn.functional import leaky_relu, mse_loss, softmax
 from healthgym.layout import FeatureLayout
 from healthgym.systems.base import Draws
 from healthgym.systems.latent import BufferedLatent
+from healthgym.systems.transformer import TransformerGenerator
 from healthgym.systems.wgan import WGANSystem
 
 
@@ -57,10 +60,55 @@ class Generator(nn.Module):
         h = torch.cat([self.rnn_f(z_BTZ)[0], self.rnn_r(torch.flip(z_BTZ, [1]))[0]], -1)
         h = leaky_relu(self.linear1(h), 0.1)
         h = leaky_relu(self.linear2(h), 0.1)
-        logits = self.linear3(h)
-        blocks = [torch.sigmoid(logits[..., : self.layout.num_reals])]
-        blocks += [softmax(logits[..., span], -1) for span in self.layout.spans]
-        return torch.cat(blocks, -1)
+        return heads(self.linear3(h), self.layout)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention with a map per part, its scores at full length, residual, LayerNorm."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.scale = num_heads, 1 / math.sqrt(width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.out, self.norm = nn.Linear(width, width), nn.LayerNorm(width, eps=1e-6)
+
+    def forward(self, x_BTH: Tensor) -> Tensor:
+        """Return y (B, T, H)."""
+        (B, T, H), A = x_BTH.shape, self.num_heads
+        query, key, value = (
+            part(x_BTH).reshape(B, T, A, H // A).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
+        )
+        weights = softmax(query @ key.transpose(-1, -2) * self.scale, -1)
+        mixed = (weights @ value).transpose(1, 2).reshape(B, T, H)
+        y: Tensor = self.norm(x_BTH + self.out(mixed))
+        return y
+
+
+class Transformer(nn.Module):
+    """v2.5's generator: noise plus positions, three blocks of attention, a residual map, an affine map."""
+
+    def __init__(self, ours: TransformerGenerator) -> None:
+        super().__init__()
+        (num_positions, width), self.layout = ours.positions.weight.shape, ours.layout
+        self.positions = nn.Embedding(num_positions, width)
+        self.blocks = nn.ModuleList(SelfAttention(width, block.num_heads) for block in ours.blocks)
+        self.linear, self.norm = nn.Linear(width, width), nn.LayerNorm(width, eps=1e-6)
+        self.out = nn.Linear(width, ours.layout.num_features)
+
+    def forward(self, z_BTZ: Tensor) -> Tensor:
+        """Return features (B, T, F)."""
+        h = z_BTZ + self.positions(torch.arange(z_BTZ.shape[1], device=z_BTZ.device))
+        for block in self.blocks:
+            h = block(h)
+        return heads(self.out(torch.relu(self.norm(h + self.linear(h)))), self.layout)
+
+
+def heads(logits: Tensor, layout: FeatureLayout) -> Tensor:
+    """Return features from the last map's values."""
+    blocks = [torch.sigmoid(logits[..., : layout.num_reals])]
+    blocks += [softmax(logits[..., span], -1) for span in layout.spans]
+    return torch.cat(blocks, -1)
 
 
 class Critic(nn.Module):
@@ -115,13 +163,17 @@ class PublishedSystem:
     """The published step with weights and settings taken over from one of our systems.
 
     Args:
-        ours: a v1 or v2 system with the recurrent generator; it is only read.
+        ours: a v1, v2 or v2.5 system; it is only read.
     """
 
     def __init__(self, ours: WGANSystem) -> None:
         hidden_dim, layout, device = ours.critic.linear1.out_features, ours.layout, ours.device
         self.ours, self.latent_dim = ours, ours.latent.latent_dim
-        self.generator = Generator(layout, self.latent_dim, hidden_dim).to(device)
+        self.generator = (
+            Transformer(ours.generator)
+            if isinstance(ours.generator, TransformerGenerator)
+            else Generator(layout, self.latent_dim, hidden_dim)
+        ).to(device)
         self.critic = Critic(layout, hidden_dim).to(device)
         _take_over(self.generator, ours.generator)
         _take_over(self.critic, ours.critic)
@@ -225,7 +277,12 @@ def _take_over(target: nn.Module, source: nn.Module) -> None:
             weights[f"{name}.h2h.weight"] = weight_GK[:, -width:]
             weights[f"{name}.i2h.bias"] = both["input_bias_DG"][d]
             weights[f"{name}.h2h.bias"] = both["hidden_bias_DG"][d]
-    target.load_state_dict({name.removeprefix("embedding."): value for name, value in weights.items()})
+    for name in [name for name in weights if "query_key_value" in name]:
+        for part, weight in zip(("query", "key", "value"), weights.pop(name).chunk(3), strict=True):
+            weights[name.replace("query_key_value", part)] = weight
+    for prefix in ("embedding.", "residual."):
+        weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
+    target.load_state_dict(weights)
 
 
 _RECURRENT = ("weight_DGK", "input_bias_DG", "hidden_bias_DG")

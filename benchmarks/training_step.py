@@ -1,6 +1,6 @@
-"""One training step of v1 or v2: ours against the published one, by turns in one process.
+"""One training step of a system: ours against the published one, by turns in one process.
 
-    python benchmarks/training_step.py [--lengths 10 30 60] [--device cpu] [--json FILE]
+    python benchmarks/training_step.py [--system v2] [--lengths 10 30 60] [--device cpu] [--json FILE]
 
 Ratios say how many times faster ours is; on CUDA also as one recorded graph. The floor is the time that
 the step's matrix products alone need at the rate measured here; nothing exact can be faster. Operations are
@@ -15,14 +15,18 @@ from unittest import mock
 
 import measure
 import torch
+from published_diffusion import PublishedDiffusion
 from published_step import PublishedSystem
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from healthgym.config import UniformLatentConfig, WGANConfig
+from healthgym.config import DiffusionConfig, TransformerGeneratorConfig, UniformLatentConfig, WGANConfig
 from healthgym.layout import FeatureLayout
 from healthgym.nn import recurrent
+from healthgym.nn.unet import UNet1d
 from healthgym.systems.base import PositionDraws, System
 from healthgym.systems.build import build_system
+from healthgym.systems.diffusion import DiffusionSystem
 from healthgym.systems.recorded import CudaRecorder, RecordedSteps
 
 LAYOUTS = {
@@ -30,7 +34,13 @@ LAYOUTS = {
     "7": FeatureLayout(2, (2, 4, 6, 6, 2), (2, 4, 4, 4, 2)),
     "13": FeatureLayout(3, (2, 4, 6, 4, 4, 6, 2, 2, 2, 2), (2, 4, 4, 4, 4, 4, 2, 2, 2, 2)),
 }
-SYSTEMS = {"v1": WGANConfig(latent=UniformLatentConfig()), "v2": WGANConfig()}
+SYSTEMS: dict[str, WGANConfig | DiffusionConfig] = {
+    "v1": WGANConfig(latent=UniformLatentConfig()),
+    "v2": WGANConfig(),
+    "v2.5": WGANConfig(generator=TransformerGeneratorConfig()),
+    "v3": DiffusionConfig(),
+}
+Published = PublishedSystem | PublishedDiffusion
 SIDES = ("published", "ours")
 
 
@@ -44,15 +54,17 @@ def patients(layout: FeatureLayout, batch: int, length: int, device: torch.devic
     return torch.cat(blocks, -1).to(device)
 
 
-def make_side(side: str, system: str, layout: str, device: torch.device) -> System | PublishedSystem:
+def make_side(side: str, system: str, layout: str, device: torch.device) -> System | Published:
     """Return a freshly initialised system; both sides start from the same weights."""
     shape = LAYOUTS[layout]
     ours = build_system(SYSTEMS[system], shape, torch.eye(shape.num_features), device, seed=0)
-    return PublishedSystem(ours) if side == "published" else ours  # type: ignore[arg-type]
+    if side == "ours":
+        return ours
+    return PublishedDiffusion(ours) if isinstance(ours, DiffusionSystem) else PublishedSystem(ours)  # type: ignore[arg-type]
 
 
 def stepper(
-    side: System | PublishedSystem, x_BTF: Tensor, recorded: bool = False
+    side: System | Published, x_BTF: Tensor, recorded: bool = False
 ) -> Callable[[], dict[str, Tensor]]:
     """Return a call that takes the next step."""
     taken, take = iter(range(10**9)), side.train_step
@@ -61,18 +73,32 @@ def stepper(
     return lambda: take(x_BTF, PositionDraws(0, next(taken), x_BTF.device))
 
 
-def operations_needed(
-    layout: FeatureLayout, batch: int, length: int, updates: int, hidden: int = 128
-) -> float:
+def operations_needed(system: str, layout: FeatureLayout, batch: int, length: int) -> float:
     """Return the floating-point operations of a step's matrix products.
 
     A critic update costs three products per map for the real and the fake batch each (forward, input and
     weight gradient) and six for the penalty; its fakes cost one. The generator's step costs three
-    products per map of the generator and two of the critic. The autoencoder is left out: under 1%.
+    products per map of the generator and two of the critic. The autoencoder is left out: under 1%. v3
+    costs three per map of its U-Net.
     """
+    config, features = SYSTEMS[system], layout.num_features
+    if isinstance(config, DiffusionConfig):
+        depth = config.denoiser.depth
+        network, canvas = (
+            UNet1d(features, config.denoiser.hidden_dim, depth, 2, 2),
+            -(-length // 2**depth) * 2**depth,
+        )
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.zeros(1, features, canvas), torch.zeros(1, dtype=torch.int64))
+        return 3.0 * batch * counter.get_total_flops()
+    hidden, updates = config.critic.hidden_dim, config.critic.num_updates
     recurrent = 2 * 4 * hidden * 2 * hidden
-    critic = recurrent + layout.num_features * hidden + hidden**2
-    generator = recurrent + 2 * hidden**2 + hidden**2 + hidden * layout.num_features
+    critic = recurrent + features * hidden + hidden**2
+    if config.generator.kind == "bilstm":
+        generator = recurrent + 2 * hidden**2 + hidden**2 + hidden * features
+    else:
+        attention = 4 * hidden**2 + 2 * length * hidden
+        generator = 3 * attention + hidden**2 + hidden * features
     per_timestep = updates * (12 * critic + generator) + 3 * generator + 2 * critic
     return 2.0 * batch * length * per_timestep
 
@@ -103,8 +129,7 @@ def measure_length(options: argparse.Namespace, length: int, clock: measure.Cloc
         for _ in range(5):
             steps["graph"]()  # the fourth step is recorded
     seconds = measure.alternate(steps, options.rounds, clock)
-    updates = SYSTEMS[options.system].critic.num_updates
-    needed = operations_needed(layout, options.batch, length, updates)
+    needed = operations_needed(options.system, layout, options.batch, length)
     row: dict[str, Any] = {"length": length}
     for name in SIDES:
         row[name] = {"seconds": measure.median(seconds[name]), "all_seconds": seconds[name]}

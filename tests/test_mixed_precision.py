@@ -35,6 +35,13 @@ def test_losses_are_those_of_float32_to_the_precision_of_a_half(
         torch.testing.assert_close(ours["loss"], theirs["loss"], rtol=0.02, atol=0)
 
 
+def test_medium_precision_is_bfloat16_without_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    bfloat16 = train(make(torch.bfloat16, monkeypatch), 0, 2)
+    monkeypatch.setattr(diffusion, "bfloat16_is_wanted", lambda device: True)
+    medium = train(make(None, monkeypatch), 0, 2)
+    assert [float(losses["loss"]) for losses in medium] == [float(losses["loss"]) for losses in bfloat16]
+
+
 @pytest.mark.parametrize("half", HALVES)
 def test_weights_and_losses_stay_float32(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
     system = make(HALVES[half], monkeypatch)

@@ -102,9 +102,9 @@ class DiffusionSystem(System):
         eta_BFP = draws.normal("noise", tuple(x_BFP.shape))
         blend_BFP = draws.uniform("blend", tuple(x_BFP.shape))
         noised_BFP = self.schedule.add_noise(x_BFP, eta_BFP, level_B)
-        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            eps_BFP = self.denoiser(noised_BFP, level_B)
-        eps_BFP = eps_BFP.float()
+        half = self.amp_dtype or (torch.bfloat16 if bfloat16_is_wanted(self.device) else None)
+        with torch.autocast(self.device.type, half, enabled=half is not None):
+            eps_BFP = self.denoiser(noised_BFP, level_B).to(x_BFP.dtype)
         noise_loss = masked_mse(eps_BFP, eta_BFP, mask_B1P)
         clean_BFP = blended_reconstruction(self.schedule, noised_BFP, eps_BFP, eta_BFP, blend_BFP, level_B)
         reconstruction_loss = masked_mse(clean_BFP, x_BFP, mask_B1P)

@@ -23,6 +23,7 @@ from healthgym.evaluation import validity as rules
 from healthgym.evaluation.comparison import Comparison, Side
 from healthgym.evaluation.disclosure import attribute_advantage, disclosure_figure
 from healthgym.evaluation.figure import Figure, NotJudgedError, Section, Verdict, in_words, judge
+from healthgym.evaluation.membership import effective_nearest
 from healthgym.evaluation.panel import panel_from_frame
 from healthgym.evaluation.report import compare
 from healthgym.evaluation.settings import ReportConfig, Threshold, load_report_config
@@ -80,6 +81,21 @@ def test_a_rate_at_one_percent_of_few_outsiders_says_what_it_is() -> None:
     section = privacy.section(compared(patients(3), unseen=60))
     assert "1% of 60 holdout patients is nobody" in figure(section, "privacy.membership_tpr").reason
     assert figure(privacy.section(compared(patients(3))), "privacy.membership_tpr").reason == ""
+
+
+def test_patients_who_share_few_nearest_real_ones_say_so() -> None:
+    frame = patients(4)
+    one = frame[frame["PatientID"] == frame["PatientID"].min()]
+    collapsed = pd.concat([one.assign(PatientID=number) for number in range(300)], ignore_index=True)
+    collapsed["rate"] += 0.1 * np.random.default_rng(0).normal(size=len(collapsed))
+    reasons = {
+        name: figure(privacy.section(compared(made)), "privacy.nearer_to_training").reason
+        for name, made in (("collapsed", collapsed), ("fresh", patients(4)))
+    }
+    assert "share few nearest real ones, in effect" in reasons["collapsed"]
+    assert reasons["fresh"] == ""
+    to_first, to_second = np.array([[1.0, 2], [1, 2], [2, 1], [9, 9]]), np.array([[5.0], [5], [5], [1]])
+    assert effective_nearest(to_first, to_second) == pytest.approx(16 / 6)  # nearest are a, a, b and c
 
 
 def test_log_cluster_allows_for_the_noise_of_a_small_cohort() -> None:

@@ -11,6 +11,7 @@ from healthgym.evaluation.figure import Figure, NotJudgedError, Section
 from healthgym.evaluation.membership import (
     ATTACK_NEIGHBOURS,
     as_if_equal,
+    effective_nearest,
     nearer_interval,
     nearer_share,
     nearest_distances,
@@ -32,6 +33,7 @@ Floats = NDArray[np.float64]
 _DCR_DELUSION = "sets that pass distance tests still leak (arXiv 2505.01524), so this comes first"
 _ATTACKED = 1000
 _WALKED = 5000
+_FEW_NEAREST = 30
 
 MEMBERSHIP = About(
     "privacy.membership_auc",
@@ -261,8 +263,14 @@ def _nearer(comparison: Comparison, found: _Distances) -> Figure:
     if found.holdout is None:
         return comparison.not_judged(NEARER, NEEDS_HOLDOUT)
     to_train, to_holdout = (squared_distances(found.synthetic, real) for real in (found.train, found.holdout))
+    shared = effective_nearest(to_train, to_holdout)
+    few = (
+        f"The synthetic patients share few nearest real ones, in effect {shared:.0f}: whether these happen "
+        "to be training patients is chance as much as a leak, so that a collapsed cohort can fail here "
+        "without copying anybody. The interval says how much."
+    )
     return comparison.figure(
-        NEARER,
+        replace(NEARER, note=few if shared < _FEW_NEAREST else ""),
         as_if_equal(
             float(nearest_in_first(to_train, to_holdout).mean()), len(found.train), len(found.holdout)
         ),

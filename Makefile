@@ -84,9 +84,12 @@ bench: $(INSTALLED)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/training_step.py --json $(BENCH)/training_step.json
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/training_step.py --threads 2 --no-memory \
 	  --json $(BENCH)/training_step_two_threads.json
+	for system in v2.5 v3; do OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/training_step.py --system $$system \
+	  --lengths 60 --threads 2 --no-memory --json $(BENCH)/training_step_two_threads_$$system.json || exit 1; done
 	$(BIN)/python benchmarks/checkpoints.py --json $(BENCH)/checkpoints.json
 	$(BIN)/python benchmarks/startup.py --json $(BENCH)/startup.json
 	$(BIN)/python benchmarks/synthesis.py --json $(BENCH)/synthesis.json
+	$(BIN)/python benchmarks/synthesis.py --precision medium --json $(BENCH)/synthesis_medium.json
 	$(BIN)/python benchmarks/diffusion.py --json $(BENCH)/diffusion.json
 	$(BIN)/python benchmarks/shards.py --repeats 1 --sizes 1024 4096 --json $(BENCH)/shards.json
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _NORM_EPS = 1e-6
+_SHORT = 128
 
 
 class SelfAttentionBlock(nn.Module):
@@ -53,10 +54,11 @@ class SelfAttentionBlock(nn.Module):
 def _by_heads(x_BTH: Tensor) -> bool:
     """Return whether to take the heads in turn, each of all patients at once.
 
-    On a CPU torch's fused kernel works on blocks of a few timesteps of one patient. It takes somewhat longer
-    than whole batches do, and five times as long where each block is rounded to bfloat16.
+    On a CPU torch's fused kernel works on blocks of a few timesteps of one patient. Of short sequences it
+    takes somewhat longer than whole batches do, and five times as long where each block is rounded to
+    bfloat16; of long ones less, and its memory does not grow with the square of T.
     """
-    return x_BTH.device.type == "cpu"
+    return x_BTH.device.type == "cpu" and x_BTH.shape[1] <= _SHORT
 
 
 class ResidualLinear(nn.Module):

@@ -145,6 +145,7 @@ def make_plan(
     """Return what decides the bytes of the cohort that is asked for."""
     values = request.model_dump(include=set(SynthesisPlan.model_fields) & set(SynthesisRequest.model_fields))
     values["compression"] = request.compression or COMPRESSIONS[request.file_format][0]
+    # v2 on a CPU: 349, 335, 341 and 352 us a patient at 256, 512, 1,024 and 2,048.
     values["batch_size"] = request.batch_size or {"cpu": 512, "cuda": request.patients_per_shard}[device]
     fixed = {"checkpoint_sha256": checkpoint_sha256, "num_patients": request.patients, "device": device}
     return parse(SynthesisPlan, values | fixed, "synthesis")

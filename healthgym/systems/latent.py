@@ -25,6 +25,10 @@ from healthgym.systems.optimiser import (
 from healthgym.systems.share import WHOLE, Moments, Part, Share, mean_of, var_mean_of
 
 
+# A patient's noise (60 x 128 numbers) outweighs all else in synthesis: few are held twice.
+_DRAWN_AT_ONCE = 64
+
+
 class UniformLatent:
     """z ~ U(0,1), the noise of v1.
 
@@ -61,11 +65,15 @@ class UniformLatent:
 
         Each length has a stream of its own: rows of two widths in one stream would overlap.
         """
-        rows = (num_patients, first_patient, seed, "synthesis", length)
-        z = seeds.uniform_rows((length, self.latent_dim), *rows, "z")
-        u = seeds.uniform_rows((), *rows, "slot")
-        slot_B = to_index(torch.from_numpy(u).to(self.device), self.num_filled) if self.num_filled else None
-        return self._place(torch.from_numpy(z).to(self.device), slot_B)
+        z_TBZ = torch.empty(length, num_patients, self.latent_dim, device=self.device)
+        for start in range(0, num_patients, _DRAWN_AT_ONCE):
+            count = min(_DRAWN_AT_ONCE, num_patients - start)
+            rows = (count, first_patient + start, seed, "synthesis", length)
+            z = torch.from_numpy(seeds.uniform_rows((length, self.latent_dim), *rows, "z"))
+            u = torch.from_numpy(seeds.uniform_rows((), *rows, "slot"))
+            slot_B = to_index(u.to(self.device), self.num_filled) if self.num_filled else None
+            z_TBZ[:, start : start + count] = self._place(z.to(self.device), slot_B).transpose(0, 1)
+        return z_TBZ.transpose(0, 1)
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """Return what is trained."""

@@ -24,7 +24,6 @@ from healthgym.systems.optimiser import (
 )
 from healthgym.systems.share import WHOLE, Moments, Part, Share, mean_of, var_mean_of
 
-
 # A patient's noise (60 x 128 numbers) outweighs all else in synthesis: few are held twice.
 _DRAWN_AT_ONCE = 64
 

@@ -28,7 +28,7 @@ from training_step import operations_needed
 
 STAGES = (10, 20, 30, 40, 50, 60)  # of 60 months, as `curriculum.lengths: auto` has them
 TRAIN_SHARE = 0.8
-HIDDEN = LATENT = 128
+LATENT = 128
 CRITIC_UPDATES = 5
 
 
@@ -136,13 +136,7 @@ def step_flops(system: str, features: int, batch: int, length: int) -> float:
     """Return the floating-point operations of the products of a training step."""
     if system == "v3":
         return 3 * 2.0 * batch * unet_products(features, -(-length // 8) * 8)  # forward, and twice backward
-    flops = operations_needed("v2", layout_of(features), batch, length)
-    if system == "v2.5":
-        # Per timestep; the last term, of length T, is attention's quadratic part.
-        lstm = 2 * 4 * HIDDEN * 2 * HIDDEN + 3 * HIDDEN**2 + HIDDEN * features
-        blocks = 3 * (4 * LATENT**2 + 2 * length * LATENT) + LATENT**2 + LATENT * features
-        flops += 2.0 * batch * length * (CRITIC_UPDATES + 3) * (blocks - lstm)
-    return flops
+    return operations_needed(system, layout_of(features), batch, length)
 
 
 def unet_products(features: int, length: int, channels: int = 256, depth: int = 3) -> int:

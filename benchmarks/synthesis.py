@@ -138,8 +138,8 @@ def measure_whole(
 
     def loop(z_BTZ: Tensor) -> Callable[[], None]:
         def run() -> None:
-            for _ in range(0, plan.num_patients, len(z_BTZ)):
-                published(z_BTZ)
+            for first in range(0, plan.num_patients, len(z_BTZ)):
+                published(z_BTZ[: plan.num_patients - first])
 
         return run
 

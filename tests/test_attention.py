@@ -42,9 +42,27 @@ def test_block_is_attention_scaled_by_the_model_width(length: int, heads: int, s
 def test_fused_attention_equals_that_of_heads_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     block, x = SelfAttentionBlock(8, 2).double(), torch.randn(3, 5, 8, dtype=torch.float64)
-    in_turn = block(x)
-    monkeypatch.setattr(attention, "_by_heads", lambda x_BTH: False)
-    torch.testing.assert_close(block(x), in_turn, rtol=1e-12, atol=1e-14)
+    fused = block(x)
+    monkeypatch.setattr(attention, "_by_heads", lambda x_BTH: True)
+    torch.testing.assert_close(block(x), fused, rtol=1e-12, atol=1e-14)
+
+
+def test_heads_in_turn_are_for_short_sequences_of_rounded_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    short, long = torch.zeros(1, 128, 8), torch.zeros(1, 129, 8)
+    assert not attention._by_heads(short)
+    monkeypatch.setattr(attention, "bfloat16_is_wanted", lambda device: True)
+    assert attention._by_heads(short)
+    assert not attention._by_heads(long)
+    assert not attention._by_heads(short.to("meta"))
+
+
+def test_many_patients_without_gradients_are_those_with_them() -> None:
+    torch.manual_seed(0)
+    generator = TransformerGenerator(LAYOUT, latent_dim=8, num_heads=2, num_positions=6).double()
+    z_BTZ = torch.rand(70, 5, 8, dtype=torch.float64)
+    with torch.no_grad():
+        without = generator(z_BTZ)
+    torch.testing.assert_close(without, generator(z_BTZ).detach(), rtol=1e-12, atol=1e-14)
 
 
 def test_scale_is_not_that_of_a_head() -> None:

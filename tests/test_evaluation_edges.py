@@ -95,7 +95,11 @@ def test_patients_who_share_few_nearest_real_ones_say_so() -> None:
     assert "share few nearest real ones, in effect" in reasons["collapsed"]
     assert reasons["fresh"] == ""
     to_first, to_second = np.array([[1.0, 2], [1, 2], [2, 1], [9, 9]]), np.array([[5.0], [5], [5], [1]])
-    assert effective_nearest(to_first, to_second) == pytest.approx(16 / 6)  # nearest are a, a, b and c
+    # Nearest are a, a, b and c: of the six pairs of queries one shares its nearest.
+    assert effective_nearest(to_first, to_second) == pytest.approx(6)
+    assert effective_nearest(1 - np.eye(3), np.full((3, 1), 0.5)) == np.inf
+    # All are equally near to everybody: two queries share their nearest of five with a chance of 1/5.
+    assert effective_nearest(np.zeros((4, 2)), np.zeros((4, 3))) == pytest.approx(5)
 
 
 def test_log_cluster_allows_for_the_noise_of_a_small_cohort() -> None:

@@ -3,6 +3,7 @@
 N patients, Q queries.
 """
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -98,18 +99,26 @@ def nearer_interval(to_first: Floats, to_second: Floats, seed: int) -> tuple[flo
 def nearest_in_first(to_first: Floats, to_second: Floats) -> Floats:
     """Return which part of each query's nearest is in the first of two sets: 0 or 1, but for equally near
     ones, shape (Q,)."""
-    least = np.minimum(to_first.min(axis=1), to_second.min(axis=1))[:, None]
-    limit = least + _SAME * (1 + np.abs(least))
-    one, other = ((squares <= limit).sum(axis=1) for squares in (to_first, to_second))
+    one, other = (nearest.sum(axis=1) for nearest in _nearest(to_first, to_second))
     return np.asarray(one / (one + other))
 
 
 def effective_nearest(to_first: Floats, to_second: Floats) -> float:
     """Return how many patients of two sets, were all equally often the nearest, would be as few as these.
 
-    It is the reciprocal of the chance that two queries share their nearest (Simpson, *Nature* 1949).
+    It is the reciprocal of the chance that two queries share their nearest, estimated without bias from
+    pairs of queries; infinite if no two share one. Of equally near patients one is taken by lot.
+
+    Source: Simpson, *Measurement of diversity*, Nature 1949.
     """
-    in_first = to_first.min(axis=1) <= to_second.min(axis=1)
-    nearest = np.where(in_first, to_first.argmin(axis=1), to_first.shape[1] + to_second.argmin(axis=1))
-    shares = np.bincount(nearest) / len(nearest)
-    return float(1 / np.square(shares).sum())
+    tied = np.concatenate(_nearest(to_first, to_second), axis=1)
+    chance = tied / tied.sum(axis=1, keepdims=True)
+    pairs = float(np.square(chance.sum(axis=0)).sum() - np.square(chance).sum())
+    return len(tied) * (len(tied) - 1) / pairs if pairs > _SAME else math.inf
+
+
+def _nearest(to_first: Floats, to_second: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return who of each set is as near to a query as anybody, shapes (Q, N) and (Q, M)."""
+    least = np.minimum(to_first.min(axis=1), to_second.min(axis=1))[:, None]
+    limit = least + _SAME * (1 + np.abs(least))
+    return to_first <= limit, to_second <= limit

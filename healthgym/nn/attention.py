@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from healthgym.nn.precision import bfloat16_is_wanted
+
 _NORM_EPS = 1e-6
 _SHORT = 128
 
@@ -54,11 +56,12 @@ class SelfAttentionBlock(nn.Module):
 def _by_heads(x_BTH: Tensor) -> bool:
     """Return whether to take the heads in turn, each of all patients at once.
 
-    On a CPU torch's fused kernel works on blocks of a few timesteps of one patient. Of short sequences it
-    takes somewhat longer than whole batches do, and five times as long where each block is rounded to
-    bfloat16; of long ones less, and its memory does not grow with the square of T.
+    On a CPU torch's fused kernel works on blocks of a few timesteps of one patient. Where each product is
+    rounded to bfloat16 first, blocks so small take up to four times as long as whole batches do. Of longer
+    sequences the fused kernel takes less, and its memory does not grow with the square of T.
     """
-    return x_BTH.device.type == "cpu" and x_BTH.shape[1] <= _SHORT
+    on_cpu, T = x_BTH.device.type == "cpu", x_BTH.shape[1]
+    return on_cpu and T <= _SHORT and bfloat16_is_wanted(x_BTH.device)
 
 
 class ResidualLinear(nn.Module):

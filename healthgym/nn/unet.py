@@ -97,9 +97,11 @@ class ResidualBlock(nn.Module):
     def forward(self, x_BC1T: Tensor, film: tuple[Tensor, Tensor]) -> Tensor:
         """Return a tensor of the shape of x_BC1T."""
         gamma, beta = film
-        hidden = self.conv1(F.silu(self.norm1(x_BC1T) * (1.0 + gamma) + beta))
-        out: Tensor = x_BC1T + self.conv2(F.silu(self.norm2(hidden)))
-        return out
+        no_gradient = not torch.is_grad_enabled()
+        hidden = torch.addcmul(beta, self.norm1(x_BC1T), 1.0 + gamma)
+        hidden = self.conv1(F.silu(hidden, inplace=no_gradient))
+        out: Tensor = self.conv2(F.silu(self.norm2(hidden), inplace=no_gradient))
+        return out.add_(x_BC1T)
 
 
 class UNet1d(nn.Module):
@@ -142,7 +144,10 @@ class UNet1d(nn.Module):
         self.leave = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, num_features))
 
     def forward(self, x_BFT: Tensor, level_B: Tensor) -> Tensor:
-        """Return eps_BFT, the predicted noise; T may be any length of at least 2^depth."""
+        """Return eps_BFT, the predicted noise; T may be any length of at least 2^depth.
+
+        Patients at one level may share it: a level_B of one is for all.
+        """
         hidden = self.enter(x_BFT.transpose(1, 2)).unsqueeze(1).permute(0, 3, 1, 2)
         skips = []
         for film, block, down in zip(self.down_film, self.down_block, self.down, strict=True):

@@ -18,6 +18,7 @@ from healthgym.storage.shard_file import COMPRESSIONS, Compression, FileFormat
 from healthgym.strict import Positive, StrictModel, differences, parse
 
 PLAN_FILE = "plan.json"
+_FORM: Literal[2] = 2
 
 
 class SynthesisPlan(StrictModel):
@@ -35,10 +36,11 @@ class SynthesisPlan(StrictModel):
         timesteps: a number for all patients, or `training`: drawn from the training patients' lengths.
         device: the kind of device, since CPU and GPU round differently.
         settings: of how the system samples, as `key.path=value`, where not those it was trained with.
-        matmul_precision: as `torch.set_float32_matmul_precision` has it; `highest` is plain float32.
+        matmul_precision: `highest` is plain float32, `high` TF32 on CUDA, `medium` bfloat16 where the
+            processor multiplies it. Shards of `medium` agree among processors of one kind.
     """
 
-    form: Literal[1] = 1
+    form: Literal[2] = _FORM
     checkpoint_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     seed: int = 0
     num_patients: Positive
@@ -136,7 +138,14 @@ def read_plan(folder: Path) -> SynthesisPlan | None:
         return None
     except (OSError, ValueError) as error:
         raise CohortError(f"Cannot read {path}: {error}. Choose another folder with --out.") from error
-    return parse(SynthesisPlan, content if isinstance(content, dict) else {}, str(path), CohortError)
+    content = content if isinstance(content, dict) else {}
+    if isinstance(form := content.get("form"), int) and form != _FORM:
+        raise CohortError(
+            f"{path} is of form {form}, this version of healthgym makes form {_FORM}: other shards from the "
+            f"same settings. Finish the cohort with the version that began it, or choose another folder with "
+            f"--out."
+        )
+    return parse(SynthesisPlan, content, str(path), CohortError)
 
 
 def agree(folder: Path, plan: SynthesisPlan) -> None:

@@ -13,6 +13,8 @@ from torch.nn.functional import leaky_relu_, linear
 
 from healthgym.nn.recurrent import BiLSTM
 
+_TIMESTEPS = 8  # that the maps work on at once: what they make then stays in a core's cache
+
 
 def bfloat16_logits(
     z_BTZ: Tensor, recurrent: BiLSTM, maps: tuple[nn.Linear, nn.Linear, nn.Linear], leak: float
@@ -20,16 +22,20 @@ def bfloat16_logits(
     """Return what `stream_logits` returns, float32 (F, T, B), computed in bfloat16."""
     z_TBZ = z_BTZ.transpose(0, 1).bfloat16().contiguous()
     (T, B, _), H = z_TBZ.shape, recurrent.hidden_dim
+    weights = _weights(recurrent)
     states = [
-        _states(x_TBZ, *(weights[stream] for weights in _weights(recurrent))).view(T * B, H)
+        _states(x_TBZ, *(each[stream] for each in weights)).split(_TIMESTEPS)
         for stream, x_TBZ in enumerate((z_TBZ, z_TBZ.flip(0)))
     ]
     first, second = ((each.weight.bfloat16(), each.bias.bfloat16()) for each in maps[:2])
-    weight_0, weight_1 = first[0].split(H, 1)
-    y = linear(states[0], weight_0.contiguous(), first[1]).addmm_(states[1], weight_1.t())
-    y = leaky_relu_(linear(leaky_relu_(y, leak), *second), leak)
-    # The features themselves are not rounded: reals would lie on a grid, and classes tie.
-    return torch.addmm(maps[2].bias.unsqueeze(1), maps[2].weight, y.float().t()).view(-1, T, B)
+    weight_0, weight_1 = (part.contiguous() for part in first[0].split(H, 1))
+    logits_FTB = z_BTZ.new_empty(len(maps[2].weight), T, B)
+    for h_0, h_1, part_FTB in zip(*states, logits_FTB.split(_TIMESTEPS, 1), strict=True):
+        y = linear(h_0.flatten(0, 1), weight_0, first[1]).addmm_(h_1.flatten(0, 1), weight_1.t())
+        y = leaky_relu_(linear(leaky_relu_(y, leak), *second), leak)
+        # The features themselves are not rounded: reals would lie on a grid, and classes tie.
+        torch.addmm(maps[2].bias.unsqueeze(1), maps[2].weight, y.float().t(), out=part_FTB.flatten(1))
+    return logits_FTB
 
 
 def _weights(recurrent: BiLSTM) -> tuple[Tensor, Tensor, Tensor]:

@@ -37,6 +37,7 @@ from healthgym.systems.optimiser import (
 from healthgym.systems.samplers import Prediction, build_sampler, constant_level
 from healthgym.systems.share import mean_of
 
+_CACHED_PATIENTS = 128  # that a core makes fastest at once: a sixth less time than 512 at medium precision
 _SCORE_SHARPNESS = 2.0  # any positive number: scores are only compared, and averaged for static variables
 
 
@@ -205,6 +206,7 @@ class DiffusionSystem(System):
         streams = [seeds.stream(seed, "synthesis", patient, attempt) for patient in patients]
         num_reals = self.layout.num_reals
         network, rounded = self.average or self.denoiser, bfloat16_is_wanted(self.device)
+        at_once = _CACHED_PATIENTS if self.device.type == "cpu" else len(patients)
 
         def draw() -> Tensor:
             x_BFP = torch.empty(len(patients), self.layout.num_features, canvas)
@@ -215,7 +217,8 @@ class DiffusionSystem(System):
         def denoise(x_BFP: Tensor, level: int) -> Prediction:
             level_B = constant_level(level, x_BFP)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=rounded):
-                eps_BFP = network(x_BFP, level_B).to(x_BFP.dtype)
+                parts = [network(part_BFP, level_B[:1]) for part_BFP in x_BFP.split(at_once)]
+            eps_BFP = torch.cat(parts).to(x_BFP.dtype)
             clean_BFP = self.schedule.remove_noise(x_BFP, eps_BFP, level_B)
             reals_BRT = clean_BFP[:, :num_reals, :whole]
             corrected_BRT = self.guardrail.correct(reals_BRT) if num_reals else reals_BRT

@@ -1,0 +1,45 @@
+"""Random rows as a function of their position."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from healthgym.seeds import uniform_rows
+
+SHAPES = [(), (1,), (5,), (3, 4), (2, 3, 3)]  # of odd and of even size
+
+
+@given(
+    shape=st.sampled_from(SHAPES), first=st.integers(0, 10**9), count=st.integers(0, 9), cut=st.integers(0, 9)
+)
+@settings(deadline=None)
+def test_any_part_of_the_rows_is_had_without_the_rest(
+    shape: tuple[int, ...], first: int, count: int, cut: int
+) -> None:
+    whole = uniform_rows(shape, count, first, 7, "critic", 3)
+    cut = min(cut, count)
+    parts = [
+        uniform_rows(shape, n, at, 7, "critic", 3) for n, at in ((cut, first), (count - cut, first + cut))
+    ]
+    assert whole.shape == (count, *shape)
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("other", [(8, "critic", 3), (7, "z", 3), (7, "critic", 4), (7, "critic/3")])
+def test_rows_of_other_positions_have_nothing_in_common(other: tuple[int, str]) -> None:
+    one, another = uniform_rows((64,), 500, 0, 7, "critic", 3), uniform_rows((64,), 500, 0, *other)
+    # 32,000 pairs: six standard errors.
+    assert abs(np.corrcoef(one.ravel(), another.ravel())[0, 1]) < 6 / np.sqrt(one.size)
+
+
+def test_numbers_are_uniform_within_and_between_rows() -> None:
+    u = uniform_rows((100,), 1000, 10**6, 0, "z").astype(np.float64)
+    assert u.min() >= 0
+    assert u.max() < 1
+    assert u.mean() == pytest.approx(0.5, abs=6 / np.sqrt(12 * u.size))
+    counts = np.bincount((u * 64).astype(int).ravel(), minlength=64)
+    chi_square = float(((counts - u.size / 64) ** 2 / (u.size / 64)).sum())
+    assert abs(chi_square - 63) < 6 * np.sqrt(2 * 63)
+    for one, other in ((u[:, :-1], u[:, 1:]), (u[:-1], u[1:])):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 6 / np.sqrt(one.size)

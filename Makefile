@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= runs/demo
 
-.PHONY: bench demo test test-slow test-cuda test-slurm test-image lint types lock clean
+.PHONY: bench bench-all demo test test-slow test-cuda test-slurm test-image lint types lock clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -80,18 +80,30 @@ lock:
 
 # Results as JSON go to BENCH; with a GPU, the training step is measured there.
 BENCH ?= benchmarks/results/new
+STEPS := OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/training_step.py
+TWO := --threads 2 --no-memory --json $(BENCH)/training_step_two_threads
 bench: $(INSTALLED)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/training_step.py --json $(BENCH)/training_step.json
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/training_step.py --threads 2 --no-memory \
-	  --json $(BENCH)/training_step_two_threads.json
-	for system in v2.5 v3; do OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/training_step.py --system $$system \
-	  --lengths 60 --threads 2 --no-memory --json $(BENCH)/training_step_two_threads_$$system.json || exit 1; done
+	$(STEPS) --lengths 60 --json $(BENCH)/training_step.json
+	$(STEPS) $(TWO).json
+	$(STEPS) --system v2.5 --lengths 60 $(TWO)_v2.5.json
+	$(STEPS) --system v3 --lengths 60 $(TWO)_v3.json
 	$(BIN)/python benchmarks/checkpoints.py --json $(BENCH)/checkpoints.json
 	$(BIN)/python benchmarks/startup.py --json $(BENCH)/startup.json
 	$(BIN)/python benchmarks/synthesis.py --json $(BENCH)/synthesis.json
 	$(BIN)/python benchmarks/synthesis.py --precision medium --json $(BENCH)/synthesis_medium.json
 	$(BIN)/python benchmarks/diffusion.py --json $(BENCH)/diffusion.json
 	$(BIN)/python benchmarks/shards.py --repeats 1 --sizes 1024 4096 --json $(BENCH)/shards.json
+
+# The rest of the README's tables: all systems, precisions and lengths; a quarter of an hour on two cores.
+bench-all: bench
+	$(STEPS) --json $(BENCH)/training_step.json
+	$(STEPS) --variables 13 $(TWO)_13_variables.json
+	$(STEPS) --system v1 --lengths 60 $(TWO)_v1.json
+	$(STEPS) --lengths 60 --precision medium $(TWO)_medium.json
+	for system in v2.5 v3; do \
+	  $(STEPS) --system $$system --json $(BENCH)/training_step_$$system.json && \
+	  $(STEPS) --system $$system $(TWO)_$$system.json && \
+	  $(STEPS) --system $$system --precision medium $(TWO)_$${system}_medium.json || exit 1; done
 
 clean:
 	rm -rf $(VENV) build

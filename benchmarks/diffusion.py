@@ -2,9 +2,10 @@
 
     python benchmarks/diffusion.py [--width 256] [--timesteps 60] [--batch 128] [--json FILE]
 
-The plain U-Net has the same weights and runs one-dimensional convolutions on (B, C, T) tensors; both are
-called as sampling calls them, with all patients at one level. One thread, processor seconds, by turns in one
-process, medians; untrained weights, on which the time does not depend.
+The plain U-Net has the same weights and runs one-dimensional convolutions on (B, C, T) tensors; all
+patients are at one level, as in sampling, which ours is told once and the plain one for each patient. One
+thread, processor seconds, by turns in one process, medians; untrained weights, on which the time does not
+depend.
 """
 
 import argparse
@@ -85,6 +86,7 @@ def main() -> None:
     by_evaluation = evaluations(options.width, options.timesteps, options.batch, options.rounds)
     result: dict[str, Any] = {
         **measure.machine(torch.device("cpu")),
+        "options": {name: str(value) for name, value in vars(options).items()},
         "milliseconds_per_patient": by_evaluation,
     }
     for name, milliseconds in by_evaluation.items():

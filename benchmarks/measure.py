@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from healthgym.nn.precision import set_precision
+
 Sides = dict[str, Callable[[], object]]
 
 
@@ -38,11 +40,11 @@ def at_precision(precision: str, call: Callable[[], object]) -> Callable[[], obj
     """Return a call that multiplies at a precision of its own."""
 
     def run() -> object:
-        torch.set_float32_matmul_precision(precision)
+        set_precision(precision)
         try:
             return call()
         finally:
-            torch.set_float32_matmul_precision("highest")
+            set_precision("highest")
 
     return run
 
@@ -92,8 +94,13 @@ class _Counter(TorchDispatchMode):
 def count_operations(call: Callable[[], object], device: torch.device) -> int:
     """Return how many kernels a call launches on CUDA; on a CPU how many operations it runs instead."""
     if device.type != "cuda":
-        with _Counter() as counter:
-            call()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # the counter does not see what other threads run
+        try:
+            with _Counter() as counter:
+                call()
+        finally:
+            torch.set_num_threads(threads)
         return counter.count
     from torch.profiler import ProfilerActivity, profile
 

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from healthgym.config import DiffusionConfig, TransformerGeneratorConfig, UniformLatentConfig, WGANConfig
 from healthgym.layout import FeatureLayout
 from healthgym.nn import recurrent
+from healthgym.nn.precision import set_precision
 from healthgym.nn.unet import UNet1d
 from healthgym.systems.base import PositionDraws, System
 from healthgym.systems.build import build_system
@@ -103,9 +104,12 @@ def operations_needed(system: str, layout: FeatureLayout, batch: int, length: in
     return 2.0 * batch * length * per_timestep
 
 
-def peak(side: str, system: str, layout: str, batch: int, length: int, device: str, threads: int) -> int:
+def peak(
+    side: str, system: str, layout: str, batch: int, length: int, device: str, threads: int, precision: str
+) -> int:
     """Return the bytes that two steps of a side take at their peak; to be run in a process of its own."""
     torch.set_num_threads(threads)
+    set_precision(precision)
     x_BTF = patients(LAYOUTS[layout], batch, length, torch.device(device))
     stepper(make_side("ours", system, layout, x_BTF.device), x_BTF[:4, :2])()  # libraries come in
 
@@ -122,10 +126,15 @@ def measure_length(options: argparse.Namespace, length: int, clock: measure.Cloc
     x_BTF = patients(layout, options.batch, length, device)
     sides = {side: make_side(side, options.system, options.variables, device) for side in SIDES}
     rate = measure.matmul_rate(512, 256, options.batch, clock, device)
-    steps: measure.Sides = {name: stepper(side, x_BTF) for name, side in sides.items()}
-    steps["ours"] = measure.at_precision(options.precision, steps["ours"])
+    precisions = dict(zip(SIDES, ("highest", options.precision), strict=True))
+
+    def steps_of(name: str, x_BTF: Tensor) -> Callable[[], object]:
+        return measure.at_precision(precisions[name], stepper(sides[name], x_BTF))
+
+    steps: measure.Sides = {name: steps_of(name, x_BTF) for name in SIDES}
     if device.type == "cuda":
-        steps["graph"] = stepper(make_side("ours", options.system, options.variables, device), x_BTF, True)
+        again = make_side("ours", options.system, options.variables, device)
+        steps["graph"] = measure.at_precision(options.precision, stepper(again, x_BTF, recorded=True))
         for _ in range(5):
             steps["graph"]()  # the fourth step is recorded
     seconds = measure.alternate(steps, options.rounds, clock)
@@ -135,16 +144,15 @@ def measure_length(options: argparse.Namespace, length: int, clock: measure.Cloc
         row[name] = {"seconds": measure.median(seconds[name]), "all_seconds": seconds[name]}
         # Ours goes through large batches in parts.
         counted_BTF = x_BTF if name == "ours" else x_BTF[:8]
-        row[name]["operations"] = measure.count_operations(stepper(sides[name], counted_BTF), device)
+        row[name]["operations"] = measure.count_operations(steps_of(name, counted_BTF), device)
         if not options.no_memory:
             arguments = (name, options.system, options.variables, options.batch, length)
-            extra = (options.device, options.threads)
+            extra = (options.device, options.threads, precisions[name])
             row[name]["peak_megabytes"] = round(measure.in_new_process(peak, *arguments, *extra) / 1e6)
     with mock.patch.object(recurrent, "_streams", return_value=(...,)):
         # What ours would launch on CUDA, where both directions of an LSTM run at once.
-        row["ours"]["operations_together"] = measure.count_operations(
-            stepper(sides["ours"], x_BTF[:8]), device
-        )
+        together = measure.count_operations(steps_of("ours", x_BTF[:8]), device)
+        row["ours"]["operations_together"] = together
     row["ratio"] = round(row["published"]["seconds"] / row["ours"]["seconds"], 2)
     if "graph" in steps:
         row["graph"] = {"seconds": measure.median(seconds["graph"]), "all_seconds": seconds["graph"]}

@@ -158,7 +158,7 @@ class DiffusionConfig(StrictModel):
             the spread between patients that noised training data have at the last level.
         pad_to: timesteps of the denoiser's canvas; auto is the next length that its depth divides.
         ema_decay: keep an exponential moving average of the weights and sample from it; none if null.
-        amp: mixed precision where the device is a GPU; on a CPU `training.matmul_precision` decides.
+        amp: mixed precision in training on a GPU; `training.matmul_precision: medium` turns it on anywhere.
     """
 
     kind: Literal["diffusion"] = "diffusion"
@@ -238,8 +238,7 @@ class TrainingConfig(StrictModel):
 
     Args:
         matmul_precision: `highest` is float32, `high` TF32 on CUDA, `medium` bfloat16 where the device
-            multiplies it: in every product, as `torch.set_float32_matmul_precision` has it, and wherever no
-            gradient is wanted, and in v3, between products too.
+            multiplies it, as `healthgym.nn.precision` has it.
         cuda_graphs: on CUDA, record a step and launch it as one piece; elsewhere without effect.
         micro_batch_size: patients that a process computes at once; the gradients of its part of a batch
             are added up before each update, so that a small GPU computes what a large one does, up to

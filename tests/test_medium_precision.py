@@ -7,7 +7,7 @@ import tiny
 import torch
 from test_systems_contract import LAYOUT, T, build, train
 
-from healthgym.nn.precision import bfloat16_is_wanted
+from healthgym.nn.precision import bfloat16_is_wanted, get_precision, set_precision
 from healthgym.systems import generators
 from healthgym.systems.generators import BiLSTMGenerator
 from healthgym.training.trainer import to_arrays
@@ -18,11 +18,19 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def medium(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Medium precision, on a processor that says it multiplies bfloat16."""
-    before = torch.get_float32_matmul_precision()
+    before = get_precision()
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    torch.set_float32_matmul_precision("medium")
+    set_precision("medium")
     yield
-    torch.set_float32_matmul_precision(before)
+    set_precision(before)
+
+
+def test_highest_is_float32_in_convolutions_on_a_gpu_too() -> None:
+    allowed = {}
+    for precision in ("highest", "high", "medium", "highest"):
+        set_precision(precision)
+        allowed[precision] = torch.backends.cudnn.allow_tf32
+    assert allowed == {"highest": False, "high": True, "medium": True}
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
@@ -32,7 +40,7 @@ def test_bfloat16_is_for_medium_on_processors_that_have_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
-    torch.set_float32_matmul_precision(precision)
+    set_precision(precision)
     for device in ("cpu", "cuda"):
         assert bfloat16_is_wanted(torch.device(device)) == (supported and precision == "medium")
     assert not bfloat16_is_wanted(torch.device("mps"))

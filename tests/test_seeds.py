@@ -33,6 +33,12 @@ def test_rows_of_other_positions_have_nothing_in_common(other: tuple[int, str]) 
     assert abs(np.corrcoef(one.ravel(), another.ravel())[0, 1]) < 6 / np.sqrt(one.size)
 
 
+def test_rows_are_those_of_this_form_of_plans() -> None:
+    """Should this fail, cohorts of one plan are no longer the same: count `plan._FORM` up."""
+    expected = [[0.880508304, 0.820557296, 0.0414612293], [0.591556609, 0.136550188, 0.24181515]]
+    np.testing.assert_array_equal(uniform_rows((3,), 2, 5, 7, "critic", 3), np.array(expected, np.float32))
+
+
 def test_numbers_are_uniform_within_and_between_rows() -> None:
     u = uniform_rows((100,), 1000, 10**6, 0, "z").astype(np.float64)
     assert u.min() >= 0

@@ -9,6 +9,7 @@ from torch import Tensor
 from healthgym import config as settings
 from healthgym.nn.heads import one_hot
 from healthgym.strict import parse
+from healthgym.systems import diffusion, latent, transformer
 from healthgym.systems.base import PositionDraws, System
 from healthgym.systems.build import build_system
 from healthgym.training.trainer import to_arrays
@@ -97,7 +98,13 @@ def test_weights_depend_on_the_seed_alone(name: str) -> None:
     )
 
 
-def test_a_patient_depends_on_its_number_not_on_the_batch(name: str) -> None:
+@pytest.mark.parametrize("at_once", [1000, 2])
+def test_a_patient_depends_on_its_number_not_on_the_batch(
+    name: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latent, "_DRAWN_AT_ONCE", at_once)
+    monkeypatch.setattr(diffusion, "_CACHED_PATIENTS", at_once)
+    monkeypatch.setattr(transformer, "_CACHED_PATIENTS", at_once)
     system = build(name)
     train(system, 0, 3)
     together = system.sample(T, seed=4, first_patient=0, num_patients=6)

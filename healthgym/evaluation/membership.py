@@ -112,8 +112,9 @@ def effective_nearest(to_first: Floats, to_second: Floats) -> float:
     Source: Simpson, *Measurement of diversity*, Nature 1949.
     """
     tied = np.concatenate(_nearest(to_first, to_second), axis=1)
-    chance = tied / tied.sum(axis=1, keepdims=True)
-    pairs = float(np.square(chance.sum(axis=0)).sum() - np.square(chance).sum())
+    chance = 1 / tied.sum(axis=1)  # of each of a query's nearest; the sum of their squares is the same
+    queries, patients = np.nonzero(tied)
+    pairs = float(np.square(np.bincount(patients, chance[queries])).sum() - chance.sum())
     return len(tied) * (len(tied) - 1) / pairs if pairs > _SAME else math.inf
 
 

@@ -1,11 +1,28 @@
-"""What `matmul_precision` means for modules that can do more than round what a single product multiplies."""
+"""What `matmul_precision` means: `highest`, `high` or `medium`.
+
+`highest` is float32. `high` is TF32 on CUDA, and float32 elsewhere. `medium` is `high` where a device does
+not multiply bfloat16, else bfloat16: in v3's network on either kind of device; on a CPU in all products, and
+between the products of the recurrent generator where no gradient is wanted.
+"""
 
 import torch
 
 
+def set_precision(precision: str) -> None:
+    """Compute at a precision from now on, in this process."""
+    torch.set_float32_matmul_precision(precision)
+    # Convolutions are not among the products that this setting is about: torch rounds them to TF32 unasked.
+    torch.backends.cudnn.allow_tf32 = precision != "highest"
+
+
+def get_precision() -> str:
+    """Return the precision of this process."""
+    return torch.get_float32_matmul_precision()
+
+
 def bfloat16_is_wanted(device: torch.device) -> bool:
-    """Return whether products are to be of `medium` precision, and the device multiplies bfloat16 fast."""
-    if torch.get_float32_matmul_precision() != "medium":
+    """Return whether the precision is `medium`, and the device multiplies bfloat16 fast."""
+    if get_precision() != "medium":
         return False
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

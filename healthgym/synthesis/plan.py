@@ -36,8 +36,8 @@ class SynthesisPlan(StrictModel):
         timesteps: a number for all patients, or `training`: drawn from the training patients' lengths.
         device: the kind of device, since CPU and GPU round differently.
         settings: of how the system samples, as `key.path=value`, where not those it was trained with.
-        matmul_precision: `highest` is plain float32, `high` TF32 on CUDA, `medium` bfloat16 where the
-            processor multiplies it. Shards of `medium` agree among processors of one kind.
+        matmul_precision: as `healthgym.nn.precision` has it. Shards of `medium` agree among processors of
+            one kind only.
     """
 
     form: Literal[2] = _FORM
@@ -142,8 +142,8 @@ def read_plan(folder: Path) -> SynthesisPlan | None:
     if isinstance(form := content.get("form"), int) and form != _FORM:
         raise CohortError(
             f"{path} is of form {form}, this version of healthgym makes form {_FORM}: other shards from the "
-            f"same settings. Finish the cohort with the version that began it, or choose another folder with "
-            f"--out."
+            f"same settings. If the cohort is complete, read it as it is; else finish it with the version "
+            f"that began it, or choose another folder with --out."
         )
     return parse(SynthesisPlan, content, str(path), CohortError)
 

@@ -19,6 +19,8 @@ from healthgym.synthesis.plan import SynthesisPlan
 from healthgym.synthesis.source import Source
 from healthgym.systems.base import System
 
+_ROWS_AT_ONCE = 16_384
+
 
 def make_shard(
     source: Source,
@@ -107,10 +109,11 @@ class _Columns:
 
     def finish(self, source: Source) -> dict[str, NDArray[Any]]:
         """Return raw reals and class indices, blank where the generated flag says "not measured"."""
-        raw = source.transform.inverse_reals(self._reals.T).astype(np.float32)
-        columns: dict[str, NDArray[Any]] = {
-            variable.name: np.ascontiguousarray(raw[:, r]) for r, variable in enumerate(self._schema.reals)
-        }
+        for start in range(0, self._reals.shape[1], _ROWS_AT_ONCE):  # in float64, then float32
+            part = self._reals[:, start : start + _ROWS_AT_ONCE]
+            part[:] = source.transform.inverse_reals(part.T).T
+        names = (variable.name for variable in self._schema.reals)
+        columns: dict[str, NDArray[Any]] = dict(zip(names, self._reals, strict=True))
         for codes, variable in zip(self._codes, self._schema.categoricals, strict=True):
             columns[variable.name] = codes.astype(code_dtype(variable), copy=False)
         for variable in self._schema.variables:

@@ -22,6 +22,7 @@ import torch
 
 from healthgym import stopping
 from healthgym.errors import CohortError, HealthgymError
+from healthgym.nn.precision import get_precision, set_precision
 from healthgym.storage.shard_file import Shard
 from healthgym.storage.shards import Disagreement, Receipt, finished_shard, save_shard
 from healthgym.synthesis.plan import SynthesisPlan
@@ -84,7 +85,7 @@ def _make_shards(
     """
     plan = task.plan
     torch.set_num_threads(1)
-    torch.set_float32_matmul_precision(plan.matmul_precision)
+    set_precision(plan.matmul_precision)
     system = source.build(plan.device, plan.settings)
     with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
         writing: Future[None] | None = None
@@ -120,12 +121,12 @@ def _write(
 
 def work_here(task: Task, source: Source, shards: Iterable[int], tell: Listener) -> None:
     """Make shards in this process until done or until a signal asks to stop."""
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    threads, precision = torch.get_num_threads(), get_precision()
     try:
         _make_shards(task, source, shards, stopping.requested, tell)
     finally:
         torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)
+        set_precision(precision)
 
 
 # --- in several processes ------------------------------------------------------------------------

@@ -312,7 +312,7 @@ class DiffusionSystem(System):
 
 
 def _amp_dtype(wanted: bool, device: torch.device) -> torch.dtype | None:
-    """Return the type of mixed precision: bfloat16 where the GPU has it, none on a CPU."""
+    """Return the type of `amp`: bfloat16 where the GPU has it, none on a CPU."""
     if not wanted or device.type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -15,6 +15,7 @@ from healthgym import stopping
 from healthgym.config import RunConfig
 from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import ConfigError
+from healthgym.nn.precision import set_precision
 from healthgym.parallel import granted_cores, place_from
 from healthgym.storage.checkpoint import (
     Checkpoint,
@@ -62,7 +63,7 @@ def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> boo
     """
     device, threads = choose_device(config), choose_threads(config)
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(config.training.matmul_precision)
+    set_precision(config.training.matmul_precision)
     start_workers()
     with joined(device, config.training.collective_seconds) as ranks:
         return _train(run_dir, config, stream if ranks.first else io.StringIO(), device, ranks)

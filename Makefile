@@ -94,7 +94,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/diffusion.py --json $(BENCH)/diffusion.json
 	$(BIN)/python benchmarks/shards.py --repeats 1 --sizes 1024 4096 --json $(BENCH)/shards.json
 
-# The rest of the README's tables: all systems, precisions and lengths; a quarter of an hour on two cores.
+# All of the README's two tables: systems, precisions and lengths; half an hour on two cores.
 bench-all: bench
 	$(STEPS) --json $(BENCH)/training_step.json
 	$(STEPS) --variables 13 $(TWO)_13_variables.json

@@ -166,7 +166,6 @@ def synthesis(num_shards: int, patients_per_shard: int, timesteps: int = 60) -> 
             checkpoint_sha256=source.sha256,
             num_patients=shards * patients_each,
             patients_per_shard=patients_each,
-            batch_size=512,
             timesteps=timesteps,
         )
 

@@ -34,7 +34,7 @@ def test_rows_of_other_positions_have_nothing_in_common(other: tuple[int, str]) 
 
 
 def test_rows_are_those_of_this_form_of_plans() -> None:
-    """Should this fail, cohorts of one plan are no longer the same: count `plan._FORM` up."""
+    """Should this fail, cohorts of one plan are no longer the same: count `SynthesisPlan.form` up."""
     expected = [[0.880508304, 0.820557296, 0.0414612293], [0.591556609, 0.136550188, 0.24181515]]
     np.testing.assert_array_equal(uniform_rows((3,), 2, 5, 7, "critic", 3), np.array(expected, np.float32))
 

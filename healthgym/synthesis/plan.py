@@ -18,7 +18,6 @@ from healthgym.storage.shard_file import COMPRESSIONS, Compression, FileFormat
 from healthgym.strict import Positive, StrictModel, differences, parse
 
 PLAN_FILE = "plan.json"
-_FORM: Literal[2] = 2
 
 
 class SynthesisPlan(StrictModel):
@@ -40,7 +39,7 @@ class SynthesisPlan(StrictModel):
             one kind only.
     """
 
-    form: Literal[2] = _FORM
+    form: Literal[2] = 2
     checkpoint_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     seed: int = 0
     num_patients: Positive
@@ -139,9 +138,10 @@ def read_plan(folder: Path) -> SynthesisPlan | None:
     except (OSError, ValueError) as error:
         raise CohortError(f"Cannot read {path}: {error}. Choose another folder with --out.") from error
     content = content if isinstance(content, dict) else {}
-    if isinstance(form := content.get("form"), int) and form != _FORM:
+    ours = SynthesisPlan.model_fields["form"].default
+    if isinstance(form := content.get("form"), int) and form != ours:
         raise CohortError(
-            f"{path} is of form {form}, this version of healthgym makes form {_FORM}: other shards from the "
+            f"{path} is of form {form}, this version of healthgym makes form {ours}: other shards from the "
             f"same settings. If the cohort is complete, read it as it is; else finish it with the version "
             f"that began it, or choose another folder with --out."
         )

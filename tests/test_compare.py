@@ -15,9 +15,9 @@ from healthgym import stopping
 from healthgym.config import preset_of
 from healthgym.data.prepare import prepare
 from healthgym.errors import ConfigError, HealthgymError, StorageError
-from healthgym.evaluation.claims import Groups, Judged, Trained, check_claims
-from healthgym.evaluation.compare import compare_systems, to_json
-from healthgym.evaluation.compare_page import best_of, duration
+from healthgym.evaluation.comparing.claims import Groups, Judged, Trained, check_claims
+from healthgym.evaluation.comparing.page import best_of, duration
+from healthgym.evaluation.comparing.systems import compare_systems, to_json
 from healthgym.evaluation.figure import Figure, Section
 from healthgym.evaluation.report import Report
 from healthgym.launch.compare import compare_runs

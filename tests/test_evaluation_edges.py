@@ -9,25 +9,25 @@ import pytest
 from evaluation_cohort import SCHEMA, cohort, shuffled
 
 from healthgym.errors import ConfigError, TableError
-from healthgym.evaluation import (
+from healthgym.evaluation import report
+from healthgym.evaluation.comparison import Comparison, Side
+from healthgym.evaluation.figure import Figure, NotJudgedError, Section, Verdict, in_words, judge
+from healthgym.evaluation.report import compare
+from healthgym.evaluation.sections import (
     collapse,
     discriminability,
     dynamics,
     joint,
     marginals,
     privacy,
-    report,
     utility,
 )
-from healthgym.evaluation import validity as rules
-from healthgym.evaluation.comparison import Comparison, Side
-from healthgym.evaluation.disclosure import attribute_advantage, disclosure_figure
-from healthgym.evaluation.figure import Figure, NotJudgedError, Section, Verdict, in_words, judge
-from healthgym.evaluation.membership import effective_nearest
-from healthgym.evaluation.panel import panel_from_frame
-from healthgym.evaluation.report import compare
+from healthgym.evaluation.sections import validity as rules
+from healthgym.evaluation.sections.disclosure import attribute_advantage, disclosure_figure
 from healthgym.evaluation.settings import ReportConfig, Threshold, load_report_config
 from healthgym.evaluation.sources import Source, source_of
+from healthgym.evaluation.statistics.membership import effective_nearest
+from healthgym.evaluation.statistics.panel import panel_from_frame
 from healthgym.schema import Schema
 
 THRESHOLDS = Path(__file__).parent.parent / "configs" / "report.yaml"

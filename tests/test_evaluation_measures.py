@@ -11,21 +11,43 @@ from evaluation_cohort import SCHEMA, cohort
 from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 
-from healthgym.evaluation.collapse import active_modes, diversity, duplicates, rare_group_ratios, vanished
 from healthgym.evaluation.comparison import Side
-from healthgym.evaluation.disclosure import disclosure_risk
-from healthgym.evaluation.dynamics import autocorrelation, quantile_lines, run_lengths, transition_distance
 from healthgym.evaluation.figure import Verdict, in_words, judge, show, worst
-from healthgym.evaluation.joint import cramers_v, log_cluster, structure_lost
-from healthgym.evaluation.membership import nearer_interval, nearer_share, nearest_in_first
-from healthgym.evaluation.panel import Panel, panel_from_frame
-from healthgym.evaluation.patients import k_nearest, neighbours, sequence_vectors, squared_distances
-from healthgym.evaluation.policy import Decisions, disagreement, learn, policy_value
-from healthgym.evaluation.ranking import auc, auc_interval, rate_interval, true_positive_rate
-from healthgym.evaluation.scale import fit_scale
+from healthgym.evaluation.sections.collapse import (
+    active_modes,
+    diversity,
+    duplicates,
+    rare_group_ratios,
+    vanished,
+)
+from healthgym.evaluation.sections.disclosure import disclosure_risk
+from healthgym.evaluation.sections.dynamics import (
+    autocorrelation,
+    quantile_lines,
+    run_lengths,
+    transition_distance,
+)
+from healthgym.evaluation.sections.joint import cramers_v, log_cluster, structure_lost
+from healthgym.evaluation.sections.trends import (
+    dynamic_correlations,
+    linear,
+    loess,
+    patient_correlations,
+    pooled,
+)
 from healthgym.evaluation.settings import Threshold
-from healthgym.evaluation.tally import hash_patients, tally_of
-from healthgym.evaluation.trends import dynamic_correlations, linear, loess, patient_correlations, pooled
+from healthgym.evaluation.statistics.membership import nearer_interval, nearer_share, nearest_in_first
+from healthgym.evaluation.statistics.panel import Panel, panel_from_frame
+from healthgym.evaluation.statistics.patients import (
+    k_nearest,
+    neighbours,
+    sequence_vectors,
+    squared_distances,
+)
+from healthgym.evaluation.statistics.policy import Decisions, disagreement, learn, policy_value
+from healthgym.evaluation.statistics.ranking import auc, auc_interval, rate_interval, true_positive_rate
+from healthgym.evaluation.statistics.scale import fit_scale
+from healthgym.evaluation.statistics.tally import hash_patients, tally_of
 
 COMBINATIONS = [("sex",), ("group",), ("sex", "group")]
 

@@ -11,7 +11,7 @@ import tiny
 
 from healthgym.errors import ConfigError, TableError
 from healthgym.evaluation.figure import Verdict
-from healthgym.evaluation.memory import audit, coarsen
+from healthgym.evaluation.sections.latent_memory import audit, coarsen
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.launch.memory import audit_memory
 from healthgym.training.run import train

@@ -17,14 +17,14 @@ from evaluation_cohort import SCHEMA, cohort, one_type, shuffled, write_shards
 from healthgym.data.prepare import SplitSettings, prepare
 from healthgym.data.table import check_table
 from healthgym.errors import CohortError, ConfigError, TableError
-from healthgym.evaluation import collapse, dynamics, joint, marginals, privacy, utility, validity
 from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.figure import Figure, Section, Verdict, worst_section
-from healthgym.evaluation.panel import panel_from_frame
 from healthgym.evaluation.report import SECTIONS, compare, evaluate, file_name, make_report, write_report
+from healthgym.evaluation.sections import collapse, dynamics, joint, marginals, privacy, utility, validity
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.sources import Source, open_real, open_synthetic, sample, source_of
-from healthgym.evaluation.tally import hash_patients
+from healthgym.evaluation.statistics.panel import panel_from_frame
+from healthgym.evaluation.statistics.tally import hash_patients
 from healthgym.schema import Schema
 
 ROOT = Path(__file__).parent.parent
@@ -210,10 +210,10 @@ def test_a_schema_without_static_variables_or_reals_is_judged_as_far_as_it_goes(
     sections = {
         judged.__name__: judged.section(comparison) for judged in (marginals, collapse, privacy, joint)
     }
-    found = figure(sections["healthgym.evaluation.collapse"], "collapse.active_modes")
+    found = figure(sections["healthgym.evaluation.sections.collapse"], "collapse.active_modes")
     assert found.verdict is Verdict.NOT_JUDGED
     assert "no static categorical variables" in found.reason
-    found = figure(sections["healthgym.evaluation.marginals"], "marginals.ks")
+    found = figure(sections["healthgym.evaluation.sections.marginals"], "marginals.ks")
     assert found.verdict is Verdict.NOT_JUDGED
 
 

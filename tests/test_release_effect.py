@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from healthgym import stopping
 from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import SamplingError, TableError
-from healthgym.evaluation import report, validity
+from healthgym.evaluation import report
 from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.figure import Section, Verdict
+from healthgym.evaluation.sections import validity
 from healthgym.files import sha256_of
 from healthgym.launch import effect
 from healthgym.launch.effect import Cohorts, changed_first, side_by_side

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 
 from healthgym.evaluation.figure import Figure, NotJudgedError, Row, Verdict, in_words, judge, limits, rows_of
-from healthgym.evaluation.panel import Panel
 from healthgym.evaluation.settings import ReportConfig
-from healthgym.evaluation.tally import Combination, Tally, tally_of
+from healthgym.evaluation.statistics.panel import Panel
+from healthgym.evaluation.statistics.tally import Combination, Tally, tally_of
 from healthgym.schema import Schema
 from healthgym.seeds import permutation
 

@@ -14,7 +14,10 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from healthgym.errors import ConfigError, TableError, listed
-from healthgym.evaluation import (
+from healthgym.evaluation.comparison import Comparison, Side
+from healthgym.evaluation.figure import Section, Verdict, worst_section
+from healthgym.evaluation.pages.page import render
+from healthgym.evaluation.sections import (
     collapse,
     discriminability,
     dynamics,
@@ -24,15 +27,12 @@ from healthgym.evaluation import (
     utility,
     validity,
 )
-from healthgym.evaluation.comparison import Comparison, Side
-from healthgym.evaluation.disclosure import can_be_counted, identifiers_of
-from healthgym.evaluation.figure import Section, Verdict, worst_section
-from healthgym.evaluation.page import render
-from healthgym.evaluation.panel import Panel
-from healthgym.evaluation.scale import fit_scale
+from healthgym.evaluation.sections.disclosure import can_be_counted, identifiers_of
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.sources import Source, open_real, open_synthetic, sample, side_of
-from healthgym.evaluation.tally import Combination
+from healthgym.evaluation.statistics.panel import Panel
+from healthgym.evaluation.statistics.scale import fit_scale
+from healthgym.evaluation.statistics.tally import Combination
 from healthgym.files import write_json, write_text
 from healthgym.schema import Schema, load_schema
 

@@ -13,9 +13,9 @@ from healthgym.data.sequences import PreparedCohort
 from healthgym.data.table import check_table, read_table
 from healthgym.errors import CohortError, TableError, listed
 from healthgym.evaluation.comparison import Side
-from healthgym.evaluation.panel import Panel, panel_from_frame
-from healthgym.evaluation.scale import Scale
-from healthgym.evaluation.tally import Combination, Tally, tally_of
+from healthgym.evaluation.statistics.panel import Panel, panel_from_frame
+from healthgym.evaluation.statistics.scale import Scale
+from healthgym.evaluation.statistics.tally import Combination, Tally, tally_of
 from healthgym.schema import Schema
 from healthgym.seeds import permutation
 from healthgym.storage.shards import open_cohort

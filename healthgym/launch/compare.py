@@ -1,4 +1,4 @@
-"""Trained systems on one page: a cohort of each, then `healthgym.evaluation.compare`."""
+"""Trained systems on one page: a cohort of each, then `healthgym.evaluation.comparing.systems`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ import numpy as np
 
 from healthgym.config import RunConfig, preset_of
 from healthgym.errors import ConfigError, StorageError
-from healthgym.evaluation.claims import Judged, Trained
-from healthgym.evaluation.compare import check_names, compare_systems
+from healthgym.evaluation.comparing.claims import Judged, Trained
+from healthgym.evaluation.comparing.systems import check_names, compare_systems
 from healthgym.evaluation.settings import load_report_config
 from healthgym.launch.trained import find_trained
 from healthgym.schema import Schema, load_schema

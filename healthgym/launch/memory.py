@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from healthgym.data.encode import design_matrix
 from healthgym.data.sequences import PreparedCohort, Sequences
 from healthgym.errors import ConfigError, TableError
-from healthgym.evaluation.memory import audit, coarsen
 from healthgym.evaluation.report import Report, write_report
+from healthgym.evaluation.sections.latent_memory import audit, coarsen
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.storage.checkpoint import Checkpoint, load_checkpoint
 from healthgym.synthesis.source import trained_system

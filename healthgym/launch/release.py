@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import ConfigError, HealthgymError, TableError
 from healthgym.evaluation.figure import Section
-from healthgym.evaluation.memory import audit, coarsen
-from healthgym.evaluation.patients import k_nearest
+from healthgym.evaluation.sections.latent_memory import audit, coarsen
 from healthgym.evaluation.settings import ReportConfig, load_report_config
+from healthgym.evaluation.statistics.patients import k_nearest
 from healthgym.files import write_json, write_text
 from healthgym.launch.effect import Cohorts, measure
 from healthgym.launch.memory import latents_of, slots_of

@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from healthgym.evaluation import pictures
 from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.figure import NotJudgedError, Picture, Section
-from healthgym.evaluation.joint import pair_differences, structure_lost, triangles
-from healthgym.evaluation.panel import Panel
-from healthgym.evaluation.scale import LARGEST
-from healthgym.evaluation.trends import Smoother, dynamic_correlations, linear, loess
+from healthgym.evaluation.pages import pictures
+from healthgym.evaluation.sections.joint import pair_differences, structure_lost, triangles
+from healthgym.evaluation.sections.trends import Smoother, dynamic_correlations, linear, loess
+from healthgym.evaluation.statistics.panel import Panel
+from healthgym.evaluation.statistics.scale import LARGEST
 
 Floats = NDArray[np.float64]
 

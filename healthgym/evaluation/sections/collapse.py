@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.evaluation import pictures
 from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.figure import NotJudgedError, Picture, Section
-from healthgym.evaluation.patients import Vectors, k_nearest, neighbours, sequence_vectors
-from healthgym.evaluation.tally import Combination
+from healthgym.evaluation.pages import pictures
+from healthgym.evaluation.statistics.patients import Vectors, k_nearest, neighbours, sequence_vectors
+from healthgym.evaluation.statistics.tally import Combination
 from healthgym.seeds import permutation
 
 COMMON = 0.005

@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.evaluation.figure import NotJudgedError
-from healthgym.evaluation.panel import Panel
 from healthgym.evaluation.settings import Endpoint
+from healthgym.evaluation.statistics.panel import Panel
 from healthgym.schema import Condition
 
 

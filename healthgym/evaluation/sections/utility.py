@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from healthgym.evaluation.comparison import About, Comparison
-from healthgym.evaluation.conditions import event
 from healthgym.evaluation.figure import Figure, NotJudgedError, Row, Section, limits
-from healthgym.evaluation.panel import Panel
-from healthgym.evaluation.patients import summary_features, timestep_features
-from healthgym.evaluation.policy import (
+from healthgym.evaluation.settings import Endpoint, Policy
+from healthgym.evaluation.statistics.conditions import event
+from healthgym.evaluation.statistics.panel import Panel
+from healthgym.evaluation.statistics.patients import summary_features, timestep_features
+from healthgym.evaluation.statistics.policy import (
     Decisions,
     Policies,
     decisions_of,
@@ -20,8 +21,7 @@ from healthgym.evaluation.policy import (
     learn,
     policy_value,
 )
-from healthgym.evaluation.ranking import auc, auc_interval
-from healthgym.evaluation.settings import Endpoint, Policy
+from healthgym.evaluation.statistics.ranking import auc, auc_interval
 from healthgym.seeds import permutation, stream
 
 Floats = NDArray[np.float64]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.evaluation.panel import Panel
+from healthgym.evaluation.statistics.panel import Panel
 
 Vectors = NDArray[np.float32]
 Floats = NDArray[np.float64]

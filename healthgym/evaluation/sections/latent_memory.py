@@ -9,10 +9,10 @@ from sklearn.cluster import KMeans
 
 from healthgym.evaluation.comparison import About
 from healthgym.evaluation.figure import Figure, Section, in_words, judge, limits
-from healthgym.evaluation.membership import membership_scores, nearer_share
-from healthgym.evaluation.patients import Vectors, k_nearest, neighbours
-from healthgym.evaluation.ranking import auc, auc_interval, rate_interval, true_positive_rate
 from healthgym.evaluation.settings import ReportConfig
+from healthgym.evaluation.statistics.membership import membership_scores, nearer_share
+from healthgym.evaluation.statistics.patients import Vectors, k_nearest, neighbours
+from healthgym.evaluation.statistics.ranking import auc, auc_interval, rate_interval, true_positive_rate
 
 Floats = NDArray[np.float64]
 

@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.evaluation.panel import Panel
-from healthgym.evaluation.scale import NUM_BINS
+from healthgym.evaluation.statistics.panel import Panel
+from healthgym.evaluation.statistics.scale import NUM_BINS
 from healthgym.schema import Schema
 
 Floats = NDArray[np.float64]

@@ -96,7 +96,7 @@ def png_uri(path: Path) -> str:
 def environment() -> Environment:
     """Return the templates, and the filters that write numbers and pictures into them."""
     made = Environment(
-        loader=PackageLoader("healthgym.evaluation", "."),
+        loader=PackageLoader("healthgym.evaluation.pages", "."),
         autoescape=select_autoescape(["html", "j2"]),
         trim_blocks=True,
         lstrip_blocks=True,

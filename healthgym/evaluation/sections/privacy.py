@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import About, Comparison, Side
-from healthgym.evaluation.disclosure import NEEDS_HOLDOUT, attribute_figure, disclosure_figure
 from healthgym.evaluation.figure import Figure, NotJudgedError, Section
-from healthgym.evaluation.membership import (
+from healthgym.evaluation.sections.disclosure import NEEDS_HOLDOUT, attribute_figure, disclosure_figure
+from healthgym.evaluation.statistics.membership import (
     ATTACK_NEIGHBOURS,
     as_if_equal,
     effective_nearest,
@@ -18,15 +18,15 @@ from healthgym.evaluation.membership import (
     nearest_in_first,
     trained_attack,
 )
-from healthgym.evaluation.patients import (
+from healthgym.evaluation.statistics.patients import (
     Neighbours,
     Vectors,
     neighbours,
     sequence_vectors,
     squared_distances,
 )
-from healthgym.evaluation.ranking import auc, auc_interval, rate_interval, true_positive_rate
-from healthgym.evaluation.tally import hash_rows
+from healthgym.evaluation.statistics.ranking import auc, auc_interval, rate_interval, true_positive_rate
+from healthgym.evaluation.statistics.tally import hash_rows
 
 Floats = NDArray[np.float64]
 

@@ -6,11 +6,11 @@ from functools import partial
 import numpy as np
 from scipy import stats
 
-from healthgym.evaluation import pictures
 from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.figure import Figure, Section
-from healthgym.evaluation.panel import Floats, Panel
-from healthgym.evaluation.scale import LARGEST
+from healthgym.evaluation.pages import pictures
+from healthgym.evaluation.statistics.panel import Floats, Panel
+from healthgym.evaluation.statistics.scale import LARGEST
 from healthgym.seeds import stream
 
 _V1 = "Kuo et al., Scientific Data 2022, doi 10.1038/s41597-022-01784-7"

@@ -9,9 +9,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.figure import Figure, Section
-from healthgym.evaluation.patients import summary_features, timestep_features
-from healthgym.evaluation.ranking import auc, auc_interval
-from healthgym.evaluation.sequence_classifier import gru_scores
+from healthgym.evaluation.statistics.patients import summary_features, timestep_features
+from healthgym.evaluation.statistics.ranking import auc, auc_interval
+from healthgym.evaluation.statistics.sequence_classifier import gru_scores
 from healthgym.seeds import permutation
 
 Floats = NDArray[np.float64]

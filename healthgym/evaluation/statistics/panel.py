@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from healthgym.errors import TableError, listed
-from healthgym.evaluation.scale import Scale
+from healthgym.evaluation.statistics.scale import Scale
 from healthgym.schema import Schema
 
 Floats = NDArray[np.float64]

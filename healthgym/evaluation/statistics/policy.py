@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from healthgym.evaluation.conditions import holds
 from healthgym.evaluation.figure import NotJudgedError
-from healthgym.evaluation.panel import Panel
-from healthgym.evaluation.patients import timestep_features
 from healthgym.evaluation.settings import Policy
+from healthgym.evaluation.statistics.conditions import holds
+from healthgym.evaluation.statistics.panel import Panel
+from healthgym.evaluation.statistics.patients import timestep_features
 from healthgym.seeds import stream
 
 Floats = NDArray[np.float64]

@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from healthgym.evaluation.patients import Vectors, k_nearest, neighbours, squared_distances
+from healthgym.evaluation.statistics.patients import Vectors, k_nearest, neighbours, squared_distances
 from healthgym.seeds import stream
 
 Floats = NDArray[np.float64]

@@ -6,9 +6,9 @@ from functools import partial
 import numpy as np
 
 from healthgym.evaluation.comparison import About, Comparison, Side
-from healthgym.evaluation.conditions import holds
 from healthgym.evaluation.figure import Row, Section
-from healthgym.evaluation.panel import Panel
+from healthgym.evaluation.statistics.conditions import holds
+from healthgym.evaluation.statistics.panel import Panel
 from healthgym.schema import Rule
 
 STATIC = About(

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from healthgym.errors import ConfigError, listed
 from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.figure import Figure, NotJudgedError, Row
-from healthgym.evaluation.panel import Panel
-from healthgym.evaluation.patients import neighbours, sequence_vectors
 from healthgym.evaluation.settings import ReportConfig
-from healthgym.evaluation.tally import Combination
+from healthgym.evaluation.statistics.panel import Panel
+from healthgym.evaluation.statistics.patients import neighbours, sequence_vectors
+from healthgym.evaluation.statistics.tally import Combination
 from healthgym.schema import Schema
 
 Floats = NDArray[np.float64]

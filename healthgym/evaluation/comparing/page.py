@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from healthgym.evaluation.claims import Judged, Trained, check_claims
+from healthgym.evaluation.comparing.claims import Judged, Trained, check_claims
 from healthgym.evaluation.figure import Figure, Picture, show
-from healthgym.evaluation.page import environment
+from healthgym.evaluation.pages.page import environment
 
 _AT_A_GLANCE = frozenset(
     {

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.cluster import MiniBatchKMeans
 
-from healthgym.evaluation import pictures
 from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.figure import NotJudgedError, Picture, Section
+from healthgym.evaluation.pages import pictures
 from healthgym.seeds import stream
 
 Floats = NDArray[np.float64]

@@ -1,0 +1,1 @@
+"""Several systems judged on the same patients, side by side."""

@@ -27,12 +27,12 @@ from healthgym.data.prepare import prepare_parts
 from healthgym.data.sequences import PreparedCohort, Sequences
 from healthgym.data.simulate import simulate_chunks
 from healthgym.data.sources import find_source
+from healthgym.distributed.share import Share
 from healthgym.schema import load_schema
 from healthgym.storage.prepared import SplitArrays
 from healthgym.strict import parse
 from healthgym.systems.base import PositionDraws
 from healthgym.systems.build import build_system
-from healthgym.systems.share import Share
 from healthgym.training.batches import BatchLoader, upcoming
 from healthgym.training.curriculum import Curriculum
 

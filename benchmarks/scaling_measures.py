@@ -21,13 +21,13 @@ from torch.utils.checkpoint import checkpoint
 from training_step import patients, stepper
 
 from healthgym.config import SYSTEM_PRESETS, RunConfig
+from healthgym.distributed.share import Share
 from healthgym.layout import FeatureLayout
 from healthgym.nn.attention import SelfAttentionBlock
 from healthgym.nn.unet import ResidualBlock
 from healthgym.strict import merge, parse
 from healthgym.systems.base import System
 from healthgym.systems.build import build_system
-from healthgym.systems.share import Share
 from healthgym.training.subnormals import subnormals_are_zero
 
 CPU = torch.device("cpu")

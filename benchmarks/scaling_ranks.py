@@ -16,9 +16,9 @@ from scaling_measures import CPU, layout_of, make_system
 from torch import Tensor, distributed
 from training_step import patients
 
+from healthgym.distributed.ranks import Ranks, joined
+from healthgym.distributed.share import Share
 from healthgym.systems.base import PositionDraws, System
-from healthgym.systems.ranks import Ranks, joined
-from healthgym.systems.share import Share
 from healthgym.training.subnormals import subnormals_are_zero
 
 MESSAGES = (8, 65_536, 1_048_576, 4_194_304)  # bytes

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("prepare", "train", "synthesize", "evaluate", "compare", "inspect_checkpoint")
 FIRST_STEP = """
 import sys
-from healthgym.parallel import let_waiting_threads_sleep
+from healthgym.distributed.parallel import let_waiting_threads_sleep
 let_waiting_threads_sleep()
 from pathlib import Path
 from healthgym.config import RunConfig

@@ -28,7 +28,7 @@ from healthgym.nn.unet import UNet1d
 from healthgym.systems.base import PositionDraws, System
 from healthgym.systems.build import build_system
 from healthgym.systems.diffusion import DiffusionSystem
-from healthgym.systems.recorded import CudaRecorder, RecordedSteps
+from healthgym.training.graphs import CudaRecorder, RecordedSteps
 
 LAYOUTS = {
     # ART for HIV: the notebooks' 7 variables, and all 13.

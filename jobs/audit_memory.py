@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     from healthgym.errors import HealthgymError
-    from healthgym.launch.memory import audit_memory
+    from healthgym.release.memory_audit import audit_memory
 
     try:
         report = audit_memory(options.run_dir, options.data, options.out, options.config, options.coarsen)

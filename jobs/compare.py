@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from healthgym import stopping
     from healthgym.errors import HealthgymError
-    from healthgym.launch.compare import compare_runs
+    from healthgym.release.compare_runs import compare_runs
 
     try:
         compare_runs(**vars(arguments))

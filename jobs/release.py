@@ -32,8 +32,8 @@ def main(argv: list[str] | None = None) -> int:
 
     from healthgym import stopping
     from healthgym.errors import HealthgymError
-    from healthgym.launch.effect import Cohorts
-    from healthgym.launch.release import release
+    from healthgym.release.effect import Cohorts
+    from healthgym.release.release import release
 
     effect = None if asked.no_effect else Cohorts(asked.patients, asked.seed)
     try:

@@ -12,9 +12,9 @@ import time
 import torch
 from test_perform import Does
 
+from healthgym.distributed.ranks import Ranks, joined
 from healthgym.errors import DivergenceError, StorageError
 from healthgym.launch.perform import Outcome, perform
-from healthgym.systems.ranks import Ranks, joined
 
 COLLECTIVE_SECONDS = 60.0
 

@@ -12,11 +12,11 @@ import torch
 
 from healthgym.config import CurriculumConfig, RunConfig
 from healthgym.data.sequences import PreparedCohort, Sequences
+from healthgym.distributed.share import Share
 from healthgym.errors import ConfigError
 from healthgym.nn.heads import one_hot
 from healthgym.storage.checkpoint import newest_checkpoint
 from healthgym.strict import parse
-from healthgym.systems.share import Share
 from healthgym.training import batches
 from healthgym.training.batches import BatchLoader, upcoming
 from healthgym.training.curriculum import Curriculum

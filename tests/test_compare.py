@@ -20,9 +20,9 @@ from healthgym.evaluation.comparing.page import best_of, duration
 from healthgym.evaluation.comparing.systems import compare_systems, to_json
 from healthgym.evaluation.figure import Figure, Section
 from healthgym.evaluation.report import Report
-from healthgym.launch.compare import compare_runs
-from healthgym.launch.release import release
-from healthgym.launch.trained import find_trained
+from healthgym.release.compare_runs import compare_runs
+from healthgym.release.release import release
+from healthgym.release.trained import find_trained
 from healthgym.storage.checkpoint import load_checkpoint
 from healthgym.synthesis.source import trained_system
 from healthgym.training.run import train

@@ -11,10 +11,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from healthgym.parallel import Place
+from healthgym.distributed.parallel import Place
+from healthgym.distributed.ranks import Ranks
+from healthgym.distributed.share import Share
 from healthgym.systems.base import PositionDraws
-from healthgym.systems.ranks import Ranks
-from healthgym.systems.share import Share
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "two-shared-cores" / "scaling.json"

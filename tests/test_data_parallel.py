@@ -20,12 +20,12 @@ import torch
 from drive_ranks import double_precision
 
 from healthgym import stopping
+from healthgym.distributed.parallel import Place, place_from, rows_of
+from healthgym.distributed.ranks import Ranks
+from healthgym.distributed.share import Share, correlation_of
 from healthgym.errors import ConfigError
-from healthgym.parallel import Place, place_from, rows_of
 from healthgym.storage.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from healthgym.systems.losses import correlation_matrix
-from healthgym.systems.ranks import Ranks
-from healthgym.systems.share import Share, correlation_of
 from healthgym.training import run as run_module
 from healthgym.training.run import train
 

@@ -13,7 +13,7 @@ from healthgym.errors import ConfigError, TableError
 from healthgym.evaluation.figure import Verdict
 from healthgym.evaluation.sections.latent_memory import audit, coarsen
 from healthgym.evaluation.settings import ReportConfig, load_report_config
-from healthgym.launch.memory import audit_memory
+from healthgym.release.memory_audit import audit_memory
 from healthgym.training.run import train
 
 THRESHOLDS = Path(__file__).parent.parent / "configs" / "report.yaml"

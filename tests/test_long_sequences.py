@@ -7,12 +7,12 @@ import tiny
 import torch
 
 from healthgym.config import RunConfig
+from healthgym.distributed.share import Share
 from healthgym.layout import FeatureLayout
 from healthgym.nn.heads import one_hot
 from healthgym.strict import merge, parse
 from healthgym.systems.base import PositionDraws, System
 from healthgym.systems.build import build_system
-from healthgym.systems.share import Share
 
 LENGTH, CPU = 500, torch.device("cpu")
 LAYOUT = FeatureLayout(40, (4,) * 40, (4,) * 40)  # 200 features

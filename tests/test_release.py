@@ -14,8 +14,8 @@ import tiny
 
 from healthgym.config import RunConfig
 from healthgym.errors import ConfigError, StorageError, TableError
-from healthgym.launch.memory import audit_memory
-from healthgym.launch.release import common_lengths, release
+from healthgym.release.memory_audit import audit_memory
+from healthgym.release.release import common_lengths, release
 from healthgym.storage.checkpoint import describe, list_checkpoints, load_checkpoint
 from healthgym.storage.shards import open_cohort
 from healthgym.synthesis.source import trained_system

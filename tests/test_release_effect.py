@@ -21,8 +21,8 @@ from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.figure import Section, Verdict
 from healthgym.evaluation.sections import validity
 from healthgym.files import sha256_of
-from healthgym.launch import effect
-from healthgym.launch.effect import Cohorts, changed_first, side_by_side
+from healthgym.release import effect
+from healthgym.release.effect import Cohorts, changed_first, side_by_side
 from healthgym.storage.checkpoint import load_checkpoint
 from healthgym.training.run import train
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from healthgym import stopping
+from healthgym.distributed.parallel import let_waiting_threads_sleep
 from healthgym.errors import FencedError, HealthgymError, RankError
 from healthgym.launch import records
-from healthgym.parallel import let_waiting_threads_sleep
 
 VISIBLE_GPUS = "HEALTHGYM_VISIBLE_GPUS"
 """Which GPUs the submitting process saw ("all" if it had no CUDA_VISIBLE_DEVICES)."""

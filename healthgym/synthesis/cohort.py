@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 
 from healthgym import __version__, stopping
+from healthgym.distributed.parallel import granted_cores
 from healthgym.errors import CohortError, ConfigError, StorageError
-from healthgym.parallel import granted_cores
 from healthgym.schema import Schema
 from healthgym.storage.checkpoint import list_checkpoints
 from healthgym.storage.shard_file import COMPRESSIONS, Compression, FileFormat

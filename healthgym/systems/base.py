@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from healthgym import seeds
+from healthgym.distributed.share import WHOLE, Share
 from healthgym.layout import FeatureLayout
-from healthgym.systems.share import WHOLE, Share
 
 # Nested mappings whose leaves are tensors or plain numbers.
 State = dict[str, Any]

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from healthgym import seeds
 from healthgym.config import DiffusionConfig
+from healthgym.distributed.share import mean_of
 from healthgym.errors import ConfigError
 from healthgym.layout import FeatureLayout
 from healthgym.nn.precision import bfloat16_is_wanted
@@ -35,7 +36,6 @@ from healthgym.systems.optimiser import (
     optimiser_state,
 )
 from healthgym.systems.samplers import Prediction, build_sampler, constant_level
-from healthgym.systems.share import mean_of
 
 _CACHED_PATIENTS = 128  # that a core makes fastest at once: a sixth less time than 512 at medium precision
 _SCORE_SHARPNESS = 2.0  # any positive number: scores are only compared, and averaged for static variables

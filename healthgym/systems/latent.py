@@ -12,6 +12,7 @@ from torch.nn.functional import mse_loss
 
 from healthgym import seeds
 from healthgym.config import AdamConfig
+from healthgym.distributed.share import WHOLE, Moments, Part, Share, mean_of, var_mean_of
 from healthgym.systems.autoencoder import Autoencoder, autoencoder_loss, latent_divergence
 from healthgym.systems.base import Draws, State, to_index
 from healthgym.systems.optimiser import (
@@ -22,7 +23,6 @@ from healthgym.systems.optimiser import (
     module_state,
     optimiser_state,
 )
-from healthgym.systems.share import WHOLE, Moments, Part, Share, mean_of, var_mean_of
 
 # A patient's noise (60 x 128 numbers) outweighs all else in synthesis: few are held twice.
 _DRAWN_AT_ONCE = 64

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from healthgym.config import AdamConfig
+from healthgym.distributed.share import Moments, Part, correlation_of, mean_of
 from healthgym.systems.base import Draws, State, System
 from healthgym.systems.critic import Critic, gradient_penalty
 from healthgym.systems.latent import UniformLatent
@@ -22,7 +23,6 @@ from healthgym.systems.optimiser import (
     module_state,
     optimiser_state,
 )
-from healthgym.systems.share import Moments, Part, correlation_of, mean_of
 
 
 class WGANSystem(System):

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from healthgym.data.sequences import Sequences
+from healthgym.distributed.share import Share
 from healthgym.layout import FeatureLayout
 from healthgym.nn.heads import one_hot
-from healthgym.systems.share import Share
 from healthgym.training.curriculum import Curriculum
 
 _BLOCK_ROWS = 1 << 20

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from healthgym.distributed.share import WHOLE, Share
 from healthgym.errors import DivergenceError
 from healthgym.files import write_text
-from healthgym.systems.share import WHOLE, Share
 
 
 class Meter:

@@ -14,9 +14,11 @@ from torch import Tensor
 from healthgym import stopping
 from healthgym.config import RunConfig
 from healthgym.data.sequences import PreparedCohort
+from healthgym.distributed.parallel import granted_cores, place_from
+from healthgym.distributed.ranks import Ranks, joined
+from healthgym.distributed.share import Share
 from healthgym.errors import ConfigError
 from healthgym.nn.precision import set_precision
-from healthgym.parallel import granted_cores, place_from
 from healthgym.storage.checkpoint import (
     Checkpoint,
     Progress,
@@ -30,11 +32,9 @@ from healthgym.storage.checkpoint import (
 )
 from healthgym.systems.base import Draws, State, System
 from healthgym.systems.build import build_system
-from healthgym.systems.ranks import Ranks, joined
-from healthgym.systems.recorded import CudaRecorder, RecordedSteps
-from healthgym.systems.share import Share
 from healthgym.training.batches import BatchLoader, upcoming
 from healthgym.training.curriculum import Curriculum
+from healthgym.training.graphs import CudaRecorder, RecordedSteps
 from healthgym.training.metrics import Meter, MetricsFile
 from healthgym.training.plots import draw_losses
 from healthgym.training.progress import ProgressReport

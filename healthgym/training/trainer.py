@@ -13,9 +13,9 @@ from torch import Tensor
 
 from healthgym import stopping
 from healthgym.config import RunConfig
+from healthgym.distributed.ranks import Ranks
 from healthgym.errors import DivergenceError
 from healthgym.systems.base import Draws, PositionDraws, State, System
-from healthgym.systems.ranks import Ranks
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.metrics import Meter, MetricsFile
 from healthgym.training.progress import ProgressReport

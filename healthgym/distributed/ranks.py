@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.rendezvous import rendezvous
 
+from healthgym.distributed.parallel import Place, place_from
 from healthgym.errors import HealthgymError, RankError
-from healthgym.parallel import Place, place_from
 
 _STORE_SECONDS = 10.0  # to ask the store, which lives in the first process (or in torchrun)
 _GRACE_SECONDS = 5.0  # for the others to notice that one is lost, and to leave their marks

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from healthgym import config as settings
+from healthgym.distributed.share import Share
 from healthgym.errors import ConfigError
 from healthgym.strict import parse
 from healthgym.systems.base import Draws, KeptDraws, PositionDraws, System
 from healthgym.systems.build import build_system
-from healthgym.systems.recorded import CudaRecorder, Losses, RecordedSteps
-from healthgym.systems.share import Share
+from healthgym.training.graphs import CudaRecorder, Losses, RecordedSteps
 from healthgym.training.trainer import to_arrays
 
 LENGTHS = [3, 6] * 9  # the latent memory of 20 slots is filling, overflows in step 3, and is full

@@ -15,10 +15,10 @@ from healthgym.evaluation.sections.latent_memory import audit, coarsen
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.statistics.patients import k_nearest
 from healthgym.files import write_json, write_text
-from healthgym.launch.effect import Cohorts, measure
-from healthgym.launch.memory import latents_of, slots_of
-from healthgym.launch.release_card import in_words, make_card, read_report
-from healthgym.launch.trained import find_trained, is_release
+from healthgym.release.card import in_words, make_card, read_report
+from healthgym.release.effect import Cohorts, measure
+from healthgym.release.memory_audit import latents_of, slots_of
+from healthgym.release.trained import find_trained, is_release
 from healthgym.storage.checkpoint import Checkpoint, write_checkpoint
 from healthgym.synthesis.source import trained_system
 from healthgym.training.trainer import to_arrays

@@ -10,7 +10,7 @@ from typing import Any
 from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import ConfigError
 from healthgym.evaluation.figure import show
-from healthgym.launch.effect import SIDES
+from healthgym.release.effect import SIDES
 from healthgym.storage.checkpoint import Checkpoint
 
 CARD_VERSION = 2

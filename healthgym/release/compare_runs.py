@@ -12,7 +12,7 @@ from healthgym.errors import ConfigError, StorageError
 from healthgym.evaluation.comparing.claims import Judged, Trained
 from healthgym.evaluation.comparing.systems import check_names, compare_systems
 from healthgym.evaluation.settings import load_report_config
-from healthgym.launch.trained import find_trained
+from healthgym.release.trained import find_trained
 from healthgym.schema import Schema, load_schema
 from healthgym.storage.checkpoint import Checkpoint, Progress
 from healthgym.storage.shards import open_cohort

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from healthgym.parallel import Place, rows_of
-from healthgym.systems.ranks import Ranks
+from healthgym.distributed.parallel import Place, rows_of
+from healthgym.distributed.ranks import Ranks
 
 
 @dataclass(frozen=True)

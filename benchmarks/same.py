@@ -68,7 +68,7 @@ def run(commit: str, out: Path, lines: list[str]) -> None:
         SystemExit: one of them failed; its output is printed.
     """
     with checked_out(commit, out / "tree") as tree:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+        environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         environment |= {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
         for line in lines:
             done = subprocess.run(

@@ -13,6 +13,8 @@ from functools import cache
 from typing import Any
 from uuid import uuid4
 
+from healthgym import environment
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -20,7 +22,7 @@ class Identity:
 
     Args:
         job: the scheduler's name of the job, e.g. "slurm:prod:1234_7"; empty outside a scheduler.
-        life: how often the job was started before (SLURM_RESTART_COUNT, absent the first time).
+        life: how often the job was started before (see `healthgym.environment.life`).
         token: new in each process.
         host: where it runs, for messages.
         pid: its number there, for messages.
@@ -41,19 +43,8 @@ class Identity:
         return asdict(self)
 
 
-def describe(environment: Mapping[str, str]) -> tuple[str, int]:
-    """Return (job, life) as the environment has them; ("", 0) outside a scheduler."""
-    number = environment.get("SLURM_JOB_ID", "")
-    if not number:
-        return "", 0
-    if "SLURM_ARRAY_JOB_ID" in environment:
-        number = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment.get('SLURM_ARRAY_TASK_ID', '0')}"
-    cluster = environment.get("SLURM_CLUSTER_NAME", "")
-    return f"slurm:{cluster}:{number}", int(environment.get("SLURM_RESTART_COUNT") or 0)
-
-
 @cache
 def mine() -> Identity:
     """Return this process's identity, the same at each call."""
-    job, life = describe(os.environ)
+    job, life = environment.job(os.environ), environment.life(os.environ)
     return Identity(job, life, uuid4().hex, socket.gethostname(), os.getpid())

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from healthgym.environment import task
 from healthgym.errors import CohortError, ConfigError
 from healthgym.strict import parse
-from healthgym.synthesis.plan import SynthesisPlan, agree, deal, parse_task, read_plan, task_from
+from healthgym.synthesis.plan import SynthesisPlan, agree, deal, parse_task, read_plan
 
 PLAN = SynthesisPlan(checkpoint_sha256="a" * 64, num_patients=10_000, patients_per_shard=1000)
 
@@ -136,10 +137,10 @@ def test_bad_task_is_a_sentence(text: str) -> None:
 
 
 def test_task_from_an_array() -> None:
-    assert task_from({}) == "0/1"
+    assert task({}) == "0/1"
     array = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_COUNT": "4"}
-    found = [task_from(array | {"SLURM_ARRAY_TASK_ID": str(number)}) for number in (1, 3, 5, 7)]
+    found = [task(array | {"SLURM_ARRAY_TASK_ID": str(number)}) for number in (1, 3, 5, 7)]
     assert found == ["0/4", "1/4", "2/4", "3/4"]
     alone = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "1"}
-    assert task_from(alone) == "0/1"
+    assert task(alone) == "0/1"
     assert parse_task("2/8") == (2, 8)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from healthgym import environment as scheduled
 from healthgym import identity
 from healthgym.errors import LaunchError
 from healthgym.launch import records
@@ -117,7 +118,7 @@ def test_an_older_life_keeps_silent(home: Path, monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_numbers(environment: dict[str, str], job: str, life: int, number: str) -> None:
-    assert identity.describe(environment) == (job, life)
+    assert (scheduled.job(environment), scheduled.life(environment)) == (job, life)
     assert records.job_number(environment) == number
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fake_slurm import FakeSlurm
 
-from healthgym.launch.sbatch import REQUEUE_LINES
+from healthgym.launch.slurm.sbatch import REQUEUE_LINES
 
 RESTARTS_LEFT = "JobId=7 JobName=x Restarts={} BatchFlag=1"
 

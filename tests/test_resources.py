@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from healthgym.errors import ConfigError
-from healthgym.launch.resources import SlurmSettings, parse_minutes
+from healthgym.launch.slurm.resources import SlurmSettings, parse_minutes
 from healthgym.strict import load, parse
 
 SHIPPED = sorted((Path(__file__).parent.parent / "slurm").glob("*.yaml"))

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from healthgym.launch.resources import SlurmSettings
-from healthgym.launch.sbatch import REQUEUE_LINES, make_executor
+from healthgym.launch.slurm.resources import SlurmSettings
+from healthgym.launch.slurm.sbatch import REQUEUE_LINES, make_executor
 from healthgym.strict import parse
 
 EXPECTED = Path(__file__).parent / "data" / "sbatch"

@@ -12,7 +12,7 @@ from fake_slurm import FakeSlurm
 
 from healthgym.__main__ import main
 from healthgym.launch import submission
-from healthgym.launch.scheduler import Queued
+from healthgym.launch.slurm.queue import Queued
 from healthgym.launch.tracking import judge, track
 
 HERE = {"host": socket.gethostname(), "pid": os.getpid()}

@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from healthgym import environment
+
 
 @dataclass(frozen=True)
 class Place:
@@ -20,12 +22,12 @@ class Place:
     local_rank: int = 0
 
 
-def place_from(environment: Mapping[str, str]) -> Place:
+def place_from(variables: Mapping[str, str]) -> Place:
     """Return the place that torchrun, or a launcher in its manner, has written into the environment."""
-    num_processes = int(environment.get("WORLD_SIZE") or 1)
+    num_processes = int(variables.get("WORLD_SIZE") or 1)
     if num_processes == 1:
         return Place()
-    return Place(int(environment["RANK"]), num_processes, int(environment.get("LOCAL_RANK") or 0))
+    return Place(int(variables["RANK"]), num_processes, int(variables.get("LOCAL_RANK") or 0))
 
 
 def rows_of(place: Place, num_rows: int) -> slice:
@@ -40,10 +42,8 @@ def granted_cores() -> int:
 
     More threads than that are slower by an order of magnitude, not faster.
     """
-    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if slurm.isdigit() and int(slurm) > 0:
-        return min(int(slurm), len(os.sched_getaffinity(0)))
-    return len(os.sched_getaffinity(0))
+    usable = len(os.sched_getaffinity(0))
+    return min(environment.cores(os.environ) or usable, usable)
 
 
 def let_waiting_threads_sleep() -> None:

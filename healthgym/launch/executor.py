@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+from healthgym import environment
 from healthgym.errors import HealthgymError, LaunchError
 from healthgym.launch import records
 from healthgym.launch.perform import Job, perform
@@ -63,8 +64,8 @@ def _launch(job: Job, on: str, dry_run: bool) -> int:
 
 
 def run_here(job: Job, plain_errors: bool = False) -> int:
-    """Run a job in this process; inside a Slurm job, keep its state where `status` looks."""
+    """Run a job in this process; inside a scheduled job, keep its state where `status` looks."""
     job.check()
-    if "SLURM_JOB_ID" not in os.environ:
+    if not environment.job(os.environ):
         return perform(job, None, plain_errors)
     return perform(job, records.plain_submission(job.target, job.kind, job.place), plain_errors)

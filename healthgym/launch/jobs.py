@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from healthgym import environment
 from healthgym.config import RunConfig
 from healthgym.errors import StorageError
 from healthgym.launch.perform import Job, Outcome
@@ -101,9 +102,8 @@ class SynthesizeJob:
         """
         from healthgym.strict import parse
         from healthgym.synthesis.cohort import SynthesisRequest
-        from healthgym.synthesis.plan import task_from
 
-        request = {"task": task_from(os.environ)} | _settled(request)
+        request = {"task": environment.task(os.environ)} | _settled(request)
         settled = parse(SynthesisRequest, request, "the command line")
         place = "" if settled.task.endswith("/1") else settled.task
         return cls(settled.out, settled.model_dump_json(), place)

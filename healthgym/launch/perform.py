@@ -11,6 +11,7 @@ from typing import Protocol
 
 from healthgym import stopping
 from healthgym.distributed.parallel import let_waiting_threads_sleep
+from healthgym.environment import step_rank
 from healthgym.errors import FencedError, HealthgymError, RankError
 from healthgym.launch import records
 
@@ -136,11 +137,10 @@ def export_ranks(environment: Mapping[str, str]) -> int:
     Only under srun with several tasks; else the environment stays as it is. The first node's name is
     the meeting point; where names do not resolve, the address srun was started from, which is that node.
     """
-    num_tasks = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
-    if num_tasks == 1:
+    mine = step_rank(environment)
+    if mine is None:
         return int(environment.get("RANK", 0))
-    host = environment.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
-    first = environment.get("HEALTHGYM_FIRST_NODE", "")
+    host, first = mine.address, environment.get("HEALTHGYM_FIRST_NODE", "")
     try:
         if first:
             socket.getaddrinfo(first, None)
@@ -148,10 +148,10 @@ def export_ranks(environment: Mapping[str, str]) -> int:
     except OSError:
         pass
     os.environ.update(
-        RANK=environment["SLURM_PROCID"],
-        WORLD_SIZE=str(num_tasks),
-        LOCAL_RANK=environment["SLURM_LOCALID"],
+        RANK=str(mine.rank),
+        WORLD_SIZE=str(mine.num_processes),
+        LOCAL_RANK=str(mine.local_rank),
         MASTER_ADDR=host,
-        MASTER_PORT=str(20_000 + int(environment["SLURM_JOB_ID"]) % 20_000),
+        MASTER_PORT=str(mine.port),
     )
-    return int(environment["SLURM_PROCID"])
+    return mine.rank

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from healthgym import environment as scheduled
 from healthgym import identity
 from healthgym.errors import LaunchError
 from healthgym.files import write_json
@@ -72,9 +73,8 @@ def plain_submission(target: Path, kind: str, place: str) -> Path:
     folder = submissions_folder(target) / f"sbatch-{first}"
     folder.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if int(os.environ.get("SLURM_PROCID", 0)) == 0:
-        name = os.environ.get("SLURM_JOB_NAME", "")
-        said = {"kind": kind, "name": name, "places": {number: place}}
+    if scheduled.rank(os.environ) == 0:
+        said = {"kind": kind, "name": scheduled.job_name(os.environ), "places": {number: place}}
         write_json(folder / f"submission-{number}.json", said)
     return folder
 
@@ -113,10 +113,8 @@ def _group_of_one(number: int) -> bool:
 
 def job_number(environment: Mapping[str, str]) -> str:
     """Return the number that the state file of this process carries: "12", "12_3" or "local-345"."""
-    job, _ = identity.describe(environment)
-    if job:
-        return job.rpartition(":")[2]
-    return f"local-{environment.get('SUBMITIT_LOCAL_JOB_ID', os.getpid())}"
+    local = environment.get("SUBMITIT_LOCAL_JOB_ID", os.getpid())
+    return scheduled.job_number(environment) or f"local-{local}"
 
 
 def write_state(folder: Path, state: str, message: str = "") -> None:

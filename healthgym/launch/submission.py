@@ -2,21 +2,19 @@
 
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import submitit
-
 from healthgym.errors import LaunchError
 from healthgym.files import write_json
-from healthgym.launch import records, scheduler
+from healthgym.launch import records
 from healthgym.launch.perform import Job, perform
-from healthgym.launch.resources import SlurmSettings
-from healthgym.launch.sbatch import Executor, make_executor, make_mount_points
+from healthgym.launch.slurm import queue
+from healthgym.launch.slurm.resources import SlurmSettings
+from healthgym.launch.slurm.sbatch import make_executor, make_mount_points, send
 from healthgym.launch.tracking import track
 from healthgym.strict import load
 
@@ -47,17 +45,17 @@ def vet(job: Job, settings_path: Path, awaited: bool = False) -> None:
 
     Raises:
         HealthgymError: bad settings, an unshared place, a contradiction found by the job's own check, or
-            a refusal of the scheduler.
+            a refusal of the queue.
     """
     settings = load(SlurmSettings, settings_path)
-    scheduler.require_slurm()
+    queue.require_slurm()
     _require_shared([job.target, *job.reads], settings, settings_path)
     _require_one_rank(job, settings, settings_path)
     job.check(awaited)
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
         script.write(show(job, settings_path))
         script.flush()
-        scheduler.try_out(Path(script.name), settings_path)
+        queue.try_out(Path(script.name), settings_path)
 
 
 def submit(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
@@ -82,7 +80,7 @@ def submit(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
     executor = make_executor(settings, _name(job, folder), folder, _shown(job), after)
     try:
         make_mount_points(settings, folder, _shown(job))
-        number = _send(executor, tasks, folder, settings_path)
+        number = send(executor, [Submitted(task, folder) for task in tasks], settings_path)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)  # nothing was queued: leave no trace
         raise
@@ -97,19 +95,6 @@ def show(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
     folder = records.submissions_folder(job.target) / "TIME-AND-RANDOM"
     executor = make_executor(settings, _name(job, folder), folder, _shown(job), after)
     return executor.text(len(job.deal(settings.array.tasks)))
-
-
-def _send(executor: Executor, tasks: Sequence[Job], folder: Path, settings_path: Path) -> str:
-    calls = [Submitted(task, folder) for task in tasks]
-    try:
-        if len(calls) == 1:
-            jobs = [executor.submit(calls[0])]
-        else:
-            with executor.batch():
-                jobs = [executor.submit(call) for call in calls]
-    except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
-        raise scheduler.refusal(str(error), settings_path) from error
-    return str(jobs[0].job_id).partition("_")[0]
 
 
 def _tasks_not_live(job: Job, num_tasks: int) -> list[Job]:

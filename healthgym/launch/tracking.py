@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from healthgym.launch import records, scheduler
-from healthgym.launch.scheduler import Queued
+from healthgym.launch import records
+from healthgym.launch.slurm import queue
+from healthgym.launch.slurm.queue import Queued
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,13 @@ class Tracked:
 def track(target: Path) -> list[Tracked]:
     """Return every job ever submitted for a target, oldest first."""
     known = records.submissions(target)
-    queue = scheduler.look_up(said["name"] for _, said in known if "name" in said)
+    queued = queue.look_up(said["name"] for _, said in known if "name" in said)
     found = []
     for folder, said in known:
         own = records.states(folder)
         for number, place in said.get("places", {}).items():
             mine = own.get(number, {})
-            state, detail = judge(queue.get((said.get("name", ""), number)), mine)
+            state, detail = judge(queued.get((said.get("name", ""), number)), mine)
             life = int(mine.get("life", 0))
             found.append(Tracked(said.get("kind", "?"), number, place, state, detail, life, folder))
     return found
@@ -64,14 +65,14 @@ def judge(queued: Queued | None, own: Mapping[str, Any]) -> tuple[str, str]:
     word = str(own.get("state", ""))
     message = str(own.get("message", "")).partition("\n")[0]
     if queued and queued.live:
-        if queued.state == "RUNNING" and word == "running":
+        if queued.phase == "running" and word == "running":
             return "running", f"on {own.get('host', queued.detail)}"
-        if queued.state in {"PENDING", "REQUEUED"}:
+        if queued.phase == "waiting":
             return ("preempted" if own else "queued"), queued.detail
-        return "running" if queued.state == "RUNNING" else "queued", f"{queued.state} {queued.detail}".strip()
+        return "running" if queued.phase == "running" else "queued", f"{queued.state} {queued.detail}".strip()
     if word in {"finished", "fenced"}:
         return word, message
-    if queued and queued.state == "CANCELLED":
+    if queued and queued.phase == "cancelled":
         return "cancelled", "its work up to the last save is kept"
     if word in {"interrupted", "failed"}:
         return word, message

@@ -105,20 +105,6 @@ def parse_task(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def task_from(environment: Mapping[str, str]) -> str:
-    """Return "i/n" as a Slurm array has it; "0/1" outside an array.
-
-    A task that is submitted again alone belongs to an array of one, and so makes all shards that are
-    still missing; give `--task i/n` to keep it to its own.
-    """
-    if "SLURM_ARRAY_TASK_ID" not in environment:
-        return "0/1"
-    first = int(environment.get("SLURM_ARRAY_TASK_MIN", "0"))
-    step = int(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
-    count = int(environment.get("SLURM_ARRAY_TASK_COUNT", "1"))
-    return f"{((int(environment['SLURM_ARRAY_TASK_ID']) - first) // step) % count}/{count}"
-
-
 def deal(num_shards: int, task: int, num_tasks: int) -> range:
     """Return the shards of one task: every `num_tasks`-th, so that loads differ by one at most."""
     return range(task, num_shards, num_tasks)

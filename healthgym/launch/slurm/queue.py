@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from healthgym.errors import LaunchError
 
@@ -16,9 +17,13 @@ LIVE = frozenset(
 """States of a job that is not over."""
 
 
+Phase = Literal["waiting", "running", "changing", "cancelled", "ended"]
+"""A job's state in words that hold for any scheduler; a changing one is between two of the others."""
+
+
 @dataclass(frozen=True)
 class Queued:
-    """A job as Slurm sees it: its state, and why it waits or where it runs."""
+    """A job as Slurm sees it: its state in Slurm's word, and why it waits or where it runs."""
 
     state: str
     detail: str
@@ -27,6 +32,13 @@ class Queued:
     def live(self) -> bool:
         """Not over yet."""
         return self.state in LIVE
+
+    @property
+    def phase(self) -> Phase:
+        """The state in words that hold for any scheduler."""
+        phases: dict[str, Phase] = {"RUNNING": "running", "CANCELLED": "cancelled"}
+        phases |= {"PENDING": "waiting", "REQUEUED": "waiting"}
+        return phases.get(self.state, "changing" if self.live else "ended")
 
 
 def require_slurm() -> None:

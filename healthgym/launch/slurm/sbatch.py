@@ -1,8 +1,9 @@
 """From resources to the text that sbatch gets, by submitit."""
 
 import shlex
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ import submitit
 from submitit.slurm import slurm
 
 from healthgym.errors import LaunchError
-from healthgym.launch.resources import ContainerSettings, SlurmSettings
+from healthgym.launch.slurm.queue import refusal
+from healthgym.launch.slurm.resources import ContainerSettings, SlurmSettings
 
-REQUEUE_LINES = files("healthgym.launch").joinpath("requeue.sh").read_text(encoding="utf-8").splitlines()
+REQUEUE_LINES = (
+    files("healthgym.launch.slurm").joinpath("requeue.sh").read_text(encoding="utf-8").splitlines()
+)
 
 _FIRST_NODE = 'HEALTHGYM_FIRST_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
 
@@ -50,6 +54,28 @@ def make_executor(
     executor = Executor(folder, max_num_timeout=1_000_000, python=_python(settings, [folder, *shown]))
     executor.update_parameters(**_parameters(settings, name, folder, shown, after))
     return executor
+
+
+def send(executor: Executor, calls: Sequence[Callable[[], None]], settings_path: Path) -> str:
+    """Queue one call, or several as an array, and return the job's number.
+
+    Args:
+        executor: see `make_executor`.
+        calls: what is pickled and run.
+        settings_path: the resources' file, for a refusal.
+
+    Raises:
+        LaunchError: Slurm refuses; the message has its own words.
+    """
+    try:
+        if len(calls) == 1:
+            jobs = [executor.submit(calls[0])]
+        else:
+            with executor.batch():
+                jobs = [executor.submit(call) for call in calls]
+    except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
+        raise refusal(str(error), settings_path) from error
+    return str(jobs[0].job_id).partition("_")[0]
 
 
 def _parameters(

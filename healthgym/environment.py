@@ -1,0 +1,90 @@
+"""What the scheduler tells a running process through its environment: job, life, rank, task, cores.
+
+The only Python module that names Slurm's variables. Outside a scheduler each function says so in its own way.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Environment = Mapping[str, str]
+
+
+def job_number(environment: Environment) -> str:
+    """Return the number of the job, "12", or of the array task, "12_3"; empty outside a scheduler."""
+    number = environment.get("SLURM_JOB_ID", "")
+    if number and "SLURM_ARRAY_JOB_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment.get('SLURM_ARRAY_TASK_ID', '0')}"
+    return number
+
+
+def job(environment: Environment) -> str:
+    """Return the job's name among all clusters', "slurm:prod:12_3"; empty outside a scheduler."""
+    number = job_number(environment)
+    return f"slurm:{environment.get('SLURM_CLUSTER_NAME', '')}:{number}" if number else ""
+
+
+def job_name(environment: Environment) -> str:
+    """Return the name that was given to the job; empty if none was."""
+    return environment.get("SLURM_JOB_NAME", "")
+
+
+def life(environment: Environment) -> int:
+    """Return how often the job was started before; Slurm says nothing the first time."""
+    return int(environment.get("SLURM_RESTART_COUNT") or 0) if job_number(environment) else 0
+
+
+def rank(environment: Environment) -> int:
+    """Return the number of this process among those that the scheduler started together, from 0."""
+    return int(environment.get("SLURM_PROCID", 0))
+
+
+@dataclass(frozen=True)
+class StepRank:
+    """One of several processes that the scheduler started together.
+
+    Args:
+        rank: its number, from 0.
+        num_processes: on all nodes.
+        local_rank: its number on its node.
+        address: of the node that the processes were started from.
+        port: the same for all of them, and seldom the same for two jobs.
+    """
+
+    rank: int
+    num_processes: int
+    local_rank: int
+    address: str
+    port: int
+
+
+def step_rank(environment: Environment) -> StepRank | None:
+    """Return which of several processes this one is; None if it is the only one."""
+    num_processes = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
+    if num_processes == 1:
+        return None
+    return StepRank(
+        rank(environment),
+        num_processes,
+        int(environment["SLURM_LOCALID"]),
+        environment.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"),
+        20_000 + int(environment["SLURM_JOB_ID"]) % 20_000,
+    )
+
+
+def task(environment: Environment) -> str:
+    """Return "i/n", the i-th of an array's n tasks; "0/1" outside an array.
+
+    A task that is submitted again alone belongs to an array of one.
+    """
+    if "SLURM_ARRAY_TASK_ID" not in environment:
+        return "0/1"
+    first = int(environment.get("SLURM_ARRAY_TASK_MIN", "0"))
+    step = int(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
+    count = int(environment.get("SLURM_ARRAY_TASK_COUNT", "1"))
+    return f"{((int(environment['SLURM_ARRAY_TASK_ID']) - first) // step) % count}/{count}"
+
+
+def cores(environment: Environment) -> int | None:
+    """Return how many cores each process was granted; None if nothing is said of it."""
+    granted = environment.get("SLURM_CPUS_PER_TASK", "")
+    return int(granted) if granted.isdigit() and int(granted) > 0 else None

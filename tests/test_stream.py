@@ -200,14 +200,14 @@ def test_lines_are_counted_over_parts_and_empty_lines(tmp_path: Path) -> None:
         "PatientID,Timestep,dose,drug,sex\n0,0,1.5,0,m\n\n0,1,2,0,m\n,,,,\n0,2,bad,0,m\n"
     )
     parts = list(read_parts(tmp_path / "t.csv", small_schema(), 10))
-    assert [part.index.tolist() for part in parts] == [[2], [4], [6]]
+    assert [part.index.tolist() for part in parts] == [[2, 4], [6]]
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["1,2,3,4"], r"cannot be read: Expected 3 fields in line 12, saw 4"),
-        (["1,2,\udcff"], "not UTF-8 text"),
+        (["1,2,3,4"], r"which names 3: line 12 has 4\."),
+        (["1,2,\udcff", ""], r"line 12: not UTF-8 text \(invalid start byte\)"),
     ],
 )
 def test_damage_in_a_later_part_is_named(tmp_path: Path, rows: list[str], message: str) -> None:

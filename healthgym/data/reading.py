@@ -4,15 +4,16 @@ import csv
 import gzip
 import io
 import re
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, BinaryIO, cast
 
+import numpy as np
 import pandas as pd
 
+from healthgym.data.records import Records, read_records
 from healthgym.errors import TableError, listed
 from healthgym.schema import Schema, Variable
 from healthgym.storage.parquet import read_parquet_parts
@@ -64,17 +65,8 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise TableError(f"{path}: there is no such file. Check the path.") from None
-    except UnicodeDecodeError as error:
-        raise TableError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save the table as UTF-8."
-        ) from None
-    except pd.errors.ParserWarning:
-        raise TableError(
-            f"{path}: rows have more fields than the header names. Mend the header, or quote fields that "
-            f"hold commas."
-        ) from None
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. C error: ").rstrip(".")
+        reason = " ".join(str(error).split()).rstrip(".")
         raise TableError(f"{path}: cannot be read: {reason}. Mend the file or export it again.") from None
 
 
@@ -91,81 +83,157 @@ def _parquet_parts(path: Path, schema: Schema, cells: int | None) -> Iterator[pd
 
 
 def _csv_parts(path: Path, schema: Schema, cells: int | None) -> Iterator[pd.DataFrame]:
-    header = _read_header(path)
-    twice = sorted({name for name in header if header.count(name) > 1} & set(_wanted(schema)))
-    if twice:
-        raise TableError(f"{path}, line 1: column '{twice[0]}' stands twice in the header. Rename one.")
-    used = [name for name in _wanted(schema) if name in header]
-    if not used:
-        yield pd.DataFrame(columns=header)
+    parts = _csv_frames(path, schema, cells or _CELLS)
+    if cells is not None:
+        yield from parts
         return
-    # Classes are read as the text that stands there: pandas would take the label True for the code 1.
-    text = {schema.keys.patient, *(variable.name for variable in schema.categoricals)}
-    reader = pd.read_csv(
-        path,
-        dtype={name: str for name in used if name in text},
-        na_values={name: _missing_marks(schema, name) for name in used},
-        keep_default_na=False,
-        index_col=False,
-        skip_blank_lines=False,
-        low_memory=False,
-        iterator=True,
-        **_EXACT,
-        encoding="utf-8-sig",
+    yield pd.concat(list(parts)).rename_axis(index="line")
+
+
+def _csv_frames(path: Path, schema: Schema, cells: int) -> Iterator[pd.DataFrame]:
+    packed = path.suffix.lower() == ".gz"
+    with cast(BinaryIO, gzip.open(path)) if packed else path.open("rb") as stream:
+        header: list[str] = []
+        empty = True
+        for records in read_records(stream, path):
+            if not header:
+                header = _header(records, path, schema)
+                records = records.slice(1)
+            sound = _sound(records, header, path)
+            if not (sound.ended or packed):  # what was packed by gzip carries its length and checksum
+                _refuse_torn(sound, header, schema, path)
+            rows = max(1, cells // len(header))
+            for first in range(0, len(sound.ends_N), rows):
+                part = _frame(sound.slice(first, first + rows), header, schema, path)
+                empty &= part.empty
+                if len(part):
+                    yield part
+    if not header:
+        raise TableError(f"{path}: the first line is empty; it must name the columns.")
+    if empty:
+        yield pd.DataFrame(columns=_distinct(header), index=pd.RangeIndex(0, name="line"))
+
+
+def _sound(records: Records, header: list[str], path: Path) -> Records:
+    """Return the records without empty lines, all with a field for each column.
+
+    Raises:
+        TableError: one has not: a row that was cut short does not have missing values.
+    """
+    wrong_N = records.fields_N != len(header)
+    alone = np.flatnonzero(wrong_N & (records.fields_N == 1))
+    blank = [n for n in alone if not records.slice(n, n + 1).content.strip()]
+    wrong_N[blank] = False
+    if wrong_N.any():
+        shown = [
+            f"line {line} has {count}"
+            for line, count in zip(records.lines_N[wrong_N][:3], records.fields_N[wrong_N][:3], strict=True)
+        ]
+        more = wrong_N.sum() - len(shown)
+        raise TableError(
+            f"{path}: rows have another number of fields than the header, which names {len(header)}: "
+            f"{', '.join(shown)}{f', and at least {more} more' if more else ''}. A row that was cut short is "
+            f"damaged; a missing value is an empty field between its commas. Mend the rows, quote fields "
+            f"that hold commas, or export the table again."
+        )
+    kept_N = np.ones(len(wrong_N), bool)
+    kept_N[blank] = False
+    return records.only(kept_N)
+
+
+def _refuse_torn(records: Records, header: list[str], schema: Schema, path: Path) -> None:
+    """Refuse a last line without a line end, unless its last field proves that it is whole.
+
+    Many programs leave the last line end out. So does a copy that was broken off, and then 1001.25 may read
+    100. Nothing else in the file tells the two apart: the line is accepted where its last field is quoted, of
+    no interest, or a class whose writing no other class continues.
+    """
+    if not len(records.ends_N):
+        return
+    row = records.slice(len(records.ends_N) - 1)
+    last, name = next(csv.reader(io.StringIO(row.content.decode(errors="replace"))))[-1], header[-1]
+    classes = {word: k for v in schema.encoded if v.name == name for word, k in _class_words(v).items()}
+    sure = last in classes and all(k == classes[last] for word, k in classes.items() if word.startswith(last))
+    if sure or row.content.endswith(b'"') or name not in _wanted(schema):
+        return
+    raise TableError(
+        f"{path}, line {row.lines_N[0]}: the file ends within a line, without a line end, so that '{name}' "
+        f"({last!r}) may have been cut off, as in a copy that was broken off. Compare it with the original; "
+        f"if nothing is missing, add a line end to the file."
     )
-    first, rows = 2, None if cells is None else max(1, cells // len(header))
-    with reader:
-        while (part := _next_rows(reader, rows)) is not None:
-            part.index = pd.RangeIndex(first, first + len(part), name="line")
-            first += len(part)
-            for name in set(used) - text:
-                if pd.api.types.infer_dtype(part[name]) == "boolean":  # the word True is no number
-                    part[name] = part[name].map(str, na_action="ignore")
-            blank = part[used].isna().all(axis=1)
-            yield part[~blank] if blank.any() else part
-            if rows is None:
-                return
 
 
-def _next_rows(reader: Any, rows: int | None) -> pd.DataFrame | None:
-    with warnings.catch_warnings():
-        # Rows with more fields than the header are an error. (With `usecols`, pandas would not say so.)
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        try:
-            part: pd.DataFrame = reader.read(rows)
-            return part
-        except StopIteration:
-            return None
+def _frame(records: Records, header: list[str], schema: Schema, path: Path) -> pd.DataFrame:
+    """Return the values of some records, each row named by its line; rows without any value are left out."""
+    used = [name for name in _wanted(schema) if name in header]
+    # Classes are read as the text that stands there: pandas would take the label True for the code 1.
+    text = {schema.keys.patient, *(variable.name for variable in schema.categoricals)} & set(used)
+    try:
+        part = pd.read_csv(
+            io.BytesIO(records.content),
+            header=None,
+            names=_distinct(header),
+            dtype=dict.fromkeys(text, str),
+            na_values={name: _missing_marks(schema, name) for name in used},
+            keep_default_na=False,
+            index_col=False,
+            skip_blank_lines=False,
+            low_memory=False,
+            **_EXACT,
+        )
+    except UnicodeDecodeError:
+        raise _not_utf8(records, path) from None
+    part.index = pd.Index(records.lines_N, name="line")
+    for name in set(used) - text:
+        if pd.api.types.infer_dtype(part[name]) == "boolean":  # the word True is no number
+            part[name] = part[name].map(str, na_action="ignore")
+    blank = part[used].isna().all(axis=1)
+    return part[~blank] if used and blank.any() else part
+
+
+def _distinct(header: list[str]) -> list[str]:
+    """Return the columns' names, those of no interest made distinct."""
+    return [f"{name} (column {i})" if name in header[: i - 1] else name for i, name in enumerate(header, 1)]
+
+
+def _not_utf8(records: Records, path: Path) -> TableError:
+    """Return the error for text in another encoding, with its line."""
+    try:
+        records.content.decode()
+    except UnicodeDecodeError as error:
+        line = records.lines_N[np.searchsorted(records.ends_N, error.start, side="right")]
+        return TableError(f"{path}, line {line}: not UTF-8 text ({error.reason}). Save the table as UTF-8.")
+    raise AssertionError("the bytes are UTF-8 text")
 
 
 def _missing_marks(schema: Schema, name: str) -> list[str]:
     """What stands for a missing value in a column: not what is one of its classes."""
-    own: set[str] = set()
-    for variable in schema.encoded:
-        if variable.name == name:
-            own = _class_words(variable)
+    own = {word for variable in schema.encoded if variable.name == name for word in _class_words(variable)}
     return [mark for mark in _EMPTY if mark not in own]
 
 
-def _class_words(variable: Variable) -> set[str]:
-    return {str(code) for code in variable.codes} | set(variable.labels)
+def _class_words(variable: Variable) -> dict[str, int]:
+    """Return the class of each code and label as written."""
+    by_code = {str(code): k for k, code in enumerate(variable.codes)}
+    return by_code | {label: k for k, label in enumerate(variable.labels)}
 
 
-def _read_header(path: Path) -> list[str]:
-    packed = path.suffix.lower() == ".gz"
-    with (
-        cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
-        if packed
-        else path.open(encoding="utf-8-sig", newline="") as stream
-    ):
-        line = stream.readline(1 << 20)
-    header = next(csv.reader(io.StringIO(line)), [])
+def _header(records: Records, path: Path, schema: Schema) -> list[str]:
+    """Return the columns that the first record names."""
+    line = records.slice(0, 1)
+    try:
+        header = next(csv.reader(io.StringIO(line.content.decode(), newline="")), [])
+    except UnicodeDecodeError:
+        raise _not_utf8(line, path) from None
     if not header:
         raise TableError(f"{path}: the first line is empty; it must name the columns.")
     other = re.search(r"[;\t|]", header[0])
     if len(header) == 1 and other:
         raise TableError(
-            f"{path}, line 1: the header has one column, {line.strip()[:60]!r}: the file seems to be "
+            f"{path}, line 1: the header has one column, {header[0][:60]!r}: the file seems to be "
             f"separated by {other[0]!r}. Save it with commas."
         )
+    twice = sorted({name for name in header if header.count(name) > 1} & set(_wanted(schema)))
+    if twice:
+        raise TableError(f"{path}, line 1: column '{twice[0]}' stands twice in the header. Rename one.")
     return header

@@ -228,7 +228,7 @@ def _stretch(small: Path, many: Path, num_patients: int, length: int) -> None:
 
     import h5py
 
-    from healthgym.storage.prepared import prepared_writer, write_head
+    from healthgym.storage.prepared import prepared_writer
 
     ids, lengths, rows = (
         np.arange(num_patients),
@@ -238,8 +238,8 @@ def _stretch(small: Path, many: Path, num_patients: int, length: int) -> None:
     nobody = (ids[:0], lengths[:0])
     with h5py.File(small) as file:
         head, correlation_FF = json.loads(file["head"][()]), file["correlation"][()]
-    with prepared_writer(many, {"train": (ids, lengths), "holdout": nobody}, 1, 1) as (file, writers):
+    with prepared_writer(many, {"train": (ids, lengths), "holdout": nobody}, 1, 1) as writer:
         for start in range(0, rows, 1_000_000):
             zeros = np.zeros((min(1_000_000, rows - start), 1))
-            writers["train"].append(zeros, zeros, zeros)
-        write_head(file, head, correlation_FF)
+            writer.splits["train"].append(zeros, zeros, zeros)
+        writer.write_head(head, correlation_FF)

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from healthgym.data.scratch import ScratchFile
+
 BLOCK = 1 << 18  # values in memory at a time
 
 Array = NDArray[np.float64]
@@ -21,19 +23,15 @@ class ColumnFile:
     """A column on disk; a call gives its blocks."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        path.touch()
+        self._file = ScratchFile(path, np.float64)
 
     def append(self, values_N: Array) -> None:
         """Write the next values."""
-        with self._path.open("ab") as file:
-            values_N.tofile(file)
+        self._file.append(values_N)
 
     def __call__(self) -> Iterator[Array]:
         """Yield the values, block by block."""
-        with self._path.open("rb") as file:
-            while len(block := np.fromfile(file, np.float64, BLOCK)):
-                yield block
+        return self._file.blocks(BLOCK)
 
 
 def extremes(blocks: Blocks) -> tuple[float, float]:

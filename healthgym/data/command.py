@@ -1,5 +1,6 @@
 """What `jobs/prepare.py` does: find the table, prepare it once, say what came of it."""
 
+import errno
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,7 +136,9 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"Cannot write {path}: {error.strerror or error}. Give another place.") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "Free some space there, or give another place" if full else "Give another place"
+        raise StorageError(f"Cannot write {path}: {error.strerror or error}. {remedy}.") from error
 
 
 def _summary(cohort: PreparedCohort, source: Source, out: Path, done: str, tables: Path | None) -> str:

@@ -27,7 +27,7 @@ from healthgym.data.stream import Patients, RowStore
 from healthgym.data.transform import Transform
 from healthgym.errors import TableError
 from healthgym.schema import Schema
-from healthgym.storage.prepared import SplitWriter, prepared_writer, write_head
+from healthgym.storage.prepared import SplitWriter, prepared_writer
 
 _SUFFIX = ".rows"
 
@@ -88,13 +88,13 @@ def prepare_parts(
         train, holdout = patients.only(~held_N), patients.only(held_N)
         fills, transform = fit(store, train, schema, source, folder)
         sizes = {name: (each.ids, each.lengths_N) for name, each in (("train", train), ("holdout", holdout))}
-        with prepared_writer(out, sizes, len(schema.reals), len(schema.categoricals)) as (file, writers):
+        with prepared_writer(out, sizes, len(schema.reals), len(schema.categoricals)) as writer:
             encoder = _Encoder(store, schema, fills, transform)
             moments = Moments(schema.layout.num_features)
-            encoder.write(train, writers["train"], moments)
-            encoder.write(holdout, writers["holdout"])
+            encoder.write(train, writer.splits["train"], moments)
+            encoder.write(holdout, writer.splits["holdout"])
             head = _head(schema, transform, fills, store.first_timestep, recipe)
-            write_head(file, head, moments.correlation())
+            writer.write_head(head, moments.correlation())
     return PreparedCohort.open(out)
 
 

@@ -121,7 +121,7 @@ def _sound(records: Records, header: list[str], path: Path) -> Records:
         TableError: one has not: a row that was cut short does not have missing values.
     """
     wrong_N = records.fields_N != len(header)
-    alone = np.flatnonzero(wrong_N & (records.fields_N == 1))
+    alone = np.flatnonzero(wrong_N & (records.fields_N == 1)).tolist()
     blank = [n for n in alone if not records.slice(n, n + 1).content.strip()]
     wrong_N[blank] = False
     if wrong_N.any():
@@ -169,7 +169,7 @@ def _frame(records: Records, header: list[str], schema: Schema, path: Path) -> p
     # Classes are read as the text that stands there: pandas would take the label True for the code 1.
     text = {schema.keys.patient, *(variable.name for variable in schema.categoricals)} & set(used)
     try:
-        part = pd.read_csv(
+        part: pd.DataFrame = pd.read_csv(
             io.BytesIO(records.content),
             header=None,
             names=_distinct(header),

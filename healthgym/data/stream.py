@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from healthgym.data.encode import encode_codes, labelled
 from healthgym.data.keys import Keys, check_order, patient_ids
 from healthgym.data.problems import Problems
+from healthgym.data.scratch import ScratchFile
 from healthgym.data.table import check_columns, check_static, read_rows, refuse_empty
 from healthgym.schema import Schema
 
@@ -77,7 +78,7 @@ class RowStore:
     first_timestep: int
 
     def __init__(self, folder: Path, schema: Schema, source: str) -> None:
-        self._folder, self._schema = folder, schema
+        self._schema = schema
         self._problems = Problems(source)
         self._words: list[NDArray[Any]] = []
         self._lengths: list[NDArray[np.int64]] = []
@@ -85,11 +86,14 @@ class RowStore:
         self._units: list[str] = []
         self._num_rows = 0
         self._damaged = False
-        self._forms: dict[str, tuple[np.dtype[Any], int]] = {
-            "reals": (np.dtype(np.float64), len(schema.reals)),
-            "codes": (np.dtype(np.int16), len(schema.categoricals)),  # -1: missing
-            "timestep": (np.dtype(np.int64), 1),
-            "place": (np.dtype(np.int64), 1),  # line or row in the file it came from
+        self._files = {
+            name: ScratchFile(folder / name, dtype, width)
+            for name, dtype, width in (
+                ("reals", np.float64, len(schema.reals)),
+                ("codes", np.int16, len(schema.categoricals)),  # -1: missing
+                ("timestep", np.int64, 1),
+                ("place", np.int64, 1),  # line or row in the file it came from
+            )
         }
 
     def add(self, part: pd.DataFrame) -> None:
@@ -158,7 +162,7 @@ class RowStore:
         patients = as_found.only(order_N)
         if (patients.ids[1:] != patients.ids[:-1]).all() and self._is_regular(as_found):
             return patients
-        keys = Keys.of(ids_R, lengths_R, np.fromfile(self._folder / "timestep", np.int64))
+        keys = Keys.of(ids_R, lengths_R, self._take("timestep", np.arange(self._num_rows))[:, 0])
         self.first_timestep = int(keys.timestep_N.min())
         check_order(keys, self._schema, self._problems, sort)
         counts_N = np.bincount(keys.patient_N).astype(np.int64)
@@ -180,14 +184,7 @@ class RowStore:
         return f"{unit} {self._take('place', np.array([row]))[0, 0]}"
 
     def _write(self, name: str, values: NDArray[Any]) -> None:
-        with (self._folder / name).open("ab") as file:
-            np.ascontiguousarray(values).tofile(file)
+        self._files[name].append(values)
 
     def _take(self, name: str, rows_N: NDArray[np.int64]) -> NDArray[Any]:
-        """Return rows by position; the map is closed again, so that its pages do not stay in memory."""
-        dtype, width = self._forms[name]
-        if not width:
-            return np.empty((len(rows_N), 0), dtype)
-        mapped = np.memmap(self._folder / name, dtype, "r", shape=(self._num_rows, width))
-        taken: NDArray[Any] = mapped.take(rows_N, axis=0)
-        return taken
+        return self._files[name].take(rows_N)

@@ -14,6 +14,7 @@ is used. The file is sealed by a SHA-256 (see `healthgym.storage.tree`).
 """
 
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,13 +26,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.errors import StorageError
+from healthgym.errors import StorageError, listed
 from healthgym.files import atomic_path
-from healthgym.storage.tree import SEAL_BYTES, check_kind, check_size, seal_file, verify_seal
+from healthgym.storage.output import Output, hdf5_output
+from healthgym.storage.tree import check_kind, check_size, seal_file, verify_seal
 
 KIND = "prepared cohort"
 VERSION = 1
 _ROW_TYPES = {"reals": "<f4", "codes": "u1", "raw": "<f8"}
+_COMPARED_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -46,18 +49,68 @@ class SplitArrays:
 
 
 class SplitWriter:
-    """Fills one split's rows from the first to the last."""
+    """Fills one split's rows from the first to the last.
 
-    def __init__(self, group: h5py.Group) -> None:
-        self._group = group
+    Args:
+        writer: of the whole file.
+        split: its name.
+    """
+
+    def __init__(self, writer: "PreparedWriter", split: str) -> None:
+        self._writer, self._split = writer, split
         self._next = 0
 
     def append(self, reals: NDArray[Any], codes: NDArray[Any], raw: NDArray[Any]) -> None:
-        """Write the next rows."""
-        end = self._next + len(reals)
+        """Write the next rows.
+
+        Raises:
+            OSError: there is no room, or the device fails.
+        """
         for name, block in (("reals", reals), ("codes", codes), ("raw", raw)):
-            self._group[name][self._next : end] = block
-        self._next = end
+            self._writer.fill(f"{self._split}/{name}", self._next, block)
+        self._next += len(reals)
+        self._writer.output.check()
+
+
+class PreparedWriter:
+    """Fills a prepared cohort, and knows the checksum of what was meant to be in each of its datasets.
+
+    Args:
+        file: to be filled.
+        output: what it writes through.
+    """
+
+    def __init__(self, file: h5py.File, output: Output) -> None:
+        self.file, self.output = file, output
+        self.splits: dict[str, SplitWriter] = {}
+        self.meant: dict[str, int] = {}
+
+    def add_split(self, split: str, ids: NDArray[Any], lengths: NDArray[np.int32], widths: Any) -> None:
+        """Write a split's patients, and make room for their rows."""
+        self.put(f"{split}/lengths", lengths.astype("<i4"))
+        self.put(f"{split}/patient_ids", ids if ids.dtype.kind == "i" else ids.astype(h5py.string_dtype()))
+        rows = int(lengths.sum(dtype=np.int64))
+        for name, width in widths.items():
+            self.file[split].create_dataset(name, shape=(rows, width), dtype=_ROW_TYPES[name])
+            self.meant[f"{split}/{name}"] = 0
+        self.splits[split] = SplitWriter(self, split)
+
+    def put(self, name: str, values: Any) -> None:
+        """Write a whole dataset."""
+        self.file[name] = values
+        self.meant[name] = _checksum(values)
+
+    def fill(self, name: str, start: int, rows: NDArray[Any]) -> None:
+        """Write some rows of a dataset, the next ones."""
+        dataset = self.file[name]
+        rows = np.ascontiguousarray(rows, dataset.dtype)
+        dataset[start : start + len(rows)] = rows
+        self.meant[name] = _checksum(rows, self.meant[name])
+
+    def write_head(self, head: Mapping[str, Any], correlation_FF: NDArray[np.float64]) -> None:
+        """Write what belongs to the whole cohort."""
+        self.put("head", json.dumps(head, allow_nan=False))
+        self.put("correlation", correlation_FF)
 
 
 @contextmanager
@@ -66,43 +119,63 @@ def prepared_writer(
     patients: Mapping[str, tuple[NDArray[Any], NDArray[np.int32]]],
     num_reals: int,
     num_codes: int,
-) -> Iterator[tuple[h5py.File, dict[str, SplitWriter]]]:
-    """Yield a file, to be closed with `write_head`, and a writer per split; whole afterwards, or absent.
+) -> Iterator[PreparedWriter]:
+    """Yield a writer of a file, to be closed with its `write_head`; whole afterwards, or absent.
 
     Args:
         path: the file to make or replace.
         patients: (patient ids, lengths) of each split; their sum says how many rows it takes.
         num_reals: R.
         num_codes: K.
+
+    Raises:
+        OSError: there is no room, or the device fails.
+        StorageError: the file does not hold what was written.
     """
     widths = {"reals": num_reals, "codes": num_codes, "raw": num_reals}
     with atomic_path(path) as beside:
-        with h5py.File(
-            beside,
-            "w",
-            userblock_size=SEAL_BYTES,
-            libver=("earliest", "v110"),
-            alignment_threshold=512,
-            alignment_interval=64,
-        ) as file:
+        with hdf5_output(beside, alignment_threshold=512, alignment_interval=64) as (file, output):
             file.attrs.update({"kind": KIND, "version": VERSION})
-            writers = {}
+            writer = PreparedWriter(file, output)
             for split, (ids, lengths) in patients.items():
-                group = file.create_group(split, track_order=True)
-                group["lengths"] = lengths.astype("<i4")
-                group["patient_ids"] = ids if ids.dtype.kind == "i" else ids.astype(h5py.string_dtype())
-                rows = int(lengths.sum(dtype=np.int64))
-                for name, width in widths.items():
-                    group.create_dataset(name, shape=(rows, width), dtype=_ROW_TYPES[name])
-                writers[split] = SplitWriter(group)
-            yield file, writers
+                file.create_group(split, track_order=True)
+                writer.add_split(split, ids, lengths, widths)
+            yield writer
+        _compare(beside, path, writer.meant)
         seal_file(beside)
 
 
-def write_head(file: h5py.File, head: Mapping[str, Any], correlation_FF: NDArray[np.float64]) -> None:
-    """Write what belongs to the whole cohort."""
-    file["head"] = json.dumps(head, allow_nan=False)
-    file["correlation"] = correlation_FF
+def _compare(beside: Path, path: Path, meant: Mapping[str, int]) -> None:
+    """Read everything back before the seal declares it whole.
+
+    Raises:
+        StorageError: it is not what was written.
+    """
+    with _reading(beside) as file:
+        wrong = [
+            name for name, checksum in meant.items() if _checksum_on_disk(beside, file[name]) != checksum
+        ]
+    if wrong:
+        raise StorageError(
+            f"Cannot write {path}: {listed(wrong)} in it are not what was written: the disk was full for a "
+            f"moment, or it fails. Free some space there, or give another --out."
+        )
+
+
+def _checksum_on_disk(path: Path, dataset: h5py.Dataset) -> int:
+    if dataset.dtype.kind == "O":
+        return _checksum(dataset.asstr()[()])
+    rows, checksum = _map(path, dataset), 0
+    for first in range(0, len(rows), _COMPARED_ROWS):
+        checksum = _checksum(rows[first : first + _COMPARED_ROWS], checksum)
+    return checksum
+
+
+def _checksum(values: Any, before: int = 0) -> int:
+    """Return the CRC-32 of numbers or text, going on from what came before."""
+    if isinstance(values, str) or values.dtype.kind == "O":
+        return zlib.crc32("\0".join(np.atleast_1d(values).tolist()).encode(), before)
+    return zlib.crc32(np.ascontiguousarray(values).data, before)
 
 
 def read_head(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from healthgym.errors import SchemaError, listed, nearest
 from healthgym.layout import FeatureLayout
 from healthgym.strict import StrictModel, load_yaml, parse
+from healthgym.timing import FollowUp, Keys, ratio
 
 Code: TypeAlias = int | str
 Limit = Annotated[float, Field(allow_inf_nan=False)]
@@ -39,13 +40,6 @@ def plain_word(value: object) -> str:
     return text
 
 
-class Keys(StrictModel):
-    """The columns that identify a row."""
-
-    patient: str = "PatientID"
-    timestep: str = "Timestep"
-
-
 class Variable(StrictModel):
     """One clinical variable.
 
@@ -61,6 +55,8 @@ class Variable(StrictModel):
             missingness (the flag is generated and the value is blank where the flag says so).
         measured_flag: the binary variable that says 1 where the value was measured. Where the table
             has no such column, it is derived from the missing values.
+        fill: `first` gives a patient's rows without a value the first one that the patient has; static
+            variables only.
         description: for people.
     """
 
@@ -72,6 +68,7 @@ class Variable(StrictModel):
     static: bool = False
     missing: Literal["refuse", "carry_forward", "model"] = "refuse"
     measured_flag: str | None = None
+    fill: Literal["first"] | None = None
     description: str = ""
 
     @field_validator("classes", mode="before")
@@ -106,7 +103,14 @@ class Variable(StrictModel):
                 f"'{self.name}' has missing: {self.missing} and needs measured_flag: a column name"
             )
         if self.missing != "refuse" and self.static:
-            raise ValueError(f"'{self.name}' is static; a missing static value can only be refused")
+            raise ValueError(
+                f"'{self.name}' is static; a missing static value can only be refused, or carried from the "
+                f"patient's first row to the others by fill: first"
+            )
+        if self.fill and not self.static:
+            raise ValueError(
+                f"'{self.name}' has fill: {self.fill} and is not static; say missing: carry_forward instead"
+            )
         return self
 
     def _refuse_ambiguous_classes(self) -> None:
@@ -163,6 +167,7 @@ class Schema(StrictModel):
     timestep_unit: str = "timestep"
     keys: Keys = Keys()
     variables: tuple[Variable, ...] = Field(min_length=1)
+    follow_up: FollowUp | None = None
     impossible: tuple[Rule, ...] = ()
 
     @model_validator(mode="after")
@@ -193,6 +198,46 @@ class Schema(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _check_time(self) -> "Schema":
+        if self.gap and self.gap.name in [variable.name for variable in self.variables]:
+            raise ValueError(
+                f"'{self.gap.name}' is the time between visits, which is worked out from "
+                f"'{self.keys.timestep}'; rename or leave out the variable"
+            )
+        if self.follow_up:
+            self._check_follow_up(self.follow_up)
+        return self
+
+    def _check_follow_up(self, follow: FollowUp) -> None:
+        by_name = {variable.name: variable for variable in self.variables}
+        for role, name, kind in (("time", follow.time, "real"), ("event", follow.event, "binary")):
+            if name not in by_name:
+                raise ValueError(
+                    f"follow_up.{role}: there is no variable '{name}'{nearest(name, by_name)}; declare it "
+                    f"with kind: {kind} and static: true"
+                )
+            if not by_name[name].static or (by_name[name].kind == "real") != (kind == "real"):
+                wanted = "real" if kind == "real" else "binary or categorical"
+                raise ValueError(f"follow_up.{role}: '{name}' must be {wanted}, with static: true")
+        labels = by_name[follow.event].labels
+        if follow.censored not in labels:
+            raise ValueError(
+                f"follow_up.event: no class of '{follow.event}' has the label '{follow.censored}', among "
+                f"{listed(labels)}; give the class of patients without an event that label, or name its "
+                f"label by follow_up.censored"
+            )
+        declared = by_name[follow.time].unit
+        if declared and follow.unit and declared != follow.unit:
+            raise ValueError(
+                f"follow_up.unit is '{follow.unit}' and the unit of '{follow.time}' is '{declared}'; they "
+                f"are one and the same: correct either"
+            )
+        try:
+            self.time_ratio  # noqa: B018 - an unknown unit is told here
+        except ValueError as error:
+            raise ValueError(f"follow_up.unit: {error}; give one unit for both, or known ones") from None
+
+    @model_validator(mode="after")
     def _check_impossible(self) -> "Schema":
         for rule in self.impossible:
             for condition in rule.never:
@@ -218,7 +263,7 @@ class Schema(StrictModel):
         """Variables in the order of their encoded features: reals, then binary and categorical ones.
 
         A measured flag that the schema names but does not declare is appended: it is derived from the
-        table's missing values and generated like any other variable.
+        table's missing values and generated like any other variable. So is the gap between irregular visits.
         """
         declared = {variable.name for variable in self.variables}
         derived = dict.fromkeys(
@@ -229,10 +274,44 @@ class Schema(StrictModel):
         flags = tuple(
             Variable(name=name, kind="binary", classes={0: "False", 1: "True"}) for name in derived if name
         )
-        everything = self.variables + flags
+        everything = self.variables + ((self.gap,) if self.gap else ()) + flags
         return tuple(v for v in everything if v.kind == "real") + tuple(
             v for v in everything if v.kind != "real"
         )
+
+    @cached_property
+    def gap(self) -> Variable | None:
+        """The time from the visit before (a first visit: from time 0), where visits are irregular.
+
+        It has no value at a first visit at time 0.
+        """
+        if self.keys.visits is None or self.keys.visits.kind != "irregular":
+            return None
+        return Variable.model_construct(
+            name=f"{self.keys.timestep} (gap)",
+            kind="real",
+            unit=self.time_unit,
+            missing="carry_forward",
+            description="time since the visit before",
+        )
+
+    @property
+    def time_unit(self) -> str:
+        """Unit of the rows' times: of the timestep where that is a number of them."""
+        return (self.keys.visits.unit if self.keys.visits else "") or self.timestep_unit
+
+    @property
+    def follow_up_unit(self) -> str:
+        """Unit of the follow-up time; that of the rows' times unless another is given."""
+        if self.follow_up is None:
+            return ""
+        declared = next(v.unit for v in self.variables if v.name == self.follow_up.time)
+        return self.follow_up.unit or declared or self.time_unit
+
+    @cached_property
+    def time_ratio(self) -> float:
+        """How many units of follow-up are in one of the rows' times."""
+        return ratio(self.time_unit, self.follow_up_unit) if self.follow_up else 1.0
 
     @cached_property
     def reals(self) -> tuple[Variable, ...]:
@@ -271,6 +350,10 @@ class Schema(StrictModel):
     def to_json(self) -> str:
         """Return the schema as JSON, from which `from_json` makes an equal one."""
         values = self.model_dump(mode="json", exclude={"impossible"})
+        # What a schema does not use leaves no trace, so that its fingerprint stays.
+        for holder, key in ((values, "follow_up"), (values["keys"], "visits")):
+            if holder[key] is None:
+                del holder[key]
         if self.impossible:
             rules = [
                 rule.model_dump(mode="json", by_alias=True, exclude_none=True) for rule in self.impossible
@@ -279,6 +362,8 @@ class Schema(StrictModel):
         for shown, variable in zip(values["variables"], self.variables, strict=True):
             # JSON turns integer keys into text: keep codes as pairs.
             shown["classes"] = [[code, label] for code, label in variable.classes.items()]
+            if variable.fill is None:
+                del shown["fill"]
         return json.dumps(values)
 
     @classmethod

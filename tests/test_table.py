@@ -81,7 +81,7 @@ def test_codes_and_labels_may_be_written_in_any_way(
             set_cell(5, "drug", None),
             r"column 'drug': no value: row 5\. Fill it in, or say `missing: carry_forward`",
         ),
-        (set_cell(8, "sex", np.nan), r"column 'sex': no value: row 8\. Fill it in\."),
+        (set_cell(8, "sex", np.nan), r"column 'sex': no value: row 8\. Fill it in, or say `fill: first`"),
         (set_cell(3, "dose", "12 mg"), r"column 'dose': not a number: row 3 \(12 mg\)\. Write numbers"),
         (set_cell(3, "dose", "1,5"), r"column 'dose': not a number: row 3 \(1,5\)\. .*decimal point"),
         (set_cell(3, "dose", np.inf), r"column 'dose': infinite: row 3 \(inf\)\. Correct"),

@@ -156,6 +156,8 @@ def _summary(cohort: PreparedCohort, source: Source, out: Path, done: str, table
         f"  features  {len(schema.reals)} real, {len(schema.categoricals)} binary or categorical: "
         f"{schema.layout.num_features} encoded columns",
     ]
+    if cohort.grid:
+        lines.append(f"  grid      {cohort.grid}")
     if not holdout.num_patients:
         lines.append("  note      nobody is held out: evaluation can say nothing about privacy or utility")
     if tables is not None:

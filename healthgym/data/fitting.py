@@ -4,7 +4,7 @@ The rows are read once. Each real column is then a file of its own, which is rea
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,12 @@ def fit(
     columns = _Columns(schema, folder)
     for block in train.blocks():
         columns.add(store, block)
-    values = {v.name: columns.fill(v) for v in schema.variables if v.missing != "refuse"}
+    values = {v.name: columns.fill(v) for v in schema.encoded if v.missing != "refuse"}
+    if schema.gap and values[schema.gap.name] is None:
+        raise TableError(
+            f"{source}: no training patient has a second visit, so that there is no time between visits to "
+            f"learn. Write whole-number timesteps, without `kind: irregular` in the schema."
+        )
     empty = [name for name, value in values.items() if value is None]
     if empty:
         raise TableError(
@@ -85,7 +90,7 @@ class _Columns:
             column.append(table[name].dropna().to_numpy(np.float64))
         for name, counts in self._classes.items():
             counts.update({str(k): int(n) for k, n in table[name].value_counts().items()})
-        gaps = {v.name: np.nan if v.kind == "real" else v.labels[0] for v in schema.variables}
+        gaps = {v.name: np.nan if v.kind == "real" else v.labels[0] for v in schema.encoded}
         carried = Fills(gaps).carry_forward(table, schema, modelled=False)
         for name, column in self._carried.items():
             column.append(carried[name].to_numpy(np.float64))
@@ -117,5 +122,21 @@ def _refuse_constant(found: Mapping[str, tuple[float, float]], schema: Schema, s
         shown = listed(f"'{name}' = {found[name][0]:g}" for name in constant)
         raise TableError(
             f"{source}: the same value in every row of the training patients: {shown}. There is nothing to "
-            f"learn from it: take it out of the schema."
+            f"learn from it: take it out of the schema.{_constant_time(constant, schema)}"
         )
+
+
+def _constant_time(constant: Sequence[str], schema: Schema) -> str:
+    """Say what a constant time is: the table has it in another form."""
+    words = ""
+    if schema.gap and schema.gap.name in constant:
+        words += (
+            f" '{schema.gap.name}' is the time between visits, always the same: number each patient's visits "
+            f"0, 1, 2, ... and leave out `kind: irregular`."
+        )
+    if schema.follow_up and schema.follow_up.time in constant:
+        words += (
+            f" '{schema.follow_up.time}' stands for the time from the last row to the end of follow-up: it "
+            f"says no more than the rows do, so leave out `follow_up` too."
+        )
+    return words

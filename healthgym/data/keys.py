@@ -1,4 +1,4 @@
-"""The key columns: who and when. Every patient's timesteps must be whole, once, and in order."""
+"""The key columns: who and when. Every patient's timesteps must be whole or times, once, and in order."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from healthgym.data.problems import Problems
+from healthgym.data.visits import days_in, has_dates
 from healthgym.schema import Schema
+from healthgym.timing import Irregular
 
 _INTEGER = re.compile(r"(0|-?[1-9][0-9]{0,17})(\.0*)?")
 
@@ -22,12 +24,15 @@ class KeyRows:
     Args:
         words_R: the patient of each run of rows: int64 where that is how it is written, else text.
         lengths_R: rows of each run.
-        timestep_N: each row's timestep.
+        timestep_N: each row's timestep, int64; where visits are at any time, its time, float64.
+        dated, follow_dated: whether the times, or those of follow-up, were dates, and are days since 1970.
     """
 
     words_R: NDArray[Any]
     lengths_R: NDArray[np.int64]
-    timestep_N: NDArray[np.int64]
+    timestep_N: NDArray[Any]
+    dated: bool = False
+    follow_dated: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,11 @@ class Keys:
 
     patient_ids: NDArray[Any]
     patient_N: NDArray[np.int64]
-    timestep_N: NDArray[np.int64]
+    timestep_N: NDArray[Any]
     order_N: NDArray[np.int64]
 
     @classmethod
-    def of(cls, ids_R: NDArray[Any], lengths_R: NDArray[np.int64], timestep_N: NDArray[np.int64]) -> "Keys":
+    def of(cls, ids_R: NDArray[Any], lengths_R: NDArray[np.int64], timestep_N: NDArray[Any]) -> "Keys":
         """Sort rows whose runs are of these patients."""
         ids, place_R = np.unique(ids_R, return_inverse=True)
         patient_N = np.repeat(place_R, lengths_R)
@@ -65,15 +70,7 @@ def read_keys(frame: pd.DataFrame, schema: Schema, problems: Problems) -> KeyRow
     patient, timestep = frame[schema.keys.patient], frame[schema.keys.timestep]
     no_patient = np.flatnonzero(patient.isna())
     problems.add("no patient", "Every row needs one.", schema.keys.patient, no_patient)
-    number = numbers_in(timestep)
-    bad = np.flatnonzero(~np.isfinite(number) | (number != np.round(number)) | (np.abs(number) > 2**53))
-    problems.add(
-        "not a whole number",
-        "Number each patient's timesteps 0, 1, 2, ...",
-        schema.keys.timestep,
-        bad,
-        timestep.iloc[bad[:3]],
-    )
+    number, dated, bad = _read_time(timestep, schema, problems)
     if len(no_patient) or len(bad):
         return None
     if pd.api.types.infer_dtype(patient) in ("bytes", "mixed"):  # Parquet also has binary text and lists
@@ -84,7 +81,43 @@ def read_keys(frame: pd.DataFrame, schema: Schema, problems: Problems) -> KeyRow
     if numbers.dtype == np.int64 and (numbers.astype(str) == words).all():
         words = numbers
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
-    return KeyRows(words[codes[starts]], np.diff(starts, append=len(codes)), number.astype(np.int64))
+    if schema.keys.visits is None:
+        number = number.astype(np.int64)
+    return KeyRows(words[codes[starts]], np.diff(starts, append=len(codes)), number, dated)
+
+
+def _read_time(
+    timestep: pd.Series, schema: Schema, problems: Problems
+) -> tuple[NDArray[Any], bool, NDArray[np.int64]]:
+    """Return each row's timestep or time, whether they were dates, and which rows have none."""
+    key, dated = schema.keys.timestep, bool(schema.keys.visits) and has_dates(timestep)
+    number = numbers_in(days_in(timestep) if dated else timestep)
+    if schema.keys.visits:
+        bad = np.flatnonzero(~np.isfinite(number))
+        what, remedy = "neither a number nor a date", "Write numbers, or dates as 2001-03-25."
+        if dated and schema.time_unit not in ("day", "days"):
+            days = np.arange(len(number))
+            problems.add(
+                "dates, which count in days",
+                f"Say `unit: day` beside `kind` in the schema, not '{schema.time_unit}'.",
+                key,
+                days,
+                timestep.iloc[:3],
+            )
+    else:
+        bad = np.flatnonzero(~np.isfinite(number) | (number != np.round(number)) | (np.abs(number) > 2**53))
+        what = "not a whole number"
+        remedy = f"Number each patient's timesteps 0, 1, 2, ..., {ways_out(key)}"
+    problems.add(what, remedy, key, bad, timestep.iloc[bad[:3]])
+    return number, dated, bad
+
+
+def ways_out(key: str) -> str:
+    """Say how a schema takes visits at any time."""
+    return (
+        f"or let the schema take visits at any time: `keys: {{timestep: {{column: {key}, kind: irregular, "
+        f"unit: day}}}}` as they are, or with `kind: grid, every: 30, take: last` on a grid."
+    )
 
 
 def _as_text(value: Any) -> str:
@@ -112,7 +145,8 @@ def patient_ids(words: Iterable[NDArray[Any]]) -> NDArray[Any]:
 
 
 def check_order(keys: Keys, schema: Schema, problems: Problems, sort: bool) -> None:
-    """Note duplicates, unsorted rows and gaps."""
+    """Note duplicates and unsorted rows, and gaps between whole numbers."""
+    visits = schema.keys.visits
     follows, order = keys.follows_N, keys.order_N
     time = keys.timestep_N[order]
     step = np.diff(time, prepend=time[:1])
@@ -122,14 +156,19 @@ def check_order(keys: Keys, schema: Schema, problems: Problems, sort: bool) -> N
         return [f"patient {i}, {schema.keys.timestep} {t}" for i, t in zip(ids, times[:3], strict=True)]
 
     duplicates = np.flatnonzero(follows & (step == 0))
+    if visits and visits.kind == "grid":
+        duplicates = duplicates[:0]
     problems.add(
         "the same patient and timestep as an earlier row",
-        "Keep one row of each.",
+        "Keep one row of each"
+        + (", or put visits on a grid with `kind: grid`." if isinstance(visits, Irregular) else "."),
         None,
         order[duplicates],
         whom(order[duplicates], time[duplicates]),
     )
     _check_sorted(keys, schema, problems, sort, whom)
+    if visits:
+        return
     start = time.min()
     late = np.flatnonzero(~follows & (time != start))
     problems.add(
@@ -144,7 +183,8 @@ def check_order(keys: Keys, schema: Schema, problems: Problems, sort: bool) -> N
     before = time[gaps] - step[gaps] + 1
     problems.add(
         "timesteps are missing before a row",
-        "Add the missing rows (with empty values if the schema allows them), or renumber.",
+        f"Add the missing rows (with empty values if the schema allows them), renumber, "
+        f"{ways_out(schema.keys.timestep)}",
         None,
         order[gaps],
         [f"{who} is missing" for who in whom(order[gaps], before)],

@@ -80,7 +80,9 @@ class Fills:
         """Fill gaps with the value before, else with the fill; modelled gaps only if `modelled`."""
         policies = ("carry_forward", "model") if modelled else ("carry_forward",)
         filled = {}
-        for variable in schema.variables:
+        for variable in (*schema.variables, *((schema.gap,) if schema.gap else ())):
+            if variable.name not in frame:  # a raw table has no gap between visits
+                continue
             column = frame[variable.name]
             if variable.missing in policies and column.isna().any():
                 place = _last_value(column.notna().to_numpy(), frame[schema.keys.patient].to_numpy())

@@ -93,7 +93,7 @@ def prepare_parts(
             moments = Moments(schema.layout.num_features)
             encoder.write(train, writer.splits["train"], moments)
             encoder.write(holdout, writer.splits["holdout"])
-            head = _head(schema, transform, fills, store.first_timestep, recipe)
+            head = _head(schema, transform, fills, store, recipe)
             writer.write_head(head, moments.correlation())
     return PreparedCohort.open(out)
 
@@ -109,16 +109,21 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 
 def _head(
-    schema: Schema, transform: Transform, fills: Fills, first_timestep: int, recipe: dict[str, Any] | None
+    schema: Schema, transform: Transform, fills: Fills, store: RowStore, recipe: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Return what belongs to the whole cohort, as JSON has it."""
-    return {
+    head: dict[str, Any] = {
         "schema": schema.to_json(),
         "transform": {name: np.asarray(value).tolist() for name, value in transform.to_tree().items()},
         "fills": dict(fills.values),
-        "first_timestep": first_timestep,
+        "first_timestep": store.first_timestep,
         "recipe": recipe or {},
     }
+    if schema.keys.visits or schema.follow_up:
+        head["time"] = store.form.to_tree()
+    if store.grid_counts:
+        head["grid"] = str(store.grid_counts)
+    return head
 
 
 def _refuse_all_held(held_N: NDArray[np.bool_], split: SplitSettings, source: str) -> None:

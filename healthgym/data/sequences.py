@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from healthgym.data.encode import decode
 from healthgym.data.transform import Transform
+from healthgym.data.visits import decode_times
 from healthgym.schema import Schema
 from healthgym.storage.prepared import SplitArrays, open_prepared
+from healthgym.timing import TimeForm
 
 
 class Sequences:
@@ -113,6 +115,8 @@ class PreparedCohort:
         self.transform = Transform.from_tree(head["transform"])
         self.recipe: dict[str, Any] = head["recipe"]
         self.first_timestep: int = head["first_timestep"]
+        self.time = TimeForm.from_tree(head.get("time", {}))
+        self.grid: str = head.get("grid", "")
         self.correlation_FF = correlation_FF
         self.fingerprint = fingerprint
         self.train = Sequences(splits["train"])
@@ -140,11 +144,13 @@ class PreparedCohort:
         """Return patients `first:last` of "train" or "holdout" as a long table, as in the raw table.
 
         Columns are the keys, raw reals, and labels as pandas categories; a value that the schema models
-        as missing is NaN.
+        as missing is NaN. Where the table had dates, there are days since the patient's first row.
         """
         sequences = {"train": self.train, "holdout": self.holdout}[split]
-        ids, timesteps, raw_NR, codes_NK = sequences.raw(first, last)
+        ids, _, raw_NR, codes_NK = sequences.raw(first, last)
         frame = decode(raw_NR, codes_NK, self.schema)
+        lengths_N = sequences.lengths_N[first:last]
+        times_N, frame = decode_times(frame, lengths_N, self.schema, self.time, self.first_timestep)
         frame.insert(0, self.schema.keys.patient, ids)
-        frame.insert(1, self.schema.keys.timestep, timesteps + self.first_timestep)
+        frame.insert(1, self.schema.keys.timestep, times_N)
         return frame

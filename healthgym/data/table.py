@@ -1,5 +1,6 @@
 """Check a clinical table against its schema, and say everything that is wrong with it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,13 +8,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from healthgym.data.encode import labelled
+from healthgym.data.grid import GridCounts, check_grid, on_grid
 from healthgym.data.keys import KeyRows, Keys, check_order, numbers_in, patient_ids, read_keys
 from healthgym.data.missing import Fills, apply_flags
 from healthgym.data.problems import Problems
 from healthgym.data.reading import read_table
 from healthgym.data.transform import BOXCOX_EPS
+from healthgym.data.visits import Rows, TimeFinder, check_times, days_in, has_dates, visit_times
 from healthgym.errors import TableError, listed, nearest
 from healthgym.schema import Schema, Variable, plain_word
+from healthgym.timing import Grid, TimeForm
 
 __all__ = [
     "check_columns",
@@ -38,9 +42,9 @@ def check_table(
         sort: whether rows that are out of order are sorted (else they are a problem).
 
     Returns:
-        keys, then the variables in encoded order: reals as float64, the others as pandas categories
-        (labels, in the schema's order), derived flags included. Only a value with `missing: model` can
-        be NaN: where its flag says "not measured".
+        keys, then the variables in encoded order, but for gaps between visits: reals as float64, the others
+        as pandas categories (labels, in the schema's order), derived flags included. Only a value with
+        `missing: model` can be NaN: where its flag says "not measured".
 
     Raises:
         TableError: with every kind of problem found, its column, rows, values and remedy.
@@ -60,12 +64,39 @@ def check_rows(frame: pd.DataFrame, schema: Schema, source: str, sort: bool = Fa
         raise AssertionError("unreadable keys are a problem")
     keys = Keys.of(patient_ids([rows.words_R]), rows.lengths_R, rows.timestep_N)
     check_order(keys, schema, problems, sort)
-    in_order = variables.take(keys.order_N)
-    check_static(in_order, schema, keys.patient_ids[keys.patient_N[keys.order_N]], keys.order_N, problems)
+    finder = TimeFinder(schema)
+    finder.see(rows, variables, problems)
+    found = finder.rows(
+        variables.take(keys.order_N),
+        keys.timestep_N[keys.order_N],
+        np.bincount(keys.patient_N).astype(np.int64),
+        keys.order_N,
+        keys.patient_ids,
+    )
+    finder.look(found)
+    finder.check_origin(problems)
+    check_rows_of(found, schema, finder.form, problems)
+    visits = schema.keys.visits
+    first = 0 if visits else int(keys.timestep_N.min())
+    if isinstance(visits, Grid):
+        problems.raise_if_any()
+        found = on_grid(found, schema, visits, GridCounts())
+        check_grid(found, schema, problems)
     problems.raise_if_any()
-    in_order.insert(0, schema.keys.patient, keys.patient_ids[keys.patient_N[keys.order_N]])
-    in_order.insert(1, schema.keys.timestep, keys.timestep_N[keys.order_N])
-    return in_order.reset_index(drop=True)
+    in_order = found.frame.reset_index(drop=True)
+    times_N: NDArray[Any] = found.times_N
+    if visits is None or visits.kind == "grid":
+        times_N = visit_times(None, found.lengths_P, schema, finder.form, first)
+    in_order.insert(0, schema.keys.patient, np.repeat(found.ids_P, found.lengths_P))
+    in_order.insert(1, schema.keys.timestep, times_N)
+    return in_order
+
+
+def check_rows_of(rows: Rows, schema: Schema, form: TimeForm, problems: Problems) -> None:
+    """Note what is wrong with whole patients: statics that change, rows outside their follow-up."""
+    ids_N = np.repeat(rows.ids_P, rows.lengths_P)
+    check_static(rows.frame, schema, ids_N, rows.rows_N, problems)
+    check_times(rows, schema, form, problems)
 
 
 def read_rows(frame: pd.DataFrame, schema: Schema, problems: Problems) -> tuple[KeyRows | None, pd.DataFrame]:
@@ -75,13 +106,17 @@ def read_rows(frame: pd.DataFrame, schema: Schema, problems: Problems) -> tuple[
     """
     keys = read_keys(frame, schema, problems)
     columns: dict[str, Any] = {}
+    follow = schema.follow_up.time if schema.follow_up else ""
+    if follow and has_dates(frame[follow]):
+        frame = frame.assign(**{follow: days_in(frame[follow])})
+        keys = replace(keys, follow_dated=True) if keys else None
     for variable in schema.encoded:
-        if variable.name in frame:
+        if variable.name in frame and variable != schema.gap:
             read = _read_real if variable.kind == "real" else _read_classes
             columns[variable.name] = read(frame[variable.name], variable, problems)
     cleaned = pd.DataFrame(columns)
     apply_flags(cleaned, schema, problems)
-    return keys, cleaned[list(schema.names())]
+    return keys, cleaned[[v.name for v in schema.encoded if v != schema.gap]]
 
 
 def check_columns(frame: pd.DataFrame, schema: Schema, source: str) -> None:
@@ -171,12 +206,12 @@ def _as_words(column: pd.Series) -> pd.Series:
 
 
 def _note_missing(missing: NDArray[np.bool_], variable: Variable, problems: Problems) -> None:
-    if variable.missing == "refuse":
+    if variable.missing == "refuse" and not variable.fill:
         problems.add(
             "no value",
             "Fill it in"
             + (
-                "."
+                ", or say `fill: first` in the schema if a patient's first row has it."
                 if variable.static
                 else ", or say `missing: carry_forward` or `missing: model` in the schema."
             ),

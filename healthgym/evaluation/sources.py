@@ -175,14 +175,16 @@ def _with_chosen(source: Source, chosen: NDArray[np.int64]) -> Iterator[tuple[Pa
 
 
 def _lenient(schema: Schema) -> Schema:
-    """Return the schema with static variables that may change and reals that may be negative."""
+    """Return the schema with statics that may change, negative reals and rows after the end of follow-up."""
     variables = tuple(
         variable.model_copy(
-            update={"static": False} | ({"offset": _ANY_NUMBER} if variable.kind == "real" else {})
+            update={"static": False, "fill": None}
+            | ({"offset": _ANY_NUMBER} if variable.kind == "real" else {})
         )
         for variable in schema.variables
     )
-    return Schema(**{name: getattr(schema, name) for name in Schema.model_fields} | {"variables": variables})
+    values = {name: getattr(schema, name) for name in Schema.model_fields}
+    return Schema(**values | {"variables": variables, "follow_up": None})
 
 
 def _check_same_variables(found: Schema, wanted: Schema, path: Path) -> None:

@@ -22,6 +22,7 @@ from healthgym.errors import StorageError
 from healthgym.schema import Schema
 from healthgym.storage.tree import Tree, kind_of, read_tree, verify_seal, write_tree
 from healthgym.strict import parse
+from healthgym.timing import TimeForm
 
 KIND, RELEASE_KIND, VERSION = "checkpoint", "release", 1
 _OWN = ("progress", "meter", "config", "schema", "transform", "statistics", "versions")
@@ -57,6 +58,7 @@ class Statistics:
             stage.
         num_patients: training patients.
         first_timestep: number of each patient's first timestep in the table.
+        time: what makes visit times of generated gaps, as `TimeForm.to_tree` has it.
     """
 
     data_fingerprint: str
@@ -64,6 +66,7 @@ class Statistics:
     lengths_2U: NDArray[np.int64]
     num_patients: int
     first_timestep: int = 0
+    time: Tree = field(default_factory=lambda: TimeForm().to_tree())
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,11 @@ class Shard:
         schema: what the columns mean.
         first_patient: number of the first patient.
         lengths_N: timesteps of each patient.
-        columns: an array of sum(lengths_N) values per variable: float32 reals, NaN where blank, and
-            class indices of type `code_dtype`, `blank_code` where blank.
+        columns: an array of sum(lengths_N) values per variable, but for the gap between visits: float32
+            reals, NaN where blank, and class indices of type `code_dtype`, `blank_code` where blank.
         num_candidates: patients sampled for it, those included that a guardrail dropped; 0 if none ever is.
         first_timestep: number of each patient's first timestep.
+        times_N: times of all rows, where visits are not numbered.
     """
 
     schema: Schema
@@ -78,6 +79,7 @@ class Shard:
     columns: Mapping[str, NDArray[Any]]
     num_candidates: int = 0
     first_timestep: int = 0
+    times_N: NDArray[Any] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -96,9 +98,12 @@ def blank_code(variable: Variable) -> int:
 
 
 def variables_in_order(schema: Schema) -> tuple[Variable, ...]:
-    """Return variables as the user declared them, then the flags that were derived."""
+    """Return variables as the user declared them, then the flags that were derived.
+
+    The gap between visits is left out: the times say it.
+    """
     declared = {variable.name for variable in schema.variables}
-    return schema.variables + tuple(v for v in schema.encoded if v.name not in declared)
+    return schema.variables + tuple(v for v in schema.encoded if v.name not in declared and v != schema.gap)
 
 
 def encode_shard(shard: Shard, file_format: FileFormat, compression: Compression) -> bytes:
@@ -125,11 +130,17 @@ def _key_columns(shard: Shard) -> dict[str, NDArray[Any]]:
     last = shard.first_patient + num_patients
     patients_N = np.arange(shard.first_patient, last, dtype=np.int32 if last < 2**31 else np.int64)
     starts_N = np.cumsum(shard.lengths_N) - shard.lengths_N
-    timesteps = np.arange(shard.num_rows) - np.repeat(starts_N - shard.first_timestep, shard.lengths_N)
+    timesteps: NDArray[Any] = np.arange(shard.num_rows) - np.repeat(
+        starts_N - shard.first_timestep, shard.lengths_N
+    )
     small = abs(shard.first_timestep) < 2**30
+    if shard.times_N is not None:
+        timesteps = shard.times_N
+    if timesteps.dtype.kind == "i":
+        timesteps = timesteps.astype(np.int32 if small else np.int64)
     return {
         shard.schema.keys.patient: np.repeat(patients_N, shard.lengths_N),
-        shard.schema.keys.timestep: timesteps.astype(np.int32 if small else np.int64),
+        shard.schema.keys.timestep: timesteps,
     }
 
 
@@ -272,8 +283,12 @@ def _encode_parquet(shard: Shard, compression: Compression) -> bytes:
         row_group_size=max(1, shard.num_rows),
         use_dictionary=[variable.name for variable in schema.categoricals],
         column_encoding={
-            **dict.fromkeys((schema.keys.patient, schema.keys.timestep), "DELTA_BINARY_PACKED"),
-            **{variable.name: "BYTE_STREAM_SPLIT" for variable in schema.reals},
+            **{
+                key: "DELTA_BINARY_PACKED" if pa.types.is_integer(kind) else "BYTE_STREAM_SPLIT"
+                for key in (schema.keys.patient, schema.keys.timestep)
+                if (kind := table.schema.field(key).type)
+            },
+            **{v.name: "BYTE_STREAM_SPLIT" for v in schema.reals if v != schema.gap},
         },
     )
     return image.getvalue()

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from healthgym.data.encode import measured_class
+from healthgym.data.visits import follow_times, visit_times
 from healthgym.schema import Schema
 from healthgym.storage.shard_file import Shard, blank_code, code_dtype
 from healthgym.storage.shards import Disagreement
@@ -61,8 +62,8 @@ def make_shard(
             disagreements[name] = disagreements[name] + counts if name in disagreements else counts
         tell(len(members_B))
     tried = system.num_candidates - tried_before
-    finished = columns.finish(source)
-    shard = Shard(source.schema, first, lengths_N, finished, tried, source.first_timestep)
+    finished, times_N = _with_times(columns.finish(source), lengths_N, source)
+    shard = Shard(source.schema, first, lengths_N, finished, tried, source.first_timestep, times_N)
     return shard, disagreements
 
 
@@ -109,6 +110,9 @@ class _Columns:
 
     def finish(self, source: Source) -> dict[str, NDArray[Any]]:
         """Return raw reals and class indices, blank where the generated flag says "not measured"."""
+        for row, variable in enumerate(self._schema.reals):
+            if variable.name in _times(self._schema):  # neither may leave the range of real patients
+                np.clip(self._reals[row], 0.0, 1.0, out=self._reals[row])
         for start in range(0, self._reals.shape[1], _ROWS_AT_ONCE):  # in float64, then float32
             part = self._reals[:, start : start + _ROWS_AT_ONCE]
             part[:] = source.transform.inverse_reals(part.T).T
@@ -123,3 +127,33 @@ class _Columns:
                 column = columns[variable.name] = columns[variable.name].copy()
                 column[blank] = np.nan if variable.kind == "real" else blank_code(variable)
         return columns
+
+
+def _times(schema: Schema) -> set[str]:
+    """Return the variables that are times: the gap between visits and the time of follow-up."""
+    return {schema.gap.name if schema.gap else "", schema.follow_up.time if schema.follow_up else ""} - {""}
+
+
+def _with_times(
+    columns: dict[str, NDArray[Any]], lengths_N: NDArray[np.int32], source: Source
+) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
+    """Make times of gaps, and the time of follow-up of the wait after the last row.
+
+    Returns:
+        the columns without the gap, and the rows' times; none where timesteps are numbered.
+    """
+    schema = source.schema
+    if not _times(schema) and schema.keys.visits is None:
+        return columns, None
+    gap_N = columns.pop(schema.gap.name) if schema.gap else None
+    times_N = visit_times(gap_N, lengths_N, schema, source.time, source.first_timestep)
+    if schema.follow_up:
+        last = np.cumsum(lengths_N, dtype=np.int64) - 1
+        last_P = times_N[last].astype(np.float64)
+        wait_P = columns[schema.follow_up.time][last].astype(np.float64)
+        ends_P = follow_times(wait_P, last_P, schema, source.time).astype(np.float32)
+        # As float32 it may not fall before the last row.
+        early_P = ends_P < last_P * schema.time_ratio
+        ends_P[early_P] = np.nextafter(ends_P[early_P], np.float32(np.inf))
+        columns[schema.follow_up.time] = np.repeat(ends_P, lengths_N)
+    return columns, times_N if schema.keys.visits else None

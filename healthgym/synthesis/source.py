@@ -1,7 +1,7 @@
 """What patients are made from: a checkpoint's system, transform and lengths."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,6 +15,7 @@ from healthgym.storage.checkpoint import Checkpoint, load_checkpoint
 from healthgym.strict import differences, merge, parse, parse_override
 from healthgym.systems.base import System
 from healthgym.systems.build import build_system
+from healthgym.timing import TimeForm
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Source:
         build: builds the trained system on a device, "cpu" or "cuda", with other settings of how it
             samples, as `key.path=value`.
         first_timestep: number of each patient's first timestep, as in the training table.
+        time: what makes visit times of generated gaps.
     """
 
     sha256: str
@@ -39,6 +41,7 @@ class Source:
     stages: tuple[int, ...]
     build: Callable[[str, Sequence[str]], System]
     first_timestep: int = 0
+    time: TimeForm = field(default_factory=TimeForm)
 
 
 Opener: TypeAlias = Callable[[Path], Source]
@@ -65,6 +68,7 @@ def open_source(checkpoint_path: Path) -> Source:
         stages=_stages(checkpoint.config.curriculum, max(lengths)),
         build=build,
         first_timestep=checkpoint.statistics.first_timestep,
+        time=TimeForm.from_tree(checkpoint.statistics.time),
     )
 
 

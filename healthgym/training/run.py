@@ -215,6 +215,7 @@ def _saver(
         lengths_2U=np.stack(np.unique(cut, return_counts=True)).astype(np.int64),
         num_patients=cohort.train.num_patients,
         first_timestep=cohort.first_timestep,
+        time=cohort.time.to_tree(),
     )
     transform = cohort.transform.to_tree()
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from healthgym.data.visits import with_gaps
 from healthgym.errors import TableError, listed
 from healthgym.evaluation.statistics.scale import Scale
 from healthgym.schema import Schema
@@ -115,6 +116,7 @@ def panel_from_frame(frame: pd.DataFrame, schema: Schema, source: str) -> Panel:
     Raises:
         TableError: where a variable is missing, infinite, or has a label that the schema does not know.
     """
+    frame = with_gaps(frame, schema)
     wanted = [schema.keys.patient, *schema.names()]
     absent = [name for name in wanted if name not in frame.columns]
     if absent:

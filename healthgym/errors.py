@@ -28,6 +28,10 @@ class StorageError(HealthgymError):
     """A file is missing, cut short, altered, or of another kind or version."""
 
 
+class UnreadableError(StorageError):
+    """The system refuses to read a file, which may be sound: no permission, no lock, a server is down."""
+
+
 class CohortError(HealthgymError):
     """A cohort folder is incomplete, altered, or made with other settings."""
 

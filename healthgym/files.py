@@ -1,6 +1,7 @@
 """Whole files or none: write beside the target, fsync, rename, fsync the folder."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -8,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from healthgym.errors import UnreadableError
+from healthgym.faults import patiently, sentence
 
 _CHUNK_BYTES = 1 << 20
 
@@ -25,15 +29,40 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield beside
         _fsync(beside)
         beside.replace(path)
-        _fsync(path.parent)
+        _fsync_folder(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what went wrong before says more
+            beside.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a whole file or none."""
-    with atomic_path(path) as beside:
-        beside.write_bytes(content)
+    """Write a whole file or none; errors that may pass are tried again (`faults.patiently`)."""
+
+    def write() -> None:
+        with atomic_path(path) as beside:
+            beside.write_bytes(content)
+
+    patiently(write, f"writing {path}")
+
+
+def read_text(path: Path) -> str:
+    """Read a small UTF-8 text file.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        UnreadableError: the system refuses to read it.
+        ValueError: it is not UTF-8.
+    """
+
+    def read() -> str:
+        try:
+            return path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(path) from None
+        except OSError as error:
+            raise UnreadableError(sentence(error, path) or f"Cannot read {path}: {error}.") from error
+
+    return patiently(read, f"reading {path}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -62,6 +91,15 @@ def sha256_of(path: Path, start: int = 0) -> str:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _fsync_folder(path: Path) -> None:
+    """Make a rename last; several network and FUSE file systems cannot sync a folder, and do without."""
+    try:
+        _fsync(path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM):
+            raise
 
 
 def _fsync(path: Path) -> None:

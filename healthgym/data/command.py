@@ -1,9 +1,6 @@
 """What `jobs/prepare.py` does: find the table, prepare it once, say what came of it."""
 
-import errno
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,8 @@ import numpy as np
 from healthgym.data.prepare import SplitSettings, prepare_parts
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.sources import Source, find_source
-from healthgym.errors import ConfigError, StorageError
+from healthgym.errors import ConfigError, StorageError, UnreadableError
+from healthgym.faults import refused
 from healthgym.files import atomic_path
 from healthgym.schema import Schema, load_schema
 from healthgym.storage.prepared import read_head
@@ -67,7 +65,7 @@ def run(
     if tables is not None:
         for split in ("train", "holdout"):
             path = tables / f"{split}.csv"
-            with _naming(path), atomic_path(path) as beside:
+            with refused(path, "write"), atomic_path(path) as beside:
                 _write_csv(cohort, split, beside)
     return _summary(cohort, source, out, done, tables)
 
@@ -89,7 +87,7 @@ def check(holdout: float, max_patients: int | None) -> None:
 def _prepare(
     source: Source, schema: Schema, out: Path, split: SplitSettings, sort: bool, recipe: dict[str, Any]
 ) -> PreparedCohort:
-    with _naming(out):
+    with refused(out, "write"):
         return prepare_parts(source.parts(), schema, out, split, source.name, sort, recipe)
 
 
@@ -126,19 +124,10 @@ def _open_intact(out: Path) -> PreparedCohort | None:
     """Open a cohort of this recipe, or return None: a damaged one can be made again as it was."""
     try:
         return PreparedCohort.open(out)
+    except UnreadableError:
+        raise  # it may be sound
     except StorageError:
         return None
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn a failure of the disk into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        remedy = "Free some space there, or give another place" if full else "Give another place"
-        raise StorageError(f"Cannot write {path}: {error.strerror or error}. {remedy}.") from error
 
 
 def _summary(cohort: PreparedCohort, source: Source, out: Path, done: str, tables: Path | None) -> str:

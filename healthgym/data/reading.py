@@ -15,6 +15,7 @@ import pandas as pd
 
 from healthgym.data.records import Records, read_records
 from healthgym.errors import TableError, listed
+from healthgym.faults import sentence
 from healthgym.schema import Schema, Variable
 from healthgym.storage.parquet import read_parquet_parts
 
@@ -66,6 +67,8 @@ def _naming(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise TableError(f"{path}: there is no such file. Check the path.") from None
     except (OSError, EOFError, ValueError, zlib.error) as error:
+        if said := sentence(error, path):
+            raise TableError(said) from error
         reason = " ".join(str(error).split()).rstrip(".")
         raise TableError(f"{path}: cannot be read: {reason}. Mend the file or export it again.") from None
 

@@ -3,7 +3,7 @@
 import warnings
 from pathlib import Path
 
-from healthgym.errors import ConfigError, StorageError, listed
+from healthgym.errors import ConfigError, StorageError, UnreadableError, listed
 from healthgym.storage.checkpoint import RELEASE_KIND, Checkpoint, list_checkpoints, read_checkpoint
 from healthgym.storage.tree import kind_of, read_seal
 
@@ -29,6 +29,8 @@ def find_trained(path: Path) -> tuple[Path, Checkpoint]:
     for file in [*list_checkpoints(path / "checkpoints"), *list_checkpoints(path)]:
         try:
             return file, read_checkpoint(file)
+        except UnreadableError:
+            raise  # it may be sound: an older one is no substitute
         except StorageError as error:
             warnings.warn(f"Skipping a checkpoint: {error}", stacklevel=2)
     releases = [file for file in sorted(path.glob("*.h5")) if is_release(file)]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import healthgym
 from healthgym.config import RunConfig
-from healthgym.errors import StorageError
+from healthgym.errors import StorageError, UnreadableError
 from healthgym.schema import Schema
 from healthgym.storage.tree import Tree, kind_of, read_tree, verify_seal, write_tree
 from healthgym.strict import parse
@@ -160,10 +160,16 @@ def step_of(path: Path) -> int:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint, or None; each damaged one is named in a warning."""
+    """Return the newest whole checkpoint, or None; each damaged one is named in a warning.
+
+    Raises:
+        UnreadableError: the system refuses to read one, which may be sound: an older one is no substitute.
+    """
     for path in list_checkpoints(folder):
         try:
             return read_checkpoint(path)
+        except UnreadableError:
+            raise
         except StorageError as error:
             warnings.warn(f"Skipping a checkpoint: {error}", stacklevel=2)
     return None

@@ -27,7 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.errors import StorageError, listed
+from healthgym.faults import patiently
 from healthgym.files import atomic_path
+from healthgym.storage.hdf5 import open_to_read
 from healthgym.storage.output import Output, hdf5_output
 from healthgym.storage.tree import check_kind, check_size, seal_file, verify_seal
 
@@ -186,8 +188,12 @@ def read_head(path: Path) -> dict[str, Any]:
     """
     _require(path)
     check_size(path)
-    with _reading(path) as file:
-        return dict(json.loads(file["head"][()]))
+
+    def read() -> dict[str, Any]:
+        with _reading(path) as file:
+            return dict(json.loads(file["head"][()]))
+
+    return patiently(read, f"reading {path}")
 
 
 def open_prepared(
@@ -229,9 +235,9 @@ def _require(path: Path) -> None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[h5py.File]:
-    """Open a prepared cohort; what HDF5 or JSON stumbles over is damage."""
+    """Open a prepared cohort; what HDF5 or JSON stumbles over is damage, what the system refuses is not."""
     try:
-        with h5py.File(path, "r") as file:
+        with open_to_read(path) as file:
             check_kind(file, path, KIND, (VERSION,))
             yield file
     except (OSError, KeyError, RuntimeError, ValueError) as error:

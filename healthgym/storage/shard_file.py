@@ -40,7 +40,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from healthgym.errors import CohortError
+from healthgym.faults import patiently, reading
 from healthgym.schema import Schema, Variable
+from healthgym.storage.hdf5 import open_to_read
 
 FileFormat: TypeAlias = Literal["hdf5", "parquet"]
 Compression: TypeAlias = Literal["none", "gzip", "lzf", "zstd", "snappy"]
@@ -117,9 +119,15 @@ def read_shard(path: Path, schema: Schema) -> pd.DataFrame:
 
     Raises:
         CohortError: the file is not a shard of this kind, version and schema.
+        UnreadableError: the system refuses to read it.
     """
+
+    def read() -> pd.DataFrame:
+        with reading(path):
+            return _read_hdf5(path, schema) if path.suffix == ".h5" else _read_parquet(path, schema)
+
     try:
-        return _read_hdf5(path, schema) if path.suffix == ".h5" else _read_parquet(path, schema)
+        return patiently(read, f"reading {path}")
     except (OSError, KeyError, pa.ArrowException) as error:
         raise CohortError(f"Cannot read the shard {path}: {error}. Make it anew.") from error
 
@@ -226,7 +234,7 @@ def _description(schema: Schema) -> str:
 
 
 def _read_hdf5(path: Path, schema: Schema) -> pd.DataFrame:
-    with h5py.File(path, "r") as file:
+    with open_to_read(path) as file:
         _check(path, file.attrs.get("kind"), file.attrs.get("version"), file.attrs.get("schema"), schema)
         columns = file["columns"]
         frame: dict[str, Any] = {

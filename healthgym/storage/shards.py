@@ -8,7 +8,6 @@
 A shard counts as finished only where receipt, plan and file agree.
 """
 
-import errno
 import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -20,7 +19,8 @@ import pandas as pd
 from pydantic import Field
 
 from healthgym.errors import CohortError, listed
-from healthgym.files import remove_stale, sha256_of, write_bytes, write_json
+from healthgym.faults import patiently, reading, sentence
+from healthgym.files import read_text, remove_stale, sha256_of, write_bytes, write_json
 from healthgym.schema import Schema
 from healthgym.storage.shard_file import SUFFIXES, Compression, FileFormat, Shard, encode_shard, read_shard
 from healthgym.strict import StrictModel, parse
@@ -58,12 +58,20 @@ class ShardRecord(StrictModel):
     rows: int = Field(gt=0)
 
     def agrees_with(self, folder: Path) -> bool:
-        """Tell whether the file has the recorded size and content."""
+        """Tell whether the file is there and has the recorded size and content.
+
+        Raises:
+            UnreadableError: the system refuses to read it, so that nobody can tell.
+        """
         path = folder / self.file
-        try:
-            return path.stat().st_size == self.bytes and sha256_of(path) == self.sha256
-        except OSError:
-            return False
+
+        def look() -> bool:
+            with reading(path):
+                if not path.is_file():
+                    return False
+                return path.stat().st_size == self.bytes and sha256_of(path) == self.sha256
+
+        return patiently(look, f"reading {path}")
 
 
 class Receipt(StrictModel):
@@ -150,12 +158,8 @@ def save_shard(
 
 def unwritable(path: Path, error: OSError) -> CohortError:
     """Return the error for a file that cannot be written."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    remedy = "Free some space" if full else "Mend the folder and its permissions"
-    return CohortError(
-        f"Cannot write {path}: {error.strerror or error}. {remedy}, then give the same command again: "
-        f"finished shards stay."
-    )
+    said = sentence(error, path, "write") or f"Cannot write {path}: {error}."
+    return CohortError(f"{said} Finished shards stay: the same command goes on with the others.")
 
 
 def receipt_path(folder: Path, index: int) -> Path:
@@ -164,11 +168,15 @@ def receipt_path(folder: Path, index: int) -> Path:
 
 
 def read_receipt(folder: Path, index: int, plan: str) -> Receipt | None:
-    """Return a shard's receipt if there is a sound one for this plan; the shard itself is not looked at."""
+    """Return a shard's receipt if there is a sound one for this plan; the shard itself is not looked at.
+
+    Raises:
+        UnreadableError: the system refuses to read it.
+    """
     try:
-        content = json.loads(receipt_path(folder, index).read_text(encoding="utf-8"))
-        receipt = parse(Receipt, content, "receipt", CohortError)
-    except (OSError, ValueError, TypeError, CohortError):
+        text = read_text(receipt_path(folder, index))
+        receipt = parse(Receipt, json.loads(text), "receipt", CohortError)
+    except (FileNotFoundError, ValueError, TypeError, CohortError):
         return None
     named = Path(receipt.record.file).stem == shard_name(index)
     return receipt if receipt.plan == plan and receipt.shard == index and named else None
@@ -289,10 +297,10 @@ def open_cohort(folder: Path) -> CohortReader:
     """
     path = folder / "manifest.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except FileNotFoundError:
         raise CohortError(_unfinished(folder)) from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise CohortError(f"Cannot read {path}: {error}. Use another copy of the cohort.") from error
     manifest = parse(Manifest, content if isinstance(content, dict) else {}, str(path), CohortError)
     for total, what in ((manifest.num_patients, "patients"), (manifest.num_rows, "rows")):

@@ -17,7 +17,9 @@ import h5py
 import numpy as np
 
 from healthgym.errors import StorageError
+from healthgym.faults import patiently, reading
 from healthgym.files import sha256_of, write_bytes
+from healthgym.storage.hdf5 import open_to_read
 
 Tree: TypeAlias = dict[str, Any]
 
@@ -53,9 +55,13 @@ def read_tree(path: Path, kind: str, versions: tuple[int, ...]) -> Tree:
         StorageError: the file is missing, cut short, altered, or of another kind or version.
     """
     verify_seal(path)
-    with h5py.File(path, "r") as file:
-        check_kind(file, path, kind, versions)
-        return _read_group(file)
+
+    def read() -> Tree:
+        with open_to_read(path) as file:
+            check_kind(file, path, kind, versions)
+            return _read_group(file)
+
+    return patiently(read, f"reading {path}")
 
 
 def seal_file(path: Path) -> str:
@@ -71,11 +77,8 @@ def seal_file(path: Path) -> str:
 
 def read_seal(path: Path) -> tuple[str, int]:
     """Return (SHA-256, size in bytes) that the file's first line promises."""
-    try:
-        with path.open("rb") as stream:
-            line = stream.read(SEAL_BYTES)
-    except OSError as error:
-        raise StorageError(f"Cannot read {path}: {error.strerror}.") from error
+    with reading(path), path.open("rb") as stream:
+        line = stream.read(SEAL_BYTES)
     words = line.split(b"\n", 1)[0].decode(errors="replace")
     if not words.startswith(_MAGIC):
         raise StorageError(
@@ -89,11 +92,16 @@ def read_seal(path: Path) -> tuple[str, int]:
 
 def check_size(path: Path) -> str:
     """Check a sealed file's size, which costs nothing, and return the SHA-256 that it promises."""
-    seal, size = read_seal(path)
-    if path.stat().st_size != size:
+
+    def look() -> tuple[str, int, int]:
+        with reading(path):
+            return *read_seal(path), path.stat().st_size
+
+    seal, size, found = patiently(look, f"reading {path}")
+    if found != size:
         raise StorageError(
-            f"{path} has {path.stat().st_size} bytes where its seal says {size}: it was cut short or "
-            f"appended to. Use another copy of it."
+            f"{path} has {found} bytes where its seal says {size}: it was cut short or appended to. Use "
+            f"another copy of it."
         )
     return seal
 
@@ -101,7 +109,12 @@ def check_size(path: Path) -> str:
 def verify_seal(path: Path) -> str:
     """Check a sealed file's size and SHA-256, and return the latter."""
     seal = check_size(path)
-    if sha256_of(path, SEAL_BYTES) != seal:
+
+    def digest() -> str:
+        with reading(path):
+            return sha256_of(path, SEAL_BYTES)
+
+    if patiently(digest, f"reading {path}") != seal:
         raise StorageError(
             f"{path} does not match its checksum: at least one bit was altered after it was written. "
             f"Use another copy of it."
@@ -123,7 +136,7 @@ def check_kind(node: h5py.Group, path: Path, kind: str, versions: tuple[int, ...
 
 def kind_of(path: Path) -> str:
     """Return what a whole, sealed HDF5 file says it is."""
-    with h5py.File(path, "r") as file:
+    with open_to_read(path) as file:
         return str(file.attrs.get("kind"))
 
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from healthgym.errors import CohortError, ConfigError
+from healthgym.faults import sentence
+from healthgym.files import read_text
 from healthgym.seeds import uniform_rows
 from healthgym.storage.shard_file import COMPRESSIONS, Compression, FileFormat
 from healthgym.strict import Positive, StrictModel, differences, parse
@@ -118,10 +120,10 @@ def read_plan(folder: Path) -> SynthesisPlan | None:
     """
     path = folder / PLAN_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise CohortError(f"Cannot read {path}: {error}. Choose another folder with --out.") from error
     content = content if isinstance(content, dict) else {}
     ours = SynthesisPlan.model_fields["form"].default
@@ -146,8 +148,8 @@ def agree(folder: Path, plan: SynthesisPlan) -> None:
             _begin(folder, plan)
     except OSError as error:
         raise CohortError(
-            f"Cannot begin a cohort in {folder}: {error.strerror or error}. Choose a folder with --out that "
-            f"can be made and written to."
+            sentence(error, folder, "begin a cohort in")
+            or f"Cannot begin a cohort in {folder}: {error}. Choose another folder with --out."
         ) from error
     begun = read_plan(folder)
     if begun is not None and begun != plan:

@@ -1,0 +1,196 @@
+"""Errors of file systems: cause and remedy in words, and which are tried again.
+
+Reading and writing meet the same few error numbers, some of them inside a text of HDF5 or Arrow. Here each
+has one sentence. Those that may pass by themselves (a server that restarts, a file handle that went stale)
+are tried again for a while before they count.
+"""
+
+import contextlib
+import errno
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from healthgym.errors import HealthgymError, StorageError, UnreadableError
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 30.0
+"""How long an error that may pass is tried again."""
+
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 5.0
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a file could not be read or written.
+
+    Args:
+        words: what happened, as the end of a sentence.
+        remedy: what to do about it, as a sentence without its full stop.
+        passes: whether it may be gone a moment later.
+    """
+
+    words: str
+    remedy: str
+    passes: bool = False
+
+
+_ACCESS = Cause("permission is denied", "Ask its owner for the right (ls -l shows who has it)")
+_NETWORK = Cause(
+    "the file system does not answer",
+    "Ask whether its server or the network is down, and give the same command again",
+    passes=True,
+)
+_CAUSES = {
+    errno.ENOSPC: Cause("no space is left there", "Free some space, or choose another place"),
+    errno.EDQUOT: Cause("your quota there is used up", "Delete what is not needed, or choose another place"),
+    errno.EFBIG: Cause(
+        "the file would be larger than is allowed there",
+        "Raise the limit (ulimit -f), or choose another place",
+    ),
+    errno.EROFS: Cause("that file system is read-only", "Choose a place where you may write"),
+    errno.EACCES: _ACCESS,
+    errno.EPERM: _ACCESS,
+    errno.ENOENT: Cause("there is no such file or folder", "Check the path"),
+    errno.ENOTDIR: Cause("a part of the path is a file and not a folder", "Check the path"),
+    errno.EISDIR: Cause("it is a folder and not a file", "Check the path"),
+    errno.EEXIST: Cause("a file of that name is in the way", "Choose another place"),
+    errno.ENOTEMPTY: Cause("the folder is not empty", "Choose another name"),
+    errno.ENAMETOOLONG: Cause("the name is longer than the file system allows", "Choose a shorter one"),
+    errno.ELOOP: Cause("its symbolic links lead in a circle", "Check the path"),
+    errno.EMFILE: Cause("too many files are open", "Raise the limit (ulimit -n)"),
+    errno.ENFILE: Cause("too many files are open on this machine", "Wait, and give the same command again"),
+    errno.ENOLCK: Cause(
+        "that file system has no file locks", "Set HDF5_USE_FILE_LOCKING=FALSE, which is safe here"
+    ),
+    errno.ENODEV: Cause("that file system cannot do this", "Use a copy on another file system"),
+    errno.ENXIO: Cause("the device is gone", "Ask whether the file system is still mounted"),
+    errno.ENOTCONN: Cause("the file system is not connected", "Mount it again"),
+    errno.EAGAIN: Cause("another program holds it", "Wait until it is done, or use a copy", passes=True),
+    errno.EBUSY: Cause("another program holds it", "Wait until it is done, or use a copy", passes=True),
+    errno.ETXTBSY: Cause("another program writes it", "Wait until it is done, or use a copy", passes=True),
+    errno.EINTR: Cause("it was interrupted", "Give the same command again", passes=True),
+    errno.ESTALE: Cause(
+        "the file handle is stale: the file was replaced, or its server was restarted",
+        "Give the same command again",
+        passes=True,
+    ),
+    errno.EIO: Cause(
+        "the disk, or the network to it, reports an input/output error",
+        "Ask whether it is sound, or use a copy elsewhere",
+        passes=True,
+    ),
+    errno.ETIMEDOUT: _NETWORK,
+    errno.EHOSTDOWN: _NETWORK,
+    errno.EHOSTUNREACH: _NETWORK,
+    errno.ECONNRESET: _NETWORK,
+    errno.EREMOTEIO: _NETWORK,
+}
+# Arrow and HDF5 write the number into their text: "[errno 28]", "errno = 28".
+_NUMBER = re.compile(r"\berrno\W{1,3}([0-9]+)", re.IGNORECASE)
+
+
+def cause_of(error: BaseException) -> Cause | None:
+    """Return why the system refused, or None where the error is about something else, as damage."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and isinstance(error, OSError | RuntimeError | ValueError):
+        found = _NUMBER.search(str(error))
+        number = int(found[1]) if found else None
+    return _CAUSES.get(number) if number is not None else None
+
+
+def sentence(error: BaseException, path: object = None, doing: str = "read") -> str | None:
+    """Return "Cannot write PATH: no space is left there. Free ...", or None where `cause_of` knows none.
+
+    Args:
+        error: what was raised.
+        path: what it is about; by default the file that the error names.
+        doing: the verb.
+    """
+    cause = cause_of(error)
+    if cause is None:
+        return None
+    named = path if path is not None else getattr(error, "filename", None)
+    return f"Cannot {doing} {named if named is not None else 'a file'}: {cause.words}. {cause.remedy}."
+
+
+@contextlib.contextmanager
+def refused(path: Path, doing: str, kind: type[HealthgymError] = StorageError) -> Iterator[None]:
+    """Turn what the system refuses inside the block into a sentence about `path`.
+
+    Raises:
+        HealthgymError: of the given kind. What `cause_of` does not know passes through.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        said = sentence(error, path, doing)
+        if said is None:
+            raise
+        raise kind(said) from error
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn a refusal of the system to read `path` into a sentence.
+
+    Raises:
+        UnreadableError: the file may be sound.
+        StorageError: it is not there.
+    """
+    try:
+        with refused(path, "read", UnreadableError):
+            yield
+    except UnreadableError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise StorageError(str(error)) from error.__cause__
+        raise
+
+
+def patiently(
+    action: Callable[[], T],
+    what: str,
+    patience: float | None = None,
+    say: Callable[[str], object] | None = None,
+) -> T:
+    """Do something again as long as it fails for a cause that may pass; return what it returns.
+
+    Args:
+        action: leaves nothing half done when it raises.
+        what: in words, for the log: "reading FILE".
+        patience: seconds from the first failure on; `PATIENCE_SECONDS` by default.
+        say: told once of each series of failures and of its end; standard error by default.
+
+    Raises:
+        Exception: the last one that `action` raised.
+    """
+    say, wait = say or _say, _FIRST_WAIT_SECONDS
+    until: float | None = None
+    while True:
+        try:
+            done = action()
+        except (OSError, RuntimeError, ValueError, HealthgymError) as error:
+            cause = cause_of(error) or (cause_of(error.__cause__) if error.__cause__ else None)
+            if cause is None or not cause.passes:
+                raise
+            now = time.monotonic()
+            if until is None:
+                until = now + (PATIENCE_SECONDS if patience is None else patience)
+                say(f"note: {what}: {cause.words}; trying again for {until - now:.0f} s")
+            if now >= until:
+                raise
+            time.sleep(min(wait, until - now))
+            wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+            continue
+        if until is not None:
+            say(f"note: {what}: it works again")
+        return done
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

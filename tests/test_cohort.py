@@ -390,7 +390,7 @@ def test_a_full_disk_is_a_sentence(request_: SynthesisRequest, monkeypatch: pyte
 
     monkeypatch.setattr("healthgym.storage.shards.write_bytes", full)
     with pytest.raises(
-        CohortError, match=r"Cannot write .*shard-00000\.h5: No space left on device\. Free some"
+        CohortError, match=r"Cannot write .*shard-00000\.h5: no space is left there\. Free some"
     ):
         synthesize(request_, open_fake)
 

@@ -19,6 +19,7 @@ from healthgym.errors import LaunchError
 from healthgym.files import write_json
 from healthgym.launch import records
 from healthgym.launch.perform import VISIBLE_GPUS, Job
+from healthgym.launch.slurm.spelling import require_log_folder
 from healthgym.launch.submission import Submitted
 
 _YEAR_MINUTES = 365 * 24 * 60
@@ -34,6 +35,7 @@ def run_local(job: Job) -> int:
         HealthgymError: what the job's own check finds, or no private place for the submission.
     """
     job.check()
+    require_log_folder(records.submissions_folder(job.target), on_slurm=False)
     folder = records.new_submission(job.target)
     process, number = _start(job, folder)
     out, err = (folder / f"{number}_0_log.{end}" for end in ("out", "err"))

@@ -105,7 +105,8 @@ def _tasks_not_live(job: Job, num_tasks: int) -> list[Job]:
         numbers = sorted({tracked.number.partition("_")[0] for tracked in live})
         raise LaunchError(
             f"Job {', '.join(numbers)} is queued or running for {job.target}. Wait for it "
-            f"(python -m healthgym status {job.target}) or cancel it (scancel {' '.join(numbers)})."
+            f"(python -m healthgym status {shlex.quote(str(job.target))}) or cancel it "
+            f"(scancel {' '.join(numbers)})."
         )
     busy = {tracked.place for tracked in live}
     return [task for task in job.deal(num_tasks) if task.place not in busy]

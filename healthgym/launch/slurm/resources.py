@@ -7,13 +7,24 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from healthgym.strict import Positive, PositiveFloat, StrictModel
 
 _WORD = r"^[^\s,;'\"`$\\]+$"
 Word = Annotated[str, Field(pattern=_WORD)]
 """A name in one piece: what SLURM takes as a partition, an account, a feature."""
+
+
+def _one_line(text: str) -> str:
+    """Refuse what a line that begins with #SBATCH cannot hold: sbatch drops a backslash, even in quotes."""
+    if "\\" in text or any(sign < " " or sign == "\x7f" for sign in text):
+        raise ValueError("must be one line without a backslash, a tab or another control character")
+    return text
+
+
+Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
+"""A value that stands in one line of the batch script."""
 
 _TIME = re.compile(r"^(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?$")
 
@@ -39,7 +50,7 @@ def parse_minutes(text: str) -> int:
 class MailSettings(StrictModel):
     """Whom SLURM writes to, and when."""
 
-    to: Annotated[str, Field(pattern=r"^[^\s@]+@[^\s@]+$")]
+    to: Annotated[Line, Field(pattern=r"^[^\s@]+@[^\s@]+$")]
     when: tuple[Literal["BEGIN", "END", "FAIL", "REQUEUE", "TIME_LIMIT", "TIME_LIMIT_80", "ALL"], ...] = (
         "END",
         "FAIL",
@@ -65,10 +76,21 @@ class ContainerSettings(StrictModel):
     """
 
     kind: Literal["apptainer", "charliecloud", "pyxis"]
-    image: str
-    binds: tuple[str, ...] = ()
+    image: Line
+    binds: tuple[Line, ...] = ()
     options: tuple[str, ...] = ()
     python: str = "/opt/venv/bin/python"
+
+    @field_validator("binds")
+    @classmethod
+    def _one_bind_each(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for bind in value:
+            if "," in bind or bind.count(":") > 2 or not bind.startswith("/"):
+                raise ValueError(
+                    f"each entry is one folder, as /outside, /outside:/inside or /outside:/inside:ro "
+                    f"(given: {bind!r})"
+                )
+        return value
 
 
 class SlurmSettings(StrictModel):
@@ -95,9 +117,9 @@ class SlurmSettings(StrictModel):
     partition: Word | None = None
     account: Word | None = None
     qos: Word | None = None
-    constraint: Annotated[str, Field(min_length=1)] | None = None
-    exclude: str | None = None
-    nodelist: str | None = None
+    constraint: Line | None = None
+    exclude: Line | None = None
+    nodelist: Line | None = None
     reservation: Word | None = None
     time: str = "60"
     nodes: Positive = 1
@@ -115,7 +137,7 @@ class SlurmSettings(StrictModel):
     container: ContainerSettings | None = None
     mail: MailSettings | None = None
     node_local: tuple[Path, ...] = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run"))
-    extra: dict[str, str | int | Literal[True]] = Field(default_factory=dict)
+    extra: dict[str, Line | int | Literal[True]] = Field(default_factory=dict)
 
     @field_validator("time", mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from submitit.slurm import slurm
 from healthgym.errors import LaunchError
 from healthgym.launch.slurm.queue import refusal
 from healthgym.launch.slurm.resources import ContainerSettings, SlurmSettings
+from healthgym.launch.slurm.spelling import require_bindable, require_log_folder, require_plain
 
 REQUEUE_LINES = (
     files("healthgym.launch.slurm").joinpath("requeue.sh").read_text(encoding="utf-8").splitlines()
@@ -49,7 +50,13 @@ def make_executor(
         folder: of the submission.
         shown: folders that a container must show under the same path.
         after: numbers of jobs that must end well before this one starts.
+
+    Raises:
+        LaunchError: a path would be read as something else by Slurm or by the container's runtime.
     """
+    require_plain([folder, *shown])
+    require_log_folder(folder, on_slurm=True)
+    require_bindable(settings.container, _outermost([folder, *shown]))
     # A late preemption counts as a timeout for submitit; the requeueing here is not its own.
     executor = Executor(folder, max_num_timeout=1_000_000, python=_python(settings, [folder, *shown]))
     executor.update_parameters(**_parameters(settings, name, folder, shown, after))
@@ -156,9 +163,12 @@ def _python(settings: SlurmSettings, shown: Sequence[Path]) -> str:
 
 def _binds(container: ContainerSettings, shown: Sequence[Path]) -> list[str]:
     """Return what is shown inside: the job's folders, each once and not below another, and the user's."""
+    return [*(str(folder) for folder in _outermost(shown)), *container.binds]
+
+
+def _outermost(shown: Sequence[Path]) -> list[Path]:
     folders = sorted({path.absolute() for path in shown})
-    outermost = [f for f in folders if not any(other in f.parents for other in folders)]
-    return [*(str(folder) for folder in outermost), *container.binds]
+    return [folder for folder in folders if not any(other in folder.parents for other in folders)]
 
 
 def make_mount_points(settings: SlurmSettings, folder: Path, shown: Sequence[Path]) -> None:

@@ -2,12 +2,12 @@
 
 # Parameters
 #SBATCH --cpus-per-task=1
-#SBATCH --error='/scratch/u/run a/submissions/20260101-000000-abcdef/%j_0_log.err'
+#SBATCH --error=/scratch/u/run-a/submissions/20260101-000000-abcdef/%j_0_log.err
 #SBATCH --job-name=healthgym-pyxis
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output='/scratch/u/run a/submissions/20260101-000000-abcdef/%j_0_log.out'
+#SBATCH --output=/scratch/u/run-a/submissions/20260101-000000-abcdef/%j_0_log.out
 #SBATCH --requeue
 #SBATCH --signal=USR2@120
 #SBATCH --time=60
@@ -17,12 +17,12 @@ export HEALTHGYM_FIRST_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | he
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/scratch/u/run a/submissions/20260101-000000-abcdef/%j_%t_log.out' --error '/scratch/u/run a/submissions/20260101-000000-abcdef/%j_%t_log.err' --kill-on-bad-exit=1 --cpus-per-task=1 --container-image=/i/h.sqsh '--container-mounts=/projects/p/data:/projects/p/data,/scratch/u/run a/submissions/20260101-000000-abcdef:/scratch/u/run a/submissions/20260101-000000-abcdef' /opt/venv/bin/python -u -m submitit.core._submit '/scratch/u/run a/submissions/20260101-000000-abcdef'
+srun --unbuffered --output /scratch/u/run-a/submissions/20260101-000000-abcdef/%j_%t_log.out --error /scratch/u/run-a/submissions/20260101-000000-abcdef/%j_%t_log.err --kill-on-bad-exit=1 --cpus-per-task=1 --container-image=/i/h.sqsh --container-mounts=/projects/p/data:/projects/p/data,/scratch/u/run-a/submissions/20260101-000000-abcdef:/scratch/u/run-a/submissions/20260101-000000-abcdef /opt/venv/bin/python -u -m submitit.core._submit /scratch/u/run-a/submissions/20260101-000000-abcdef
 
 
 # teardown
 status=$?
-submission='/scratch/u/run a/submissions/20260101-000000-abcdef'
+submission=/scratch/u/run-a/submissions/20260101-000000-abcdef
 restarts=3
 # In the batch script, on the host, after the work: queue the job again where that is right.
 #   status      what srun ended with: 85 means "saved, wants to go on", 128 + N "killed by signal N"

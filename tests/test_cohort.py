@@ -377,7 +377,7 @@ def test_a_file_swept_away_while_it_is_written_is_written_again(
     assert calls == 7 + 3
     monkeypatch.setattr(shards_module, "_TRIES", 1)
     calls = 3  # the next one fails
-    with pytest.raises(CohortError, match=r"Cannot write .*shard-00000\.h5: No such file or directory"):
+    with pytest.raises(CohortError, match=r"Cannot write .*shard-00000\.h5: there is no such file"):
         synthesize(elsewhere(request_, "other"), open_fake)
 
 

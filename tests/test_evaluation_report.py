@@ -19,7 +19,7 @@ from healthgym.data.table import check_table
 from healthgym.errors import CohortError, ConfigError, TableError
 from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.figure import Figure, Section, Verdict, worst_section
-from healthgym.evaluation.report import SECTIONS, compare, evaluate, file_name, make_report, write_report
+from healthgym.evaluation.report import SECTIONS, compare, evaluate, file_names, make_report, write_report
 from healthgym.evaluation.sections import collapse, dynamics, joint, marginals, privacy, utility, validity
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.sources import Source, open_real, open_synthetic, sample, source_of
@@ -136,9 +136,9 @@ def check_files(folder: Path) -> None:
 
     content = json.loads((folder / "report.json").read_text(), parse_constant=refuse)
     assert content["version"] == 1
+    drawn = [picture for section in content["sections"] for picture in section["pictures"]]
+    assert {path.stem for path in (folder / "pictures").iterdir()} == set(file_names(drawn))
     for section in content["sections"]:
-        for picture in section["pictures"]:
-            assert (folder / "pictures" / f"{file_name(picture)}.svg").is_file()
         for each in section["figures"]:
             assert each["what"].endswith(".")
             assert each["source"]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from healthgym.schema import Schema, load_schema
 
 REPORT_VERSION = 1
 _SHARED = 0.01
+_LONGEST_NAME = 80
 
 _LEAD = (
     "What a synthetic cohort is worth, measured against the real patients it was made from, against the "
@@ -220,16 +221,22 @@ def _sampled(comparison: Comparison, section: str) -> list[str]:
 
 def write_report(report: Report, folder: Path) -> None:
     """Write pictures, report.html and, last, report.json."""
-    for section in report.sections:
-        for picture in section.pictures:
-            write_text(folder / "pictures" / f"{file_name(picture.name)}.svg", picture.svg)
+    pictures = [picture for section in report.sections for picture in section.pictures]
+    for name, picture in zip(file_names([each.name for each in pictures]), pictures, strict=True):
+        write_text(folder / "pictures" / f"{name}.svg", picture.svg)
     write_text(folder / "report.html", render(report.to_json(), report.sections))
     write_json(folder / "report.json", report.to_json())
 
 
-def file_name(name: str) -> str:
-    """Return a picture's name as a file name: letters, digits and hyphens."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
+def file_names(names: Sequence[str]) -> list[str]:
+    """Return pictures' names as file names of letters, digits and hyphens, each another one."""
+    found: list[str] = []
+    for name in names:
+        stem = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:_LONGEST_NAME] or "picture"
+        taken = {each for each in found if each.startswith(stem)}
+        number = next(n for n in count(1) if (stem if n == 1 else f"{stem}-{n}") not in taken)
+        found.append(stem if number == 1 else f"{stem}-{number}")
+    return found
 
 
 def _combinations(schema: Schema, config: ReportConfig) -> list[Combination]:

@@ -1,6 +1,8 @@
 """Drawings of a report: small SVGs that read well on paper, on a phone and to colour-blind eyes."""
 
 import io
+import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +20,10 @@ Array = NDArray[Any]
 REAL, SYNTHETIC, HOLDOUT = "#1f4e79", "#d9730d", "#7a7a7a"
 _STYLE = {
     "svg.fonttype": "none",
+    # Names, labels and units are text: a dollar in them begins no formula, whatever a matplotlibrc says.
+    "text.parse_math": False,
+    "text.usetex": False,
+    "axes.formatter.use_mathtext": False,
     "font.family": "sans-serif",
     "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
     "font.size": 9,
@@ -32,6 +38,9 @@ _STYLE = {
     "legend.frameon": False,
 }
 _KDE_POINTS = 4000
+_TITLE, _LONG_TITLE, _UNIT = 60, 90, 40
+# XML has no place for these, not even escaped.
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def density(name: str, title: str, unit: str, real: Array, synthetic: Array) -> Picture:
@@ -49,7 +58,7 @@ def density(name: str, title: str, unit: str, real: Array, synthetic: Array) -> 
             axes.fill_between(10**grid if skewed else grid, curve, color=colour, alpha=0.12, linewidth=0)
         if skewed:
             _logarithmic(axes, "x")
-        axes.set(title=title, xlabel=unit, yticks=[])
+        axes.set(title=shorten(title, _TITLE), xlabel=shorten(unit, _UNIT), yticks=[])
         axes.set_ylim(bottom=0)
         _legend(canvas)
         return Picture(name, _svg(canvas, name), f"{title}: density of real and synthetic values")
@@ -63,7 +72,7 @@ def bars(name: str, title: str, labels: Sequence[str], real: Array, synthetic: A
         axes.barh(places + 0.2, 100 * synthetic, height=0.38, color=SYNTHETIC, label="synthetic")
         axes.set_yticks(places, [shorten(label) for label in labels])
         axes.invert_yaxis()
-        axes.set(title=title, xlabel="%")
+        axes.set(title=shorten(title, _TITLE), xlabel="%")
         _legend(canvas)
         return Picture(name, _svg(canvas, name), f"{title}: share of each class")
 
@@ -88,7 +97,8 @@ def heat_map(
     signed = limit is not None
     top = limit if limit is not None else float(np.nanmax(matrix, initial=0.0)) or 1.0
     size = 0.36 if signed else 0.55
-    width = max(1.2 + size * len(columns), 0.3 + 0.075 * len(title))
+    shown_title = shorten(title, _LONG_TITLE)
+    width = max(1.2 + size * len(columns), 0.3 + 0.075 * len(shown_title))
     with _Canvas(width, 1.0 + max(0.28, 0.8 * size) * len(rows)) as (canvas, axes):
         axes.pcolormesh(
             shown, cmap="RdBu_r" if signed else "Blues", vmin=-top if signed else 0, vmax=top,
@@ -105,8 +115,8 @@ def heat_map(
         axes.tick_params(length=0)
         axes.invert_yaxis()
         axes.spines[:].set_visible(False)
-        axes.set(ylabel=labels[0], xlabel=labels[1])
-        canvas.suptitle(title, x=0.02, ha="left", fontsize=10)
+        axes.set(ylabel=shorten(labels[0], _UNIT), xlabel=shorten(labels[1], _UNIT))
+        canvas.suptitle(shown_title, x=0.02, ha="left", fontsize=10)
         return Picture(name, _svg(canvas, name), title, group)
 
 
@@ -155,9 +165,11 @@ def _logarithmic(axes: Any, which: str) -> None:
 def _svg(canvas: Drawing, name: str) -> str:
     """Return the drawing as SVG text, the same for the same numbers."""
     stream = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
+        # The SVG holds text, which a browser draws with a font of its own that has the letter.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         canvas.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
+    text = _NOT_IN_XML.sub("\ufffd", stream.getvalue())
     return text[text.index("<svg") :]
 
 
@@ -182,7 +194,11 @@ def ribbons(name: str, title: str, step: str, unit: str, real: Array, synthetic:
             axes.plot(steps, lines[1], color=colour, label=label)
         if skewed:
             _logarithmic(axes, "y")
-        axes.set(title=f"{title}: median, 10–90%", xlabel=step, ylabel=unit)
+        axes.set(
+            title=f"{shorten(title, _TITLE)}: median, 10–90%",
+            xlabel=shorten(step, _UNIT),
+            ylabel=shorten(unit, _UNIT),
+        )
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _legend(canvas)
         return Picture(name, _svg(canvas, name), f"{title} over time: median and 10 to 90%")
@@ -193,7 +209,7 @@ def curves(name: str, title: str, label: str, x: Array, real: Array, synthetic: 
     with _Canvas(3.2, 1.9) as (canvas, axes):
         axes.plot(x, real, color=REAL, label="real")
         axes.plot(x, synthetic, color=SYNTHETIC, label="synthetic")
-        axes.set(title=title, xlabel=label)
+        axes.set(title=shorten(title, _TITLE), xlabel=shorten(label, _UNIT))
         axes.set_ylim(top=1.02)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _legend(canvas)

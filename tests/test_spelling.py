@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from healthgym.launch.slurm.resources import SlurmSettings
-from healthgym.launch.slurm.sbatch import make_executor
 from hypothesis import given
 from hypothesis import strategies as st
 
 from healthgym.errors import ConfigError, LaunchError
+from healthgym.launch.slurm.resources import SlurmSettings
+from healthgym.launch.slurm.sbatch import make_executor
 from healthgym.launch.slurm.spelling import require_log_folder
 from healthgym.strict import parse
 

@@ -1,5 +1,6 @@
 """Errors a user can cause. Each message says what, where, what was expected and what to do."""
 
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -66,10 +67,23 @@ class LaunchError(HealthgymError):
 
 
 def nearest(word: object, candidates: Iterable[object]) -> str:
-    """Return " (did you mean 'x'?)" for the candidate most like `word`, or nothing."""
+    """Return " (did you mean 'x'?)" for the candidate most like `word`, or nothing.
+
+    A candidate that looks like `word`, or has invisible characters, is shown by its code points too.
+    """
     by_lower = {str(candidate).lower(): str(candidate) for candidate in candidates}
     close = get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
-    return f" (did you mean '{by_lower[close[0]]}'?)" if close else ""
+    if not close:
+        return ""
+    found = by_lower[close[0]]
+    alike = _looks(found) == _looks(str(word)) and found.lower() != str(word).lower()
+    return f" (did you mean '{found}'{f', written {found!a}' if alike else ''}?)"
+
+
+def _looks(text: str) -> str:
+    """Return what text looks like: compatible characters are one, and invisible ones none."""
+    text = unicodedata.normalize("NFKC", text)
+    return "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Zs", "Cc")).casefold()
 
 
 def listed(words: Iterable[object], limit: int = 12) -> str:

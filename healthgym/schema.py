@@ -17,12 +17,15 @@ from pydantic import Field, field_validator, model_validator
 
 from healthgym.errors import SchemaError, listed, nearest
 from healthgym.layout import FeatureLayout
-from healthgym.strict import StrictModel, load_yaml, parse
+from healthgym.strict import Plain, StrictModel, load_yaml, parse
 from healthgym.timing import FollowUp, Keys, ratio
+from healthgym.words import Name, Text, Word, one_form
 
-Code: TypeAlias = int | str
+Code: TypeAlias = int | Word
 Limit = Annotated[float, Field(allow_inf_nan=False)]
 _EMBEDDING_DIM = {"binary": 2, "categorical": 4}
+_NOTHING = ("", "~", "null", "Null", "NULL")
+_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]{0,14})(\.0*)?")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE]\+?[0-9]{1,2})?")
 
 
@@ -31,7 +34,7 @@ def plain_word(value: object) -> str:
 
     "3" for 3, 3.0, "3.0" and " 3 "; "True" for True, "true" and "TRUE". A leading zero says something.
     """
-    text = str(value).strip()
+    text = one_form(value)
     if text.lower() in ("true", "false"):
         return text.capitalize()
     if _NUMBER.fullmatch(text):
@@ -60,16 +63,16 @@ class Variable(StrictModel):
         description: for people.
     """
 
-    name: str = Field(min_length=1)
+    name: Name
     kind: Literal["real", "binary", "categorical"]
-    unit: str = ""
+    unit: Word = ""
     offset: float = Field(default=0.0, allow_inf_nan=False)
-    classes: dict[Code, str] = Field(default_factory=dict)
+    classes: dict[Code, Word] = Field(default_factory=dict)
     static: bool = False
     missing: Literal["refuse", "carry_forward", "model"] = "refuse"
-    measured_flag: str | None = None
+    measured_flag: Name | None = None
     fill: Literal["first"] | None = None
-    description: str = ""
+    description: Text = ""
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -139,10 +142,10 @@ class Variable(StrictModel):
 class Condition(StrictModel):
     """One variable compared with a number or a label: `{variable: MAP, below: 60}`."""
 
-    variable: str
+    variable: Name
     below: Limit | None = None
     above: Limit | None = None
-    is_: str | None = Field(default=None, alias="is")
+    is_: Word | None = Field(default=None, alias="is")
 
     @model_validator(mode="after")
     def _check(self) -> "Condition":
@@ -154,17 +157,17 @@ class Condition(StrictModel):
 class Rule(StrictModel):
     """What cannot be: all conditions at the same timestep of one patient."""
 
-    name: str = Field(min_length=1)
+    name: Name
     never: tuple[Condition, ...] = Field(min_length=1)
 
 
 class Schema(StrictModel):
     """All variables of a cohort, its keys, and what cannot be."""
 
-    name: str = Field(min_length=1)
-    title: str = ""
-    source: str = ""
-    timestep_unit: str = "timestep"
+    name: Name
+    title: Word = ""
+    source: Text = ""
+    timestep_unit: Word = "timestep"
     keys: Keys = Keys()
     variables: tuple[Variable, ...] = Field(min_length=1)
     follow_up: FollowUp | None = None
@@ -179,8 +182,8 @@ class Schema(StrictModel):
         if self.keys.patient == self.keys.timestep:
             raise ValueError(f"the patient and the timestep key are the same column '{self.keys.patient}'")
         for key in (self.keys.patient, self.keys.timestep):
-            if key in names:
-                raise ValueError(f"'{key}' is a key and cannot be a variable too")
+            if key in names or key in (variable.measured_flag for variable in self.variables):
+                raise ValueError(f"'{key}' is a key and cannot be a variable or its measured flag too")
         by_name = {variable.name: variable for variable in self.variables}
         for variable in self.variables:
             if variable.measured_flag and variable.measured_flag in by_name:
@@ -376,9 +379,38 @@ class Schema(StrictModel):
 
 
 def load_schema(path: Path) -> Schema:
-    """Read a schema from YAML.
+    """Read a schema from YAML. Names, codes and labels are the words that stand there, quoted or not.
 
     Raises:
         SchemaError: with every problem found.
     """
-    return parse(Schema, load_yaml(path), str(path), SchemaError)
+    return parse(Schema, _values(load_yaml(path, words=True)), str(path), SchemaError)
+
+
+def _values(node: Any) -> Any:
+    """Return a schema's words as text; without quotes a code may be a number, and other words nothing."""
+    if isinstance(node, dict):
+        return {
+            str(name): _classes(value) if name == "classes" else _values(value)
+            for name, value in node.items()
+        }
+    if isinstance(node, list):
+        return [_values(value) for value in node]
+    return None if isinstance(node, Plain) and node in _NOTHING else str(node)
+
+
+def _classes(node: Any) -> Any:
+    """Return {code: label}, or a list of codes that are labels too."""
+    if isinstance(node, dict):
+        return {_code(code): _label(label) for code, label in node.items()}
+    return [_code(code) for code in node] if isinstance(node, list) else _values(node)
+
+
+def _code(word: Any) -> Any:
+    whole = isinstance(word, Plain) and _WHOLE.fullmatch(word)
+    return int(float(word)) if whole else _label(word)
+
+
+def _label(word: Any) -> Any:
+    """Return a label's text; where nothing stands, there is none."""
+    return str(word) if isinstance(word, str) and (word or not isinstance(word, Plain)) else None

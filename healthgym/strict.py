@@ -3,6 +3,7 @@
 An unknown key names the nearest known one.
 """
 
+import re
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -26,13 +27,25 @@ class StrictModel(BaseModel):
 M = TypeVar("M", bound=BaseModel)
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a mapping that has a key twice."""
+class Plain(str):
+    """A word that stands in a YAML file without quotes."""
+
+    __slots__ = ()
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a mapping that has a key twice.
+
+    Words are numbers, truths or nothing as in YAML 1.2 (its section 10.3.2). YAML 1.1, which PyYAML follows,
+    also takes NO and off for False, 010 for 8, 6:30 for 390 and 2024-01-01 for a date: here these are text.
+    """
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - so PyYAML declares it
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            name = self.construct_object(key_node, deep=True)
+            name = "<<" if key_node.tag == _MERGE else self.construct_object(key_node, deep=True)
             if not isinstance(name, Hashable):
                 raise ConfigError(
                     f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: a key must be a "
@@ -47,15 +60,55 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
+class _WordLoader(_Loader):
+    """Keeps every word as it is written, those without quotes as `Plain`."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012
+
+    def construct_word(self, node: yaml.ScalarNode) -> str:
+        """Return a scalar's text."""
+        text = str(self.construct_scalar(node))
+        return Plain(text) if node.style is None else text
+
+
+def _as_it_stands(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    """Return `<<` where it is a value, and merges nothing."""
+    return str(loader.construct_scalar(node))
+
+
+_TAG = "tag:yaml.org,2002:"
+_MERGE = f"{_TAG}merge"
+_RESOLVERS = {
+    "null": ("(?:~|null|Null|NULL|)", "~nN\0"),
+    "bool": ("(?:true|True|TRUE|false|False|FALSE)", "tTfF"),
+    "int": ("[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    "float": (
+        r"(?:[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)",
+        "-+.0123456789",
+    ),
+}
+for _kind, (_pattern, _first) in _RESOLVERS.items():
+    _starts = ["" if character == "\0" else character for character in _first]
+    _Loader.add_implicit_resolver(f"{_TAG}{_kind}", re.compile(f"{_pattern}\\Z"), _starts)
+for _each in (_Loader, _WordLoader):
+    _each.add_implicit_resolver(_MERGE, re.compile(r"<<\Z"), ["<"])
+    _each.add_constructor(_MERGE, _as_it_stands)
+_WordLoader.add_constructor(f"{_TAG}str", _WordLoader.construct_word)
+
+
+def load_yaml(path: Path, words: bool = False) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
+
+    Args:
+        path: the file.
+        words: whether every word is kept as text, those without quotes as `Plain`.
 
     Raises:
         ConfigError: the file is missing, is not YAML, has a key twice, or is not a mapping.
     """
     try:
         with path.open(encoding="utf-8") as stream:
-            content = _UniqueKeyLoader(stream).get_single_data()
+            content = (_WordLoader if words else _Loader)(stream).get_single_data()
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror}. Give the path of a YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -101,7 +154,7 @@ def parse_override(text: str) -> dict[str, Any]:
     if not equals or not name.strip():
         raise ConfigError(f"--set {text}: expected key.path=value, such as training.epochs=2.")
     try:
-        value = yaml.safe_load(raw)
+        value = _Loader(raw).get_single_data()
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {text}: the value '{raw}' is not valid YAML: {error}") from error
     for part in reversed(name.strip().split(".")):
@@ -165,6 +218,9 @@ def _sentence(problem: Any, model: type[BaseModel]) -> str:
         return f"{place}: is required and missing"
     message = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
+    if problem["type"] == "string_type" and (given is None or isinstance(given, bool | int | float)):
+        read = "nothing" if given is None else f"{given!r}, which is no text"
+        return f"{place}: YAML reads {read}; if a word is meant, put it in quotes"
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | list | tuple) else ""
     return f"{place}: {message}{shown}"
 

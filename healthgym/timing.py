@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from healthgym.strict import PositiveFloat, StrictModel
+from healthgym.words import Name, Word
 
 _SECONDS = {
     "second": 1.0,
@@ -45,7 +46,7 @@ class Irregular(StrictModel):
     """
 
     kind: Literal["irregular"]
-    unit: str = ""
+    unit: Word = ""
     origin: Literal["auto", "zero", "first"] = "auto"
 
 
@@ -60,7 +61,7 @@ class Grid(StrictModel):
     """
 
     kind: Literal["grid"]
-    unit: str = ""
+    unit: Word = ""
     origin: Literal["auto", "zero", "first"] = "auto"
     every: PositiveFloat
     take: Literal["last", "first", "median"] = "last"
@@ -77,8 +78,8 @@ class Keys(StrictModel):
         visits: how visits at any time are taken.
     """
 
-    patient: str = "PatientID"
-    timestep: str = "Timestep"
+    patient: Name = "PatientID"
+    timestep: Name = "Timestep"
     visits: Annotated[Irregular | Grid, Field(discriminator="kind")] | None = None
 
     @model_validator(mode="before")
@@ -101,10 +102,10 @@ class FollowUp(StrictModel):
         censored: label of the class of `event` that means that nothing happened until then.
     """
 
-    time: str = Field(min_length=1)
-    event: str = Field(min_length=1)
-    unit: str = ""
-    censored: str = "censored"
+    time: Name
+    event: Name
+    unit: Word = ""
+    censored: Word = "censored"
 
 
 def ratio(unit: str, other: str) -> float:

@@ -39,7 +39,7 @@ def test_not_a_time(text: str) -> None:
     ("values", "said"),
     [
         ({"partion": "gpu"}, r"partion: unknown key \(did you mean 'partition'\?\)"),
-        ({"time": 43200}, 'must stand in quotes, such as "12:00:00"'),
+        ({"time": 43200}, 'must be text, such as "90"'),
         ({"time": "long"}, 'must read like "90"'),
         ({"partition": "a b"}, "partition: "),
         ({"partition": "x;rm -rf"}, "partition: "),
@@ -64,10 +64,12 @@ def test_all_problems_at_once() -> None:
         parse(SlurmSettings, {"nodes": 0, "cpus": 4}, "slurm/x.yaml")
 
 
-def test_an_unquoted_time_is_noticed(tmp_path: Path) -> None:
+def test_a_time_needs_no_quotes_unless_it_is_a_number(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("time: 12:00:00\n")
-    with pytest.raises(ConfigError, match="YAML reads"):
+    assert load(SlurmSettings, path).time == "12:00:00"
+    path.write_text("time: 90\n")
+    with pytest.raises(ConfigError, match=r'must be text, such as "90" .*put a bare number in quotes'):
         load(SlurmSettings, path)
 
 

@@ -13,6 +13,7 @@ from healthgym.data.problems import Problems
 from healthgym.data.visits import days_in, has_dates
 from healthgym.schema import Schema
 from healthgym.timing import Irregular
+from healthgym.words import one_form
 
 _INTEGER = re.compile(r"(0|-?[1-9][0-9]{0,17})(\.0*)?")
 
@@ -68,15 +69,16 @@ class Keys:
 def read_keys(frame: pd.DataFrame, schema: Schema, problems: Problems) -> KeyRows | None:
     """Check both key columns, each row for itself; None if they are too damaged to go on."""
     patient, timestep = frame[schema.keys.patient], frame[schema.keys.timestep]
-    no_patient = np.flatnonzero(patient.isna())
+    if pd.api.types.infer_dtype(patient).startswith("mixed"):  # lists, or text beside numbers
+        patient = patient.map(one_form, na_action="ignore")
+    codes, uniques = pd.factorize(patient)
+    words = np.array([one_form(word) for word in uniques] + [""], dtype=object)  # the last: no patient
+    no_patient = np.flatnonzero((words == "")[codes])
     problems.add("no patient", "Every row needs one.", schema.keys.patient, no_patient)
     number, dated, bad = _read_time(timestep, schema, problems)
     if len(no_patient) or len(bad):
         return None
-    if pd.api.types.infer_dtype(patient) in ("bytes", "mixed"):  # Parquet also has binary text and lists
-        patient = patient.map(_as_text)
-    codes, uniques = pd.factorize(patient)
-    words = np.array([str(word) for word in uniques], dtype=object)
+    words = words[:-1]
     numbers = patient_ids([words])
     if numbers.dtype == np.int64 and (numbers.astype(str) == words).all():
         words = numbers
@@ -118,10 +120,6 @@ def ways_out(key: str) -> str:
         f"or let the schema take visits at any time: `keys: {{timestep: {{column: {key}, kind: irregular, "
         f"unit: day}}}}` as they are, or with `kind: grid, every: 30, take: last` on a grid."
     )
-
-
-def _as_text(value: Any) -> str:
-    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def numbers_in(column: pd.Series) -> NDArray[np.float64]:

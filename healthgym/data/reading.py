@@ -18,6 +18,7 @@ from healthgym.errors import TableError, listed
 from healthgym.faults import sentence
 from healthgym.schema import Schema, Variable
 from healthgym.storage.parquet import read_parquet_parts
+from healthgym.words import one_form
 
 FORMS = (".csv", ".csv.gz", ".parquet")
 # Since 3.1, pandas reads numbers to the last bit by itself, and calls the option that asks for it old.
@@ -225,9 +226,10 @@ def _header(records: Records, path: Path, schema: Schema) -> list[str]:
     """Return the columns that the first record names."""
     line = records.slice(0, 1)
     try:
-        header = next(csv.reader(io.StringIO(line.content.decode(), newline="")), [])
+        row = next(csv.reader(io.StringIO(line.content.decode(), newline="")), [])
     except UnicodeDecodeError:
         raise _not_utf8(line, path) from None
+    header = [one_form(name) for name in row]
     if not header:
         raise TableError(f"{path}: the first line is empty; it must name the columns.")
     other = re.search(r"[;\t|]", header[0])

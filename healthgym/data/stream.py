@@ -19,7 +19,7 @@ from healthgym.data.grid import GridCounts, check_grid, on_grid
 from healthgym.data.keys import Keys, check_order, patient_ids
 from healthgym.data.problems import Problems
 from healthgym.data.scratch import ScratchFile
-from healthgym.data.table import check_columns, check_rows_of, read_rows, refuse_empty
+from healthgym.data.table import check_columns, check_rows_of, in_one_form, read_rows, refuse_empty
 from healthgym.data.visits import Rows, TimeFinder, to_learn
 from healthgym.schema import Schema
 from healthgym.timing import Grid, TimeForm
@@ -110,6 +110,7 @@ class RowStore:
 
     def add(self, part: pd.DataFrame) -> None:
         """Check the rows of a part and keep them; what is wrong is noted."""
+        part = in_one_form(part)
         check_columns(part, self._schema, self._problems.source)
         if part.empty:
             return

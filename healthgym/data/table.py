@@ -18,12 +18,14 @@ from healthgym.data.visits import Rows, TimeFinder, check_times, days_in, has_da
 from healthgym.errors import TableError, listed, nearest
 from healthgym.schema import Schema, Variable, plain_word
 from healthgym.timing import Grid, TimeForm
+from healthgym.words import one_form
 
 __all__ = [
     "check_columns",
     "check_rows",
     "check_static",
     "check_table",
+    "in_one_form",
     "read_rows",
     "read_table",
     "refuse_empty",
@@ -55,6 +57,7 @@ def check_table(
 
 def check_rows(frame: pd.DataFrame, schema: Schema, source: str, sort: bool = False) -> pd.DataFrame:
     """Do as `check_table` does, but leave gaps that are to be carried forward empty."""
+    frame = in_one_form(frame)
     check_columns(frame, schema, source)
     refuse_empty(len(frame), source)
     problems = Problems(source, frame.index)
@@ -117,6 +120,12 @@ def read_rows(frame: pd.DataFrame, schema: Schema, problems: Problems) -> tuple[
     cleaned = pd.DataFrame(columns)
     apply_flags(cleaned, schema, problems)
     return keys, cleaned[[v.name for v in schema.encoded if v != schema.gap]]
+
+
+def in_one_form(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with its columns' names in the form in which names are compared."""
+    names = [one_form(name) if isinstance(name, str) else name for name in frame.columns]
+    return frame if names == list(frame.columns) else frame.set_axis(names, axis=1)
 
 
 def check_columns(frame: pd.DataFrame, schema: Schema, source: str) -> None:

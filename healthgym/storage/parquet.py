@@ -8,6 +8,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from healthgym.words import one_form
+
 
 def read_parquet_parts(
     path: Path, wanted: Sequence[str], spare: Collection[str], cells: int | None
@@ -29,8 +31,9 @@ def read_parquet_parts(
         if cells is None:
             yield _frame(file.read())
             return
-        found = [name for name in wanted if name in names]
-        columns = found if set(wanted) - set(found) <= set(spare) else None
+        by_form = {one_form(name): name for name in names}
+        enough = set(wanted) - by_form.keys() <= set(spare) and len(by_form) == len(names)
+        columns = [by_form[name] for name in wanted if name in by_form] if enough else None
         if not file.metadata.num_rows:
             yield _frame(file.read())
         rows, first = max(1, cells // max(1, len(columns or names))), 0
@@ -54,6 +57,13 @@ def _counted_index(schema: pa.Schema) -> list[tuple[str, int, int]]:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
+    """Return a table as pandas has it, its names in one form, bytes as the text that they are."""
+    for i, field in enumerate(table.schema):
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+            words = [None if word is None else one_form(word) for word in table.column(i).to_pylist()]
+            table = table.set_column(i, field.name, pa.array(words, pa.string()))
     frame: pd.DataFrame = table.to_pandas()
     named = [name for name in frame.index.names if name is not None]
-    return frame.reset_index(level=named) if named else frame.reset_index(drop=True)
+    frame = frame.reset_index(level=named) if named else frame.reset_index(drop=True)
+    return frame.set_axis([one_form(name) for name in frame.columns], axis=1)

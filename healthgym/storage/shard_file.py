@@ -161,13 +161,13 @@ def _encode_hdf5(shard: Shard, compression: Compression) -> bytes:
         file.attrs.update({"kind": KIND, "version": VERSION, "schema": schema.to_json()})
         file.attrs["description"] = _description(schema)
         file["offsets"] = np.concatenate([[0], np.cumsum(shard.lengths_N, dtype=np.int64)])
-        columns = file.create_group("columns", track_order=True)
+        columns, links = file.create_group("columns", track_order=True), link_names(schema)
         for name, values in _key_columns(shard).items():
-            dataset = _add_column(columns, name, values, compression, zlib.Z_DEFAULT_STRATEGY)
+            dataset = _add_column(columns, links[name], values, compression, zlib.Z_DEFAULT_STRATEGY)
             dataset.attrs.update({"name": name, "kind": "key"})
         for variable in variables_in_order(schema):
             values = shard.columns[variable.name]
-            dataset = _add_column(columns, variable.name, values, compression, zlib.Z_RLE)
+            dataset = _add_column(columns, links[variable.name], values, compression, zlib.Z_RLE)
             dataset.attrs.update(_attributes(variable))
     return image.getvalue()
 
@@ -186,9 +186,9 @@ def _add_column(
     filters: dict[str, Any] = {"chunks": (chunk,), "shuffle": wide and compression != "none"}
     if compression != "gzip":
         named = None if compression == "none" else compression
-        return columns.create_dataset(link_name(name), data=values, compression=named, **filters)
+        return columns.create_dataset(name, data=values, compression=named, **filters)
     dataset = columns.create_dataset(
-        link_name(name),
+        name,
         (num_rows,),
         values.dtype,
         compression="gzip",
@@ -205,9 +205,20 @@ def _add_column(
     return dataset
 
 
-def link_name(name: str) -> str:
-    """Return a column's name as HDF5 allows it: without a slash, which would make a group."""
-    return name.replace("/", "|") if name != "." else "|"
+def link_names(schema: Schema) -> dict[str, str]:
+    """Return each column's name as HDF5 allows it: without a slash, which would make a group.
+
+    A name that HDF5 would take for another column's is numbered; the attribute `name` has the true one.
+    """
+    keys = (schema.keys.patient, schema.keys.timestep)
+    names = [*keys, *(variable.name for variable in variables_in_order(schema))]
+    links = {name: name for name in names if "/" not in name and name != "."}
+    for name in names:
+        if name not in links:
+            plain = name.replace("/", "|") if name != "." else "|"
+            numbered = (f"{plain} ({i})" for i in range(2, len(names) + 2))
+            links[name] = next(link for link in (plain, *numbered) if link not in links.values())
+    return links
 
 
 def _attributes(variable: Variable) -> dict[str, Any]:
@@ -236,12 +247,12 @@ def _description(schema: Schema) -> str:
 def _read_hdf5(path: Path, schema: Schema) -> pd.DataFrame:
     with open_to_read(path) as file:
         _check(path, file.attrs.get("kind"), file.attrs.get("version"), file.attrs.get("schema"), schema)
-        columns = file["columns"]
+        columns, links = file["columns"], link_names(schema)
         frame: dict[str, Any] = {
-            key: columns[link_name(key)][:] for key in (schema.keys.patient, schema.keys.timestep)
+            key: columns[links[key]][:] for key in (schema.keys.patient, schema.keys.timestep)
         }
         for variable in variables_in_order(schema):
-            values = columns[link_name(variable.name)][:]
+            values = columns[links[variable.name]][:]
             frame[variable.name] = values if variable.kind == "real" else _categorical(values, variable)
     return pd.DataFrame(frame)
 

@@ -143,9 +143,7 @@ class SlurmSettings(StrictModel):
     @classmethod
     def _readable_time(cls, value: Any) -> str:
         if not isinstance(value, str):
-            raise ValueError(
-                'must stand in quotes, such as "12:00:00"; YAML reads 12:00:00 as the number 43200'
-            )
+            raise ValueError('must be text, such as "90" (minutes) or 12:00:00; put a bare number in quotes')
         parse_minutes(value)
         return value
 

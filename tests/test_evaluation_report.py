@@ -20,7 +20,16 @@ from healthgym.errors import CohortError, ConfigError, TableError
 from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.figure import Figure, Section, Verdict, worst_section
 from healthgym.evaluation.report import SECTIONS, compare, evaluate, file_names, make_report, write_report
-from healthgym.evaluation.sections import collapse, dynamics, joint, marginals, privacy, utility, validity
+from healthgym.evaluation.sections import (
+    collapse,
+    dynamics,
+    followup,
+    joint,
+    marginals,
+    privacy,
+    utility,
+    validity,
+)
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.sources import Source, open_real, open_synthetic, sample, source_of
 from healthgym.evaluation.statistics.panel import panel_from_frame
@@ -174,7 +183,7 @@ def test_single_timesteps_leave_dynamics_unjudged() -> None:
     assert figure(section, "dynamics.trend_smooth").verdict is Verdict.NOT_JUDGED
     assert "fewer than four timesteps" in figure(section, "dynamics.trend_smooth").reason
     assert figure(section, "dynamics.autocorrelation").reason == "Patients have one timestep only."
-    assert figure(validity.section(compared(first)), "validity.lengths").verdict is Verdict.FAIL
+    assert figure(followup.section(compared(first)), "follow_up.lengths").verdict is Verdict.FAIL
 
 
 def test_unequal_lengths_are_judged() -> None:
@@ -188,14 +197,14 @@ def test_unequal_lengths_are_judged() -> None:
         assert judged.section(comparison).verdict is Verdict.PASS
     short = frames[1][frames[1]["Timestep"] < 8]
     comparison = compare(SCHEMA, config(), source(frames[0]), None, source(short))
-    assert figure(validity.section(comparison), "validity.lengths").verdict is Verdict.FAIL
+    assert figure(followup.section(comparison), "follow_up.lengths").verdict is Verdict.FAIL
 
 
 def test_longer_synthetic_patients_are_cut_and_their_lengths_reported() -> None:
     longer = cohort(300, 3, num_timesteps=24)
     comparison = compared(longer)
     assert comparison.synthetic.panel.num_timesteps == 16
-    found = figure(validity.section(comparison), "validity.lengths")
+    found = figure(followup.section(comparison), "follow_up.lengths")
     assert found.verdict is Verdict.FAIL
     assert found.value == pytest.approx(1.0)
     assert "up to 24 timesteps. Only the first 16" in validity.section(comparison).notes[0]

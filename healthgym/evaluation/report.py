@@ -21,6 +21,7 @@ from healthgym.evaluation.sections import (
     collapse,
     discriminability,
     dynamics,
+    followup,
     joint,
     marginals,
     privacy,
@@ -51,6 +52,7 @@ SECTIONS: dict[str, Callable[[Comparison], Section]] = {
     "marginals": marginals.section,
     "joint": joint.section,
     "dynamics": dynamics.section,
+    "follow_up": followup.section,
     "collapse": collapse.section,
     "discriminability": discriminability.section,
     "utility": utility.section,
@@ -58,10 +60,11 @@ SECTIONS: dict[str, Callable[[Comparison], Section]] = {
 
 
 _COUNTED = {
-    "validity": "Static variables, numbers of timesteps and absent values",
+    "validity": "Static variables and absent values",
     "marginals": "Class shares and missing values",
     "joint": "All figures but rank correlations and log-cluster",
     "dynamics": "Transitions and switching rates",
+    "follow_up": "Numbers of timesteps",
     "collapse": "All figures but neighbours and diversity",
 }
 

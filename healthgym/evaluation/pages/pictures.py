@@ -214,3 +214,45 @@ def curves(name: str, title: str, label: str, x: Array, real: Array, synthetic: 
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _legend(canvas)
         return Picture(name, _svg(canvas, name), title)
+
+
+def survival(
+    name: str,
+    title: str,
+    unit: str,
+    times: Array,
+    shares: tuple[Array, Array],
+    band: tuple[Array, Array],
+    ticks: Array,
+    at_risk: tuple[Array, Array],
+) -> Picture:
+    """Draw real and synthetic Kaplan-Meier curves, the real one's 95% band, and numbers at risk below.
+
+    Args:
+        name, title, unit: of the drawing, and of time.
+        times: where the curves are drawn.
+        shares: real and synthetic.
+        band: ends of the real curve's interval.
+        ticks: times at which numbers at risk stand.
+        at_risk: those, real and synthetic.
+    """
+    with _Canvas(3.2, 2.6) as (canvas, axes):
+        axes.fill_between(times, *band, color=REAL, alpha=0.15, linewidth=0, step="post")
+        for share, colour, label in zip(shares, (REAL, SYNTHETIC), ("real", "synthetic"), strict=True):
+            axes.step(times, share, where="post", color=colour, label=label)
+        axes.set(title=shorten(title, _TITLE), ylim=(0, 1.02))
+        axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+        _numbers_at_risk(axes, ticks, at_risk)
+        axes.set_xlabel(f"{shorten(unit, _UNIT)}; at risk: real, synthetic", labelpad=26)
+        _legend(canvas)
+        return Picture(name, _svg(canvas, name), f"{title}: Kaplan-Meier, with the real curve's 95% band")
+
+
+def _numbers_at_risk(axes: Any, ticks: Array, at_risk: tuple[Array, Array]) -> None:
+    """Print how many patients are left under the axis, real above synthetic."""
+    for line, (counts, colour) in enumerate(zip(at_risk, (REAL, SYNTHETIC), strict=True)):
+        for tick, count in zip(ticks, counts, strict=True):
+            axes.annotate(
+                f"{int(count):,}", (tick, 0), (0, -22 - 9 * line), xycoords=("data", "axes fraction"),
+                textcoords="offset points", ha="center", fontsize=7, color=colour, annotation_clip=False,
+            )  # fmt: skip

@@ -19,14 +19,6 @@ STATIC = About(
     "The schema's `static: true`; all synthetic patients",
     "percent",
 )
-LENGTHS = About(
-    "validity.lengths",
-    "Number of timesteps",
-    "The share of patients that would have to have another number of timesteps for the lengths to be "
-    "distributed as in real data.",
-    "Largest difference of the cumulative shares of lengths (Kolmogorov-Smirnov); all synthetic patients",
-    "percent",
-)
 RANGE = About(
     "validity.range",
     "Out of range",
@@ -76,7 +68,6 @@ def section(comparison: Comparison) -> Section:
     )
     part.figures = [
         comparison.measured(STATIC, changing_static),
-        comparison.measured(LENGTHS, length_distance),
         comparison.measured(RANGE, out_of_range),
         comparison.measured(NEGATIVE, negative_shares),
         comparison.measured(ABSENT, absent_shares),

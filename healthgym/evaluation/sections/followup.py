@@ -1,0 +1,257 @@
+"""Follow-up: how many visits, at which gaps, until which event, and for whom."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from healthgym.evaluation.comparison import About, Comparison, Side
+from healthgym.evaluation.figure import NotJudgedError, Picture, Section
+from healthgym.evaluation.pages import pictures
+from healthgym.evaluation.sections.validity import length_distance
+from healthgym.evaluation.statistics.panel import Panel
+from healthgym.evaluation.statistics.survival import (
+    AT_RISK,
+    Curve,
+    curve_distance,
+    follow_up,
+    groups,
+    kaplan_meier,
+    last_values,
+    last_visits,
+)
+
+Floats = NDArray[np.float64]
+
+LENGTHS = About(
+    "follow_up.lengths",
+    "Number of timesteps",
+    "The share of patients that would have to have another number of timesteps for the lengths to be "
+    "distributed as in real data.",
+    "Largest difference of the cumulative shares of lengths (Kolmogorov-Smirnov); all synthetic patients",
+    "percent",
+)
+LENGTHS_BY_GROUP = About(
+    "follow_up.lengths_by_group",
+    "Timesteps by outcome and group",
+    "The same among the patients of one class of a static variable, such as those who died; the worst class "
+    "counts.",
+    f"Kolmogorov-Smirnov, of classes with {AT_RISK} patients or more on both sides; sampled patients",
+    "percent",
+)
+LENGTH_RELATIONS = About(
+    "follow_up.length_relations",
+    "What goes with the length",
+    "By how much the correlation of the number of timesteps with a static variable, or with the last value "
+    "of another, differs from the real one; the worst counts.",
+    "Spearman's rank correlation over sampled patients",
+)
+GAPS = About(
+    "follow_up.gaps",
+    "Time between visits by outcome",
+    "How the distribution of the time between visits differs, among all patients and among those of each "
+    "event; the worst group counts.",
+    f"Kolmogorov-Smirnov, of events with {AT_RISK} patients or more on both sides; sampled patients",
+    "percent",
+)
+EVENTS = About(
+    "follow_up.events",
+    "Share with each event",
+    "The largest difference between the shares of real and synthetic patients whose follow-up ended with an "
+    "event, or without one.",
+    "The schema's follow_up; sampled patients",
+    "percent",
+)
+SURVIVAL = About(
+    "follow_up.survival",
+    "Kaplan-Meier curves",
+    "The largest difference between the real and the synthetic share of patients still without an event, at "
+    "any time; of all events, each event alone, and all events within each class of a static variable. The "
+    "worst curve counts.",
+    f"Kaplan and Meier 1958, other events censored, as long as {AT_RISK} patients are at risk on both sides",
+    "percent",
+)
+ORDER = About(
+    "follow_up.order",
+    "Rows after the end of follow-up",
+    "The share of synthetic patients whose last row comes after their follow-up ended.",
+    "Time of the last row against the schema's follow_up; sampled synthetic patients",
+    "percent",
+)
+
+
+def section(comparison: Comparison) -> Section:
+    """Judge how long patients are followed, how often they are seen, and what ends it."""
+    part = Section(
+        "follow_up",
+        "Follow-up",
+        "Are synthetic patients followed as long as real ones, seen as often, until the same events, and do "
+        "the same ones leave early?",
+    )
+    schema = comparison.schema
+    part.figures = [comparison.measured(LENGTHS, length_distance)]
+    if np.ptp(comparison.train.panel.lengths_N):
+        part.figures += [
+            comparison.measured(LENGTHS_BY_GROUP, lengths_by_group),
+            comparison.measured(LENGTH_RELATIONS, length_relations),
+        ]
+    if schema.gap:
+        part.figures.append(comparison.measured(GAPS, gaps_by_event))
+    if schema.follow_up:
+        part.figures += [
+            comparison.measured(EVENTS, event_shares),
+            comparison.measured(SURVIVAL, survival_distances),
+            comparison.measured(ORDER, late_rows),
+        ]
+        part.essential = frozenset({EVENTS.key, SURVIVAL.key})
+        if getattr(comparison, "drawn", True):
+            part.pictures = list(_survival_pictures(comparison))
+    else:
+        part.notes.append(
+            "The schema has no `follow_up`, so that events and the time to them are not judged here."
+        )
+    return part
+
+
+def lengths_by_group(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the Kolmogorov-Smirnov distance of lengths within each class of each static variable."""
+    theirs = groups(synthetic.panel)
+    return {
+        name: _distance(real.panel.lengths_N[ours_N], synthetic.panel.lengths_N[theirs[name]])
+        for name, ours_N in groups(real.panel).items()
+        if min(ours_N.sum(), theirs[name].sum()) >= AT_RISK
+    }
+
+
+def length_relations(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the difference of Spearman's correlation of length with statics and last values."""
+    ours, theirs = (_length_correlations(side.panel) for side in (real, synthetic))
+    return {name: abs(theirs.get(name, 0.0) - r) for name, r in ours.items()}
+
+
+def gaps_by_event(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the Kolmogorov-Smirnov distance of the time between visits, of all and by event."""
+    found = {}
+    ours, theirs = (_event_groups(side.panel) for side in (real, synthetic))
+    for name, ours_N in ours.items():
+        a, b = _gaps(real.panel, ours_N), _gaps(synthetic.panel, theirs[name])
+        if min(ours_N.sum(), theirs[name].sum()) >= AT_RISK and len(a) and len(b):
+            found[name] = _distance(a, b)
+    return found
+
+
+def event_shares(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the difference of the share of patients with each event, or with none."""
+    ours, theirs = (_event_groups(side.panel) for side in (real, synthetic))
+    return {
+        name: abs(float(ours_N.mean()) - float(theirs[name].mean()))
+        for name, ours_N in ours.items()
+        if name != _EVERYBODY
+    }
+
+
+def survival_distances(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the largest difference of each Kaplan-Meier curve."""
+    ours, theirs = (_curves(side.panel) for side in (real, synthetic))
+    distances = {}
+    for name, curve in ours.items():
+        if curve is not None and (other := theirs[name]) is not None:
+            distance = curve_distance(curve, other)
+            if distance is not None:
+                distances[name] = distance
+    if not distances:
+        raise NotJudgedError(f"Fewer than {AT_RISK} patients have a follow-up.")
+    return distances
+
+
+def late_rows(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the share of patients whose last row comes after the end of their follow-up."""
+    panel = synthetic.panel
+    last, found = last_visits(panel), follow_up(panel)
+    # Times are held as float32.
+    late_N = last * panel.schema.time_ratio > found.time_N * (1 + 1e-5) + 1e-5
+    return {"patients": float(late_N.mean())}
+
+
+_EVERYBODY = "all patients"
+
+
+def _event_groups(panel: Panel) -> dict[str, NDArray[np.bool_]]:
+    """Return all patients, and those of each event."""
+    everybody = {_EVERYBODY: np.ones(panel.num_patients, bool)}
+    if panel.schema.follow_up is None:
+        return everybody
+    found, labels = follow_up(panel), panel.schema[panel.schema.follow_up.event].labels
+    return everybody | {label: found.event_N == code for code, label in enumerate(labels)}
+
+
+def _curves(panel: Panel) -> dict[str, Curve | None]:
+    """Return curves until any event, until each, and until any within each class of a static variable."""
+    assert panel.schema.follow_up
+    found, event = follow_up(panel), panel.schema[panel.schema.follow_up.event]
+    everybody = np.ones(panel.num_patients, bool)
+    curves = {"any event": kaplan_meier(found, everybody)}
+    if len(event.labels) > 2:
+        for code, label in enumerate(event.labels):
+            if code != found.censored:
+                curves[label] = kaplan_meier(found, everybody, code)
+    for name, chosen_N in groups(panel).items():
+        if not name.startswith(f"{event.name}: "):
+            curves[name] = kaplan_meier(found, chosen_N)
+    return curves
+
+
+def _gaps(panel: Panel, chosen_N: NDArray[np.bool_]) -> Floats:
+    assert panel.schema.gap
+    place = [v.name for v in panel.schema.reals].index(panel.schema.gap.name)
+    values = panel.reals_NTR[chosen_N][:, 1:, place]
+    return np.asarray(values[np.isfinite(values)])
+
+
+def _length_correlations(panel: Panel) -> dict[str, float]:
+    """Return the rank correlation of length with each column that varies."""
+    found = {}
+    for name, column_N in last_values(panel).items():
+        known = np.isfinite(column_N)
+        if known.sum() < AT_RISK or np.ptp(column_N[known]) == 0 or np.ptp(panel.lengths_N[known]) == 0:
+            continue
+        found[name] = float(stats.spearmanr(panel.lengths_N[known], column_N[known]).statistic)
+    return found
+
+
+def _distance(first: NDArray[np.generic], second: NDArray[np.generic]) -> float:
+    return float(stats.ks_2samp(first, second, method="asymp").statistic)
+
+
+def _survival_pictures(comparison: Comparison) -> Iterator[Picture]:
+    """Draw the curve until any event and each event, and by class of the static variable that tells most."""
+    sides = comparison.train.panel, comparison.synthetic.panel
+    ours, theirs = (_curves(panel) for panel in sides)
+    unit = comparison.schema.follow_up_unit
+    event = comparison.schema.follow_up.event if comparison.schema.follow_up else ""
+    shown = [name for name in ours if ": " not in name] + _telling(comparison, ours, event)
+    for name in shown:
+        real, synthetic = ours[name], theirs.get(name)
+        if real is not None and synthetic is not None and real.last > 0:
+            times = np.linspace(0, real.last, 200)
+            ticks = np.linspace(0, real.last, 5)
+            yield pictures.survival(
+                f"survival-{name}", f"Without {name}" if ": " not in name else name, unit, times,
+                (real.at(times), synthetic.at(times)), real.band(times), ticks,
+                (real.at_risk(ticks), synthetic.at_risk(ticks)),
+            )  # fmt: skip
+
+
+def _telling(comparison: Comparison, curves: dict[str, Curve | None], event: str) -> list[str]:
+    """Return the classes of the static variable, of six classes at most, whose real curves differ most."""
+    best: tuple[float, list[str]] = (-1.0, [])
+    for variable in comparison.schema.categoricals:
+        if not variable.static or variable.name == event or len(variable.labels) > 6:
+            continue
+        names = [f"{variable.name}: {label}" for label in variable.labels]
+        found = [curve for name in names if (curve := curves.get(name)) is not None]
+        distances = [curve_distance(a, b) or 0.0 for a in found for b in found if a is not b]
+        if len(found) > 1 and max(distances) > best[0]:
+            best = max(distances), names
+    return best[1]

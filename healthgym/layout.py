@@ -12,11 +12,30 @@ class FeatureLayout:
         num_reals: R, real variables, one column each, in columns 0..R-1.
         num_classes: classes of each binary or categorical variable, in the order of their blocks.
         embedding_dims: width of each such variable's embedding in the critic (binary 2, categorical 4).
+        static_reals, static_classes: whether each real, and each binary or categorical variable, is constant
+            within a patient; by default none is.
+        flag_of_reals, flag_of_classes: for each variable with `missing: model`, which of the K binary and
+            categorical variables is its measured flag; None for the others, which have a value everywhere.
+        flags: which of the K variables are some variable's measured flag, in increasing order.
+        measured_classes: for each of `flags`, the class that means "measured".
     """
 
     num_reals: int
     num_classes: tuple[int, ...]
     embedding_dims: tuple[int, ...]
+    static_reals: tuple[bool, ...] = ()
+    static_classes: tuple[bool, ...] = ()
+    flag_of_reals: tuple[int | None, ...] = ()
+    flag_of_classes: tuple[int | None, ...] = ()
+    flags: tuple[int, ...] = ()
+    measured_classes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Fill what was left out: an entry for each variable."""
+        sizes = {"reals": self.num_reals, "classes": len(self.num_classes)}
+        for kind, size in sizes.items():
+            for name, value in ((f"static_{kind}", False), (f"flag_of_{kind}", None)):
+                object.__setattr__(self, name, getattr(self, name) or (value,) * size)
 
     @cached_property
     def spans(self) -> tuple[slice, ...]:

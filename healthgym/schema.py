@@ -139,6 +139,11 @@ class Variable(StrictModel):
         return tuple(self.classes.values())
 
 
+def measured_class(flag: Variable) -> int:
+    """Return which class of a measured flag says that the value was measured: code 1, else the second."""
+    return flag.codes.index(1) if 1 in flag.codes else 1
+
+
 class Condition(StrictModel):
     """One variable compared with a number or a label: `{variable: MAP, below: 60}`."""
 
@@ -329,10 +334,22 @@ class Schema(StrictModel):
     @cached_property
     def layout(self) -> FeatureLayout:
         """The shape of an encoded timestep."""
+        index = {variable.name: place for place, variable in enumerate(self.categoricals)}
+
+        def flag_of(variable: Variable) -> int | None:
+            return index[variable.measured_flag or ""] if variable.missing == "model" else None
+
+        flags = sorted({index[variable.measured_flag] for variable in self.encoded if variable.measured_flag})
         return FeatureLayout(
             num_reals=len(self.reals),
             num_classes=tuple(len(variable.classes) for variable in self.categoricals),
             embedding_dims=tuple(_EMBEDDING_DIM[variable.kind] for variable in self.categoricals),
+            static_reals=tuple(variable.static for variable in self.reals),
+            static_classes=tuple(variable.static for variable in self.categoricals),
+            flag_of_reals=tuple(flag_of(variable) for variable in self.reals),
+            flag_of_classes=tuple(flag_of(variable) for variable in self.categoricals),
+            flags=tuple(flags),
+            measured_classes=tuple(measured_class(self.categoricals[flag]) for flag in flags),
         )
 
     @cached_property

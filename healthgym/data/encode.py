@@ -10,12 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from healthgym.layout import FeatureLayout
-from healthgym.schema import Schema, Variable
-
-
-def measured_class(flag: Variable) -> int:
-    """Return which class of a measured flag says that the value was measured: code 1, else the second."""
-    return flag.codes.index(1) if 1 in flag.codes else 1
+from healthgym.schema import Schema, Variable, measured_class
 
 
 def labelled(classes_N: NDArray[Any], variable: Variable) -> "pd.Categorical[Any]":

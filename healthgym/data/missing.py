@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from healthgym.data.encode import labelled, measured_class
+from healthgym.data.encode import labelled
 from healthgym.data.problems import Problems
 from healthgym.errors import TableError
-from healthgym.schema import Schema
+from healthgym.schema import Schema, measured_class
 
 
 def apply_flags(frame: pd.DataFrame, schema: Schema, problems: Problems) -> None:

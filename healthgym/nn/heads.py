@@ -5,7 +5,6 @@ Shapes: F features, R reals, K categorical variables; the layout says which colu
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from healthgym.layout import FeatureLayout
 
@@ -19,9 +18,11 @@ def apply_heads(logits_F: Tensor, layout: FeatureLayout) -> Tensor:
 
 def one_hot(reals_R: Tensor, codes_K: Tensor, layout: FeatureLayout) -> Tensor:
     """Return features (..., F) from transformed reals (..., R) and class indices (..., K)."""
+    # torch's own one_hot reads the largest class back from the device, and cannot be part of a CUDA graph.
     blocks = [reals_R]
     for index, width in enumerate(layout.num_classes):
-        blocks.append(functional.one_hot(codes_K[..., index].long(), width).to(reals_R.dtype))
+        classes_C = torch.arange(width, device=codes_K.device).to(codes_K.dtype)
+        blocks.append((codes_K[..., index, None] == classes_C).to(reals_R.dtype))
     return torch.cat(blocks, -1)
 
 

@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from healthgym import seeds
 from healthgym.config import DiffusionConfig
 from healthgym.distributed.share import mean_of
 from healthgym.errors import ConfigError
 from healthgym.layout import FeatureLayout
 from healthgym.nn.precision import bfloat16_is_wanted
 from healthgym.nn.unet import UNet1d, shape_table
-from healthgym.systems.base import Draws, State, System
+from healthgym.systems.base import Batch, Draws, SampleDraws, State, System
 from healthgym.systems.guardrail import build_guardrail, give_up
 from healthgym.systems.noise import NoiseSchedule, blended_reconstruction, masked_mse
 from healthgym.systems.optimiser import (
@@ -72,7 +71,8 @@ class DiffusionSystem(System):
 
     # --- training --------------------------------------------------------------------------------
 
-    def compute_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
+    def compute_step(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        x_BTF = batch.x_BTF
         x_BFP, mask_B1P = self.to_canvas(x_BTF)
         parts = self.share.parts(len(x_BFP))
         self.optimiser.zero_grad()
@@ -87,12 +87,12 @@ class DiffusionSystem(System):
         self.means_3F += self.share.ranks.sum(torch.stack(sums))
         return mean_of(losses, parts) | {"gradient_norm": norm.detach()}
 
-    def count_step(self, x_BTF: Tensor) -> None:
-        self.trained_length = max(self.trained_length, x_BTF.shape[1])
+    def count_step(self, batch: Batch) -> None:
+        self.trained_length = max(self.trained_length, batch.num_timesteps)
 
-    def step_kind(self, x_BTF: Tensor) -> Hashable | None:
+    def step_kind(self, batch: Batch) -> Hashable | None:
         # float16's scaler decides in Python whether a step is taken.
-        return None if self.scaler.is_enabled() else tuple(x_BTF.shape)
+        return None if self.scaler.is_enabled() else tuple(batch.codes_BTK.shape)
 
     def _backward(self, x_BFP: Tensor, mask_B1P: Tensor, draws: Draws, weight: float) -> dict[str, Tensor]:
         """Add a part's gradients to the denoiser's; return its losses.
@@ -164,7 +164,7 @@ class DiffusionSystem(System):
     # --- sampling --------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def sample(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
+    def sample_features(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
         """Make patients; one who does not pass the guardrail is drawn again from noise of its own.
 
         The noise is a function of (seed, patient, attempt), so that one patient's acceptance moves no
@@ -173,11 +173,12 @@ class DiffusionSystem(System):
         Raises:
             SamplingError: too few candidates pass, or none of a patient's attempts does.
         """
+        draws = SampleDraws(seed, first_patient, num_patients)
         x_BFT = torch.empty(num_patients, self.layout.num_features, length, device=self.device)
         waiting, candidates = torch.arange(num_patients), 0
         for attempt in range(self.guardrail.max_attempts):
             patients = [first_patient + int(row) for row in waiting]
-            tried_BFT = self._candidates(length, seed, patients, attempt)
+            tried_BFT = self._candidates(length, draws, patients, attempt)
             passed = self.guardrail.accepts(tried_BFT[:, : self.layout.num_reals]).cpu()
             x_BFT[waiting[passed]] = tried_BFT[passed]
             waiting, candidates = waiting[~passed], candidates + len(patients)
@@ -198,12 +199,12 @@ class DiffusionSystem(System):
         blocks += [(_SCORE_SHARPNESS * x_BTF[..., span]).softmax(-1) for span in self.layout.spans]
         return torch.cat(blocks, -1)
 
-    def _candidates(self, length: int, seed: int, patients: list[int], attempt: int) -> Tensor:
+    def _candidates(self, length: int, draws: SampleDraws, patients: list[int], attempt: int) -> Tensor:
         """Return one attempt for each of the patients, (B, F, T) in [-1, 1] but for the guardrail."""
         # Shorter patients are cut from what the denoiser was trained to make.
         whole = max(self.trained_length, length)
         canvas = self.canvas(whole)
-        streams = [seeds.stream(seed, "synthesis", patient, attempt) for patient in patients]
+        streams = [draws.stream(patient, attempt) for patient in patients]
         num_reals = self.layout.num_reals
         network, rounded = self.average or self.denoiser, bfloat16_is_wanted(self.device)
         at_once = _CACHED_PATIENTS if self.device.type == "cpu" else len(patients)

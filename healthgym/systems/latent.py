@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from healthgym import seeds
 from healthgym.config import AdamConfig
 from healthgym.distributed.share import WHOLE, Moments, Part, Share, mean_of, var_mean_of
 from healthgym.systems.autoencoder import Autoencoder, autoencoder_loss, latent_divergence
-from healthgym.systems.base import Draws, State, to_index
+from healthgym.systems.base import Draws, SampleDraws, State
+from healthgym.systems.draws import to_index
 from healthgym.systems.optimiser import (
     adam,
     copy_into,
@@ -59,20 +59,27 @@ class UniformLatent:
         """Return noise (B, T, Z) for a training step; `place` is where, such as "critic/0"."""
         return self._place(draws.uniform(f"{place}/z", (num_rows, length, self.latent_dim)), None)
 
-    def draw_patients(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
-        """Return noise (B, T, Z) of the given patients of a cohort, each a function of its number.
-
-        Each length has a stream of its own: rows of two widths in one stream would overlap.
-        """
-        z_TBZ = torch.empty(length, num_patients, self.latent_dim, device=self.device)
-        for start in range(0, num_patients, _DRAWN_AT_ONCE):
-            count = min(_DRAWN_AT_ONCE, num_patients - start)
-            rows = (count, first_patient + start, seed, "synthesis", length)
-            z = torch.from_numpy(seeds.uniform_rows((length, self.latent_dim), *rows, "z"))
-            u = torch.from_numpy(seeds.uniform_rows((), *rows, "slot"))
+    def draw_patients(self, length: int, draws: SampleDraws) -> Tensor:
+        """Return noise (B, T, Z) of the given patients of a cohort, each a function of its number."""
+        z_TBZ = torch.empty(length, draws.num_patients, self.latent_dim, device=self.device)
+        for start in range(0, draws.num_patients, _DRAWN_AT_ONCE):
+            part = draws.part(start, _DRAWN_AT_ONCE)
+            # Each length has a stream of its own: rows of two widths in one stream would overlap.
+            z = torch.from_numpy(part.uniform_rows((length, self.latent_dim), length, "z"))
+            u = torch.from_numpy(part.uniform_rows((), length, "slot"))
             slot_B = to_index(u.to(self.device), self.num_filled) if self.num_filled else None
-            z_TBZ[:, start : start + count] = self._place(z.to(self.device), slot_B).transpose(0, 1)
+            placed_TBZ = self._place(z.to(self.device), slot_B).transpose(0, 1)
+            z_TBZ[:, start : start + part.num_patients] = placed_TBZ
         return z_TBZ.transpose(0, 1)
+
+    @property
+    def slots(self) -> Tensor | None:
+        """The filled slots of the latent memory, shape (M, Z); None for noise without one."""
+        return None
+
+    def prototypes(self, x_BTE: Tensor) -> Tensor:
+        """Return what the latent memory keeps of each patient, shape (B, Z)."""
+        raise NotImplementedError
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """Return what is trained."""
@@ -133,6 +140,14 @@ class BufferedLatent(UniformLatent):
     @property
     def num_filled(self) -> int:
         return self._num_filled
+
+    @property
+    def slots(self) -> Tensor | None:
+        return self.slots_MZ[: self._num_filled]
+
+    def prototypes(self, x_BTE: Tensor) -> Tensor:
+        latent_BTZ: Tensor = self.autoencoder(x_BTE)[0]
+        return latent_BTZ.mean(1)
 
     def count_step(self, num_rows: int) -> None:
         self._num_filled = min(self._num_filled + num_rows, len(self.slots_MZ))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from healthgym.config import AdamConfig
 from healthgym.distributed.share import Moments, Part, correlation_of, mean_of
-from healthgym.systems.base import Draws, State, System
+from healthgym.systems.base import Batch, Draws, SampleDraws, State, System
 from healthgym.systems.critic import Critic, gradient_penalty
 from healthgym.systems.latent import UniformLatent
 from healthgym.systems.losses import correlation_loss, correlation_matrix
@@ -57,7 +57,8 @@ class WGANSystem(System):
         self.gradient_penalty_weight = gradient_penalty_weight
         self.correlation_weight = correlation_weight
 
-    def compute_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
+    def compute_step(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        x_BTF = batch.x_BTF
         with torch.no_grad():
             embedded = self.critic.embedding(x_BTF)
         metrics = self.latent.train_step(embedded, draws, self.share)
@@ -65,18 +66,17 @@ class WGANSystem(System):
             metrics |= self._critic_update(x_BTF, f"critic/{update}", draws)
         return metrics | self._generator_update(x_BTF, draws)
 
-    def count_step(self, x_BTF: Tensor) -> None:
-        self.latent.count_step(self.share.num_rows(len(x_BTF)))
+    def count_step(self, batch: Batch) -> None:
+        self.latent.count_step(self.share.num_rows(len(batch)))
 
-    def step_kind(self, x_BTF: Tensor) -> Hashable | None:
-        latent = self.latent.step_kind(len(x_BTF))
-        return None if latent is None else (tuple(x_BTF.shape), latent)
+    def step_kind(self, batch: Batch) -> Hashable | None:
+        latent = self.latent.step_kind(len(batch))
+        return None if latent is None else (tuple(batch.codes_BTK.shape), latent)
 
-    def sample(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
+    def sample_features(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
         with torch.no_grad():
-            x_BTF: Tensor = self.generator(
-                self.latent.draw_patients(length, seed, first_patient, num_patients)
-            )
+            draws = SampleDraws(seed, first_patient, num_patients)
+            x_BTF: Tensor = self.generator(self.latent.draw_patients(length, draws))
         return x_BTF
 
     def state(self) -> State:
@@ -105,6 +105,13 @@ class WGANSystem(System):
     def load_sampling_state(self, state: Mapping[str, Any]) -> None:
         load_module_state(self.generator, state["G"])
         self.latent.load_sampling_state(state)
+
+    def memory_slots(self) -> Tensor | None:
+        return self.latent.slots
+
+    @torch.no_grad()
+    def memory_prototypes(self, batch: Batch) -> Tensor:
+        return self.latent.prototypes(self.critic.embedding(batch.x_BTF))
 
     def check_length(self, length: int) -> None:
         with torch.no_grad():

@@ -10,14 +10,14 @@ or of micro-batches, are taken as usual.
 """
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from healthgym.errors import ConfigError
-from healthgym.systems.base import Draws, KeptDraws, System
+from healthgym.systems.base import Batch, Draws, KeptDraws, System
 
 Losses = dict[str, Tensor]
 _USUAL_STEPS = 3  # so that libraries have chosen their algorithms and buffers are there
@@ -62,11 +62,27 @@ class CudaRecorder:
 class _Kind:
     """One kind of step: what it reads, and what repeats it once it is recorded."""
 
-    x_BTF: Tensor
+    kept: Batch
     draws: KeptDraws = field(default_factory=KeptDraws)
     usual_steps: int = 0
     repeat: Callable[[], None] | None = None
     losses: Losses = field(default_factory=dict)
+
+    @classmethod
+    def like(cls, batch: Batch) -> "_Kind":
+        """Return a kind of step with memory for such batches."""
+        return cls(replace(batch, **{name: torch.empty_like(each) for name, each in batch.tensors().items()}))
+
+    def renew(self, batch: Batch, draws: Draws) -> None:
+        """Copy what is new in this step to where the recording reads it."""
+        for name, kept in self.kept.tensors().items():
+            kept.copy_(batch.tensors()[name])
+        self.draws.renew(draws)
+
+    @property
+    def batch(self) -> Batch:
+        """The kept batch, with nothing computed of it yet: the recording must compute that itself."""
+        return replace(self.kept)
 
 
 class RecordedSteps:
@@ -81,21 +97,22 @@ class RecordedSteps:
         self._system, self._recorder = system, recorder
         self._kinds: dict[Hashable, _Kind] = {}
 
-    def __call__(self, x_BTF: Tensor, draws: Draws) -> Losses:
+    def __call__(self, batch: Batch, draws: Draws) -> Losses:
         """Do what `System.train_step` does; the losses stand until the next step."""
-        share, name = self._system.share, self._system.step_kind(x_BTF)
-        if name is None or not share.whole(share.parts(len(x_BTF))):
-            return self._system.train_step(x_BTF, draws)
-        kind = self._kinds.setdefault(name, _Kind(torch.empty_like(x_BTF)))
-        kind.x_BTF.copy_(x_BTF)
-        kind.draws.renew(draws)
+        share, name = self._system.share, self._system.step_kind(batch)
+        if name is None or not share.whole(share.parts(len(batch))):
+            return self._system.train_step(batch, draws)
+        if name not in self._kinds:
+            self._kinds[name] = _Kind.like(batch)
+        kind = self._kinds[name]
+        kind.renew(batch, draws)
         if kind.usual_steps < _USUAL_STEPS:
             kind.usual_steps += 1
-            return self._recorder.rehearse(lambda: self._system.train_step(kind.x_BTF, kind.draws))
+            return self._recorder.rehearse(lambda: self._system.train_step(kind.batch, kind.draws))
         if kind.repeat is None:
             try:
                 kind.repeat, kind.losses = self._recorder.record(
-                    lambda: self._system.compute_step(kind.x_BTF, kind.draws)
+                    lambda: self._system.compute_step(kind.batch, kind.draws)
                 )
             except RuntimeError as error:
                 reason = " ".join(str(error).split())
@@ -104,5 +121,5 @@ class RecordedSteps:
                     f"training.cuda_graphs=false: it goes on from the last checkpoint."
                 ) from error
         kind.repeat()
-        self._system.count_step(kind.x_BTF)
+        self._system.count_step(kind.kept)
         return kind.losses

@@ -1,9 +1,9 @@
-"""From a system's output to classes and scaled reals; static variables constant by construction.
+"""From soft features to classes and scaled reals; static variables constant by construction.
 
-Shapes: B patients, T timesteps, F features, R reals, K categorical variables, S static ones among them.
+Shapes: B patients, T timesteps, F features, R reals, K categorical variables.
 """
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,39 +12,23 @@ from torch import Tensor
 
 from healthgym.errors import CohortError
 from healthgym.layout import FeatureLayout
-from healthgym.schema import Schema
-from healthgym.storage.shards import Disagreement
+from healthgym.systems.patients import Disagreement, Made
 
 STATIC_REAL_TOLERANCE = 0.01
 """How far a raw static real may be from its patient's mean, in parts of the training range, before the
 two count as disagreeing."""
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A batch of patients; what lies beyond a patient's length means nothing.
-
-    Args:
-        reals_RTB: scaled reals in [0, 1], float32.
-        codes_KTB: class indices, uint8.
-        disagreements: of each static variable.
-    """
-
-    reals_RTB: NDArray[np.float32]
-    codes_KTB: NDArray[np.uint8]
-    disagreements: dict[str, Disagreement]
-
-
-def decode(x_BTF: Tensor, lengths_B: Tensor, schema: Schema) -> Decoded:
+def decode(x_BTF: Tensor, lengths_B: NDArray[np.integer[Any]], layout: FeatureLayout) -> Made:
     """Take the class of the largest score and, for static variables, combine all kept timesteps.
 
     A static class is that of the largest mean score over the patient's timesteps, a static real the
     mean on the scaled axis, where the network makes it.
 
     Args:
-        x_BTF: what `System.sample` returned.
-        lengths_B: timesteps to keep of each patient, int64 on the same device.
-        schema: which variables are static.
+        x_BTF: what `System.sample_features` returned.
+        lengths_B: timesteps to keep of each patient.
+        layout: which variables are static.
 
     Raises:
         CohortError: the system made numbers that are not finite.
@@ -54,27 +38,27 @@ def decode(x_BTF: Tensor, lengths_B: Tensor, schema: Schema) -> Decoded:
             "The trained system makes numbers that are not finite, so that no cohort can be made of it. "
             "Choose an earlier checkpoint with --checkpoint."
         )
-    layout = schema.layout
+    kept_B = torch.from_numpy(lengths_B.astype(np.int64)).to(x_BTF.device)
     x_FTB = x_BTF.permute(2, 1, 0).contiguous()
-    kept_TB = torch.arange(x_FTB.shape[1], device=x_BTF.device).unsqueeze(1) < lengths_B
+    kept_TB = torch.arange(x_FTB.shape[1], device=x_BTF.device).unsqueeze(1) < kept_B
     reals_RTB, codes_KTB = x_FTB[: layout.num_reals].clone(), _classes(x_FTB, layout)
-    disagreements: dict[str, Tensor] = {}
-    for real_TB, variable in zip(reals_RTB, schema.reals, strict=True):
-        if variable.static:
-            mean_B = (real_TB * kept_TB).sum(0) / lengths_B
-            differs_TB = ((real_TB - mean_B).abs() > STATIC_REAL_TOLERANCE) & kept_TB
-            disagreements[variable.name] = differs_TB
+    disagreements: dict[int, Tensor] = {}
+    for index, (real_TB, static) in enumerate(zip(reals_RTB, layout.static_reals, strict=True)):
+        if static:
+            mean_B = (real_TB * kept_TB).sum(0) / kept_B
+            disagreements[index] = ((real_TB - mean_B).abs() > STATIC_REAL_TOLERANCE) & kept_TB
             real_TB[:] = mean_B
-    for code_TB, variable, span in zip(codes_KTB, schema.categoricals, layout.spans, strict=True):
-        if variable.static:
-            score_CB = (x_FTB[span] * kept_TB).sum(1)
+    for index, (code_TB, static) in enumerate(zip(codes_KTB, layout.static_classes, strict=True)):
+        if static:
+            score_CB = (x_FTB[layout.spans[index]] * kept_TB).sum(1)
             class_B = score_CB.argmax(0).to(torch.uint8)
-            disagreements[variable.name] = (code_TB != class_B) & kept_TB
+            disagreements[layout.num_reals + index] = (code_TB != class_B) & kept_TB
             code_TB[:] = class_B
-    return Decoded(
+    return Made(
         reals_RTB.cpu().numpy(),
         codes_KTB.cpu().numpy(),
-        {name: _count(differs_TB) for name, differs_TB in disagreements.items()},
+        lengths_B,
+        disagreements={index: _count(differs_TB) for index, differs_TB in disagreements.items()},
     )
 
 

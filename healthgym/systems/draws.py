@@ -1,0 +1,180 @@
+"""Where systems get random numbers from: `Draws` in a training step, `SampleDraws` in sampling.
+
+Both are functions of position, as `healthgym.seeds` explains, so that neither has a state to save.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from healthgym import seeds
+
+
+class Draws(ABC):
+    """The randomness of one training step. A name says what the numbers are for.
+
+    The first dimension of a drawn array is the batch's: a process that holds part of the global batch
+    gets its rows of what a single process would draw.
+    """
+
+    @abstractmethod
+    def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Return U(0,1) numbers, float32."""
+
+    @abstractmethod
+    def shared_uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Return U(0,1) numbers that are the same in every process."""
+
+    def from_row(self, first_row: int) -> "Draws":
+        """Return what rows `first_row ...` of this process's batch draw."""
+        if first_row:
+            raise NotImplementedError(f"{type(self).__name__} draws for whole batches only")
+        return self
+
+    def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Return N(0,1) numbers, by the Box-Muller transform of two uniform ones."""
+        u = self.uniform(name, (shape[0], 2, *shape[1:]))
+        return box_muller(u[:, 0], u[:, 1])
+
+    def index(self, name: str, num_rows: int, count: int | Tensor) -> Tensor:
+        """Return whole numbers uniform in 0..count-1, int64 (num_rows,); the count may be on the device."""
+        return to_index(self.uniform(name, (num_rows,)), count)
+
+    def shared_index(self, name: str, num_rows: int, count: int) -> Tensor:
+        """Return whole numbers uniform in 0..count-1 that are the same in every process."""
+        return to_index(self.shared_uniform(name, (num_rows,)), count)
+
+
+class PositionDraws(Draws):
+    """Numbers that depend on (seed, step, name, row of the global batch) and nothing else.
+
+    Args:
+        seed: the run's seed.
+        step: the step about to be taken.
+        device: where the numbers are wanted. On CUDA they come from the device's own Philox generator,
+            so a run's numbers differ between CPU and CUDA.
+        first_row: place of this process's first row in the global batch.
+        num_rows: rows of the global batch, None if they are all this process's. On CUDA they decide the
+            numbers.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        step: int,
+        device: torch.device,
+        first_row: int = 0,
+        num_rows: int | None = None,
+    ) -> None:
+        self._seed, self._step, self._device = seed, step, device
+        self._first_row, self._num_rows = first_row, num_rows
+
+    def from_row(self, first_row: int) -> "PositionDraws":
+        return PositionDraws(
+            self._seed, self._step, self._device, self._first_row + first_row, self._num_rows
+        )
+
+    def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return self._draw(name, shape, self._first_row, self._num_rows)
+
+    def shared_uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return self._draw(name, shape, 0, None)
+
+    def _draw(self, name: str, shape: tuple[int, ...], first_row: int, num_rows: int | None) -> Tensor:
+        position = ("train", self._step, name)
+        if self._device.type == "cpu":
+            return torch.from_numpy(seeds.uniform_rows(shape[1:], shape[0], first_row, self._seed, *position))
+        generator = torch.Generator(self._device)
+        generator.manual_seed(int(seeds.key(self._seed, *position)[0] >> np.uint64(1)))
+        # The numbers depend on how many are drawn at once: every process draws the global batch's.
+        count = num_rows or first_row + shape[0]
+        rows = torch.rand(count, *shape[1:], generator=generator, device=self._device)
+        return rows[first_row : first_row + shape[0]]
+
+
+def box_muller(u: Tensor, v: Tensor) -> Tensor:
+    """Return N(0,1) numbers from pairs of U[0,1) numbers.
+
+    Source: Box and Muller, *A note on the generation of random normal deviates*, 1958.
+    """
+    return torch.sqrt(-2 * torch.log1p(-u)) * torch.cos(2 * torch.pi * v)
+
+
+class KeptDraws(Draws):
+    """Draws that lie in the same memory at every step, so that a recorded step reads new numbers there."""
+
+    def __init__(self) -> None:
+        self._source: Draws | None = None
+        self._kept: dict[tuple[str, str, tuple[int, ...]], Tensor] = {}
+
+    def renew(self, source: Draws) -> None:
+        """Take the numbers of another step."""
+        self._source = source
+        for (kind, name, shape), numbers in self._kept.items():
+            numbers.copy_(getattr(source, kind)(name, shape))
+
+    def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return self._keep("uniform", name, shape)
+
+    def shared_uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return self._keep("shared_uniform", name, shape)
+
+    def _keep(self, kind: str, name: str, shape: tuple[int, ...]) -> Tensor:
+        place = (kind, name, shape)
+        if place not in self._kept:
+            self._kept[place] = getattr(self._source, kind)(name, shape)
+        return self._kept[place]
+
+
+def to_index(u: Tensor, count: int | Tensor) -> Tensor:
+    """Return floor(u count), which float32 may round up to count, kept below it."""
+    index: Tensor = (u * count).long().clamp_(max=count - 1)
+    return index
+
+
+@dataclass(frozen=True)
+class SampleDraws:
+    """The randomness of sampling: a function of (seed, number of the patient, purpose) and nothing else.
+
+    A patient therefore gets the same numbers in whichever batch, shard and process it is made. Numbers that
+    differ by timestep take the timestep as part of the purpose, or draw all timesteps of a patient as one
+    row.
+
+    Args:
+        seed: the cohort's.
+        first_patient: number of the first patient.
+        num_patients: how many patients to draw for.
+    """
+
+    seed: int
+    first_patient: int
+    num_patients: int
+
+    @property
+    def patients(self) -> range:
+        """Their numbers."""
+        return range(self.first_patient, self.first_patient + self.num_patients)
+
+    def part(self, first: int, count: int) -> "SampleDraws":
+        """Return the draws of `count` of these patients, from the first-th on; fewer at the end."""
+        return SampleDraws(self.seed, self.first_patient + first, min(count, self.num_patients - first))
+
+    def uniform_rows(self, row_shape: tuple[int, ...], *purpose: str | int) -> NDArray[np.float32]:
+        """Return U[0,1) numbers, one row per patient, shape (num_patients, *row_shape).
+
+        Args:
+            row_shape: shape of a patient's numbers. Rows of two shapes overlap within one purpose, so a
+                size that can vary, such as the number of timesteps, belongs into the purpose.
+            purpose: what the numbers are for, such as ("slot", timestep).
+        """
+        return seeds.uniform_rows(
+            row_shape, self.num_patients, self.first_patient, self.seed, "synthesis", *purpose
+        )
+
+    def stream(self, patient: int, *purpose: str | int) -> np.random.Generator:
+        """Return an endless stream of one patient's numbers; `patient` is its number in the cohort."""
+        return seeds.stream(self.seed, "synthesis", patient, *purpose)

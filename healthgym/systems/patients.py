@@ -1,0 +1,113 @@
+"""What is known of patients: of those that a system learns from, and of those that it makes.
+
+Shapes: B batch, T timesteps, F features, R reals, K binary and categorical variables.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from healthgym.layout import FeatureLayout
+from healthgym.nn.heads import decode_classes, one_hot
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training patients, on the device. Timesteps from a patient's length on are padding: all zeros.
+
+    Args:
+        layout: meaning of the variables.
+        reals_BTR: real variables, in the form that the system asks for by `System.real_form`: float32
+            scaled to [0, 1], or int16 codes of cells.
+        codes_BTK: class indices, uint8.
+        lengths_B: timesteps of each patient, int64, at most T.
+    """
+
+    layout: FeatureLayout
+    reals_BTR: Tensor
+    codes_BTK: Tensor
+    lengths_B: Tensor
+
+    @classmethod
+    def of_features(cls, layout: FeatureLayout, x_BTF: Tensor) -> "Batch":
+        """Return a batch of patients of full length whose features are given as they are."""
+        B, T, _ = x_BTF.shape
+        lengths_B = torch.full((B,), T, device=x_BTF.device)
+        batch = cls(layout, x_BTF[..., : layout.num_reals], decode_classes(x_BTF, layout), lengths_B)
+        vars(batch)["x_BTF"] = x_BTF
+        return batch
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what the batch was made of, by name."""
+        return {name: getattr(self, name) for name in ("reals_BTR", "codes_BTK", "lengths_B")}
+
+    def __len__(self) -> int:
+        return len(self.lengths_B)
+
+    @property
+    def num_timesteps(self) -> int:
+        """T, of the longest patient or more."""
+        return self.codes_BTK.shape[1]
+
+    @cached_property
+    def x_BTF(self) -> Tensor:
+        """Features: scaled reals, then a one-hot block per binary or categorical variable."""
+        return one_hot(self.reals_BTR, self.codes_BTK, self.layout)
+
+    @cached_property
+    def mask_BT(self) -> Tensor:
+        """Which timesteps are the patients' own and not padding, bool."""
+        timestep_T = torch.arange(self.num_timesteps, device=self.lengths_B.device)
+        return timestep_T < self.lengths_B[:, None]
+
+    def rows(self, rows: slice) -> "Batch":
+        """Return some of the patients, padded as far as before."""
+        part = Batch(self.layout, self.reals_BTR[rows], self.codes_BTK[rows], self.lengths_B[rows])
+        for name in ("x_BTF", "mask_BT"):
+            if name in vars(self):
+                vars(part)[name] = vars(self)[name][rows]
+        return part
+
+
+class Disagreement(NamedTuple):
+    """How often a static variable varied within patients before it was made constant.
+
+    Args:
+        timesteps: how many timesteps differ from their patient's value.
+        patients: how many patients have such a timestep.
+    """
+
+    timesteps: int
+    patients: int
+
+
+@dataclass(frozen=True)
+class Made:
+    """Patients that a system made; timesteps from a patient's length on mean nothing.
+
+    Args:
+        reals_RTB: real variables, float32: scaled to [0, 1], or in the variables' units.
+        codes_KTB: class indices, uint8.
+        lengths_B: timesteps of each patient, int64.
+        scaled: whether the reals are scaled.
+        disagreements: of static variables, by their place among all R + K (reals first); empty for a system
+            whose static variables are constant by construction.
+    """
+
+    reals_RTB: NDArray[np.float32]
+    codes_KTB: NDArray[np.uint8]
+    lengths_B: NDArray[np.integer[Any]]
+    scaled: bool = True
+    disagreements: Mapping[int, Disagreement] = field(default_factory=dict)
+
+    def patients(self, chosen: slice) -> "Made":
+        """Return some of the patients, without what is known of static variables."""
+        return Made(
+            self.reals_RTB[..., chosen], self.codes_KTB[..., chosen], self.lengths_B[chosen], self.scaled
+        )

@@ -9,6 +9,7 @@ its memory map, and from a small one that lies in memory.
 """
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -27,13 +28,12 @@ from healthgym.data.prepare import prepare_parts
 from healthgym.data.sequences import PreparedCohort, Sequences
 from healthgym.data.simulate import simulate_chunks
 from healthgym.data.sources import find_source
-from healthgym.distributed.share import Share
 from healthgym.schema import load_schema
 from healthgym.storage.prepared import SplitArrays
 from healthgym.strict import parse
 from healthgym.systems.base import PositionDraws
 from healthgym.systems.build import build_system
-from healthgym.training.batches import BatchLoader, upcoming
+from healthgym.training.batches import Batches
 from healthgym.training.curriculum import Curriculum
 
 SCHEMA = Path(__file__).parents[1] / "configs" / "schemas" / "art_hiv.yaml"
@@ -90,7 +90,7 @@ def in_memory(patients: Sequences, num_patients: int) -> Sequences:
     """Return the first patients with their rows copied into memory."""
     lengths = np.array(patients.lengths_N[:num_patients])
     rows = int(lengths.sum())
-    reals, codes = (np.array(each[:rows]) for each in patients.encoded)
+    reals, codes = (np.array(each[:rows]) for each in patients.encoded())
     return Sequences(SplitArrays(reals, codes, reals[:0], lengths, lambda: np.arange(num_patients)))
 
 
@@ -109,29 +109,21 @@ def train(registry: Path, rounds: int, steps: int) -> dict[str, Any]:
     sources = {"registry": cohort.train, "in memory": in_memory(cohort.train, 20_000)}
     with_steps: dict[str, Callable[[], object]] = {}
     only_load: dict[str, Callable[[], object]] = {}
-    loaders = []
+    loaders: list[Batches] = []
     for name, patients in sources.items():
         curriculum = Curriculum(CurriculumConfig(lengths=(LENGTH,), batch_size=BATCH), patients, 0)
-        loader = BatchLoader(patients, cohort.schema.layout, device, upcoming(curriculum, Share(), 0))
-        loaders.append(loader)
         correlation = torch.from_numpy(cohort.correlation_FF)
         system = build_system(config.system, cohort.schema.layout, correlation, device, 0)
-        place = iter(range(10**9))
+        loader = Batches(curriculum, patients, system)
+        loaders.append(loader)
 
-        def load(
-            loader: BatchLoader = loader, curriculum: Curriculum = curriculum, place: Any = place
-        ) -> Any:
-            step = next(place)
-            return step, loader(curriculum.batch(step), LENGTH)
+        def step(loader: Batches = loader, system: Any = system) -> None:
+            for at in itertools.islice(loader, steps):
+                system.train_step(at.batch, PositionDraws(0, at.step, device, 0, BATCH))
 
-        def step(load: Any = load, system: Any = system) -> None:
-            for _ in range(steps):
-                number, x_BTF = load()
-                system.train_step(x_BTF, PositionDraws(0, number, device, 0, BATCH))
-
-        def loads(load: Any = load) -> None:
-            for _ in range(100):
-                load()
+        def loads(loader: Batches = loader) -> None:
+            for at in itertools.islice(loader, 100):
+                assert at.batch.x_BTF.shape[1] == LENGTH
 
         with_steps[name], only_load[name] = step, loads
     seconds = measure.alternate(with_steps, rounds, clock)

@@ -13,12 +13,12 @@ from unittest import mock
 import measure
 import torch
 from scaling_measures import CPU, layout_of, make_system
-from torch import Tensor, distributed
+from torch import distributed
 from training_step import patients
 
 from healthgym.distributed.ranks import Ranks, joined
 from healthgym.distributed.share import Share
-from healthgym.systems.base import PositionDraws, System
+from healthgym.systems.base import Batch, PositionDraws, System
 from healthgym.training.subnormals import subnormals_are_zero
 
 MESSAGES = (8, 65_536, 1_048_576, 4_194_304)  # bytes
@@ -62,22 +62,23 @@ def _by_turns(ranks: Ranks, length: int, batch: int, features: int, rounds: int)
     x_BTF = patients(layout_of(features), batch, length, CPU)
     alone, shared = (make_system("v2", features, length) for _ in range(2))
     shared.share = Share(ranks, batch)
-    own_BTF = x_BTF[shared.share.own(batch)]
+    whole = Batch.of_features(alone.layout, x_BTF)
+    own = whole.rows(shared.share.own(batch))
     taken: dict[str, list[tuple[float, float]]] = {"alone": [], "shared": []}
     for number in range(rounds + 1):
         if ranks.first:
-            taken["alone"].append(_step(alone, x_BTF, batch, number))
+            taken["alone"].append(_step(alone, whole, batch, number))
         ranks.any(False)
         with _collectives() as seen:
-            taken["shared"].append(_step(shared, own_BTF, batch, number))
+            taken["shared"].append(_step(shared, own, batch, number))
     return {"taken": {name: values[1:] for name, values in taken.items()}, "collectives": seen}
 
 
-def _step(system: System, x_BTF: Tensor, batch: int, number: int) -> tuple[float, float]:
+def _step(system: System, patients: Batch, batch: int, number: int) -> tuple[float, float]:
     """Return the step's processor and wall seconds."""
     draws = PositionDraws(0, number, CPU, system.share.first_row, batch)
     processor, wall = time.process_time(), time.perf_counter()
-    system.train_step(x_BTF, draws)
+    system.train_step(patients, draws)
     return time.process_time() - processor, time.perf_counter() - wall
 
 

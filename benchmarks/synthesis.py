@@ -24,11 +24,12 @@ from healthgym.data.transform import Transform
 from healthgym.schema import load_schema
 from healthgym.storage.shard_file import encode_shard
 from healthgym.strict import parse
-from healthgym.synthesis.decode import decode
 from healthgym.synthesis.plan import SynthesisPlan
 from healthgym.synthesis.shard import make_shard
 from healthgym.synthesis.source import Source
+from healthgym.systems.base import SampleDraws
 from healthgym.systems.build import build_system
+from healthgym.systems.decode import decode
 from healthgym.systems.generators import LEAK, BiLSTMGenerator
 from healthgym.systems.wgan import WGANSystem
 
@@ -99,9 +100,9 @@ def make_source(timesteps: int) -> tuple[Source, WGANSystem]:
 def measure_stages(source: Source, system: WGANSystem, plan: SynthesisPlan, rounds: int) -> dict[str, float]:
     """Return microseconds per patient of each stage of ours."""
     generator, (timesteps,), size = system.generator, source.stages, plan.batch_size
-    z_BTZ = system.latent.draw_patients(timesteps, 0, 0, size)
-    x_BTF = system.sample(timesteps, 0, 0, size)
-    lengths_B = torch.full((size,), timesteps)
+    z_BTZ = system.latent.draw_patients(timesteps, SampleDraws(0, 0, size))
+    x_BTF = system.sample_features(timesteps, 0, 0, size)
+    lengths_B = np.full(size, timesteps)
     made = make_shard(source, system, plan, 0)
     assert made is not None
 
@@ -111,8 +112,8 @@ def measure_stages(source: Source, system: WGANSystem, plan: SynthesisPlan, roun
 
     sides: measure.Sides = {
         "generator": measure.at_precision(plan.matmul_precision, generate),
-        "noise": lambda: system.latent.draw_patients(timesteps, 0, 0, size),
-        "decode": lambda: decode(x_BTF, lengths_B, source.schema),
+        "noise": lambda: system.latent.draw_patients(timesteps, SampleDraws(0, 0, size)),
+        "decode": lambda: decode(x_BTF, lengths_B, source.schema.layout),
         "encode gzip": lambda: encode_shard(made[0], "hdf5", "gzip"),
         "encode zstd (Parquet)": lambda: encode_shard(made[0], "parquet", "zstd"),
     }
@@ -145,7 +146,7 @@ def measure_whole(
 
     sides: measure.Sides = {"all stages": measure.at_precision(plan.matmul_precision, shard)}
     for size in sorted({min(size, plan.num_patients) for size in _PUBLISHED_BATCHES}):
-        sides[_published(size)] = loop(system.latent.draw_patients(timesteps, 0, 0, size))
+        sides[_published(size)] = loop(system.latent.draw_patients(timesteps, SampleDraws(0, 0, size)))
     seconds = measure.alternate(sides, rounds, measure.Clock(torch.device("cpu")))
     return {
         name: [round(1e6 * each / plan.num_patients, 1) for each in taken] for name, taken in seconds.items()

@@ -25,7 +25,7 @@ from healthgym.layout import FeatureLayout
 from healthgym.nn import recurrent
 from healthgym.nn.precision import set_precision
 from healthgym.nn.unet import UNet1d
-from healthgym.systems.base import PositionDraws, System
+from healthgym.systems.base import Batch, PositionDraws, System
 from healthgym.systems.build import build_system
 from healthgym.systems.diffusion import DiffusionSystem
 from healthgym.training.graphs import CudaRecorder, RecordedSteps
@@ -68,10 +68,16 @@ def stepper(
     side: System | Published, x_BTF: Tensor, recorded: bool = False
 ) -> Callable[[], dict[str, Tensor]]:
     """Return a call that takes the next step."""
-    taken, take = iter(range(10**9)), side.train_step
-    if recorded and isinstance(side, System):
-        take = RecordedSteps(side, CudaRecorder(x_BTF.device))
-    return lambda: take(x_BTF, PositionDraws(0, next(taken), x_BTF.device))
+    taken = iter(range(10**9))
+
+    def draws() -> PositionDraws:
+        return PositionDraws(0, next(taken), x_BTF.device)
+
+    if not isinstance(side, System):
+        return lambda: side.train_step(x_BTF, draws())
+    batch = Batch.of_features(side.layout, x_BTF)
+    take = RecordedSteps(side, CudaRecorder(x_BTF.device)) if recorded else side.train_step
+    return lambda: take(batch, draws())
 
 
 def operations_needed(system: str, layout: FeatureLayout, batch: int, length: int) -> float:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from healthgym.errors import nearest
-from healthgym.strict import NotNegative, Positive, PositiveFloat, StrictModel, flatten, merge
+from healthgym.strict import Mark, NotNegative, Positive, PositiveFloat, StrictModel, flatten, marked, merge
 
 # --- systems -------------------------------------------------------------------------------------
 
@@ -165,12 +165,14 @@ class DiffusionConfig(StrictModel):
     denoiser: UNetConfig = UNetConfig()
     schedule: NoiseScheduleConfig = NoiseScheduleConfig()
     sampler: Annotated[
-        DDPMSamplerConfig | DDIMSamplerConfig | DPMSolverSamplerConfig, Field(discriminator="kind")
+        DDPMSamplerConfig | DDIMSamplerConfig | DPMSolverSamplerConfig,
+        Field(discriminator="kind"),
+        Mark.SAMPLING,
     ] = DDPMSamplerConfig()
-    guardrail: Annotated[RejectConfig | ClampConfig | DynamicConfig, Field(discriminator="kind")] = (
-        RejectConfig()
-    )
-    start: Literal["normal", "matched"] = "normal"
+    guardrail: Annotated[
+        RejectConfig | ClampConfig | DynamicConfig, Field(discriminator="kind"), Mark.SAMPLING
+    ] = RejectConfig()
+    start: Annotated[Literal["normal", "matched"], Mark.SAMPLING] = "normal"
     reconstruction_weight: NotNegative = 20.0
     pad_to: Positive | Literal["auto"] = "auto"
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -248,30 +250,30 @@ class TrainingConfig(StrictModel):
         collective_seconds: with several processes, how long each waits for the others.
     """
 
-    epochs: Positive = 100
+    epochs: Annotated[Positive, Mark.FREE] = 100
     seed: int = 0
-    log_every_steps: Positive = 10
-    threads: Positive | Literal["auto"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    log_every_steps: Annotated[Positive, Mark.FREE] = 10
+    threads: Annotated[Positive | Literal["auto"], Mark.FREE] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], Mark.FREE] = "auto"
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    cuda_graphs: bool = False
-    micro_batch_size: Positive | None = None
-    data_on_device: bool | Literal["auto"] = "auto"
-    collective_seconds: PositiveFloat = 600.0
+    cuda_graphs: Annotated[bool, Mark.FREE] = False
+    micro_batch_size: Annotated[Positive | None, Mark.FREE] = None
+    data_on_device: Annotated[bool | Literal["auto"], Mark.FREE] = "auto"
+    collective_seconds: Annotated[PositiveFloat, Mark.FREE] = 600.0
 
 
 class CheckpointConfig(StrictModel):
     """How often to save (whichever comes first) and how many checkpoints to keep."""
 
-    every_steps: Positive = 1000
-    every_minutes: PositiveFloat = 5.0
-    keep: Annotated[int, Field(ge=2)] = 3
+    every_steps: Annotated[Positive, Mark.FREE] = 1000
+    every_minutes: Annotated[PositiveFloat, Mark.FREE] = 5.0
+    keep: Annotated[int, Field(ge=2), Mark.FREE] = 3
 
 
 class RunConfig(StrictModel):
     """Everything that a training run is, beside the resources it runs on."""
 
-    data: Path = Path("prepared.h5")
+    data: Annotated[Path, Mark.FREE] = Path("prepared.h5")
     system: SystemConfig = WGANConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
     training: TrainingConfig = TrainingConfig()
@@ -298,13 +300,8 @@ class RunConfig(StrictModel):
         return {**values, "system": system}
 
 
-# What may change between two starts of one run without changing a weight by more than the order of sums.
-FREE_ON_RESUME = frozenset(
-    {"training.micro_batch_size", "training.collective_seconds", "training.cuda_graphs"}
-    | {"training.epochs", "training.log_every_steps", "training.threads", "training.device"}
-    | {"training.data_on_device"}
-    | {"checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep", "data"}
-    | {"system.start"}
-    | {f"system.sampler.{name}" for name in ("kind", "num_steps", "eta")}
-    | {f"system.guardrail.{name}" for name in ("kind", "max_attempts", "min_acceptance", "quantile")}
-)
+SAMPLING_SETTINGS = marked(RunConfig, Mark.SAMPLING)
+"""Settings of how a trained system samples."""
+
+FREE_ON_RESUME = marked(RunConfig, Mark.SAMPLING, Mark.FREE)
+"""Settings that may change between two starts of one run."""

@@ -5,6 +5,25 @@ draws the same whichever process computes it. On the CPU the bits come from two 
 them: the counter-based Philox (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011) for
 streams, and for rows, of which there are far more, PCG64 DXSM (O'Neill, *PCG*, 2014, with the output
 function that numpy documents), which leaps ahead as well and draws half as fast again.
+
+All purposes of random streams, after the seed:
+
+weights                             initial weights of a system
+order, EPOCH, STAGE                 which patients make which batch
+train, STEP, NAME                   noise of a training step (`systems.draws.PositionDraws`), NAME being
+    critic/U/z, critic/U/slot, critic/U/alpha   update U of the critic: noise, slots, interpolation
+    generator/z, generator/slot, generator/threshold   the generator's update
+    autoencoder/slots                           which prototypes a full latent memory keeps
+    level, noise, blend                         the denoiser's update
+synthesis, length                   the plan: lengths of synthetic patients, one row per patient
+synthesis, LENGTH, z | slot         v1-v2.5: noise of patients of one length, one row per patient
+synthesis, PATIENT, ATTEMPT         v3: noise of one attempt at one patient
+simulate, NAME                      the simulated cohort, one row per patient
+sample; noise floor, SPLIT; classifier; neighbours, SIDE; kendall, SIDE; clusters, SIDE; states;
+one timestep each, SIDE; next step; test; true-positive rate; nearer to training
+                                    the report: which patients or rows a metric looks at
+
+A new system takes its noise in sampling from `systems.draws.SampleDraws`, below "synthesis".
 """
 
 import hashlib

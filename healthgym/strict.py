@@ -5,8 +5,10 @@ An unknown key names the nearest known one.
 
 import re
 from collections.abc import Hashable, Iterable, Mapping
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -194,6 +196,55 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+class Mark(Enum):
+    """What is said of a setting where it is declared: `Annotated[int, Mark.SAMPLING]`.
+
+    `SAMPLING` settings decide how a trained system samples and nothing that it learns. `FREE` ones change no
+    weight by more than the order of sums. Both may change between two starts of one run.
+    """
+
+    SAMPLING = "sampling"
+    FREE = "free"
+
+
+def marked(model: type[BaseModel], *marks: Mark, prefix: str = "") -> frozenset[str]:
+    """Return the names, as "a.b", of all settings that carry one of the marks or lie within one that does."""
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        if any(mark in field.metadata for mark in marks):
+            found |= _leaves(field.annotation, f"{prefix}{name}")
+        else:
+            for inner in _alternatives(field.annotation):
+                if _is_model(inner):
+                    found |= marked(inner, *marks, prefix=f"{prefix}{name}.")
+    return frozenset(found)
+
+
+def _leaves(annotation: Any, name: str) -> set[str]:
+    """Return the names of all values that a setting may consist of."""
+    found: set[str] = set()
+    for inner in _alternatives(annotation):
+        if _is_model(inner):
+            for part, field in inner.model_fields.items():
+                found |= _leaves(field.annotation, f"{name}.{part}")
+        else:
+            found.add(name)
+    return found
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """Return the types that an annotation allows."""
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(inner for part in get_args(annotation) for inner in _alternatives(part))
+    return (annotation,)
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def differences(old: StrictModel, new: StrictModel) -> list[str]:

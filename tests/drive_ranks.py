@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def double_precision() -> Iterator[None]:
         if isinstance(system, WGANSystem):
             system.correlation_FF = system.correlation_FF.double()
         step = system.train_step
-        system.train_step = lambda x_BTF, draws: step(x_BTF.double(), draws)  # type: ignore[method-assign]
+        system.train_step = lambda batch, draws: step(  # type: ignore[method-assign]
+            replace(batch, reals_BTR=batch.reals_BTR.double()), draws
+        )
         return system
 
     torch.set_default_dtype(torch.float64)

@@ -17,7 +17,7 @@ from healthgym.data.transform import Transform
 from healthgym.files import sha256_of
 from healthgym.schema import Schema, Variable
 from healthgym.synthesis.source import Source
-from healthgym.systems.base import Draws, State, System
+from healthgym.systems.base import Made, SampleDraws, State, System
 
 SCHEMA = Schema(
     name="fake",
@@ -50,10 +50,7 @@ class FakeSystem(System):
         width = self.layout.num_features
         self.weights = torch.from_numpy(seeds.uniform_rows((width,), width, 0, 1, "weights"))
 
-    def train_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
-        raise AssertionError("synthesis never trains")
-
-    def sample(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
+    def sample_features(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
         time.sleep(self.delay)
         width = self.layout.num_features
         z = seeds.uniform_rows((length, width), num_patients, first_patient, seed, "synthesis", "z")
@@ -70,6 +67,29 @@ class FakeSystem(System):
 
     def load_state(self, state: State) -> None:
         self.weights = state["weights"]
+
+
+class GrownSystem(FakeSystem):
+    """Patients whose lengths are generated with them, and whose last bits depend on the whole block."""
+
+    makes_lengths = True
+
+    def __init__(self, block: int = 0, calls: list[range] | None = None) -> None:
+        super().__init__()
+        self.block, self.calls = block, [] if calls is None else calls
+
+    def make(self, draws: SampleDraws, timesteps: int | None = None) -> Made:
+        self.calls.append(draws.patients)
+        lengths_B = 1 + (draws.uniform_rows((), "length") * 9).astype(np.int64)
+        lengths_B = lengths_B if timesteps is None else np.full(draws.num_patients, timesteps)
+        x_BTF = self.sample_features(
+            int(lengths_B.max()), draws.seed, draws.first_patient, draws.num_patients
+        )
+        layout, T = self.layout, x_BTF.shape[1]
+        reals_RTB = 100 + 10 * x_BTF[..., : layout.num_reals].permute(2, 1, 0).numpy() + x_BTF.mean().numpy()
+        u = [draws.uniform_rows((256,), "class", k)[:, :T].T for k in range(len(layout.num_classes))]
+        codes = [(each * width).astype(np.uint8) for each, width in zip(u, layout.num_classes, strict=True)]
+        return Made(reals_RTB, np.stack(codes), lengths_B, scaled=False)
 
 
 def transform() -> Transform:

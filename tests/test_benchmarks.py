@@ -17,7 +17,7 @@ from healthgym.config import (
     WGANConfig,
 )
 from healthgym.layout import FeatureLayout
-from healthgym.systems.base import PositionDraws
+from healthgym.systems.base import Batch, PositionDraws
 from healthgym.systems.build import build_system
 from healthgym.systems.diffusion import DiffusionSystem
 from healthgym.systems.wgan import WGANSystem
@@ -92,7 +92,7 @@ def test_published_and_ours_compute_the_same(latent: Any, generator: Any) -> Non
     ours.correlation_FF = ours.correlation_FF.double()
     published = PublishedSystem(ours)
     for step in range(3):
-        found = ours.train_step(x_BTF, Float64Draws(0, step, CPU))
+        found = ours.train_step(Batch.of_features(LAYOUT, x_BTF), Float64Draws(0, step, CPU))
         expected = published.train_step(x_BTF, Float64Draws(0, step, CPU))
         assert expected.keys() <= found.keys()
         for name, loss in expected.items():
@@ -117,7 +117,7 @@ def test_plain_diffusion_and_ours_compute_the_same() -> None:
     ours.denoiser.double()  # its table of levels is float32 otherwise
     published = PublishedDiffusion(ours)
     for step in range(3):
-        found = ours.train_step(x_BTF, Float64Draws(0, step, CPU))
+        found = ours.train_step(Batch.of_features(LAYOUT, x_BTF), Float64Draws(0, step, CPU))
         for name, loss in published.train_step(x_BTF, Float64Draws(0, step, CPU)).items():
             assert float(found[name]) == pytest.approx(float(loss), rel=1e-6), f"step {step}, {name}"
     weights = published.weights.state_dict()

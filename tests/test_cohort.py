@@ -124,7 +124,7 @@ def test_patients_are_what_the_system_sampled(request_: SynthesisRequest) -> Non
     starts = np.cumsum(lengths_N) - lengths_N
     for place in (0, 7, 25, 49):
         patient = order[place]
-        x_TF = system.sample(int(stage_N[patient]), plan.seed, 100 + place, 1)[
+        x_TF = system.sample_features(int(stage_N[patient]), plan.seed, 100 + place, 1)[
             0, : lengths_N[patient]
         ].numpy()
         rows = slice(starts[patient], starts[patient] + lengths_N[patient])

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from healthgym.errors import CohortError
 from healthgym.schema import Schema, Variable
-from healthgym.synthesis.decode import STATIC_REAL_TOLERANCE, decode
+from healthgym.systems.base import Disagreement
+from healthgym.systems.decode import STATIC_REAL_TOLERANCE, decode
 
 SMALL = Schema(
     name="small",
@@ -31,7 +32,7 @@ def test_static_variables_are_constant_and_others_are_the_best_class(
 ) -> None:
     x_BTF = noise(seed, B, T)
     lengths = data.draw(st.lists(st.integers(1, T), min_size=B, max_size=B))
-    decoded = decode(x_BTF, torch.tensor(lengths), SCHEMA)
+    decoded = decode(x_BTF, np.array(lengths), SCHEMA.layout)
     for variable, span, code_TB in zip(
         SCHEMA.categoricals, SCHEMA.layout.spans, decoded.codes_KTB, strict=True
     ):
@@ -46,7 +47,7 @@ def test_static_variables_are_constant_and_others_are_the_best_class(
             differs = scores_BTC[b, :length].argmax(-1) != expected
             wrong_rows += int(differs.sum())
             wrong_patients += int(differs.any())
-        counts = decoded.disagreements[variable.name]
+        counts = decoded.disagreements[list(SCHEMA.names()).index(variable.name)]
         assert (counts.timesteps, counts.patients) == (wrong_rows, wrong_patients)
     for variable, real_TB, column in zip(SCHEMA.reals, decoded.reals_RTB, range(3), strict=True):
         for b, length in enumerate(lengths):
@@ -63,11 +64,10 @@ def test_disagreement_of_a_static_class_by_hand() -> None:
     x_BTF[..., 1:3] = torch.tensor(
         [[[0.9, 0.1], [0.4, 0.6], [0.4, 0.6]], [[0.2, 0.8], [0.1, 0.9], [0.9, 0.1]]]
     )
-    decoded = decode(x_BTF, torch.tensor([3, 2]), SMALL)
+    decoded = decode(x_BTF, np.array([3, 2]), SMALL.layout)
     assert decoded.codes_KTB[0, :, 0].tolist() == [0, 0, 0]  # 1.7 against 1.3, though two months say F
     assert decoded.codes_KTB[0, :2, 1].tolist() == [1, 1]
-    assert set(decoded.disagreements) == {"Gender"}
-    assert decoded.disagreements["Gender"].model_dump() == {"timesteps": 2, "patients": 1}
+    assert decoded.disagreements == {1: Disagreement(timesteps=2, patients=1)}  # one real, then Gender
 
 
 def test_a_static_real_within_tolerance_agrees() -> None:
@@ -75,12 +75,12 @@ def test_a_static_real_within_tolerance_agrees() -> None:
     for spread, disagreeing in ((0.9, 0), (1.1, 2)):
         shift = STATIC_REAL_TOLERANCE * spread
         x_BTF = torch.tensor([[[0.5 - shift], [0.5 + shift]]])
-        counts = decode(x_BTF, torch.tensor([2]), schema).disagreements["Age"]
+        counts = decode(x_BTF, np.array([2]), schema.layout).disagreements[0]
         assert counts.timesteps == disagreeing
 
 
 def test_ties_take_the_first_class() -> None:
-    decoded = decode(torch.full((1, 2, SMALL.layout.num_features), 0.5), torch.tensor([2]), SMALL)
+    decoded = decode(torch.full((1, 2, SMALL.layout.num_features), 0.5), np.array([2]), SMALL.layout)
     assert decoded.codes_KTB.max() == 0
 
 
@@ -89,4 +89,4 @@ def test_numbers_that_are_not_finite_are_refused(bad: float) -> None:
     x_BTF = noise(0, 4, 5)
     x_BTF[2, 3, 0] = bad
     with pytest.raises(CohortError, match=r"makes numbers that are not finite.*earlier checkpoint"):
-        decode(x_BTF, torch.full((4,), 5), SCHEMA)
+        decode(x_BTF, np.full(4, 5), SCHEMA.layout)

@@ -15,7 +15,7 @@ from healthgym.config import DiffusionConfig
 from healthgym.errors import ConfigError, SamplingError
 from healthgym.layout import FeatureLayout
 from healthgym.systems import diffusion
-from healthgym.systems.base import Draws, PositionDraws
+from healthgym.systems.base import Batch, Draws, PositionDraws, SampleDraws
 from healthgym.systems.diffusion import DiffusionSystem
 from healthgym.systems.samplers import ancestral_step, constant_level
 
@@ -115,7 +115,7 @@ def test_loss_matches_golden(recorded_system: DiffusionSystem, golden: dict[str,
             "blend": golden["loss/blend"].squeeze(1),
         }
     )
-    losses = recorded_system.train_step(x_BTF, recorded)
+    losses = recorded_system.train_step(Batch.of_features(recorded_system.layout, x_BTF), recorded)
     assert relative_error(losses["noise_loss"], golden["loss/diffusion"]) < 1e-5
     weighted = losses["reconstruction_loss"] * recorded_system.config.reconstruction_weight
     assert relative_error(weighted, golden["loss/reconstruction_x20"]) < 1e-5
@@ -174,13 +174,16 @@ def test_shape_contract_begins_with_the_padding() -> None:
 def test_training_learns_to_tell_noise() -> None:
     system = make(optimiser={"learning_rate": 1e-2})
     x = batch(32, 8).round()
-    losses = [float(system.train_step(x, draws(step))["noise_loss"]) for step in range(100)]
+    losses = [
+        float(system.train_step(Batch.of_features(LAYOUT, x), draws(step))["noise_loss"])
+        for step in range(100)
+    ]
     assert sum(losses[-20:]) < 0.8 * 20  # always saying "no noise" would lose 1
 
 
 def test_gradient_is_clipped_and_padding_is_not_seen() -> None:
     system = make(gradient_clip=1e-3)
-    assert float(system.train_step(batch(), draws(0))["gradient_norm"]) > 1e-3
+    assert float(system.train_step(Batch.of_features(LAYOUT, batch()), draws(0))["gradient_norm"]) > 1e-3
     norm = torch.stack([p.grad.norm() for p in system.denoiser.parameters() if p.grad is not None]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
@@ -190,13 +193,13 @@ def test_moving_average_follows_its_formula_and_makes_the_patients() -> None:
     assert system.average is not None
     expected = system.denoiser.out_conv.weight.detach().clone()
     for step in range(3):
-        system.train_step(batch(), draws(step))
+        system.train_step(Batch.of_features(LAYOUT, batch()), draws(step))
         decay = min(0.9, (2 + step) / (11 + step))
         expected = decay * expected + (1 - decay) * system.denoiser.out_conv.weight.detach()
     torch.testing.assert_close(system.average.out_conv.weight, expected)
-    averaged = system.sample(7, 0, 0, 2)
+    averaged = system.sample_features(7, 0, 0, 2)
     system.average = None
-    assert not torch.equal(system.sample(7, 0, 0, 2), averaged)
+    assert not torch.equal(system.sample_features(7, 0, 0, 2), averaged)
 
 
 def test_mixed_precision_is_for_gpus_only() -> None:
@@ -212,7 +215,7 @@ SAMPLERS = [{"kind": "ddpm"}, {"kind": "ddim", "num_steps": 4}, {"kind": "dpmpp"
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler["kind"])
 @pytest.mark.parametrize("guardrail", ["clamp", "dynamic"])
 def test_samples_are_features(sampler: dict[str, Any], guardrail: str) -> None:
-    x = make(sampler=sampler, guardrail={"kind": guardrail}).sample(7, 0, 0, 5)
+    x = make(sampler=sampler, guardrail={"kind": guardrail}).sample_features(7, 0, 0, 5)
     assert x.shape == (5, 7, LAYOUT.num_features)
     assert bool(torch.isfinite(x).all())
     assert float(x.min()) >= 0
@@ -225,11 +228,17 @@ def test_samples_are_features(sampler: dict[str, Any], guardrail: str) -> None:
 def test_a_patient_depends_on_seed_and_number_alone(sampler: dict[str, Any]) -> None:
     # A generous range, so that a network without training is accepted now and then.
     system = _rejecting(0.4, sampler=sampler)
-    together = system.sample(7, 5, 10, 6)
+    together = system.sample_features(7, 5, 10, 6)
     assert system.num_candidates > 6
-    apart = torch.cat([system.sample(7, 5, 10, 2), system.sample(7, 5, 12, 1), system.sample(7, 5, 13, 3)])
+    apart = torch.cat(
+        [
+            system.sample_features(7, 5, 10, 2),
+            system.sample_features(7, 5, 12, 1),
+            system.sample_features(7, 5, 13, 3),
+        ]
+    )
     torch.testing.assert_close(together, apart)
-    assert not torch.allclose(system.sample(7, 6, 10, 6), together)
+    assert not torch.allclose(system.sample_features(7, 6, 10, 6), together)
     assert not torch.allclose(together[0], together[1])
 
 
@@ -246,8 +255,8 @@ def _rejecting(reach: float, **changed: Any) -> DiffusionSystem:
 
 def test_rejected_patients_are_drawn_again_and_others_stay() -> None:
     strict, open_to_all = _rejecting(0.4), _rejecting(float("inf"))
-    first_attempts = open_to_all.sample(7, 5, 10, 6)
-    kept = strict.sample(7, 5, 10, 6)
+    first_attempts = open_to_all.sample_features(7, 5, 10, 6)
+    kept = strict.sample_features(7, 5, 10, 6)
     same = [bool(torch.allclose(a[:, 2:], b[:, 2:])) for a, b in zip(kept, first_attempts, strict=True)]
     assert 0 < sum(same) < 6
     assert float((2 * kept[..., 0] - 1).mean(1).abs().max()) <= 0.4 + 1e-6
@@ -273,13 +282,13 @@ def test_no_attempt_accepted_is_an_error_that_names_patient_and_remedy() -> None
         r"candidates here 0 did \(0\.0%\)\. .*[Tt]rain longer, or set system\.guardrail\.kind to clamp"
     )
     with pytest.raises(SamplingError, match=expected):
-        system.sample(7, 5, 10, 3)
+        system.sample_features(7, 5, 10, 3)
 
 
 def test_hopeless_acceptance_ends_early() -> None:
     system = _rejecting(-1.0)
     with pytest.raises(SamplingError, match=r"accepted 0 of 260 .* under .*min_acceptance = 2\.0%"):
-        system.sample(7, 5, 10, 130)
+        system.sample_features(7, 5, 10, 130)
     assert system.guardrail.hopeless(255, 0) is None
     assert system.guardrail.hopeless(1000, 20) is None
 
@@ -288,7 +297,7 @@ def test_matched_start_has_the_moments_of_noised_data() -> None:
     system = make(start="matched")
     x = batch(4000, 8)
     x[..., 1] = torch.rand(4000, 1)  # constant within a patient
-    system.train_step(x, draws(0))
+    system.train_step(Batch.of_features(LAYOUT, x), draws(0))
     noised = system.schedule.add_noise(*_noised(system, x))
     started: list[Tensor] = []
 
@@ -297,7 +306,7 @@ def test_matched_start_has_the_moments_of_noised_data() -> None:
         return start
 
     system.sampler = only_the_start
-    system.sample(8, 0, 0, 4000)
+    system.sample_features(8, 0, 0, 4000)
     (found,) = started
     for feature in range(LAYOUT.num_features):
         assert float(found[:, feature].mean()) == pytest.approx(float(noised[:, feature].mean()), abs=0.03)
@@ -313,9 +322,9 @@ def _noised(system: DiffusionSystem, x_BTF: Tensor) -> tuple[Tensor, Tensor, Ten
 
 def test_published_start_is_standard_normal() -> None:
     system = make()
-    system.train_step(batch(), draws(0))
+    system.train_step(Batch.of_features(LAYOUT, batch()), draws(0))
     system.sampler = lambda schedule, denoise, draw, start: start
-    start = system._candidates(8, 0, list(range(2000)), 0)
+    start = system._candidates(8, SampleDraws(0, 0, 2000), list(range(2000)), 0)
     assert float(start.mean()) == pytest.approx(0, abs=0.02)
     assert float(start.std()) == pytest.approx(1, abs=0.02)
 
@@ -325,9 +334,9 @@ def test_medium_precision_rounds_the_network_alone(
     sampler: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = make(sampler=sampler, guardrail={"kind": "clamp"})
-    exact = system.sample(7, seed=1, first_patient=0, num_patients=16)
+    exact = system.sample_features(7, seed=1, first_patient=0, num_patients=16)
     monkeypatch.setattr(diffusion, "bfloat16_is_wanted", lambda device: True)
-    rounded = system.sample(7, seed=1, first_patient=0, num_patients=16)
+    rounded = system.sample_features(7, seed=1, first_patient=0, num_patients=16)
     assert rounded.dtype == torch.float32
     assert 0 < (rounded - exact).abs().mean() < 0.02
     assert len(rounded.unique()) > 0.5 * len(exact.unique())  # no grid of eight bits
@@ -335,8 +344,8 @@ def test_medium_precision_rounds_the_network_alone(
 
 def test_shorter_patients_are_cut_from_the_trained_canvas() -> None:
     system = make()
-    system.train_step(batch(length=16), draws(0))
-    torch.testing.assert_close(system.sample(5, 0, 0, 3), system.sample(16, 0, 0, 3)[:, :5])
+    system.train_step(Batch.of_features(LAYOUT, batch(length=16)), draws(0))
+    torch.testing.assert_close(system.sample_features(5, 0, 0, 3), system.sample_features(16, 0, 0, 3)[:, :5])
 
 
 @pytest.mark.parametrize(
@@ -347,9 +356,11 @@ def test_any_schema(layout: FeatureLayout, guardrail: str) -> None:
     system = make(
         layout, guardrail={"kind": guardrail, **({"max_attempts": 1} if guardrail == "reject" else {})}
     )
-    assert bool(torch.isfinite(system.train_step(batch(layout=layout), draws(0))["loss"]))
+    assert bool(
+        torch.isfinite(system.train_step(Batch.of_features(layout, batch(layout=layout)), draws(0))["loss"])
+    )
     if guardrail == "reject" and layout.num_reals:
         with pytest.raises(SamplingError, match="none of 1 attempts"):
-            system.sample(7, 0, 0, 40)
+            system.sample_features(7, 0, 0, 40)
     else:
-        assert system.sample(7, 0, 0, 2).shape == (2, 7, layout.num_features)
+        assert system.sample_features(7, 0, 0, 2).shape == (2, 7, layout.num_features)

@@ -78,9 +78,9 @@ def test_a_trained_system_may_sample_by_other_settings(tmp_path: Path) -> None:
 class _Choosy(FakeSystem):
     """Drops two candidates for each patient it keeps."""
 
-    def sample(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
+    def sample_features(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
         self.num_candidates += 3 * num_patients
-        return super().sample(length, seed, first_patient, num_patients)
+        return super().sample_features(length, seed, first_patient, num_patients)
 
 
 def _open_choosy(path: Path) -> Source:

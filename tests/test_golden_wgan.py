@@ -14,7 +14,7 @@ from healthgym.config import AdamConfig, TransformerGeneratorConfig
 from healthgym.layout import FeatureLayout
 from healthgym.nn.recurrent import BiLSTM
 from healthgym.systems.autoencoder import Autoencoder, autoencoder_loss
-from healthgym.systems.base import System
+from healthgym.systems.base import Batch, System
 from healthgym.systems.critic import Critic, gradient_penalty
 from healthgym.systems.generators import BiLSTMGenerator
 from healthgym.systems.latent import BufferedLatent, UniformLatent
@@ -170,7 +170,7 @@ def replay(trace: h5py.File, system: System) -> None:
     """Take the recorded steps with the recorded draws and compare all that was recorded."""
     for number in range(len(trace["steps"])):
         step = trace[f"steps/{number}"]
-        metrics = system.train_step(tensor(step["x"]), RecordedDraws(step))
+        metrics = system.train_step(Batch.of_features(system.layout, tensor(step["x"])), RecordedDraws(step))
         agree(f"step {number} critic loss", metrics["critic_loss"], step["critic_loss"][-1])
         agree(f"step {number} penalty", metrics["gradient_penalty"], step["gradient_penalty"][-1])
         agree(f"step {number} generator loss", metrics["generator_loss"], step["generator_loss"])

@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 import tiny
 import torch
-from test_systems_contract import CPU, LAYOUT, B, T, batch, build
+from test_systems_contract import CPU, LAYOUT, T, batch, build
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,7 +16,7 @@ from healthgym import config as settings
 from healthgym.distributed.share import Share
 from healthgym.errors import ConfigError
 from healthgym.strict import parse
-from healthgym.systems.base import Draws, KeptDraws, PositionDraws, System
+from healthgym.systems.base import Batch, Draws, KeptDraws, PositionDraws, System
 from healthgym.systems.build import build_system
 from healthgym.training.graphs import CudaRecorder, Losses, RecordedSteps
 from healthgym.training.trainer import to_arrays
@@ -44,14 +44,17 @@ class Tape:
         return repeat, losses
 
 
-def run(step: Callable[[Tensor, Draws], Losses], lengths: list[int], device: torch.device) -> list[Losses]:
+def run(step: Callable[[Batch, Draws], Losses], lengths: list[int], device: torch.device) -> list[Losses]:
     """Take steps of these lengths and return their losses."""
     losses = []
     for number, length in enumerate(lengths):
-        x_BTF = batch(number)[:, :length].to(device)
-        found = step(x_BTF, PositionDraws(1, number, device))
+        found = step(on(device, batch(number, length)), PositionDraws(1, number, device))
         losses.append({name: loss.clone() for name, loss in found.items()})
     return losses
+
+
+def on(device: torch.device, batch: Batch) -> Batch:
+    return Batch(batch.layout, *(each.to(device) for each in batch.tensors().values()))
 
 
 @pytest.fixture(params=tiny.SYSTEMS)
@@ -66,7 +69,9 @@ def test_recorded_steps_are_the_usual_ones_bit_for_bit(name: str) -> None:
     assert tape.recorded == 2  # of each length; while the memory is filling too few steps are alike
     assert found == expected
     assert flat(other) == flat(usual)
-    torch.testing.assert_close(other.sample(T, 0, 0, 4), usual.sample(T, 0, 0, 4), rtol=0, atol=0)
+    torch.testing.assert_close(
+        other.sample_features(T, 0, 0, 4), usual.sample_features(T, 0, 0, 4), rtol=0, atol=0
+    )
 
 
 def flat(system: System) -> dict[str, bytes]:
@@ -145,10 +150,10 @@ def test_a_step_takes_nothing_from_the_hosts_memory(name: str) -> None:
     run_config = parse(settings.RunConfig, {"system": tiny.SYSTEMS[name]}, "test")
     meta = torch.device("meta")
     system = build_system(run_config.system, LAYOUT, torch.eye(LAYOUT.num_features), meta, 3)
-    x_BTF = torch.empty(B, T, LAYOUT.num_features, device=meta)
+    patients = on(meta, batch())
     with on_meta() as host:
         for _ in range(4):
-            system.train_step(x_BTF, NoNumbers())
+            system.train_step(Batch(LAYOUT, *patients.tensors().values()), NoNumbers())
     assert host.found == []
 
 

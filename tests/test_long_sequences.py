@@ -9,9 +9,8 @@ import torch
 from healthgym.config import RunConfig
 from healthgym.distributed.share import Share
 from healthgym.layout import FeatureLayout
-from healthgym.nn.heads import one_hot
 from healthgym.strict import merge, parse
-from healthgym.systems.base import PositionDraws, System
+from healthgym.systems.base import Batch, PositionDraws, System
 from healthgym.systems.build import build_system
 
 LENGTH, CPU = 500, torch.device("cpu")
@@ -34,14 +33,14 @@ def test_a_step_of_500_timesteps_and_200_features(name: str) -> None:
     random = torch.Generator().manual_seed(0)
     reals = torch.rand(4, LENGTH, LAYOUT.num_reals, generator=random)
     codes = torch.randint(4, (4, LENGTH, len(LAYOUT.num_classes)), generator=random)
-    x_BTF = one_hot(reals, codes, LAYOUT)
+    patients = Batch(LAYOUT, reals, codes, torch.full((4,), LENGTH))
     losses = []
     for micro_batch_size in (None, 2):
         system = build(name, LAYOUT)
         system.check_length(LENGTH)
         system.share = Share(micro_batch_size=micro_batch_size)
-        losses.append(system.train_step(x_BTF, PositionDraws(0, 0, CPU)))
-        made_BTF = system.sample(LENGTH, seed=0, first_patient=0, num_patients=2)
+        losses.append(system.train_step(patients, PositionDraws(0, 0, CPU)))
+        made_BTF = system.sample_features(LENGTH, seed=0, first_patient=0, num_patients=2)
         assert made_BTF.shape == (2, LENGTH, LAYOUT.num_features)
         assert made_BTF.isfinite().all()
     for loss, value in losses[0].items():

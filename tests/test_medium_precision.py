@@ -83,7 +83,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(name: str) -> None:
 def test_patients_of_a_batch_do_not_depend_on_the_other_batches(name: str) -> None:
     system = build(name)
     train(system, 0, 1)
-    second = system.sample(T, 0, 8, 8)
-    system.sample(T, 0, 0, 8)
-    assert torch.equal(system.sample(T, 0, 8, 8), second)
-    assert not torch.equal(system.sample(T, 0, 0, 8), second)
+    second = system.sample_features(T, 0, 8, 8)
+    system.sample_features(T, 0, 0, 8)
+    assert torch.equal(system.sample_features(T, 0, 8, 8), second)
+    assert not torch.equal(system.sample_features(T, 0, 0, 8), second)

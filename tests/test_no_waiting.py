@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from healthgym.config import BufferedLatentConfig, CriticConfig, UniformLatentConfig, WGANConfig
 from healthgym.layout import FeatureLayout
-from healthgym.systems.base import PositionDraws
+from healthgym.systems.base import Batch, PositionDraws
 from healthgym.systems.build import build_system
 from healthgym.systems.wgan import WGANSystem
 
@@ -65,10 +65,11 @@ def test_a_step_reads_nothing_back(latent: Any) -> None:
     ]
     # Adam's counts of steps live on the CPU, whatever the device.
     counts = {state["step"].data_ptr() for optimiser in optimisers for state in optimiser.state.values()}
-    x_BTF = torch.rand(8, 5, LAYOUT.num_features)
+    codes_BTK = torch.stack([torch.randint(0, width, (8, 5)) for width in LAYOUT.num_classes], -1)
+    patients = torch.rand(8, 5, LAYOUT.num_reals), codes_BTK.to(torch.uint8), torch.full((8,), 5)
     with Reads(counts) as reads:
         for step in range(4):
-            system.train_step(x_BTF, PositionDraws(0, step, CPU))
+            system.train_step(Batch(LAYOUT, *patients), PositionDraws(0, step, CPU))
     assert not reads.found
 
 

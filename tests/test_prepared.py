@@ -79,7 +79,7 @@ def test_gather_gives_first_timesteps(cohort: PreparedCohort) -> None:
     assert (cohort.train.lengths_N[long] >= 4).all()
     assert len(long) == (cohort.train.lengths_N >= 4).sum()
     picked = long[::-1][:3]
-    reals_BTR, codes_BTK = cohort.train.gather(picked, 4)
+    reals_BTR, codes_BTK, _ = cohort.train.gather(picked, 4)
     assert (reals_BTR.shape, reals_BTR.dtype) == ((3, 4, 1), np.float32)
     assert (codes_BTK.shape, codes_BTK.dtype) == ((3, 4, 2), np.uint8)
     frame = cohort.frame("train").set_index("PatientID")
@@ -118,7 +118,7 @@ def test_fills_come_from_the_training_patients(tmp_path: Path) -> None:
 def test_correlation_is_that_of_the_training_design(cohort: PreparedCohort) -> None:
     blocks = []
     for patient, length in enumerate(cohort.train.lengths_N):
-        reals, codes = cohort.train.gather(np.array([patient]), int(length))
+        reals, codes, _ = cohort.train.gather(np.array([patient]), int(length))
         blocks.append(design_matrix(reals[0], codes[0], cohort.schema.layout))
     np.testing.assert_allclose(
         cohort.correlation_FF, np.corrcoef(np.concatenate(blocks), rowvar=False), atol=1e-9
@@ -126,7 +126,7 @@ def test_correlation_is_that_of_the_training_design(cohort: PreparedCohort) -> N
 
 
 def test_training_values_lie_between_zero_and_one(cohort: PreparedCohort) -> None:
-    reals, _ = cohort.train.gather(cohort.train.at_least(2), 2)
+    reals, _, _ = cohort.train.gather(cohort.train.at_least(2), 2)
     assert reals.min() >= 0
     assert reals.max() <= 1
 
@@ -136,7 +136,7 @@ def test_modelled_gaps_are_filled_for_training_and_blank_in_frames(tmp_path: Pat
     table = ragged_table()
     table.loc[table.index[::3], "dose"] = np.nan
     cohort = prepare(table, schema, tmp_path / "p.h5", SplitSettings(0.3, 1))
-    reals, codes = cohort.train.gather(cohort.train.at_least(2), 2)
+    reals, codes, _ = cohort.train.gather(cohort.train.at_least(2), 2)
     assert np.isfinite(reals).all()
     assert set(np.unique(codes[..., 2])) == {0, 1}
     frame = cohort.frame("train")
@@ -180,7 +180,7 @@ def test_a_constant_real_is_refused(tmp_path: Path) -> None:
 def test_a_schema_without_reals(tmp_path: Path) -> None:
     schema = small_schema().model_copy(update={"variables": small_schema().variables[1:]})
     cohort = prepare(ragged_table(), type(schema).model_validate(schema.model_dump()), tmp_path / "p.h5")
-    reals, codes = cohort.train.gather(cohort.train.at_least(2)[:3], 2)
+    reals, codes, _ = cohort.train.gather(cohort.train.at_least(2)[:3], 2)
     assert reals.shape == (3, 2, 0)
     assert codes.shape == (3, 2, 2)
 
@@ -255,7 +255,7 @@ def test_the_first_released_form_stays_readable() -> None:
     frame = cohort.frame("train", 0, 1)
     assert frame["dose"].round(3).fillna(-1).tolist() == [73.995, -1.0, 9.937]
     assert frame["drug"].tolist() == ["none", "A", "B + C"]
-    reals, codes = cohort.train.gather(np.array([0]), 2)
+    reals, codes, _ = cohort.train.gather(np.array([0]), 2)
     np.testing.assert_allclose(reals[0, :, 0], [0.8707, 0.8707], atol=1e-6)
     assert codes[0].tolist() == [[0, 0, 1], [1, 0, 0]]
     assert cohort.transform.lambda_R[0] == pytest.approx(0.038962754)

@@ -74,7 +74,7 @@ def test_a_system_without_memory_samples_the_same_bits(trained: Path, tmp_path: 
     card = release(trained / system, tmp_path / "r.h5", THRESHOLDS)
     assert card["latent_memory"] is None
     before, after = (
-        trained_system(load_checkpoint(path), "cpu").sample(6, 3, 0, 5).numpy()
+        trained_system(load_checkpoint(path), "cpu").sample_features(6, 3, 0, 5).numpy()
         for path in (trained / system, tmp_path / "r.h5")
     )
     assert before.tobytes() == after.tobytes()

@@ -91,7 +91,7 @@ def test_tables_fit(request: pytest.FixtureRequest, tmp_path: Path, name: str) -
     holdout = 0.2 if frame[schema.keys.patient].nunique() > 10 else 0.0
     cohort = prepare(frame, schema, tmp_path / "p.h5", SplitSettings(holdout), source=name)
     some = cohort.train.at_least(10)[:200]
-    reals, codes = cohort.train.gather(some, 10)
+    reals, codes, _ = cohort.train.gather(some, 10)
     assert reals.min() >= 0
     assert reals.max() <= 1
     assert (codes < np.array([len(v.classes) for v in schema.categoricals])).all()

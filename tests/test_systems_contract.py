@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from healthgym import config as settings
-from healthgym.nn.heads import one_hot
 from healthgym.strict import parse
 from healthgym.systems import diffusion, latent, transformer
-from healthgym.systems.base import PositionDraws, System
+from healthgym.systems.base import Batch, PositionDraws, SampleDraws, System
 from healthgym.systems.build import build_system
 from healthgym.training.trainer import to_arrays
 
@@ -27,11 +26,12 @@ def build(name: str, seed: int = 3) -> System:
     return build_system(run.system, LAYOUT, torch.eye(LAYOUT.num_features), CPU, seed)
 
 
-def batch(seed: int = 0) -> Tensor:
+def batch(seed: int = 0, length: int = T) -> Batch:
     random = np.random.default_rng(seed)
     reals = torch.from_numpy(random.random((B, T, LAYOUT.num_reals), dtype=np.float32))
     codes = np.stack([random.integers(0, width, (B, T)) for width in LAYOUT.num_classes], -1)
-    return one_hot(reals, torch.from_numpy(codes), LAYOUT)
+    codes = torch.from_numpy(codes.astype(np.uint8))
+    return Batch(LAYOUT, reals[:, :length], codes[:, :length], torch.full((B,), length))
 
 
 def train(system: System, start: int, stop: int) -> dict[str, Tensor]:
@@ -55,11 +55,29 @@ def test_losses_are_finite_scalars(name: str) -> None:
 def test_samples_have_the_promised_shape_and_range(name: str) -> None:
     system = build(name)
     train(system, 0, 1)
-    x_BTF = system.sample(T, seed=0, first_patient=0, num_patients=5)
+    x_BTF = system.sample_features(T, seed=0, first_patient=0, num_patients=5)
     assert x_BTF.shape == (5, T, LAYOUT.num_features)
     reals = x_BTF[..., : LAYOUT.num_reals]
     assert ((reals >= 0) & (reals <= 1)).all()
     assert (x_BTF[..., LAYOUT.num_reals :] >= 0).all()
+
+
+def test_made_patients_have_the_promised_shape_and_range(name: str) -> None:
+    system = build(name)
+    train(system, 0, 1)
+    lengths_B = np.array([2, T - 1, 3, 1, 4])
+    made = system.sample(lengths_B, SampleDraws(0, 10, 5), T)
+    assert made.scaled
+    assert made.reals_RTB.shape == (LAYOUT.num_reals, T - 1, 5)
+    assert made.reals_RTB.dtype == np.float32
+    assert made.codes_KTB.shape == (len(LAYOUT.num_classes), T - 1, 5)
+    assert made.codes_KTB.dtype == np.uint8
+    assert ((made.reals_RTB >= 0) & (made.reals_RTB <= 1)).all()
+    assert (made.codes_KTB.max((1, 2)) < LAYOUT.num_classes).all()
+    np.testing.assert_array_equal(made.lengths_B, lengths_B)
+    sex_TB = made.codes_KTB[0]
+    assert all(len(set(sex_TB[:length, patient])) == 1 for patient, length in enumerate(lengths_B))
+    assert set(made.disagreements) == {LAYOUT.num_reals}
 
 
 def test_every_parameter_moves(name: str) -> None:
@@ -107,10 +125,10 @@ def test_a_patient_depends_on_its_number_not_on_the_batch(
     monkeypatch.setattr(transformer, "_CACHED_PATIENTS", at_once)
     system = build(name)
     train(system, 0, 3)
-    together = system.sample(T, seed=4, first_patient=0, num_patients=6)
-    alone = system.sample(T, seed=4, first_patient=3, num_patients=1)
+    together = system.sample_features(T, seed=4, first_patient=0, num_patients=6)
+    alone = system.sample_features(T, seed=4, first_patient=3, num_patients=1)
     torch.testing.assert_close(together[3:4], alone)
-    other = system.sample(T, seed=5, first_patient=0, num_patients=6)
+    other = system.sample_features(T, seed=5, first_patient=0, num_patients=6)
     assert not torch.allclose(together, other)
     assert len(torch.unique(together[:, 0, 0])) == 6, "six patients, six values"
 
@@ -118,8 +136,8 @@ def test_a_patient_depends_on_its_number_not_on_the_batch(
 def test_patients_of_two_lengths_share_no_noise(name: str) -> None:
     system = build(name)
     train(system, 0, 1)
-    short = system.sample(T // 2, seed=4, first_patient=0, num_patients=40).flatten(1)
-    long = system.sample(T, seed=4, first_patient=0, num_patients=40)[:, : T // 2].flatten(1)
+    short = system.sample_features(T // 2, seed=4, first_patient=0, num_patients=40).flatten(1)
+    long = system.sample_features(T, seed=4, first_patient=0, num_patients=40)[:, : T // 2].flatten(1)
     distances = torch.cdist(short.double(), long.double()).fill_diagonal_(torch.inf)
     assert distances.min() > 1e-6, "two patients begin alike"
 

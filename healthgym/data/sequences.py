@@ -5,7 +5,7 @@ Legend: N patients, B batch, T timesteps, R real variables, K binary and categor
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,13 +18,21 @@ from healthgym.schema import Schema
 from healthgym.storage.prepared import SplitArrays, open_prepared
 from healthgym.timing import TimeForm
 
+RealForm: TypeAlias = Literal["scaled", "cells"]
+"""How real variables are given: scaled to [0, 1], or as codes of their cells."""
+
 
 class Sequences:
-    """The patients of one split."""
+    """The patients of one split.
+
+    Attributes:
+        cells: codes of the real variables' cells, int16 (rows, R); None if the file holds none.
+    """
 
     def __init__(self, arrays: SplitArrays) -> None:
         self._arrays = arrays
         self.lengths_N = arrays.lengths
+        self.cells: NDArray[np.int16] | None = getattr(arrays, "cells", None)
 
     @cached_property
     def patient_ids(self) -> NDArray[Any]:
@@ -61,31 +69,56 @@ class Sequences:
         return np.flatnonzero(self.lengths_N >= length)
 
     def gather(
-        self, indices_B: NDArray[np.int64], length: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Return the first `length` timesteps of some patients.
+        self, indices_B: NDArray[np.int64], length: int, form: RealForm = "scaled"
+    ) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the first `length` timesteps of some patients, zeros where a patient has fewer.
 
         Args:
-            indices_B: positions of patients, each with at least `length` timesteps.
+            indices_B: positions of patients.
             length: T.
+            form: of the reals.
 
         Returns:
-            reals_BTR, transformed: in [0, 1] for training patients; codes_BTK, class indices.
+            reals_BTR, transformed (in [0, 1] for training patients) or codes of cells; codes_BTK, class
+            indices; lengths_B, each patient's timesteps among the T.
+
+        Raises:
+            ValueError: cells are asked for and the file has none.
         """
-        rows_BT = self.first_rows(indices_B, length)[:, None] + np.arange(length)
-        return self._arrays.reals.take(rows_BT, axis=0), self._arrays.codes.take(rows_BT, axis=0)
+        first_B, lengths_B = self.rows_of(indices_B, length)
+        timestep_T = np.arange(length)
+        if (lengths_B == length).all():
+            rows_BT = first_B[:, None] + timestep_T
+            reals, codes = (each.take(rows_BT, axis=0) for each in self.encoded(form))
+            return reals, codes, lengths_B
+        rows_BT = first_B[:, None] + np.minimum(timestep_T, lengths_B[:, None] - 1)
+        reals, codes = (each.take(rows_BT, axis=0) for each in self.encoded(form))
+        padding_BT = timestep_T >= lengths_B[:, None]
+        reals[padding_BT], codes[padding_BT] = 0, 0
+        return reals, codes, lengths_B
 
-    def first_rows(self, indices_B: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-        """Return where the rows of some patients begin, each with at least `length` timesteps."""
-        if len(indices_B) and self.lengths_N[indices_B].min() < length:
-            raise ValueError(f"a patient has fewer than {length} timesteps; pick from at_least({length})")
+    def rows_of(
+        self, indices_B: NDArray[np.int64], length: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return where the rows of some patients begin, and how many of the first `length` each has."""
         same = self._common_length
-        return self._starts_N[indices_B] if same is None else np.asarray(indices_B, np.int64) * same
+        if same is None:
+            lengths_B = np.minimum(self.lengths_N[indices_B], length).astype(np.int64)
+            return self._starts_N[indices_B], lengths_B
+        indices_B = np.asarray(indices_B, np.int64)
+        return indices_B * same, np.full(len(indices_B), min(same, length))
 
-    @property
-    def encoded(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Transformed reals and class indices of all rows, as memory maps."""
-        return self._arrays.reals, self._arrays.codes
+    def encoded(self, form: RealForm = "scaled") -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """Return reals in one of their forms, and class indices, of all rows, as memory maps.
+
+        Raises:
+            ValueError: cells are asked for and the file has none.
+        """
+        if form == "scaled":
+            return self._arrays.reals, self._arrays.codes
+        if self.cells is None:
+            raise ValueError("this prepared cohort holds no cells")
+        return self.cells, self._arrays.codes
 
     def raw(self, first: int = 0, last: int | None = None) -> tuple[NDArray[Any], ...]:
         """Return (patient_ids, timesteps from 0, raw_R, codes_K) of the rows of patients `first:last`.

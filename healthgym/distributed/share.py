@@ -61,7 +61,8 @@ class Share:
 
     Args:
         ranks: who shares it.
-        batch_size: patients of the global batch; None for whatever comes, in one process.
+        batch_size: patients of the global batch, which whoever takes the steps sets before each; None for
+            whatever comes, in one process.
         micro_batch_size: patients that a process computes at once; None for all of its own.
     """
 
@@ -69,12 +70,12 @@ class Share:
         self, ranks: Ranks | None = None, batch_size: int | None = None, micro_batch_size: int | None = None
     ) -> None:
         self.ranks = ranks or Ranks()
-        self._batch_size, self._micro_batch_size = batch_size, micro_batch_size
+        self.batch_size, self._micro_batch_size = batch_size, micro_batch_size
 
     @property
     def first_row(self) -> int:
         """Place of this process's first patient in the global batch."""
-        return 0 if self.ranks.alone else int(self.own(self._batch_size or 0).start)
+        return 0 if self.ranks.alone else int(self.own(self.batch_size or 0).start)
 
     def own(self, batch_size: int) -> slice:
         """Return this process's patients of a global batch."""
@@ -82,7 +83,7 @@ class Share:
 
     def num_rows(self, own_rows: int) -> int:
         """Return the patients of the global batch that this process's are part of."""
-        return own_rows if self.ranks.alone else self._batch_size or 0
+        return own_rows if self.ranks.alone else self.batch_size or 0
 
     def parts(self, num_rows: int) -> list[Part]:
         """Divide this process's patients into what is computed at once."""
@@ -95,7 +96,7 @@ class Share:
 
     def weights(self) -> Tensor:
         """Return each process's share of the global batch, float64."""
-        size, count = self._batch_size or 0, self.ranks.place.num_processes
+        size, count = self.batch_size or 0, self.ranks.place.num_processes
         rows = [rows_of(Place(rank, count), size) for rank in range(count)]
         return torch.tensor([(own.stop - own.start) / size for own in rows], dtype=torch.float64)
 
@@ -119,7 +120,7 @@ class Share:
         """Return the global batch's rows, in order, of which this process has its own."""
         if self.ranks.alone:
             return own
-        everything = own.new_zeros(self._batch_size or 0, *own.shape[1:])
+        everything = own.new_zeros(self.batch_size or 0, *own.shape[1:])
         everything[self.first_row : self.first_row + len(own)] = own
         return self.ranks.sum(everything)
 
@@ -137,8 +138,8 @@ class Share:
     def _mean(self, rows_NF: Tensor) -> tuple[Tensor, int]:
         count = len(rows_NF)
         if not self.ranks.alone:
-            own = self.own(self._batch_size or 0)
-            count = count // (own.stop - own.start) * (self._batch_size or 0)
+            own = self.own(self.batch_size or 0)
+            count = count // (own.stop - own.start) * (self.batch_size or 0)
         return self.ranks.sum(rows_NF.detach().sum(0)) / count, count
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from healthgym.data.encode import design_matrix
 from healthgym.data.sequences import PreparedCohort, Sequences
 from healthgym.errors import ConfigError, TableError
 from healthgym.evaluation.report import Report, write_report
@@ -14,9 +13,7 @@ from healthgym.evaluation.sections.latent_memory import audit, coarsen
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.storage.checkpoint import Checkpoint, load_checkpoint
 from healthgym.synthesis.source import trained_system
-from healthgym.systems.base import System
-from healthgym.systems.latent import BufferedLatent
-from healthgym.systems.wgan import WGANSystem
+from healthgym.systems.base import Batch, System
 
 _BATCH = 256
 _LEAD = (
@@ -69,9 +66,8 @@ def audit_memory(checkpoint: Path, data: Path, out: Path, config: Path, at_least
 
 def slots_of(system: System) -> NDArray[np.float32] | None:
     """Return the filled slots of a system's latent memory, shape (M, Z), or None if it has none."""
-    if not isinstance(system, WGANSystem) or not isinstance(system.latent, BufferedLatent):
-        return None
-    return np.asarray(system.latent.slots_MZ[: system.latent.num_filled].numpy())
+    slots_MZ = system.memory_slots()
+    return None if slots_MZ is None else np.asarray(slots_MZ.cpu().numpy())
 
 
 def latents_of(
@@ -102,24 +98,17 @@ def latents_of(
             f"{data} holds out {cohort.holdout.num_patients} patients; the audit compares with at least "
             f"{settings.min_patients}. Prepare the cohort with a larger holdout."
         )
-    assert isinstance(system, WGANSystem)
     return _latents(system, cohort.train), _latents(system, cohort.holdout)
 
 
-@torch.no_grad()
-def _latents(system: WGANSystem, patients: Sequences) -> NDArray[np.float32]:
+def _latents(system: System, patients: Sequences) -> NDArray[np.float32]:
     """Return the time mean of each patient's latents, as a slot is made of one, shape (N, Z)."""
-    assert isinstance(system.latent, BufferedLatent)
-    found = np.empty((patients.num_patients, system.latent.latent_dim), dtype=np.float32)
+    slots_MZ = system.memory_slots()
+    assert slots_MZ is not None
+    found = np.empty((patients.num_patients, slots_MZ.shape[1]), dtype=np.float32)
     for length in np.unique(patients.lengths_N):
         same = np.flatnonzero(patients.lengths_N == length)
         for batch in np.array_split(same, -(-len(same) // _BATCH)):
-            reals_BTR, codes_BTK = patients.gather(batch, int(length))
-            num_rows = len(batch) * int(length)
-            rows = design_matrix(
-                reals_BTR.reshape(num_rows, -1), codes_BTK.reshape(num_rows, -1), system.layout
-            )
-            x_BTF = torch.from_numpy(rows).float().reshape(len(batch), int(length), -1)
-            latent_BTZ, _ = system.latent.autoencoder(system.critic.embedding(x_BTF))
-            found[batch] = latent_BTZ.mean(1).numpy()
+            known = map(torch.from_numpy, patients.gather(batch, int(length)))
+            found[batch] = system.memory_prototypes(Batch(system.layout, *known)).numpy()
     return found

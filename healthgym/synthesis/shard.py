@@ -4,21 +4,18 @@ Shapes: N patients of the shard, B patients of a batch, T timesteps, R reals, K 
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from healthgym.data.encode import measured_class
 from healthgym.data.visits import follow_times, visit_times
-from healthgym.schema import Schema
+from healthgym.schema import Schema, measured_class
 from healthgym.storage.shard_file import Shard, blank_code, code_dtype
 from healthgym.storage.shards import Disagreement
-from healthgym.synthesis.decode import Decoded, decode
 from healthgym.synthesis.plan import SynthesisPlan
 from healthgym.synthesis.source import Source
-from healthgym.systems.base import System
+from healthgym.systems.base import Made, SampleDraws, System
 
 _ROWS_AT_ONCE = 16_384
 
@@ -33,8 +30,6 @@ def make_shard(
 ) -> tuple[Shard, dict[str, Disagreement]] | None:
     """Make a shard's patients, batch by batch.
 
-    A patient of length L is sampled at the shortest length >= L that the system was trained at, and cut.
-
     Args:
         source: schema, transform and lengths.
         system: trained.
@@ -46,76 +41,116 @@ def make_shard(
     Returns:
         The shard and the disagreement of its static variables, or None if it was to stop.
     """
-    lengths_N = plan.lengths(index, source.lengths)
-    columns = _Columns(source.schema, lengths_N)
-    disagreements: dict[str, Disagreement] = {}
-    first, tried_before = plan.patients(index).start, system.num_candidates
-    for sampled, place, members_B in _batches(lengths_N, source.stages, plan.batch_size):
+    tried_before, batches = system.num_candidates, _batches(source, system, plan, index)
+    columns = None if system.makes_lengths else _Columns(source, plan.lengths(index, source.lengths))
+    waiting: list[_Part] = []
+    while True:
         if stop():
             return None
-        x_BTF = system.sample(sampled, plan.seed, first + place, len(members_B))
-        longest = int(lengths_N[members_B].max())
-        lengths_B = torch.from_numpy(lengths_N[members_B].astype(np.int64)).to(x_BTF.device)
-        decoded = decode(x_BTF[:, :longest], lengths_B, source.schema)
-        columns.put(decoded, members_B)
-        for name, counts in decoded.disagreements.items():
-            disagreements[name] = disagreements[name] + counts if name in disagreements else counts
-        tell(len(members_B))
+        part = next(batches, None)
+        if part is None:
+            break
+        if columns:
+            columns.put(*part)
+        else:
+            waiting.append(part)
+        tell(len(part[0]))
+    if columns is None:
+        columns = _Columns(source, np.concatenate([made.lengths_B for _, made in waiting]))
+        for part in waiting:
+            columns.put(*part)
     tried = system.num_candidates - tried_before
-    finished, times_N = _with_times(columns.finish(source), lengths_N, source)
+    first, lengths_N = plan.patients(index).start, columns.lengths_N
+    finished, times_N = _with_times(columns.finish(), lengths_N, source)
     shard = Shard(source.schema, first, lengths_N, finished, tried, source.first_timestep, times_N)
-    return shard, disagreements
+    return shard, columns.disagreements
 
 
-def _batches(
-    lengths_N: NDArray[np.int32], stages: tuple[int, ...], batch_size: int
-) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
-    """Yield (length to sample, place of the batch's noise in the shard, its patients).
+_Part: TypeAlias = tuple[NDArray[np.int64], Made]
+"""Some of a shard's patients, by their place in the shard, as they were made."""
 
+
+def _batches(source: Source, system: System, plan: SynthesisPlan, index: int) -> Iterator[_Part]:
+    """Yield the shard's patients as they are made."""
+    if system.makes_lengths:
+        return _of_generated_lengths(system, plan, index)
+    return _of_drawn_lengths(source, system, plan, index)
+
+
+def _of_drawn_lengths(source: Source, system: System, plan: SynthesisPlan, index: int) -> Iterator[_Part]:
+    """Make patients of the lengths that the plan draws.
+
+    A patient of length L is sampled at the shortest length >= L that the system was trained at, and cut.
     Patients who are sampled at one length follow each other in the noise, whatever their numbers.
     """
-    ends = np.array(sorted({*stages, int(lengths_N.max())}))
+    first, lengths_N = plan.patients(index).start, plan.lengths(index, source.lengths)
+    ends = np.array(sorted({*source.stages, int(lengths_N.max())}))
     sampled_N = ends[np.searchsorted(ends, lengths_N)]
     place = 0
     for length in np.unique(sampled_N):
-        members = np.flatnonzero(sampled_N == length)
-        for start in range(0, len(members), batch_size):
-            batch = members[start : start + batch_size]
-            yield int(length), place, batch
-            place += len(batch)
+        members_L = np.flatnonzero(sampled_N == length)
+        for start in range(0, len(members_L), plan.batch_size):
+            members_B = members_L[start : start + plan.batch_size]
+            draws = SampleDraws(plan.seed, first + place, len(members_B))
+            yield members_B, system.sample(lengths_N[members_B], draws, int(length))
+            place += len(members_B)
+
+
+def _of_generated_lengths(system: System, plan: SynthesisPlan, index: int) -> Iterator[_Part]:
+    """Make patients whose lengths are generated with them.
+
+    Block i holds patients i size .. (i + 1) size - 1 of the endless cohort, whatever the shards: a patient is
+    always made together with the same others, since sums in floating point depend on that. A shard that needs
+    part of a block makes all of it and keeps its part.
+    """
+    patients, size = plan.patients(index), system.block or plan.batch_size
+    timesteps = None if plan.timesteps == "training" else plan.timesteps
+    for start in range(patients.start // size * size, patients.stop, size):
+        wanted = range(max(start, patients.start), min(start + size, patients.stop))
+        made = system.make(SampleDraws(plan.seed, start, size), timesteps)
+        own = made.patients(slice(wanted.start - start, wanted.stop - start))
+        yield np.arange(wanted.start, wanted.stop) - patients.start, own
 
 
 class _Columns:
     """A shard's columns, filled batch by batch."""
 
-    def __init__(self, schema: Schema, lengths_N: NDArray[np.int32]) -> None:
-        self._schema, self._lengths_N = schema, lengths_N
+    def __init__(self, source: Source, lengths_N: NDArray[np.integer[Any]]) -> None:
+        self._source, self._schema = source, source.schema
+        self.lengths_N = lengths_N.astype(np.int32)
+        self.disagreements: dict[str, Disagreement] = {}
         self._starts_N = np.cumsum(lengths_N, dtype=np.int64) - lengths_N
         rows = int(lengths_N.sum())
-        self._reals = np.empty((len(schema.reals), rows), dtype=np.float32)
-        self._codes = np.empty((len(schema.categoricals), rows), dtype=np.uint8)
+        self._reals = np.empty((len(self._schema.reals), rows), dtype=np.float32)
+        self._codes = np.empty((len(self._schema.categoricals), rows), dtype=np.uint8)
+        self._scaled = True
 
-    def put(self, decoded: Decoded, members_B: NDArray[np.int64]) -> None:
+    def put(self, members_B: NDArray[np.int64], made: Made) -> None:
         """Place the kept timesteps of a batch's patients."""
-        timestep_T = np.arange(decoded.codes_KTB.shape[1])
-        kept_BT: Any = timestep_T < self._lengths_N[members_B, None]
+        self._scaled = made.scaled
+        for place, found in made.disagreements.items():
+            name, counts = self._schema.encoded[place].name, Disagreement(**found._asdict())
+            known = self.disagreements.get(name)
+            self.disagreements[name] = known + counts if known else counts
+        timestep_T = np.arange(made.codes_KTB.shape[1])
+        kept_BT: Any = timestep_T < self.lengths_N[members_B, None]
         rows = (self._starts_N[members_B, None] + timestep_T)[kept_BT]
         where: Any = slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] + 1 == len(rows) else rows
         if kept_BT.all():
             kept_BT = ...  # a mask takes ten times as long
-        for column, real_TB in zip(self._reals, decoded.reals_RTB, strict=True):
+        for column, real_TB in zip(self._reals, made.reals_RTB, strict=True):
             column[where] = real_TB.T[kept_BT].ravel()
-        for codes, code_TB in zip(self._codes, decoded.codes_KTB, strict=True):
+        for codes, code_TB in zip(self._codes, made.codes_KTB, strict=True):
             codes[where] = code_TB.T[kept_BT].ravel()
 
-    def finish(self, source: Source) -> dict[str, NDArray[Any]]:
+    def finish(self) -> dict[str, NDArray[Any]]:
         """Return raw reals and class indices, blank where the generated flag says "not measured"."""
         for row, variable in enumerate(self._schema.reals):
-            if variable.name in _times(self._schema):  # neither may leave the range of real patients
+            if self._scaled and variable.name in _times(self._schema):  # neither may leave the real range
                 np.clip(self._reals[row], 0.0, 1.0, out=self._reals[row])
-        for start in range(0, self._reals.shape[1], _ROWS_AT_ONCE):  # in float64, then float32
+        for start in range(0, self._reals.shape[1] if self._scaled else 0, _ROWS_AT_ONCE):
             part = self._reals[:, start : start + _ROWS_AT_ONCE]
-            part[:] = source.transform.inverse_reals(part.T).T
+            part[:] = self._source.transform.inverse_reals(part.T).T  # in float64, then float32
         names = (variable.name for variable in self._schema.reals)
         columns: dict[str, NDArray[Any]] = dict(zip(names, self._reals, strict=True))
         for codes, variable in zip(self._codes, self._schema.categoricals, strict=True):

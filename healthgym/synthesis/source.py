@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import torch
 
-from healthgym.config import FREE_ON_RESUME, CurriculumConfig, RunConfig
+from healthgym.config import SAMPLING_SETTINGS, CurriculumConfig, RunConfig
 from healthgym.data.transform import Transform
 from healthgym.errors import ConfigError, listed
 from healthgym.schema import Schema
@@ -102,13 +102,14 @@ def resample(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     for setting in settings:
         values = merge(values, parse_override(setting))
     changed = parse(RunConfig, values, "--set")
-    free = {name for name in FREE_ON_RESUME if name.startswith("system.")}
-    learned = [line for line in differences(config, changed) if line.partition(":")[0] not in free]
+    learned = [
+        line for line in differences(config, changed) if line.partition(":")[0] not in SAMPLING_SETTINGS
+    ]
     if learned:
         raise ConfigError(
             "--set can change how a trained system samples, not what it learned:\n"
             + "\n".join(f"  - {line}" for line in learned)
-            + f"\nLeave that out; {listed(sorted(free))} may be set."
+            + f"\nLeave that out; {listed(sorted(SAMPLING_SETTINGS))} may be set."
         )
     return changed
 

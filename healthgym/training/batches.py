@@ -1,74 +1,95 @@
-"""Batches on their way to the device: gathered there if the cohort fits, else read one step ahead.
+"""The batches of a run, in order, on the device: gathered there if the cohort fits, else read one step ahead.
 
-What travels are compact codes; they become one-hot blocks on the device. Either way gives the same bits.
+What travels are compact codes; they become features on the device, if the system asks for any. Either way
+gives the same bits.
 
-Shapes: B batch, T timesteps, R reals, K categorical variables, F features.
+Shapes: B batch, T timesteps, R reals, K categorical variables.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from healthgym.data.sequences import Sequences
-from healthgym.distributed.share import Share
-from healthgym.layout import FeatureLayout
-from healthgym.nn.heads import one_hot
+from healthgym.data.sequences import RealForm, Sequences
+from healthgym.systems.base import Batch, System
 from healthgym.training.curriculum import Curriculum
 
 _BLOCK_ROWS = 1 << 20
 _SHARE_OF_FREE = 0.25  # of a device's free memory; the rest is the system's
 
-Codes = tuple[Tensor, Tensor]  # reals_BTR, codes_BTK
-Batch = tuple[NDArray[np.int64], int]  # patients, length
+Codes = tuple[Tensor, Tensor, Tensor]  # reals_BTR, codes_BTK, lengths_B
+
+
+class Step(NamedTuple):
+    """What a step learns from.
+
+    Args:
+        step: its number.
+        length: T, timesteps of the padded batch.
+        batch_size: patients of the global batch.
+        batch: this process's patients of it.
+    """
+
+    step: int
+    length: int
+    batch_size: int
+    batch: Batch
 
 
 class _Source(Protocol):
     def __call__(self, chosen_B: NDArray[np.int64], length: int) -> Codes:
-        """Return the first timesteps of some patients, on the device."""
+        """Return the first timesteps of some patients."""
 
 
-class BatchLoader:
-    """Gives features x_BTF on the device for (patients, length); to be closed at the end.
+class Batches(Iterator[Step]):
+    """Yields this process's part of every batch from a step on, without end; to be closed at the end.
 
     Args:
+        curriculum: which patients make which batch.
         patients: the training patients.
-        layout: of their features.
-        device: where the system is.
-        upcoming: the batches that will be asked for, in order; any other can be had too, but must be
-            waited for.
+        system: what learns from them: says the form of reals, the device and this process's share.
+        step: the first step.
         on_device: whether all codes go to the device; `auto`: if it is a GPU and they fit.
     """
 
     def __init__(
         self,
+        curriculum: Curriculum,
         patients: Sequences,
-        layout: FeatureLayout,
-        device: torch.device,
-        upcoming: Iterable[Batch] = (),
+        system: System,
+        step: int = 0,
         on_device: bool | Literal["auto"] = "auto",
     ) -> None:
-        self._layout = layout
-        self.resident = _fits(patients, device) if on_device == "auto" else on_device
-        self._ahead = None if self.resident else _Ahead(patients, device, iter(upcoming))
-        self._source: _Source = self._ahead or _Resident(patients, device)
+        self._curriculum, self._system, self._step = curriculum, system, step
+        form, device = system.real_form, system.device
+        self.resident = _fits(patients, form, device) if on_device == "auto" else on_device
+        self._source: _Source = (_Resident if self.resident else _Gathered)(patients, form, device)
+        self._reader = None if self.resident else ThreadPoolExecutor(1, "batches")
+        self._next: Future[Step] | None = self._reader.submit(self._read) if self._reader else None
 
-    def __call__(self, chosen_B: NDArray[np.int64], length: int) -> Tensor:
-        """Return the features of some patients' first timesteps."""
-        reals_BTR, codes_BTK = self._source(chosen_B, length)
-        return one_hot(reals_BTR, codes_BTK, self._layout)
+    def __next__(self) -> Step:
+        """Return the next step's batch, and begin to read the one after it."""
+        if self._next is None or self._reader is None:
+            return self._read()
+        found = self._next.result()
+        self._next = self._reader.submit(self._read)
+        reals, codes, lengths = (
+            each.to(self._system.device, non_blocking=True) for each in found.batch.tensors().values()
+        )
+        return found._replace(batch=Batch(self._system.layout, reals, codes, lengths))
 
     def close(self) -> None:
         """Stop reading ahead."""
-        if self._ahead:
-            self._ahead.close()
+        if self._reader:
+            self._reader.shutdown(cancel_futures=True)
 
-    def __enter__(self) -> "BatchLoader":
+    def __enter__(self) -> "Batches":
         return self
 
     def __exit__(
@@ -76,28 +97,26 @@ class BatchLoader:
     ) -> None:
         self.close()
 
+    def _read(self) -> Step:
+        step, chosen_B, length = (
+            self._step,
+            self._curriculum.batch(self._step),
+            self._curriculum.length(self._step),
+        )
+        self._step += 1
+        own_B = chosen_B[self._system.share.own(len(chosen_B))]
+        return Step(step, length, len(chosen_B), Batch(self._system.layout, *self._source(own_B, length)))
 
-def upcoming(curriculum: Curriculum, share: Share, step: int) -> Iterator[Batch]:
-    """Yield this process's part of the batches from `step` on, without end."""
-    while True:
-        batch_B = curriculum.batch(step)
-        yield batch_B[share.own(len(batch_B))], curriculum.stages[curriculum.place(step).stage].length
-        step += 1
 
-
-def _fits(patients: Sequences, device: torch.device) -> bool:
+def _fits(patients: Sequences, form: RealForm, device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)
-    return sum(each.nbytes for each in patients.encoded) <= _SHARE_OF_FREE * free
-
-
-def _sent(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Return an array on the device, without waiting for it to arrive."""
-    return _pinned(array, device).to(device, non_blocking=True)
+    return sum(each.nbytes for each in patients.encoded(form)) <= _SHARE_OF_FREE * free
 
 
 def _pinned(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Return an array in memory from which the device can fetch it without anybody waiting."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
@@ -105,14 +124,22 @@ def _pinned(array: NDArray[Any], device: torch.device) -> Tensor:
 class _Resident:
     """All codes in the device's memory."""
 
-    def __init__(self, patients: Sequences, device: torch.device) -> None:
+    def __init__(self, patients: Sequences, form: RealForm, device: torch.device) -> None:
         self._patients, self._device = patients, device
-        self._reals, self._codes = (_copied(each, device) for each in patients.encoded)
+        self._reals, self._codes = (_copied(each, device) for each in patients.encoded(form))
 
     def __call__(self, chosen_B: NDArray[np.int64], length: int) -> Codes:
-        first_B = _sent(self._patients.first_rows(chosen_B, length), self._device)
-        rows_BT = first_B[:, None] + torch.arange(length, device=self._device)
-        return self._reals[rows_BT], self._codes[rows_BT]
+        first_B, lengths_B = (
+            _pinned(each, self._device).to(self._device, non_blocking=True)
+            for each in self._patients.rows_of(chosen_B, length)
+        )
+        timestep_T = torch.arange(length, device=self._device)
+        rows_BT = first_B[:, None] + torch.minimum(timestep_T, lengths_B[:, None] - 1)
+        padding_BT1 = (timestep_T >= lengths_B[:, None]).unsqueeze(-1)
+        reals_BTR, codes_BTK = (
+            each[rows_BT].masked_fill_(padding_BT1, 0) for each in (self._reals, self._codes)
+        )
+        return reals_BTR, codes_BTK, lengths_B
 
 
 def _copied(rows: NDArray[Any], device: torch.device) -> Tensor:
@@ -125,34 +152,16 @@ def _copied(rows: NDArray[Any], device: torch.device) -> Tensor:
     return whole
 
 
-class _Ahead:
-    """Reads the next batch in a thread while the system works on this one.
+class _Gathered:
+    """Codes gathered from the file, by the thread that reads ahead.
 
     From a file in the page cache a batch takes a fraction of a millisecond; what a step must not wait for
     is the disk, once a cohort is larger than memory.
     """
 
-    def __init__(self, patients: Sequences, device: torch.device, upcoming: Iterator[Batch]) -> None:
-        self._patients, self._device, self._upcoming = patients, device, upcoming
-        self._reader = ThreadPoolExecutor(1, "batches")
-        self._next: Future[tuple[Batch, Codes] | None] = self._reader.submit(self._read)
+    def __init__(self, patients: Sequences, form: RealForm, device: torch.device) -> None:
+        self._patients, self._form, self._device = patients, form, device
 
     def __call__(self, chosen_B: NDArray[np.int64], length: int) -> Codes:
-        found = self._next.result()
-        if found is None or found[0][1] != length or not np.array_equal(found[0][0], chosen_B):
-            found = (chosen_B, length), self._gather(chosen_B, length)
-        else:
-            self._next = self._reader.submit(self._read)
-        reals, codes = found[1]
-        return reals.to(self._device, non_blocking=True), codes.to(self._device, non_blocking=True)
-
-    def close(self) -> None:
-        self._reader.shutdown(cancel_futures=True)
-
-    def _read(self) -> tuple[Batch, Codes] | None:
-        batch = next(self._upcoming, None)
-        return None if batch is None else (batch, self._gather(*batch))
-
-    def _gather(self, chosen_B: NDArray[np.int64], length: int) -> Codes:
-        reals, codes = self._patients.gather(chosen_B, length)
-        return _pinned(reals, self._device), _pinned(codes, self._device)
+        reals, codes, lengths = self._patients.gather(chosen_B, length, self._form)
+        return _pinned(reals, self._device), _pinned(codes, self._device), _pinned(lengths, self._device)

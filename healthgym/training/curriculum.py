@@ -100,6 +100,10 @@ class Curriculum:
         chosen_B = seeds.shuffled(places_B, count, self._seed, "order", place.epoch, place.stage)
         return chosen_B if self._longest_first is None else self._longest_first[chosen_B].astype(np.int64)
 
+    def length(self, step: int) -> int:
+        """Return T, the timesteps of a step's batch."""
+        return self.stages[self.place(step).stage].length
+
     def timesteps_between(self, start: int, stop: int) -> int:
         """Return the timesteps per sequence, summed over steps start..stop-1: a measure of work."""
         return self._timesteps_before(stop) - self._timesteps_before(start)

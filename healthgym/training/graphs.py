@@ -71,7 +71,7 @@ class _Kind:
     @classmethod
     def like(cls, batch: Batch) -> "_Kind":
         """Return a kind of step with memory for such batches."""
-        return cls(replace(batch, **{name: torch.empty_like(each) for name, each in batch.tensors().items()}))
+        return cls(Batch(batch.layout, *map(torch.empty_like, batch.tensors().values())))
 
     def renew(self, batch: Batch, draws: Draws) -> None:
         """Copy what is new in this step to where the recording reads it."""

@@ -30,9 +30,9 @@ from healthgym.storage.checkpoint import (
     set_aside_newer,
     write_checkpoint,
 )
-from healthgym.systems.base import Draws, State, System
+from healthgym.systems.base import Batch, Draws, State, System
 from healthgym.systems.build import build_system
-from healthgym.training.batches import BatchLoader, upcoming
+from healthgym.training.batches import Batches
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.graphs import CudaRecorder, RecordedSteps
 from healthgym.training.metrics import Meter, MetricsFile
@@ -101,20 +101,14 @@ def _train(
     if ranks.first:
         folder.write_config(config)
     total = config.training.epochs * curriculum.steps_per_epoch
-    loader = BatchLoader(
-        cohort.train,
-        cohort.schema.layout,
-        device,
-        upcoming(curriculum, system.share, here.step),
-        config.training.data_on_device,
-    )
-    with ProgressReport(total, here.step, stream) as report, stopping.listening(), loader as load_batch:
+    batches = Batches(curriculum, cohort.train, system, here.step, config.training.data_on_device)
+    with ProgressReport(total, here.step, stream) as report, stopping.listening(), batches:
         report.say(_greeting(run_dir, system.num_parameters(), curriculum, start, here, total, config))
         trainer = Trainer(
             system=system,
             take_step=_stepper(system, config, report),
             curriculum=curriculum,
-            load_batch=load_batch,
+            batches=batches,
             config=config,
             metrics=MetricsFile(folder.metrics_path, here.step, folder.check) if ranks.first else None,
             report=report,
@@ -168,7 +162,7 @@ def _share(config: RunConfig, ranks: Ranks) -> Share:
 
 def _stepper(
     system: System, config: RunConfig, report: ProgressReport
-) -> Callable[[Tensor, Draws], dict[str, Tensor]]:
+) -> Callable[[Batch, Draws], dict[str, Tensor]]:
     """Return what takes the system's steps: recorded ones if that is asked for and can be."""
     if not config.training.cuda_graphs:
         return system.train_step

@@ -2,10 +2,9 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from healthgym import stopping
 from healthgym.config import RunConfig
 from healthgym.distributed.ranks import Ranks
 from healthgym.errors import DivergenceError
-from healthgym.systems.base import Draws, PositionDraws, State, System
+from healthgym.systems.base import Batch, Draws, PositionDraws, State, System
+from healthgym.training.batches import Step
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.metrics import Meter, MetricsFile
 from healthgym.training.progress import ProgressReport
@@ -33,7 +33,7 @@ class Trainer:
         system: what learns.
         take_step: takes its steps: `system.train_step`, or what does the same.
         curriculum: order of the batches.
-        load_batch: returns features x_BTF on the system's device for (patients, length).
+        batches: the steps' batches on the system's device, from `step` on.
         config: the run's settings.
         metrics: where losses go; None in a process that writes none.
         report: where people look.
@@ -44,9 +44,9 @@ class Trainer:
     """
 
     system: System
-    take_step: Callable[[Tensor, Draws], dict[str, Tensor]]
+    take_step: Callable[[Batch, Draws], dict[str, Tensor]]
     curriculum: Curriculum
-    load_batch: Callable[[Any, int], Tensor]
+    batches: Iterator[Step]
     config: RunConfig
     metrics: MetricsFile | None
     report: ProgressReport
@@ -92,13 +92,13 @@ class Trainer:
 
     def _take_step(self) -> None:
         self._ranks.step = self.step
-        share, batch = self.system.share, self.curriculum.batch(self.step)
-        stage = self.curriculum.stages[self.curriculum.place(self.step).stage]
-        x_BTF = self.load_batch(batch[share.own(len(batch))], stage.length)
-        seed, device = self.config.training.seed, self.system.device
-        draws = PositionDraws(seed, self.step, device, share.first_row, len(batch))
+        step, _, batch_size, batch = next(self.batches)
+        assert step == self.step
+        share, seed = self.system.share, self.config.training.seed
+        share.batch_size = batch_size
+        draws = PositionDraws(seed, step, self.system.device, share.first_row, batch_size)
         with subnormals_are_zero():
-            losses = self.take_step(x_BTF, draws)
+            losses = self.take_step(batch, draws)
         self.meter.add(self.step, losses)
         self.step += 1
         self.seconds = self._seconds_before + time.monotonic() - self._started

@@ -89,8 +89,13 @@ def test_gather_gives_first_timesteps(cohort: PreparedCohort) -> None:
             reals_BTR[b], cohort.transform.forward_reals(rows[["dose"]].to_numpy()), rtol=1e-6, atol=1e-7
         )
         np.testing.assert_array_equal(codes_BTK[b, :, 0], rows["drug"].cat.codes)
-    with pytest.raises(ValueError, match=r"fewer than 5 timesteps; pick from at_least\(5\)"):
-        cohort.train.gather(np.flatnonzero(cohort.train.lengths_N == 4)[:1], 5)
+    short = np.flatnonzero(cohort.train.lengths_N == 4)[:1]
+    reals_BTR, codes_BTK, lengths_B = cohort.train.gather(short, 6)
+    assert lengths_B.tolist() == [4]
+    assert not reals_BTR[0, 4:].any()
+    assert not codes_BTK[0, 4:].any()
+    np.testing.assert_array_equal(reals_BTR[:, :4], cohort.train.gather(short, 4)[0])
+
 
 
 def test_what_is_fitted_comes_from_the_training_patients(cohort: PreparedCohort, tmp_path: Path) -> None:

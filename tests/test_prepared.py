@@ -97,7 +97,6 @@ def test_gather_gives_first_timesteps(cohort: PreparedCohort) -> None:
     np.testing.assert_array_equal(reals_BTR[:, :4], cohort.train.gather(short, 4)[0])
 
 
-
 def test_what_is_fitted_comes_from_the_training_patients(cohort: PreparedCohort, tmp_path: Path) -> None:
     train = cohort.frame("train")
     fitted = Transform.fit(train, small_schema())

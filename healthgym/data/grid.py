@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from healthgym.data.encode import labelled, measured_class
+from healthgym.data.encode import labelled
 from healthgym.data.problems import Problems
 from healthgym.data.visits import Rows
-from healthgym.schema import Schema, Variable
+from healthgym.schema import Schema, Variable, measured_class
 from healthgym.timing import Grid
 
 

@@ -402,7 +402,7 @@ def test_a_class_may_be_called_none(tmp_path: Path) -> None:
         ("t.csv.gz", b"PatientID,Timestep\n", r"cannot be read: Not a gzipped file"),
         (
             "t.csv.gz",
-            gzip.compress(b"PatientID,Timestep,dose\n" * 99)[:-9],
+            gzip.compress(b"PatientID,Timestep,dose\n" * 99, mtime=0)[:-9],
             r"cannot be read: Compressed file ended",
         ),
         ("t.parquet", b"PAR1 rubbish", r"cannot be read: .*Mend"),

@@ -15,14 +15,14 @@ def main(argv: list[str] | None = None) -> int:
     status.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
 
-    from healthgym.errors import HealthgymError
-    from healthgym.launch import status as launch_status
+    from healthgym.programs import ended
 
-    try:
+    def work() -> int:
+        from healthgym.launch import status as launch_status
+
         return launch_status.main(options.folder, options.all, options.json)
-    except HealthgymError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+
+    return ended(work)
 
 
 if __name__ == "__main__":

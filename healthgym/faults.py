@@ -91,6 +91,7 @@ _CAUSES = {
     errno.ECONNRESET: _NETWORK,
     errno.EREMOTEIO: _NETWORK,
 }
+_OF_WRITING = [_CAUSES[number] for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)]
 # Arrow and HDF5 write the number into their text: "[errno 28]", "errno = 28".
 _NUMBER = re.compile(r"\berrno\W{1,3}([0-9]+)", re.IGNORECASE)
 
@@ -104,18 +105,19 @@ def cause_of(error: BaseException) -> Cause | None:
     return _CAUSES.get(number) if number is not None else None
 
 
-def sentence(error: BaseException, path: object = None, doing: str = "read") -> str | None:
+def sentence(error: BaseException, path: object = None, doing: str = "") -> str | None:
     """Return "Cannot write PATH: no space is left there. Free ...", or None where `cause_of` knows none.
 
     Args:
         error: what was raised.
         path: what it is about; by default the file that the error names.
-        doing: the verb.
+        doing: the verb; by default what the error tells, or "use".
     """
     cause = cause_of(error)
     if cause is None:
         return None
     named = path if path is not None else getattr(error, "filename", None)
+    doing = doing or ("write" if cause in _OF_WRITING else "use")
     return f"Cannot {doing} {named if named is not None else 'a file'}: {cause.words}. {cause.remedy}."
 
 

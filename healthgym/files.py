@@ -5,15 +5,18 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from healthgym.errors import UnreadableError
-from healthgym.faults import patiently, sentence
+from healthgym.errors import StorageError, UnreadableError
+from healthgym.faults import patiently, refused, sentence
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = _PROBE_BYTES = 1 << 20
+REPORT_BYTES = 1 << 20
+"""Room that a report takes, about."""
 
 
 @contextlib.contextmanager
@@ -60,9 +63,39 @@ def read_text(path: Path) -> str:
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(path) from None
         except OSError as error:
-            raise UnreadableError(sentence(error, path) or f"Cannot read {path}: {error}.") from error
+            raise UnreadableError(sentence(error, path, "read") or f"Cannot read {path}: {error}.") from error
 
     return patiently(read, f"reading {path}")
+
+
+def require_place(path: Path, size: int = 1 << 16, folder: bool = False) -> None:
+    """Make sure, before any work is done for it, that a file can be written, or files in a folder.
+
+    Nothing is made or left: a nameless file is written in the nearest folder that exists.
+
+    Args:
+        path: the file or folder.
+        size: bytes that must fit.
+        folder: whether it is a folder.
+
+    Raises:
+        StorageError: it cannot be written, with the cause and the remedy.
+    """
+    with refused(path, "write"):
+        if folder and path.exists() and not path.is_dir():
+            raise StorageError(f"{path} is a file; a folder is needed there. Choose another place.")
+        if not folder and path.is_dir():
+            raise StorageError(f"{path} is a folder; give the name of a file in it.")
+        nearest = path.absolute() if folder else path.absolute().parent
+        while not nearest.exists():
+            nearest = nearest.parent
+        with tempfile.TemporaryFile(dir=nearest) as probe:
+            probe.write(bytes(min(size, _PROBE_BYTES)))
+            probe.flush()
+            os.fsync(probe.fileno())
+        found = os.statvfs(nearest)
+        if found.f_blocks and size > found.f_bavail * found.f_frsize:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def write_text(path: Path, text: str) -> None:

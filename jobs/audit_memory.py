@@ -20,16 +20,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--coarsen", type=int, default=0, metavar="K", help="judge centroids of K slots too")
     options = parser.parse_args(argv)
 
-    from healthgym.errors import HealthgymError
-    from healthgym.release.memory_audit import audit_memory
+    from healthgym.programs import ended
 
-    try:
+    def work() -> int:
+        from healthgym.release.memory_audit import audit_memory
+
         report = audit_memory(options.run_dir, options.data, options.out, options.config, options.coarsen)
-    except HealthgymError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{report.verdict}: {options.out / 'report.html'}")
-    return 0
+        print(f"{report.verdict}: {options.out / 'report.html'}")
+        return 0
+
+    return ended(work)
 
 
 if __name__ == "__main__":

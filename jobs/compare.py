@@ -30,20 +30,21 @@ def main(argv: list[str] | None = None) -> int:
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args(argv)
 
-    from healthgym import stopping
-    from healthgym.errors import HealthgymError
-    from healthgym.release.compare_runs import compare_runs
+    from healthgym.programs import ended
 
-    try:
-        compare_runs(**vars(arguments))
-    except HealthgymError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped before the page was written. Give the same command to go on.", file=sys.stderr)
-        return stopping.INTERRUPTED
-    print(f"compared {len(arguments.runs)} systems: {arguments.out / 'compare.html'}")
-    return 0
+    def work() -> int:
+        from healthgym import stopping
+        from healthgym.release.compare_runs import compare_runs
+
+        try:
+            compare_runs(**vars(arguments))
+        except KeyboardInterrupt:
+            print("Stopped before the page was written. Give the same command to go on.", file=sys.stderr)
+            return stopping.INTERRUPTED
+        print(f"compared {len(arguments.runs)} systems: {arguments.out / 'compare.html'}")
+        return 0
+
+    return ended(work)
 
 
 if __name__ == "__main__":

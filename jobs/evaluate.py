@@ -35,8 +35,9 @@ def main() -> int:
     on, dry_run = options.pop("on"), options.pop("dry_run")
 
     from healthgym.launch.jobs import EvaluateJob
+    from healthgym.programs import ended
 
-    return launch(EvaluateJob.of(**options), on, dry_run)
+    return ended(lambda: launch(EvaluateJob.of(**options), on, dry_run), on == "debug")
 
 
 if __name__ == "__main__":

@@ -14,19 +14,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--length", type=int, help="timesteps; the longest training patients if not given")
     options = parser.parse_args(argv)
 
-    from healthgym.errors import HealthgymError
-    from healthgym.storage.checkpoint import describe
-    from healthgym.training.shapes import is_settings, shape_contract
+    from healthgym.programs import ended
 
-    try:
+    def work() -> int:
+        from healthgym.storage.checkpoint import describe
+        from healthgym.training.shapes import is_settings, shape_contract
+
         if options.shapes or is_settings(options.path):
             print(shape_contract(options.path, options.schema, options.length))
         else:
             print(describe(options.path))
-    except HealthgymError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return 0
+
+    return ended(work)
 
 
 if __name__ == "__main__":

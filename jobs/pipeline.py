@@ -15,18 +15,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="show the batch scripts, and stop")
     options = parser.parse_args(argv)
 
-    from healthgym.errors import HealthgymError
-    from healthgym.launch.pipeline import show_pipeline, submit_pipeline
+    from healthgym.programs import ended
 
-    try:
+    def work() -> int:
+        from healthgym.launch.pipeline import show_pipeline, submit_pipeline
+
         if options.dry_run:
             print(show_pipeline(options.pipeline))
         else:
             submit_pipeline(options.pipeline)
-    except HealthgymError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return 0
+
+    return ended(work)
 
 
 if __name__ == "__main__":

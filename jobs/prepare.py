@@ -30,8 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     on, dry_run = options.pop("on"), options.pop("dry_run")
 
     from healthgym.launch.jobs import PrepareJob
+    from healthgym.programs import ended
 
-    return launch(PrepareJob.of(**options), on, dry_run)
+    return ended(lambda: launch(PrepareJob.of(**options), on, dry_run), on == "debug")
 
 
 if __name__ == "__main__":

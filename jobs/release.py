@@ -30,22 +30,23 @@ def main(argv: list[str] | None = None) -> int:
     add("--config", type=Path, default=_THRESHOLDS, help="settings and thresholds (YAML)")
     asked = parser.parse_args(argv)
 
-    from healthgym import stopping
-    from healthgym.errors import HealthgymError
-    from healthgym.release.effect import Cohorts
-    from healthgym.release.release import release
+    from healthgym.programs import ended
 
-    effect = None if asked.no_effect else Cohorts(asked.patients, asked.seed)
-    try:
-        release(asked.run_dir, asked.out, asked.config, asked.coarsen, asked.report, asked.data, effect)
-    except HealthgymError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped, nothing released yet. Give the same command to go on.", file=sys.stderr)
-        return stopping.INTERRUPTED
-    print(f"released: {asked.out}; card: {asked.out.with_suffix('.md')}")
-    return 0
+    def work() -> int:
+        from healthgym import stopping
+        from healthgym.release.effect import Cohorts
+        from healthgym.release.release import release
+
+        effect = None if asked.no_effect else Cohorts(asked.patients, asked.seed)
+        try:
+            release(asked.run_dir, asked.out, asked.config, asked.coarsen, asked.report, asked.data, effect)
+        except KeyboardInterrupt:
+            print("Stopped, nothing released yet. Give the same command to go on.", file=sys.stderr)
+            return stopping.INTERRUPTED
+        print(f"released: {asked.out}; card: {asked.out.with_suffix('.md')}")
+        return 0
+
+    return ended(work)
 
 
 if __name__ == "__main__":

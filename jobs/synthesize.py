@@ -23,18 +23,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", help="cpu, cuda, or auto (default)")
     parser.add_argument("--workers", type=int, help="processes (one per granted core)")
     parser.add_argument("--task", help="i/n: every n-th shard from the i-th on (else as Slurm's array says)")
-    from healthgym.errors import HealthgymError
     from healthgym.launch.executor import add_arguments, launch
     from healthgym.launch.jobs import SynthesizeJob
+    from healthgym.programs import ended
 
     add_arguments(parser)
     options = vars(parser.parse_args(argv))
     on, dry_run = options.pop("on"), options.pop("dry_run", False)
-    try:
-        return launch(SynthesizeJob.of(**options), on, dry_run)
-    except HealthgymError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return ended(lambda: launch(SynthesizeJob.of(**options), on, dry_run), on == "debug")
 
 
 if __name__ == "__main__":

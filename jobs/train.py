@@ -19,20 +19,19 @@ def main(argv: list[str] | None = None) -> int:
     add_arguments(parser)
     options = parser.parse_args(argv)
 
-    from healthgym.config import RunConfig
-    from healthgym.errors import HealthgymError
-    from healthgym.launch.jobs import TrainJob
-    from healthgym.strict import load
+    from healthgym.programs import ended
 
-    try:
+    def work() -> int:
+        from healthgym.config import RunConfig
+        from healthgym.launch.jobs import TrainJob
+        from healthgym.strict import load
+
         config = load(RunConfig, options.config, options.set)
         if options.data:
             config = config.model_copy(update={"data": options.data})
-        job = TrainJob.of(options.run_dir, config)
-    except HealthgymError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return launch(job, options.on, options.dry_run)
+        return launch(TrainJob.of(options.run_dir, config), options.on, options.dry_run)
+
+    return ended(work, options.on == "debug")
 
 
 if __name__ == "__main__":

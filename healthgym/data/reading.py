@@ -68,7 +68,7 @@ def _naming(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise TableError(f"{path}: there is no such file. Check the path.") from None
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        if said := sentence(error, path):
+        if said := sentence(error, path, "read"):
             raise TableError(said) from error
         reason = " ".join(str(error).split()).rstrip(".")
         raise TableError(f"{path}: cannot be read: {reason}. Mend the file or export it again.") from None

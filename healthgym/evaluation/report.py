@@ -34,6 +34,7 @@ from healthgym.evaluation.sources import Source, open_real, open_synthetic, samp
 from healthgym.evaluation.statistics.panel import Panel
 from healthgym.evaluation.statistics.scale import fit_scale
 from healthgym.evaluation.statistics.tally import Combination
+from healthgym.faults import refused
 from healthgym.files import write_json, write_text
 from healthgym.schema import Schema, load_schema
 
@@ -223,7 +224,16 @@ def _sampled(comparison: Comparison, section: str) -> list[str]:
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write pictures, report.html and, last, report.json."""
+    """Write pictures, report.html and, last, report.json.
+
+    Raises:
+        StorageError: the folder cannot be written, with the cause.
+    """
+    with refused(folder, "write"):
+        _write(report, folder)
+
+
+def _write(report: Report, folder: Path) -> None:
     pictures = [picture for section in report.sections for picture in section.pictures]
     for name, picture in zip(file_names([each.name for each in pictures]), pictures, strict=True):
         write_text(folder / "pictures" / f"{name}.svg", picture.svg)

@@ -13,6 +13,7 @@ from typing import Any
 from healthgym import environment
 from healthgym.config import RunConfig
 from healthgym.errors import StorageError
+from healthgym.files import REPORT_BYTES, require_place
 from healthgym.launch.perform import Job, Outcome
 
 
@@ -59,6 +60,7 @@ class TrainJob:
         from healthgym.storage.prepared import read_head
         from healthgym.training.run_folder import RunFolder
 
+        require_place(self.run_dir, folder=True)
         if not awaited:
             read_head(self.config.data)
         RunFolder(self.run_dir).refuse_other_config(self.config)
@@ -130,6 +132,7 @@ class SynthesizeJob:
         from healthgym.synthesis.cohort import make_plan, named_system
         from healthgym.synthesis.plan import agree, read_plan
 
+        require_place(self.out, folder=True)
         if not awaited:
             named_system(self._request)
         begun = read_plan(self.out)
@@ -206,6 +209,9 @@ class PrepareJob:
         from healthgym.schema import load_schema
 
         load_schema(self.schema)
+        require_place(self.out)
+        if self.tables:
+            require_place(self.tables, folder=True)
         command.check(self.holdout, self.max_patients)
         if not awaited:
             sources.check_named(self.table, self.dataset)
@@ -260,6 +266,7 @@ class EvaluateJob:
         from healthgym.schema import load_schema
 
         load_schema(self.schema)
+        require_place(self.out, REPORT_BYTES, folder=True)
         load_report_config(self.config, self.overrides)
         for name in () if awaited else ("real", "holdout", "synthetic"):
             path = getattr(self, name)

@@ -13,7 +13,9 @@ from healthgym import stopping
 from healthgym.distributed.parallel import let_waiting_threads_sleep
 from healthgym.environment import step_rank
 from healthgym.errors import FencedError, HealthgymError, RankError
+from healthgym.faults import sentence
 from healthgym.launch import records
+from healthgym.programs import steady_output
 
 VISIBLE_GPUS = "HEALTHGYM_VISIBLE_GPUS"
 """Which GPUs the submitting process saw ("all" if it had no CUDA_VISIBLE_DEVICES)."""
@@ -77,7 +79,7 @@ def perform(job: Job, submission: Path | None, plain_errors: bool = False) -> in
         submission: where its state is recorded; None for nowhere.
         plain_errors: let every exception through, for a debugger.
     """
-    with stopping.listening() if job.saves else stopping.without_saving():
+    with steady_output(), stopping.listening() if job.saves else stopping.without_saving():
         show_gpus()
         let_waiting_threads_sleep()
         rank = export_ranks(os.environ)
@@ -93,10 +95,11 @@ def perform(job: Job, submission: Path | None, plain_errors: bool = False) -> in
             record.write("failed", str(error) or type(error).__name__)
             if plain_errors:
                 raise
-            if not isinstance(error, HealthgymError):
+            said = str(error) if isinstance(error, HealthgymError) else sentence(error)
+            if said is None:
                 traceback.print_exc()
-            elif str(error):
-                print(f"error: {error}", file=sys.stderr, flush=True)
+            elif said:
+                print(f"error: {said}", file=sys.stderr, flush=True)
             return stopping.LOST if isinstance(error, RankError) and error.lost else 1
         record.leave(outcome)
         if rank == 0:
@@ -113,8 +116,12 @@ class _Record:
     folder: Path | None
 
     def write(self, state: str, message: str = "") -> None:
-        if self.folder:
-            records.write_state(self.folder, state, message)
+        """Record a state where that is possible; the work itself may be."""
+        try:
+            if self.folder:
+                records.write_state(self.folder, state, message)
+        except OSError as error:
+            print(f"note: {sentence(error, self.folder, 'write') or error}", file=sys.stderr, flush=True)
 
     def leave(self, outcome: Outcome) -> None:
         self.write("finished" if outcome.finished else "interrupted", outcome.message)

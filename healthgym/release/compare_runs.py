@@ -12,6 +12,7 @@ from healthgym.errors import ConfigError, StorageError
 from healthgym.evaluation.comparing.claims import Judged, Trained
 from healthgym.evaluation.comparing.systems import check_names, compare_systems
 from healthgym.evaluation.settings import load_report_config
+from healthgym.files import REPORT_BYTES, require_place
 from healthgym.release.trained import find_trained
 from healthgym.schema import Schema, load_schema
 from healthgym.storage.checkpoint import Checkpoint, Progress
@@ -51,6 +52,7 @@ def compare_runs(
         HealthgymError: a file cannot be used, with the reason.
         KeyboardInterrupt: asked to stop by a signal; what was made is kept.
     """
+    require_place(out, len(runs) * REPORT_BYTES, folder=True)
     found = {run: find_trained(run) for run in runs}
     _check(runs, [checkpoint.schema for _, checkpoint in found.values()], load_schema(schema))
     load_report_config(config, tuple(overrides))

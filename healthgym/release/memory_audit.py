@@ -11,6 +11,7 @@ from healthgym.errors import ConfigError, TableError
 from healthgym.evaluation.report import Report, write_report
 from healthgym.evaluation.sections.latent_memory import audit, coarsen
 from healthgym.evaluation.settings import ReportConfig, load_report_config
+from healthgym.files import REPORT_BYTES, require_place
 from healthgym.storage.checkpoint import Checkpoint, load_checkpoint
 from healthgym.synthesis.source import trained_system
 from healthgym.systems.base import Batch, System
@@ -38,6 +39,7 @@ def audit_memory(checkpoint: Path, data: Path, out: Path, config: Path, at_least
         StorageError: a file is missing or damaged.
     """
     settings = load_report_config(config)
+    require_place(out, REPORT_BYTES, folder=True)
     cohort, trained = PreparedCohort.open(data), load_checkpoint(checkpoint)
     system = trained_system(trained, "cpu")
     slots_MZ = slots_of(system)

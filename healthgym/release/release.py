@@ -14,7 +14,8 @@ from healthgym.evaluation.figure import Section
 from healthgym.evaluation.sections.latent_memory import audit, coarsen
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.statistics.patients import k_nearest
-from healthgym.files import write_json, write_text
+from healthgym.faults import refused
+from healthgym.files import require_place, write_json, write_text
 from healthgym.release.card import in_words, make_card, read_report
 from healthgym.release.effect import Cohorts, measure
 from healthgym.release.memory_audit import latents_of, slots_of
@@ -79,13 +80,14 @@ def release(
     released = _without_training(source, state, at_least)
     work = out.with_name(f".{out.name}.work")
     try:
-        sha256 = write_checkpoint(work / "release.h5", released)
-        changed: dict[str, Any] = {"measured": False, "why": _LEFT_OUT if data else _NO_DATA}
-        if data and effect:
-            files = {"before": file, "after": work / "release.h5"}
-            changed = measure(effect, data, settings, files, work / "effect")
-        card = make_card(source, released, sha256, memory, cohort, judged, changed)
-        _publish(card, released, work, out)
+        with refused(out, "write"):
+            sha256 = write_checkpoint(work / "release.h5", released)
+            changed: dict[str, Any] = {"measured": False, "why": _LEFT_OUT if data else _NO_DATA}
+            if data and effect:
+                files = {"before": file, "after": work / "release.h5"}
+                changed = measure(effect, data, settings, files, work / "effect")
+            card = make_card(source, released, sha256, memory, cohort, judged, changed)
+            _publish(card, work, out)
     except HealthgymError:
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -119,6 +121,7 @@ def _source(checkpoint: Path, out: Path, at_least: int) -> tuple[Path, Checkpoin
     if out.exists() and not is_release(out):
         raise ConfigError(f"--out {out} is there already and is no release. Give another name.")
     file, source = find_trained(checkpoint)
+    require_place(out, file.stat().st_size)
     if source.released:
         raise ConfigError(f"{checkpoint} is a release already. Give the checkpoint that it was made of.")
     return file, source
@@ -131,15 +134,20 @@ def _trained_on(source: Checkpoint, checkpoint: Path, data: Path) -> PreparedCoh
     return cohort
 
 
-def _publish(card: dict[str, Any], released: Checkpoint, work: Path, out: Path) -> None:
-    """Put reports, card and, last, the release in their places; those of an earlier release go."""
+def _publish(card: dict[str, Any], work: Path, out: Path) -> None:
+    """Put reports, card and, last, the release in their places; those of an earlier release go.
+
+    All is written before the first is put there, so that a full disk leaves an earlier release as it was.
+    """
     reports = out.with_name(f"{out.stem}-reports")
+    write_text(work / f"{out.stem}.md", in_words(card, reports.name))
+    write_json(work / f"{out.stem}.json", card)
     shutil.rmtree(reports, ignore_errors=True)
     if card["report_effect"]["measured"]:
         (work / "effect" / "reports").replace(reports)
-    write_text(out.with_suffix(".md"), in_words(card, reports.name))
-    write_json(out.with_suffix(".json"), card)
-    write_checkpoint(out, released)
+    for name in (f"{out.stem}.md", f"{out.stem}.json"):
+        (work / name).replace(out.with_name(name))
+    (work / "release.h5").replace(out)
     shutil.rmtree(work)
 
 

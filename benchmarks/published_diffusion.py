@@ -61,7 +61,7 @@ class PublishedDiffusion:
     def __init__(self, ours: DiffusionSystem) -> None:
         self.ours, self.weights = ours, copy.deepcopy(ours.denoiser)
         self.network = PlainUNet(self.weights)
-        group = ours.optimiser.param_groups[0]
+        group = ours.optimiser.adam.param_groups[0]
         self.optimiser = torch.optim.Adam(self.weights.parameters(), lr=group["lr"], betas=group["betas"])
 
     def train_step(self, x_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:

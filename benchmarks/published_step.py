@@ -261,7 +261,7 @@ def _clip(matrix: Tensor, threshold: Tensor) -> Tensor:
 
 
 def _adam(module: nn.Module, ours: WGANSystem) -> torch.optim.Adam:
-    group = ours.optimiser_G.param_groups[0]
+    group = ours.optimiser_G.adam.param_groups[0]
     return torch.optim.Adam(module.parameters(), lr=group["lr"], betas=group["betas"])
 
 

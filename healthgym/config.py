@@ -61,6 +61,27 @@ class AdamConfig(StrictModel):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
 
 
+class OptimiserConfig(AdamConfig):
+    """Adam with all that a system may want around it (`healthgym.systems.optimiser`).
+
+    Args:
+        weight_decay: decoupled from the gradient (AdamW, Loshchilov and Hutter 2019), of weights only:
+            vectors, such as biases and norms, do not decay.
+        schedule: of the learning rate; cosine falls from `learning_rate` to 0 over the planned steps.
+        warmup_steps: in which the learning rate first rises linearly, whatever the schedule.
+        gradient_clip: norm that the gradient is cut to; not at all if null.
+        average_decay: keep an exponential moving average of the weights; none if null.
+        amp: mixed precision on a GPU; `training.matmul_precision: medium` turns it on anywhere.
+    """
+
+    weight_decay: NotNegative = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    gradient_clip: PositiveFloat | None = None
+    average_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    amp: bool = False
+
+
 class WGANConfig(StrictModel):
     """v1, v2 and v2.5: WGAN-GP with a correlation loss."""
 

@@ -190,21 +190,21 @@ def test_gradient_is_clipped_and_padding_is_not_seen() -> None:
 
 def test_moving_average_follows_its_formula_and_makes_the_patients() -> None:
     system = make(ema_decay=0.9, optimiser={"learning_rate": 0.01})
-    assert system.average is not None
+    assert system.optimiser.average is not None
     expected = system.denoiser.out_conv.weight.detach().clone()
     for step in range(3):
         system.train_step(Batch.of_features(LAYOUT, batch()), draws(step))
         decay = min(0.9, (2 + step) / (11 + step))
         expected = decay * expected + (1 - decay) * system.denoiser.out_conv.weight.detach()
-    torch.testing.assert_close(system.average.out_conv.weight, expected)
+    torch.testing.assert_close(system.optimiser.average.out_conv.weight, expected)
     averaged = system.sample_features(7, 0, 0, 2)
-    system.average = None
+    system.optimiser.average = None
     assert not torch.equal(system.sample_features(7, 0, 0, 2), averaged)
 
 
 def test_mixed_precision_is_for_gpus_only() -> None:
-    assert make(amp=True).amp_dtype is None
-    assert not make(amp=True).scaler.is_enabled()
+    assert make(amp=True).optimiser.amp_dtype is None
+    assert not make(amp=True).optimiser.scaler.is_enabled()
 
 
 # --- sampling ------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import torch
 from test_systems_contract import CPU, batch, build
 from torch import Tensor
 
-from healthgym.systems import diffusion
+from healthgym.systems import optimiser
 from healthgym.systems.base import PositionDraws
 from healthgym.systems.diffusion import DiffusionSystem
 from healthgym.training.trainer import to_arrays
@@ -14,7 +14,7 @@ HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def make(half: torch.dtype | None, monkeypatch: pytest.MonkeyPatch) -> DiffusionSystem:
-    monkeypatch.setattr(diffusion, "_amp_dtype", lambda wanted, device: half)
+    monkeypatch.setattr(optimiser, "_amp_dtype", lambda wanted, device: half)
     system = build("v3")
     assert isinstance(system, DiffusionSystem)
     return system
@@ -37,7 +37,7 @@ def test_losses_are_those_of_float32_to_the_precision_of_a_half(
 
 def test_medium_precision_is_bfloat16_without_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
     bfloat16 = train(make(torch.bfloat16, monkeypatch), 0, 2)
-    monkeypatch.setattr(diffusion, "bfloat16_is_wanted", lambda device: True)
+    monkeypatch.setattr(optimiser, "bfloat16_is_wanted", lambda device: True)
     medium = train(make(None, monkeypatch), 0, 2)
     assert [float(losses["loss"]) for losses in medium] == [float(losses["loss"]) for losses in bfloat16]
 
@@ -66,10 +66,10 @@ def test_a_step_too_large_for_float16_is_left_out_and_scaled_down(monkeypatch: p
     system = make(torch.float16, monkeypatch)
     train(system, 0, 1)
     before = to_arrays(system.state())["denoiser"]
-    system.scaler._scale.fill_(2.0**127)  # every gradient overflows
+    system.optimiser.scaler._scale.fill_(2.0**127)  # every gradient overflows
     losses = train(system, 1, 2)[-1]
     after = to_arrays(system.state())["denoiser"]
     assert all((before[name] == after[name]).all() for name in before)
-    assert system.scaler.get_scale() == 2.0**126
+    assert system.optimiser.scaler.get_scale() == 2.0**126
     assert torch.isfinite(losses["loss"])
     assert losses["gradient_norm"] == 0

@@ -64,7 +64,7 @@ def test_a_step_reads_nothing_back(latent: Any) -> None:
         getattr(system.latent, "optimiser", system.optimiser_G),
     ]
     # Adam's counts of steps live on the CPU, whatever the device.
-    counts = {state["step"].data_ptr() for optimiser in optimisers for state in optimiser.state.values()}
+    counts = {state["step"].data_ptr() for optimiser in optimisers for state in optimiser.adam.state.values()}
     codes_BTK = torch.stack([torch.randint(0, width, (8, 5)) for width in LAYOUT.num_classes], -1)
     patients = torch.rand(8, 5, LAYOUT.num_reals), codes_BTK.to(torch.uint8), torch.full((8,), 5)
     with Reads(counts) as reads:

@@ -7,18 +7,17 @@ Source: Ho et al. 2020; Kuo et al. 2023, arXiv 2303.12281.
 Shapes: B batch, F features, R reals, T timesteps, P timesteps of the canvas, S noise levels.
 """
 
-import copy
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from healthgym.config import DiffusionConfig
-from healthgym.distributed.share import mean_of
+from healthgym.config import DiffusionConfig, OptimiserConfig
+from healthgym.distributed.share import Part
 from healthgym.errors import ConfigError
 from healthgym.layout import FeatureLayout
 from healthgym.nn.precision import bfloat16_is_wanted
@@ -26,15 +25,9 @@ from healthgym.nn.unet import UNet1d, shape_table
 from healthgym.systems.base import Batch, Draws, SampleDraws, State, System
 from healthgym.systems.guardrail import build_guardrail, give_up
 from healthgym.systems.noise import NoiseSchedule, blended_reconstruction, masked_mse
-from healthgym.systems.optimiser import (
-    adam,
-    copy_into,
-    load_module_state,
-    load_optimiser_state,
-    module_state,
-    optimiser_state,
-)
+from healthgym.systems.optimiser import Optimiser, copy_into, load_module_state, module_state
 from healthgym.systems.samplers import Prediction, build_sampler, constant_level
+from healthgym.systems.update import update
 
 _CACHED_PATIENTS = 128  # that a core makes fastest at once: a sixth less time than 512 at medium precision
 _SCORE_SHARPNESS = 2.0  # any positive number: scores are only compared, and averaged for static variables
@@ -58,14 +51,10 @@ class DiffusionSystem(System):
         self.denoiser = UNet1d(
             layout.num_features, net.hidden_dim, net.depth, schedule.num_levels, net.level_embedding_dim
         ).to(device)
-        self.optimiser = adam(self.denoiser, config.optimiser)
-        self.average = copy.deepcopy(self.denoiser).requires_grad_(False) if config.ema_decay else None
+        self.optimiser = Optimiser(self.denoiser, _optimiser_settings(config))
         self.sampler, self.guardrail = build_sampler(config.sampler), build_guardrail(config.guardrail)
-        self.amp_dtype = _amp_dtype(config.amp, device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype is torch.float16)
         # Of the patients' time means in [-1, 1]: their number, sum and sum of squares.
         self.means_3F = torch.zeros(3, layout.num_features, dtype=torch.float64, device=device)
-        self.num_updates = torch.zeros((), dtype=torch.int64, device=device)
         self.trained_length = 0
         self.num_candidates = 0
 
@@ -74,25 +63,23 @@ class DiffusionSystem(System):
     def compute_step(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         x_BTF = batch.x_BTF
         x_BFP, mask_B1P = self.to_canvas(x_BTF)
-        parts = self.share.parts(len(x_BFP))
-        self.optimiser.zero_grad()
-        losses = [
-            self._backward(x_BFP[part.rows], mask_B1P[part.rows], draws.from_row(part.first_row), part.weight)
-            for part in parts
-        ]
-        self.share.sum_gradients(self.denoiser)
-        norm = self._update()
+
+        def backward(part: Part) -> dict[str, Tensor]:
+            own = draws.from_row(part.first_row)
+            return self._backward(x_BFP[part.rows], mask_B1P[part.rows], own, part.weight)
+
+        losses = update(self.optimiser, self.share, len(x_BFP), backward)
         mean_BF = 2.0 * x_BTF.mean(1).double() - 1.0
         sums = [torch.ones_like(mean_BF).sum(0), mean_BF.sum(0), mean_BF.square().sum(0)]
         self.means_3F += self.share.ranks.sum(torch.stack(sums))
-        return mean_of(losses, parts) | {"gradient_norm": norm.detach()}
+        return losses
 
     def count_step(self, batch: Batch) -> None:
         self.trained_length = max(self.trained_length, batch.num_timesteps)
 
     def step_kind(self, batch: Batch) -> Hashable | None:
         # float16's scaler decides in Python whether a step is taken.
-        return None if self.scaler.is_enabled() else tuple(batch.codes_BTK.shape)
+        return None if self.optimiser.scaler.is_enabled() else tuple(batch.codes_BTK.shape)
 
     def _backward(self, x_BFP: Tensor, mask_B1P: Tensor, draws: Draws, weight: float) -> dict[str, Tensor]:
         """Add a part's gradients to the denoiser's; return its losses.
@@ -103,14 +90,13 @@ class DiffusionSystem(System):
         eta_BFP = draws.normal("noise", tuple(x_BFP.shape))
         blend_BFP = draws.uniform("blend", tuple(x_BFP.shape))
         noised_BFP = self.schedule.add_noise(x_BFP, eta_BFP, level_B)
-        half = self.amp_dtype or (torch.bfloat16 if bfloat16_is_wanted(self.device) else None)
-        with torch.autocast(self.device.type, half, enabled=half is not None):
+        with self.optimiser.autocast():
             eps_BFP = self.denoiser(noised_BFP, level_B).to(x_BFP.dtype)
         noise_loss = masked_mse(eps_BFP, eta_BFP, mask_B1P)
         clean_BFP = blended_reconstruction(self.schedule, noised_BFP, eps_BFP, eta_BFP, blend_BFP, level_B)
         reconstruction_loss = masked_mse(clean_BFP, x_BFP, mask_B1P)
         loss = noise_loss + self.config.reconstruction_weight * reconstruction_loss
-        self.scaler.scale(weight * loss).backward()
+        self.optimiser.backward(weight * loss)
         return {
             "loss": loss.detach(),
             "noise_loss": noise_loss.detach(),
@@ -141,25 +127,6 @@ class DiffusionSystem(System):
                 f"{max(length, unit)} or more, but it is {pad_to}. Raise it, or set it to auto."
             )
         return pad_to
-
-    def _update(self) -> Tensor:
-        """Take one step of the optimiser and return the norm of the gradient before it was clipped."""
-        self.scaler.unscale_(self.optimiser)
-        norm = torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.config.gradient_clip)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        if self.scaler.is_enabled():
-            # A gradient too large for float16 is no divergence: the scaler skips the step and scales less.
-            norm = torch.where(norm.isfinite(), norm, 0.0)
-        self.num_updates += 1
-        if self.average is not None and self.config.ema_decay:
-            # Early weights fade sooner: a decay that rises with the updates, up to the one that was set.
-            rising = (1.0 + self.num_updates) / (10.0 + self.num_updates)
-            decay = rising.clamp(max=self.config.ema_decay)
-            with torch.no_grad():
-                for kept, new in zip(self.average.parameters(), self.denoiser.parameters(), strict=True):
-                    kept.lerp_(new, 1.0 - decay)
-        return norm
 
     # --- sampling --------------------------------------------------------------------------------
 
@@ -206,7 +173,7 @@ class DiffusionSystem(System):
         canvas = self.canvas(whole)
         streams = [draws.stream(patient, attempt) for patient in patients]
         num_reals = self.layout.num_reals
-        network, rounded = self.average or self.denoiser, bfloat16_is_wanted(self.device)
+        network, rounded = self._sampled, bfloat16_is_wanted(self.device)
         at_once = _CACHED_PATIENTS if self.device.type == "cpu" else len(patients)
 
         def draw() -> Tensor:
@@ -262,41 +229,43 @@ class DiffusionSystem(System):
     def state(self) -> State:
         state: State = {
             "denoiser": module_state(self.denoiser),
-            "optimisers": {"denoiser": optimiser_state(self.optimiser, self.denoiser)},
+            "optimisers": {"denoiser": self.optimiser.moments()},
             "seen": self._seen(),
         }
-        if self.average is not None:
-            state["average"] = module_state(self.average)
-        if self.scaler.is_enabled():
-            state["scaler"] = self.scaler.state_dict()
-        return state
+        if self.optimiser.average is not None:
+            state["average"] = module_state(self.optimiser.average)
+        return state | self.optimiser.scaler_state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         load_module_state(self.denoiser, state["denoiser"])
-        load_optimiser_state(self.optimiser, self.denoiser, state["optimisers"]["denoiser"])
+        self.optimiser.load_moments(state["optimisers"]["denoiser"])
         self._load_seen(state["seen"])
-        if self.average is not None:
-            load_module_state(self.average, state["average"])
-        if self.scaler.is_enabled() and "scaler" in state:
-            self.scaler.load_state_dict({name: _plain(value) for name, value in state["scaler"].items()})
+        if self.optimiser.average is not None:
+            load_module_state(self.optimiser.average, state["average"])
+        self.optimiser.load_scaler_state(state)
 
     def sampling_state(self) -> State:
-        return {"denoiser": module_state(self.average or self.denoiser), "seen": self._seen()}
+        return {"denoiser": module_state(self._sampled), "seen": self._seen()}
 
     def load_sampling_state(self, state: Mapping[str, Any]) -> None:
-        load_module_state(self.average or self.denoiser, state["denoiser"])
+        load_module_state(self._sampled, state["denoiser"])
         self._load_seen(state["seen"])
+
+    @property
+    def _sampled(self) -> nn.Module:
+        """The network that makes patients."""
+        return self.optimiser.average or self.denoiser
 
     def _seen(self) -> State:
         return {
             "means": self.means_3F,
-            "num_updates": self.num_updates,
+            "num_updates": self.optimiser.num_updates,
             "trained_length": torch.tensor(self.trained_length),
         }
 
     def _load_seen(self, seen: Mapping[str, Any]) -> None:
         copy_into(self.means_3F, seen["means"])
-        copy_into(self.num_updates, seen["num_updates"])
+        copy_into(self.optimiser.num_updates, seen["num_updates"])
         self.trained_length = int(seen["trained_length"])
 
     def num_parameters(self) -> int:
@@ -312,13 +281,10 @@ class DiffusionSystem(System):
         return shape_table([replace(first, note=note), *others])
 
 
-def _amp_dtype(wanted: bool, device: torch.device) -> torch.dtype | None:
-    """Return the type of `amp`: bfloat16 where the GPU has it, none on a CPU."""
-    if not wanted or device.type != "cuda":
-        return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
-def _plain(value: Any) -> Any:
-    """Return a number read from a file as Python has it."""
-    return value.item() if hasattr(value, "item") else value
+def _optimiser_settings(config: DiffusionConfig) -> OptimiserConfig:
+    return OptimiserConfig(
+        **config.optimiser.model_dump(),
+        gradient_clip=config.gradient_clip,
+        average_decay=config.ema_decay,
+        amp=config.amp,
+    )

@@ -11,18 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from healthgym.config import AdamConfig
-from healthgym.distributed.share import WHOLE, Moments, Part, Share, mean_of, var_mean_of
+from healthgym.distributed.share import WHOLE, Moments, Part, Share, var_mean_of
 from healthgym.systems.autoencoder import Autoencoder, autoencoder_loss, latent_divergence
 from healthgym.systems.base import Draws, SampleDraws, State
 from healthgym.systems.draws import to_index
-from healthgym.systems.optimiser import (
-    adam,
-    copy_into,
-    load_module_state,
-    load_optimiser_state,
-    module_state,
-    optimiser_state,
-)
+from healthgym.systems.optimiser import Optimiser, copy_into, load_module_state, module_state
+from healthgym.systems.update import update
 
 # A patient's noise (60 x 128 numbers) outweighs all else in synthesis: few are held twice.
 _DRAWN_AT_ONCE = 64
@@ -131,7 +125,7 @@ class BufferedLatent(UniformLatent):
     ) -> None:
         super().__init__(latent_dim, device)
         self.autoencoder = Autoencoder(embedded_dim, hidden_dim, latent_dim).to(device)
-        self.optimiser = adam(self.autoencoder, optimiser)
+        self.optimiser = Optimiser(self.autoencoder, optimiser)
         self.slots_MZ = torch.zeros(num_slots, latent_dim, device=device)
         self.scale_Z = torch.ones(latent_dim, device=device)
         # The same number twice: the device counts by itself, so that nobody waits for it.
@@ -165,14 +159,18 @@ class BufferedLatent(UniformLatent):
         parts = share.parts(len(x_BTE))
         if not share.whole(parts):
             return self._shared_step(x_BTE, draws, share, parts)
-        latent_BTZ, reconstruction_BTE = self.autoencoder(x_BTE)
-        loss = autoencoder_loss(x_BTE, latent_BTZ, reconstruction_BTE)
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        latent_BTZ = latent_BTZ.detach()
-        self._remember(latent_BTZ.mean(1), latent_BTZ.std((0, 1)), draws)
-        return {"autoencoder_loss": loss.detach()}
+        latents: list[Tensor] = []
+
+        def backward(part: Part) -> dict[str, Tensor]:
+            latent_BTZ, reconstruction_BTE = self.autoencoder(x_BTE)
+            loss = autoencoder_loss(x_BTE, latent_BTZ, reconstruction_BTE)
+            loss.backward()
+            latents.append(latent_BTZ.detach())
+            return {"autoencoder_loss": loss.detach()}
+
+        losses = update(self.optimiser, share, len(x_BTE), backward)
+        self._remember(latents[0].mean(1), latents[0].std((0, 1)), draws)
+        return losses
 
     def _shared_step(
         self, x_BTE: Tensor, draws: Draws, share: Share, parts: Sequence[Part]
@@ -181,13 +179,14 @@ class BufferedLatent(UniformLatent):
         with torch.no_grad():
             latent_BTZ = torch.cat([self.autoencoder(x_BTE[part.rows])[0] for part in parts])
         moments = share.square_moments(latent_BTZ.flatten(0, 1))
-        self.optimiser.zero_grad()
-        losses = [self._backward(x_BTE[part.rows], moments, part.weight) for part in parts]
-        share.sum_gradients(self.autoencoder)
-        self.optimiser.step()
+
+        def backward(part: Part) -> dict[str, Tensor]:
+            return self._backward(x_BTE[part.rows], moments, part.weight)
+
+        losses = update(self.optimiser, share, len(x_BTE), backward)
         deviation_Z = (moments.co / (moments.count - 1)).sqrt()
         self._remember(share.all_rows(latent_BTZ.mean(1)), deviation_Z, draws)
-        return mean_of(losses, parts)
+        return losses
 
     def _backward(self, x_BTE: Tensor, moments: Moments, weight: float) -> dict[str, Tensor]:
         """Add a part's gradients to the autoencoder's; return its loss."""
@@ -205,12 +204,12 @@ class BufferedLatent(UniformLatent):
             "A": module_state(self.autoencoder),
             "Mean_Container": self.slots_MZ[: self._num_filled],
             "T_SD": self.scale_Z,
-            "optimisers": {"A": optimiser_state(self.optimiser, self.autoencoder)},
+            "optimisers": {"A": self.optimiser.moments()},
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         load_module_state(self.autoencoder, state["A"])
-        load_optimiser_state(self.optimiser, self.autoencoder, state["optimisers"]["A"])
+        self.optimiser.load_moments(state["optimisers"]["A"])
         self._fill(torch.as_tensor(state["Mean_Container"]))
         copy_into(self.scale_Z, state["T_SD"])
 

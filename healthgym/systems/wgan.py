@@ -11,18 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from healthgym.config import AdamConfig
-from healthgym.distributed.share import Moments, Part, correlation_of, mean_of
+from healthgym.distributed.share import Moments, Part, correlation_of
 from healthgym.systems.base import Batch, Draws, SampleDraws, State, System
 from healthgym.systems.critic import Critic, gradient_penalty
 from healthgym.systems.latent import UniformLatent
 from healthgym.systems.losses import correlation_loss, correlation_matrix
-from healthgym.systems.optimiser import (
-    adam,
-    load_module_state,
-    load_optimiser_state,
-    module_state,
-    optimiser_state,
-)
+from healthgym.systems.optimiser import Optimiser, load_module_state, module_state
+from healthgym.systems.update import update
 
 
 class WGANSystem(System):
@@ -52,7 +47,7 @@ class WGANSystem(System):
         self.generator, self.critic, self.latent = generator, critic, latent
         self.layout, self.device = critic.embedding.layout, latent.device
         self.correlation_FF = correlation_FF.to(self.device, torch.float32)
-        self.optimiser_G, self.optimiser_D = adam(generator, optimiser), adam(critic, optimiser)
+        self.optimiser_G, self.optimiser_D = Optimiser(generator, optimiser), Optimiser(critic, optimiser)
         self.num_critic_updates = num_critic_updates
         self.gradient_penalty_weight = gradient_penalty_weight
         self.correlation_weight = correlation_weight
@@ -62,8 +57,8 @@ class WGANSystem(System):
         with torch.no_grad():
             embedded = self.critic.embedding(x_BTF)
         metrics = self.latent.train_step(embedded, draws, self.share)
-        for update in range(self.num_critic_updates):
-            metrics |= self._critic_update(x_BTF, f"critic/{update}", draws)
+        for number in range(self.num_critic_updates):
+            metrics |= self._critic_update(x_BTF, f"critic/{number}", draws)
         return metrics | self._generator_update(x_BTF, draws)
 
     def count_step(self, batch: Batch) -> None:
@@ -82,8 +77,8 @@ class WGANSystem(System):
     def state(self) -> State:
         latent = self.latent.state()
         optimisers = {
-            "G": optimiser_state(self.optimiser_G, self.generator),
-            "D": optimiser_state(self.optimiser_D, self.critic),
+            "G": self.optimiser_G.moments(),
+            "D": self.optimiser_D.moments(),
         } | latent.pop("optimisers", {})
         return {
             "G": module_state(self.generator),
@@ -95,8 +90,8 @@ class WGANSystem(System):
     def load_state(self, state: Mapping[str, Any]) -> None:
         load_module_state(self.generator, state["G"])
         load_module_state(self.critic, state["D"])
-        load_optimiser_state(self.optimiser_G, self.generator, state["optimisers"]["G"])
-        load_optimiser_state(self.optimiser_D, self.critic, state["optimisers"]["D"])
+        self.optimiser_G.load_moments(state["optimisers"]["G"])
+        self.optimiser_D.load_moments(state["optimisers"]["D"])
         self.latent.load_state(state)
 
     def sampling_state(self) -> State:
@@ -125,15 +120,11 @@ class WGANSystem(System):
         )
 
     def _critic_update(self, real_BTF: Tensor, place: str, draws: Draws) -> dict[str, Tensor]:
-        parts = self.share.parts(len(real_BTF))
-        self.optimiser_D.zero_grad()
-        losses = [
-            self._critic_backward(real_BTF[part.rows], place, draws.from_row(part.first_row), part.weight)
-            for part in parts
-        ]
-        self.share.sum_gradients(self.critic)
-        self.optimiser_D.step()
-        return mean_of(losses, parts)
+        def backward(part: Part) -> dict[str, Tensor]:
+            own = draws.from_row(part.first_row)
+            return self._critic_backward(real_BTF[part.rows], place, own, part.weight)
+
+        return update(self.optimiser_D, self.share, len(real_BTF), backward)
 
     def _critic_backward(
         self, real_BTF: Tensor, place: str, draws: Draws, weight: float
@@ -161,11 +152,11 @@ class WGANSystem(System):
         threshold_FF = draws.shared_uniform("generator/threshold", (F, F))
         parts = self.share.parts(B)
         moments = self._foreseen_moments(parts, T, draws) if len(parts) > 1 else None
-        self.optimiser_G.zero_grad()
-        losses = [self._generator_backward(part, T, draws, threshold_FF, moments) for part in parts]
-        self.share.sum_gradients(self.generator)
-        self.optimiser_G.step()
-        return mean_of(losses, parts)
+
+        def backward(part: Part) -> dict[str, Tensor]:
+            return self._generator_backward(part, T, draws, threshold_FF, moments)
+
+        return update(self.optimiser_G, self.share, B, backward)
 
     def _foreseen_moments(self, parts: Sequence[Part], length: int, draws: Draws) -> Moments:
         """Return the moments of all generated rows before a gradient is wanted of some of them."""

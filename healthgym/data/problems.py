@@ -1,6 +1,6 @@
 """What is wrong with a table, gathered so that all of it is said at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,11 @@ class Problems:
         kind.shown += places[: _SHOWN_PER_KIND - len(kind.shown)]
         kind.count += len(rows)
 
+    def found(self) -> Iterator[tuple[str | None, str, int, str]]:
+        """Yield each kind: its column, what is wrong, at how many rows, and the first of them in words."""
+        for (column, what), kind in self._kinds.items():
+            yield column, what, kind.count, kind.places
+
     def raise_if_any(self) -> None:
         """Raise what was noted as one `TableError`."""
         if not self._kinds:
@@ -83,9 +88,14 @@ class _Kind:
         self.remedy, self.count = remedy, 0
         self.shown: list[str] = []
 
-    def __str__(self) -> str:
+    @property
+    def places(self) -> str:
+        """The first rows, and how many more there are."""
         left = self.count - len(self.shown)
-        return f"{', '.join(self.shown)}{f' and {left:,} more' if left else ''}. {self.remedy}"
+        return f"{', '.join(self.shown)}{f' and {left:,} more' if left else ''}"
+
+    def __str__(self) -> str:
+        return f"{self.places}. {self.remedy}"
 
 
 def _show(value: Any) -> str:

@@ -5,7 +5,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -41,16 +41,18 @@ def read_table(path: Path, schema: Schema) -> pd.DataFrame:
     return next(read_parts(path, schema, None))
 
 
-def read_parts(path: Path, schema: Schema, cells: int | None = _CELLS) -> Iterator[pd.DataFrame]:
+def read_parts(
+    path: Path, schema: Schema, cells: int | None = _CELLS, beside: Collection[str] = ()
+) -> Iterator[pd.DataFrame]:
     """Yield the rows of `read_table` in parts, at least one, of about so many cells; in one part if None.
 
-    Columns that the schema does not know may be left out.
+    Columns that the schema does not know may be left out; those `beside` the file are not missed.
     """
     if not path.name.lower().endswith(FORMS):
         raise TableError(f"{path}: cannot tell the format from the name. Give a table as {', '.join(FORMS)}.")
     parquet, wanted = path.suffix.lower() == ".parquet", _wanted(schema)
     with _naming(path):
-        parts = _parquet_parts(path, schema, cells) if parquet else _csv_parts(path, schema, cells)
+        parts = _parquet_parts(path, schema, cells, beside) if parquet else _csv_parts(path, schema, cells)
         for part in parts:
             if not set(wanted) & set(part.columns):
                 raise TableError(
@@ -78,10 +80,12 @@ def _wanted(schema: Schema) -> list[str]:
     return [schema.keys.patient, schema.keys.timestep, *schema.names()]
 
 
-def _parquet_parts(path: Path, schema: Schema, cells: int | None) -> Iterator[pd.DataFrame]:
+def _parquet_parts(
+    path: Path, schema: Schema, cells: int | None, beside: Collection[str]
+) -> Iterator[pd.DataFrame]:
     derived = {variable.name for variable in schema.encoded} - {v.name for v in schema.variables}
     first = 0
-    for part in read_parquet_parts(path, _wanted(schema), derived, cells):
+    for part in read_parquet_parts(path, _wanted(schema), derived | set(beside), cells):
         yield part.set_axis(pd.RangeIndex(first, first + len(part)))
         first += len(part)
 

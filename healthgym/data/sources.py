@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import pandas as pd
 
@@ -14,10 +15,12 @@ from healthgym.data.table import check_columns
 from healthgym.errors import ConfigError, TableError, nearest
 from healthgym.files import sha256_of
 from healthgym.schema import Schema
+from healthgym.words import one_form
 
 SIMULATED = "simulated_art_hiv"
 _SIMULATED_PATIENTS = 8_916
 _CHUNK_PATIENTS = 5_000
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def check_named(table: Path | None, dataset: str | None) -> None:
     """
     if (table is None) == (dataset is None):
         raise ConfigError("Give either --table FILE or --dataset NAME.")
-    if table is not None and not _files(table):
+    if table is not None and not list_tables(table):
         wanted = f"no table in this folder ({', '.join(FORMS)})" if table.is_dir() else "no such file"
         raise ConfigError(f"--table {table}: there is {wanted}. Check the path.")
     known = [*DATASETS, SIMULATED]
@@ -58,7 +61,7 @@ def find_source(
     """Return where the table comes from, fetched if need be."""
     check_named(table, dataset)
     if table is not None:
-        return _named(table, _files(table), schema)
+        return _named(table, list_tables(table), schema)
     assert dataset is not None
     if dataset == SIMULATED:
         from healthgym.data.simulate import simulate_chunks
@@ -81,15 +84,44 @@ def _named(table: Path, files: Sequence[Path], schema: Schema) -> Source:
     if files == [table]:
         return Source(str(table), f"sha256:{_digest(table)}", lambda: read_parts(table, schema))
     # Names and order of the files change nothing in the cohort, so they do not identify it.
-    digests = hashlib.sha256("".join(sorted(map(_digest, files))).encode()).hexdigest()
+    contents = sorted(_digest(file) + str(_partition(table, file) or "") for file in files)
+    digests = hashlib.sha256("".join(contents).encode()).hexdigest()
 
     def read() -> Iterator[pd.DataFrame]:
-        for file in files:
-            for part in read_parts(file, schema):
-                check_columns(part, schema, str(file))
-                yield part.rename_axis(index=f"{file.name} {part.index.name or 'row'}")
+        for file, part in read_files(table, schema):
+            check_columns(part, schema, str(file))
+            yield part
 
     return Source(f"{table} ({len(files)} files)", f"{len(files)} files, sha256:{digests}", read)
+
+
+def read_files(table: Path, schema: Schema) -> Iterator[tuple[Path, pd.DataFrame]]:
+    """Yield each part of a table in a file, or in the files of a folder or pattern, and its file.
+
+    Raises:
+        TableError: a file cannot be read, or there is none.
+    """
+    files = list_tables(table)
+    if not files:
+        raise TableError(f"{table}: there is no table ({', '.join(FORMS)}). Check the path.")
+    for file in files:
+        beside = _partition(table, file)
+        for part in read_parts(file, schema, beside=beside.keys()):
+            known = {name: value for name, value in beside.items() if name not in part}
+            named = part if files == [table] else part.rename_axis(index=_place(file, table, part))
+            yield file, named.assign(**known)
+
+
+def _place(file: Path, table: Path, part: pd.DataFrame) -> str:
+    name = file.relative_to(table) if _partition(table, file) else file.name
+    return f"{name} {part.index.name or 'row'}"
+
+
+def _partition(table: Path, file: Path) -> dict[str, str | None]:
+    """Return the columns that stand in names of folders, such as sex=F, as Spark and Dask do."""
+    folders = file.relative_to(table).parts[:-1] if table in file.parents else ()
+    named = [tuple(map(unquote, folder.split("=", 1))) for folder in folders]
+    return {one_form(name): None if value == _NO_VALUE else value for name, value in named}
 
 
 def _digest(path: Path) -> str:
@@ -101,9 +133,26 @@ def _digest(path: Path) -> str:
         ) from None
 
 
-def _files(table: Path) -> list[Path]:
+def list_tables(table: Path) -> list[Path]:
     """Return the file; or all tables of a folder, or those that a pattern like FOLDER/*.csv names; sorted."""
     if table.is_file():
         return [table]
-    found = table.iterdir() if table.is_dir() else table.parent.glob(table.name)
-    return sorted(path for path in found if path.name.lower().endswith(FORMS) and path.name[0] != ".")
+    if (table / "_delta_log").exists():
+        raise TableError(
+            f"{table}: is a Delta Lake table, whose files also hold rows that were deleted or replaced. "
+            f"Export what it holds now as a Parquet or CSV file."
+        )
+    return sorted(_in_folder(table) if table.is_dir() else filter(_is_table, table.parent.glob(table.name)))
+
+
+def _in_folder(folder: Path) -> Iterator[Path]:
+    """Yield the tables in a folder, and in folders of partitions (column=value) in it."""
+    for path in folder.iterdir():
+        if _is_table(path):
+            yield path
+        elif "=" in path.name and path.is_dir():
+            yield from _in_folder(path)
+
+
+def _is_table(path: Path) -> bool:
+    return path.name.lower().endswith(FORMS) and path.name[0] not in "._"

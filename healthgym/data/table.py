@@ -26,6 +26,8 @@ __all__ = [
     "check_static",
     "check_table",
     "in_one_form",
+    "read_classes",
+    "read_real",
     "read_rows",
     "read_table",
     "refuse_empty",
@@ -115,7 +117,7 @@ def read_rows(frame: pd.DataFrame, schema: Schema, problems: Problems) -> tuple[
         keys = replace(keys, follow_dated=True) if keys else None
     for variable in schema.encoded:
         if variable.name in frame and variable != schema.gap:
-            read = _read_real if variable.kind == "real" else _read_classes
+            read = read_real if variable.kind == "real" else read_classes
             columns[variable.name] = read(frame[variable.name], variable, problems)
     cleaned = pd.DataFrame(columns)
     apply_flags(cleaned, schema, problems)
@@ -152,7 +154,7 @@ def refuse_empty(num_rows: int, source: str) -> None:
         )
 
 
-def _read_real(column: pd.Series, variable: Variable, problems: Problems) -> NDArray[np.float64]:
+def read_real(column: pd.Series, variable: Variable, problems: Problems) -> NDArray[np.float64]:
     """Return a real variable's values; NaN where missing."""
     numbers = numbers_in(column)
     missing = column.isna().to_numpy()
@@ -175,7 +177,7 @@ def _read_real(column: pd.Series, variable: Variable, problems: Problems) -> NDA
     return numbers
 
 
-def _read_classes(column: pd.Series, variable: Variable, problems: Problems) -> "pd.Categorical[Any]":
+def read_classes(column: pd.Series, variable: Variable, problems: Problems) -> "pd.Categorical[Any]":
     """Return a binary or categorical variable's labels; NaN where missing. Code or label may stand."""
     class_of = _class_lookup(variable)
     codes, uniques = pd.factorize(_as_words(column))

@@ -74,6 +74,8 @@ class Comparison:
         identifiers: variables by which an attacker may know a person.
         all_synthetic: called, walks through all synthetic patients where `synthetic` has a sample of them.
         unused: what was given and could not be used, and why, in sentences.
+        unfit: share of the cohort's rows, by column and what does not fit the schema there.
+        remarks: what does not fit, in sentences.
     """
 
     schema: Schema
@@ -86,6 +88,8 @@ class Comparison:
     identifiers: Combination = ()
     all_synthetic: Callable[[], Iterator[Panel]] | None = None
     unused: Sequence[str] = ()
+    unfit: Mapping[str, float] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
 
     @cached_property
     def halves(self) -> list[tuple[Side, Side]]:

@@ -114,12 +114,14 @@ def evaluate(
         HealthgymError: a file cannot be used, with the reason.
     """
     read_schema, settings = load_schema(schema), load_report_config(config, tuple(overrides))
-    train = open_real(real, read_schema)
+    cohort = open_synthetic(synthetic, read_schema)
+    compared = cohort.schema or read_schema
+    train = open_real(real, read_schema, "train", compared)
     if holdout is None and real.suffix.lower() == ".h5":
         holdout = real
-    unseen = open_real(holdout, read_schema, "holdout") if holdout else None
-    cohort = open_synthetic(synthetic, read_schema)
-    report = make_report(compare(read_schema, settings, train, unseen, cohort), cohort.facts)
+    unseen = open_real(holdout, read_schema, "holdout", compared) if holdout else None
+    settings = settings.without({v.name for v in read_schema.encoded} - set(compared.names()))
+    report = make_report(compare(compared, settings, train, unseen, cohort), cohort.facts)
     write_report(report, out)
     return report
 
@@ -171,6 +173,8 @@ def compare(
         identifiers,
         all_synthetic if synthetic.num_patients > config.num_patients else None,
         unused,
+        unfit=synthetic.unfit,
+        remarks=synthetic.remarks,
     )
 
 

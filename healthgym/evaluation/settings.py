@@ -1,5 +1,6 @@
 """Settings of a report: how much is sampled, what is looked at, and every threshold, read from YAML."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -124,6 +125,28 @@ class ReportConfig(StrictModel):
         "shown only."""
         section, _, figure = key.partition(":")[0].partition(".")
         return self.thresholds.get(section, {}).get(figure)
+
+    def without(self, names: Collection[str]) -> "ReportConfig":
+        """Return the settings without what asks for variables that a cohort lacks."""
+        if not names:
+            return self
+        gone, asked = set(names), self.quasi_identifiers
+        return self.model_copy(
+            update={
+                "endpoints": tuple(each for each in self.endpoints if each.event.variable not in gone),
+                "policies": tuple(
+                    each
+                    for each in self.policies
+                    if not {each.action, *(term.when.variable for term in each.reward)} & gone
+                ),
+                "coverage": self.coverage
+                if self.coverage == "auto"
+                else tuple(crossed for crossed in self.coverage if not set(crossed) & gone),
+                "quasi_identifiers": asked
+                if asked == "auto"
+                else tuple(name for name in asked if name not in gone),
+            }
+        )
 
 
 def load_report_config(path: Path, overrides: tuple[str, ...] = ()) -> ReportConfig:

@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from healthgym.data.reading import FORMS
 from healthgym.data.sequences import PreparedCohort
-from healthgym.data.table import check_table, read_table
+from healthgym.data.sources import list_tables, read_files
+from healthgym.data.table import check_table
 from healthgym.errors import CohortError, TableError, listed
 from healthgym.evaluation.comparison import Side
+from healthgym.evaluation.foreign import read_foreign
 from healthgym.evaluation.statistics.panel import Panel, panel_from_frame
 from healthgym.evaluation.statistics.scale import Scale
 from healthgym.evaluation.statistics.tally import Combination, Tally, tally_of
@@ -21,7 +25,6 @@ from healthgym.seeds import permutation
 from healthgym.storage.shards import open_cohort
 
 _BLOCK = 20_000
-_ANY_NUMBER = 1e12
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class Source:
         panels: called, walks through them block by block, in order.
         facts: what is known of their origin, for the report.
         raw_static: share of timesteps at which the generator's raw output for a static variable differed.
+        schema: the part of the schema that it has, if not all.
+        unfit: share of rows, by column and what does not fit the schema there.
+        remarks: what does not fit, in sentences.
     """
 
     name: str
@@ -41,20 +47,32 @@ class Source:
     panels: Callable[[], Iterator[Panel]]
     facts: dict[str, str] = field(default_factory=dict)
     raw_static: dict[str, float] = field(default_factory=dict)
+    schema: Schema | None = None
+    unfit: dict[str, float] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
 
 def open_synthetic(path: Path, schema: Schema) -> Source:
-    """Open a cohort to be judged: a folder of shards, a CSV or a Parquet file.
+    """Open a cohort to be judged: a folder of shards, a CSV or Parquet file, or a folder of such files.
 
-    A static variable that changes, or a value that training data could not have, is no error here: the
-    report counts it.
+    What does not fit the schema is no error here: the report counts it.
 
     Raises:
-        HealthgymError: it cannot be read, lacks a variable, or has a label that the schema does not know.
+        HealthgymError: it cannot be read, or is of shards that were made with other variables.
     """
-    if not path.is_dir():
-        frame = check_table(read_table(path, schema), _lenient(schema), str(path), sort=True)
-        return source_of(panel_from_frame(frame, schema, str(path)), str(path))
+    if any((path / name).exists() for name in ("manifest.json", "plan.json")):
+        return _open_shards(path, schema)
+    if path.is_dir() and not list_tables(path):
+        raise CohortError(
+            f"{path} is not a synthetic cohort: it has neither a manifest.json nor a table "
+            f"({', '.join(FORMS)}). Check the path."
+        )
+    read = read_foreign(path, schema)
+    source = source_of(panel_from_frame(read.frame, read.schema, str(path)), str(path))
+    return replace(source, schema=read.schema, unfit=read.unfit, remarks=read.remarks)
+
+
+def _open_shards(path: Path, schema: Schema) -> Source:
     reader = open_cohort(path)
     _check_same_variables(reader.schema, schema, path)
     reader.verify()
@@ -68,20 +86,28 @@ def open_synthetic(path: Path, schema: Schema) -> Source:
     )
 
 
-def open_real(path: Path, schema: Schema, split: Literal["train", "holdout"] = "train") -> Source:
-    """Open real patients: a CSV or Parquet file that fits the schema without exception, or a prepared cohort.
+def open_real(
+    path: Path,
+    schema: Schema,
+    split: Literal["train", "holdout"] = "train",
+    compared: Schema | None = None,
+) -> Source:
+    """Open real patients: tables that fit the schema without exception, or a prepared cohort.
 
     Args:
-        path: the file.
+        path: a CSV or Parquet file, a folder of them, or a prepared cohort.
         schema: what its columns mean.
         split: which part of a prepared cohort.
+        compared: the part of the schema that the synthetic cohort has; all of it by default.
 
     Raises:
         HealthgymError: it cannot be read or does not fit the schema.
     """
+    compared = compared or schema
     if path.suffix.lower() != ".h5":
-        frame = check_table(read_table(path, schema), schema, str(path), sort=True)
-        return source_of(panel_from_frame(frame, schema, str(path)), str(path))
+        table = pd.concat([part for _, part in read_files(path, schema)]).rename_axis(index="line")
+        frame = check_table(table, schema, str(path), sort=True)
+        return source_of(panel_from_frame(frame, compared, str(path)), str(path))
     prepared = PreparedCohort.open(path)
     if prepared.schema.fingerprint != schema.fingerprint:
         raise TableError(
@@ -93,7 +119,7 @@ def open_real(path: Path, schema: Schema, split: Literal["train", "holdout"] = "
     def panels() -> Iterator[Panel]:
         for first in range(0, num_patients, _BLOCK):
             frame = prepared.frame(split, first, min(first + _BLOCK, num_patients))
-            yield panel_from_frame(frame, schema, str(path))
+            yield panel_from_frame(frame, compared, str(path))
 
     return Source(f"{path} ({split})", num_patients, panels, {"prepared cohort": prepared.fingerprint[:16]})
 
@@ -172,19 +198,6 @@ def _with_chosen(source: Source, chosen: NDArray[np.int64]) -> Iterator[tuple[Pa
         stop = start + block.num_patients
         yield block, chosen[(chosen >= start) & (chosen < stop)] - start
         start = stop
-
-
-def _lenient(schema: Schema) -> Schema:
-    """Return the schema with statics that may change, negative reals and rows after the end of follow-up."""
-    variables = tuple(
-        variable.model_copy(
-            update={"static": False, "fill": None}
-            | ({"offset": _ANY_NUMBER} if variable.kind == "real" else {})
-        )
-        for variable in schema.variables
-    )
-    values = {name: getattr(schema, name) for name in Schema.model_fields}
-    return Schema(**values | {"variables": variables, "follow_up": None})
 
 
 def _check_same_variables(found: Schema, wanted: Schema, path: Path) -> None:

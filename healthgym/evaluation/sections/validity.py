@@ -51,6 +51,15 @@ IMPOSSIBLE = About(
     "What the schema lists as impossible; sampled synthetic patients",
     "percent",
 )
+UNFIT = About(
+    "validity.unfit",
+    "Values that do not fit",
+    "The share of the cohort's rows with a word where a number belongs, a label that the schema does not "
+    "know, a number that single precision cannot hold, or a time that is none; the worst column counts. The "
+    "other figures take such values for absent.",
+    "The schema's kinds and classes; all rows of the cohort's table",
+    "percent",
+)
 RAW_STATIC = About(
     "validity.raw_static",
     "Static variables before decoding",
@@ -72,6 +81,9 @@ def section(comparison: Comparison) -> Section:
         comparison.measured(NEGATIVE, negative_shares),
         comparison.measured(ABSENT, absent_shares),
     ]
+    unfit = [Row(name, share) for name, share in sorted(comparison.unfit.items(), key=lambda x: -x[1])]
+    part.figures.append(comparison.figure(UNFIT, max(comparison.unfit.values(), default=0.0), rows=unfit))
+    part.notes += comparison.remarks
     longest = len(comparison.synthetic.tally.lengths) - 1
     if longest > comparison.train.panel.num_timesteps:
         part.notes.append(

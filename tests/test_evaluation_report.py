@@ -19,6 +19,7 @@ from healthgym.data.table import check_table
 from healthgym.errors import CohortError, ConfigError, TableError
 from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.figure import Figure, Section, Verdict, worst_section
+from healthgym.evaluation.figures import FIGURES
 from healthgym.evaluation.report import SECTIONS, compare, evaluate, file_names, make_report, write_report
 from healthgym.evaluation.sections import (
     collapse,
@@ -30,6 +31,7 @@ from healthgym.evaluation.sections import (
     utility,
     validity,
 )
+from healthgym.evaluation.sections.marginals import BATTERY
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.sources import Source, open_real, open_synthetic, sample, source_of
 from healthgym.evaluation.statistics.panel import panel_from_frame
@@ -467,10 +469,26 @@ def test_the_program_reports_errors_without_a_traceback(
     assert "Traceback" not in printed
 
 
-def test_every_threshold_belongs_to_a_figure() -> None:
+def test_every_figure_can_have_a_threshold_and_nothing_else() -> None:
     keys = set(re.findall(r'About\(\s*f?"([a-z0-9_]+\.[a-z0-9_]+)', _sources()))
-    named = {f"{section}.{name}" for section, names in config().thresholds.items() for name in names}
-    assert named <= keys, named - keys
+    listed = {f"{section}.{name}" for section, names in FIGURES.items() for name in names}
+    battery = {key for key in listed if key.startswith("marginals.v1_")}
+    assert {f"marginals.v1_{name}" for name in BATTERY} == battery
+    assert listed - battery == keys - {"marginals.v1_"}, "list the figure in healthgym/evaluation/figures.py"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("thresholds.marginls.ks={at_most: 0, fail_above: 1}", r"no such section \(did you mean 'marginals'"),
+        ("thresholds.marginals.kss={at_most: 0, fail_above: 1}", r"no such figure \(did you mean 'ks'"),
+        ("thresholds.utility.endpoint:x={at_most: 0, fail_above: 1}", "the section has no such figure"),
+        ("thresholds.marginals.ks.at_mst=0", "unknown key"),
+    ],
+)
+def test_a_threshold_that_no_figure_has_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(override)
 
 
 def _sources() -> str:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from healthgym.errors import nearest
+from healthgym.evaluation.figures import FIGURES
 from healthgym.schema import Condition, Limit
 from healthgym.strict import NotNegative, Positive, StrictModel, load
 
@@ -119,6 +121,19 @@ class ReportConfig(StrictModel):
     endpoints: tuple[Endpoint, ...] = ()
     policies: tuple[Policy, ...] = ()
     thresholds: dict[str, dict[str, Threshold]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check_thresholds(self) -> "ReportConfig":
+        for section, limits in self.thresholds.items():
+            if section not in FIGURES:
+                raise ValueError(f"thresholds.{section}: there is no such section{nearest(section, FIGURES)}")
+            for name in limits:
+                if name not in FIGURES[section]:
+                    known = FIGURES[section]
+                    raise ValueError(
+                        f"thresholds.{section}.{name}: the section has no such figure{nearest(name, known)}"
+                    )
+        return self
 
     def threshold(self, key: str) -> Threshold | None:
         """Return the threshold of the figure "section.figure" or "section.figure:which"; None if it is "

@@ -1,0 +1,198 @@
+"""Cells of real variables: a finite alphabet of values, which a system can learn as classes.
+
+The recorded values of a variable are pooled into *pieces*: a single value that at least k patients had
+(zeros, integers, values on a rounding grid), or an interval that pools the rarer values of at least k
+patients. Consecutive pieces make a *cell*, consecutive cells a *bin*: a system draws the bin, then the cell,
+and a value is drawn from the pieces of the cell by their shares, on the variable's recorded grid.
+
+Nothing that is kept belongs to fewer than k patients: values that cannot be pooled with those of enough
+others count as the nearest piece, and the outer ends of the two extreme pieces are derived from a mean over
+k patients or more.
+
+Legend: N rows, P pieces, C bins, J cells of a bin.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+NONE = 0x0FFF
+"""Piece of a variable that has no value yet."""
+HELD = 0x1000
+"""Bit of a row whose value equals the patient's value before."""
+ABSENT = 0x2000
+"""Bit of a row without a value; its piece is that of the value before."""
+
+_SMALLEST_TAIL = 1e-4
+_SMALLEST_WIDTH = 1e-4
+
+
+@dataclass(frozen=True)
+class VariableCells:
+    """The cells of one real variable.
+
+    Args:
+        low_P, high_P: lowest and highest value of each piece, in the variable's unit.
+        step_P: distance between the values that may be drawn from a piece.
+        new_P: rows where the value is new (differs from the patient's value before), per piece.
+        all_P: rows that have the value, per piece.
+        bin_P: bin of each piece, from 0, rising.
+        cell_P: cell of each piece within its bin, from 0, rising.
+        decimals: digits after the point that values are recorded with.
+        holds: whether the variable repeats often enough for a decision of its own.
+    """
+
+    low_P: Array
+    high_P: Array
+    step_P: Array
+    new_P: Ints
+    all_P: Ints
+    bin_P: Ints
+    cell_P: Ints
+    decimals: int
+    holds: bool
+
+    @property
+    def num_pieces(self) -> int:
+        """P."""
+        return len(self.low_P)
+
+    @property
+    def num_bins(self) -> int:
+        """C."""
+        return int(self.bin_P[-1]) + 1
+
+    @property
+    def num_cells(self) -> int:
+        """J, of the bin that has most."""
+        return int(self.cell_P.max()) + 1
+
+    @cached_property
+    def bounds(self) -> Array:
+        """Values between consecutive pieces, shape (P - 1,)."""
+        return np.asarray((self.high_P[:-1] + self.low_P[1:]) / 2)
+
+    @cached_property
+    def scores_P(self) -> Array:
+        """Normal score of each piece: the standard normal quantile of its middle rank among all rows."""
+        ends = np.cumsum(self.all_P) / self.all_P.sum()
+        middle = ends - self.all_P / self.all_P.sum() / 2
+        return np.asarray(stats.norm.ppf(np.clip(middle, _SMALLEST_TAIL, 1 - _SMALLEST_TAIL)))
+
+    @cached_property
+    def edges(self) -> Array:
+        """Normal scores between consecutive bins, shape (C - 1,), strictly rising."""
+        mass_C = np.bincount(self.bin_P, self.all_P, self.num_bins)
+        below = np.cumsum(mass_C)[:-1] / mass_C.sum()
+        scores = stats.norm.ppf(np.clip(below, _SMALLEST_TAIL, 1 - _SMALLEST_TAIL))
+        rising = np.arange(len(scores)) * _SMALLEST_WIDTH
+        return np.asarray(np.maximum.accumulate(scores - rising) + rising)
+
+    def encode(self, values_N: Array) -> Ints:
+        """Return the piece of each value, shape (N,)."""
+        return np.asarray(np.searchsorted(self.bounds, values_N, side="right"), dtype=np.int64)
+
+    def decode(self, piece_N: Ints, u_N: Array, not_N: Array | None = None) -> Array:
+        """Draw a value from each piece.
+
+        Args:
+            piece_N: pieces.
+            u_N: uniform numbers in [0, 1).
+            not_N: a value that must not be drawn, or NaN; ignored by pieces of a single value.
+        """
+        low, step = self.low_P[piece_N], self.step_P[piece_N]
+        count = np.rint((self.high_P[piece_N] - low) / step) + 1
+        if not_N is None:
+            place = np.floor(u_N * count)
+        else:
+            barred = np.rint((not_N - low) / step)
+            barred = np.where((barred >= 0) & (barred < count) & (count > 1), barred, np.inf)
+            place = np.floor(u_N * (count - np.isfinite(barred)))
+            place += place >= barred
+        return np.asarray(np.round(low + np.minimum(place, count - 1) * step, self.decimals))
+
+    def to_tree(self) -> dict[str, Any]:
+        """Return the fitted numbers, for a file."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> "VariableCells":
+        """Read what `to_tree` gave."""
+        numbers = {name: np.asarray(tree[name], np.float64) for name in ("low_P", "high_P", "step_P")}
+        counts = ("new_P", "all_P", "bin_P", "cell_P")
+        return cls(
+            **numbers,
+            **{name: np.asarray(tree[name], np.int64) for name in counts},
+            decimals=int(tree["decimals"]),
+            holds=bool(tree["holds"]),
+        )
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a cohort: of its R real variables, and of its patients' numbers of timesteps.
+
+    Args:
+        variables: of each real variable, in the schema's order.
+        length: of the number of timesteps.
+    """
+
+    variables: tuple[VariableCells, ...]
+    length: VariableCells
+
+    def encode(self, raw_NR: Array, lengths_N: NDArray[np.integer[Any]]) -> NDArray[np.int16]:
+        """Return each row's code of each variable: its piece, with the bits HELD and ABSENT, int16 (rows, R).
+
+        Args:
+            raw_NR: values of whole patients, one after the other, in the variables' units; NaN is absent.
+            lengths_N: timesteps of each of them.
+        """
+        codes = np.empty(raw_NR.shape, np.int16)
+        for r, cells in enumerate(self.variables):
+            codes[:, r] = _codes(cells, raw_NR[:, r], lengths_N)
+        return codes
+
+    def to_tree(self) -> dict[str, Any]:
+        """Return the fitted numbers, for a file."""
+        named = {f"{r}": cells.to_tree() for r, cells in enumerate(self.variables)}
+        return {"variables": named, "length": self.length.to_tree()}
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> "Cells":
+        """Read what `to_tree` gave."""
+        named = tree.get("variables", {})
+        variables = tuple(VariableCells.from_tree(named[f"{r}"]) for r in range(len(named)))
+        return cls(variables, VariableCells.from_tree(tree["length"]))
+
+
+def _codes(cells: VariableCells, values_N: Array, lengths_N: NDArray[np.integer[Any]]) -> Ints:
+    present_N = ~np.isnan(values_N)
+    before_N, inside_N = last_present(values_N, present_N, lengths_N)
+    piece_N = np.where(present_N, cells.encode(np.where(present_N, values_N, 0.0)), NONE)
+    # Where there is no value, the piece is that of the last one, if the patient had one.
+    last_N = np.where(present_N, np.arange(len(values_N)), before_N)
+    piece_N = np.where(last_N >= 0, piece_N[last_N], NONE)
+    single_P = cells.low_P == cells.high_P
+    same_N = (piece_N == piece_N[before_N]) & single_P[np.minimum(piece_N, cells.num_pieces - 1)]
+    held_N = inside_N & present_N & ((values_N == values_N[before_N]) | same_N)
+    return piece_N + HELD * held_N + ABSENT * ~present_N
+
+
+def last_present(
+    values_N: Array, present_N: NDArray[np.bool_], lengths_N: NDArray[np.integer[Any]]
+) -> tuple[Ints, NDArray[np.bool_]]:
+    """Return the row of the patient's last value before each row (-1: none), and whether there is one."""
+    rows = np.arange(len(values_N))
+    last = np.maximum.accumulate(np.where(present_N, rows, -1))
+    before = np.concatenate([[-1], last[:-1]]) if len(rows) else last
+    first = np.repeat(np.cumsum(lengths_N, dtype=np.int64) - lengths_N, lengths_N)
+    inside = before >= first
+    return np.where(inside, before, -1), inside

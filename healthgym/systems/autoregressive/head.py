@@ -1,0 +1,312 @@
+"""The decisions about one timestep, each given the ones before it and a summary of all earlier timesteps.
+
+A running sum of embeddings carries what was decided; a small network per decision reads it and the summary:
+the autoregressive density estimator of Larochelle and Murray (*The neural autoregressive distribution
+estimator*, AISTATS 2011) with embeddings of classes. The same code scores given decisions in training and
+draws new ones in sampling, so that the two cannot drift apart.
+
+Legend: N rows (patients at timesteps), n the rows that a decision is about, D width of the summary,
+E of the running sum, M of the small networks, R real variables, C bins, J cells, G components.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from healthgym.systems.autoregressive.history import NUM_REFERENCES, Context
+from healthgym.systems.autoregressive.tables import Slots, ValueTable
+
+_NEVER = -1e9
+_SMALLEST_SHARE = 1e-6
+
+
+class Decider(Protocol):
+    """Who decides: the data, or chance."""
+
+    def choose(self, what: str, which: int, logits_nK: Tensor, rows: "Rows") -> Tensor:
+        """Return a class for each row that the decision is about, int64 (n,)."""
+
+    def piece(self, which: int, table: ValueTable, bin_n: Tensor, cell_n: Tensor, before_n: Tensor, rows: "Rows") -> Tensor:
+        """Return a piece of each cell, int64 (n,)."""
+
+    def wants(self, what: str, which: int, gate_N: Tensor) -> "Rows":
+        """Return the rows that a decision is about."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of all: by number, or all of them where shapes must not depend on data.
+
+    Args:
+        gate_N: which rows a decision is about.
+        index: their numbers; None if all rows are computed and the others' results are dropped.
+    """
+
+    gate_N: Tensor
+    index: Tensor | None
+
+    def of(self, x: Tensor) -> Tensor:
+        """Return the rows of an array."""
+        return x if self.index is None else x.index_select(0, self.index)
+
+    def put(self, x_n: Tensor, else_N: Tensor) -> Tensor:
+        """Return an array with these rows in the place of others'."""
+        if self.index is None:
+            return torch.where(self.gate_N, x_n, else_N)
+        return else_N.index_copy(0, self.index, x_n)
+
+
+@dataclass
+class Step:
+    """What is decided about one timestep.
+
+    Args:
+        classes: {k: class (N,)}; the number of classes where there is no value.
+        held: {r: 0 new, 1 held, 2 no value or none before (N,)}.
+        pieces: {r: piece in force (N,)}; P where there is none yet.
+    """
+
+    classes: dict[int, Tensor] = field(default_factory=dict)
+    held: dict[int, Tensor] = field(default_factory=dict)
+    pieces: dict[int, Tensor] = field(default_factory=dict)
+
+
+class SlotNetwork(nn.Module):
+    """Reads the summary and the running sum for one decision; two layers of width M."""
+
+    def __init__(self, summary_dim: int, sum_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.summary, self.running = nn.Linear(summary_dim, hidden_dim), nn.Linear(sum_dim, hidden_dim, bias=False)
+        self.second = nn.Linear(hidden_dim, hidden_dim)
+
+    def forward(self, summary_nD: Tensor, sum_nE: Tensor) -> Tensor:
+        v_nM = functional.gelu(self.summary(summary_nD) + self.running(sum_nE))
+        out: Tensor = v_nM + functional.gelu(self.second(v_nM))
+        return out
+
+
+class ValueHead(nn.Module):
+    """The bin and the cell of a real variable's new value.
+
+    The bin's logits are free ones plus the logarithm of a mixture of logistic distributions on the normal
+    scores, whose locations are weighted means of references (the value before, the one before that, the
+    patient's means) and whose scales are in units of the patient's own volatility. The mixture over
+    discretised values is that of Salimans et al., *PixelCNN++*, ICLR 2017.
+    """
+
+    def __init__(self, table: ValueTable, hidden_dim: int, num_components: int) -> None:
+        super().__init__()
+        self.table, self.num_components = table, num_components
+        self.bins = nn.Linear(hidden_dim, table.num_bins)
+        self.of_bin = nn.Embedding(table.num_bins, hidden_dim)
+        self.cells = nn.Linear(hidden_dim, table.num_cells)
+        self.mixture = nn.Linear(hidden_dim, num_components * (NUM_REFERENCES + 3))
+        self.volatility = nn.Parameter(torch.tensor([0.08, 0.5, 0.3]))
+        nn.init.normal_(self.of_bin.weight, std=0.5)
+        nn.init.zeros_(self.mixture.weight)
+        with torch.no_grad():
+            start = torch.zeros(num_components, NUM_REFERENCES + 3)
+            for g in range(num_components):
+                start[g, 1 + g % NUM_REFERENCES] = 3.0
+                start[g, -1] = -0.5 if g < NUM_REFERENCES else 0.7
+            self.mixture.bias.copy_(start.flatten())
+
+    def bin_logits(self, v_nM: Tensor, before_n: Tensor, context: Context) -> Tensor:
+        logits_nC: Tensor = self.bins(v_nM)
+        if len(self.table.edges_E):
+            has_n = (before_n < self.table.num_pieces).unsqueeze(1)
+            logits_nC = logits_nC + torch.where(has_n, self._mixture(v_nM, context), 0.0)
+        return logits_nC.masked_fill(self.table.barred_PC[before_n], _NEVER)
+
+    def _mixture(self, v_nM: Tensor, context: Context) -> Tensor:
+        """Return the logarithm of each bin's share (n, C)."""
+        o_nGX = self.mixture(v_nM).view(len(v_nM), self.num_components, -1)
+        weights_nGF = o_nGX[..., 1 : 1 + NUM_REFERENCES].softmax(-1)
+        volatility_n1 = (context.moves * self.volatility.abs()).sum(-1, keepdim=True)
+        location_nG = (weights_nGF * context.references.unsqueeze(1)).sum(-1) + volatility_n1 * o_nGX[..., -2]
+        scale_nG = volatility_n1 * o_nGX[..., -1].clamp(-3, 3).exp()
+        distance_nGE = (self.table.edges_E - location_nG.unsqueeze(-1)) / scale_nG.unsqueeze(-1)
+        below_nE = (o_nGX[..., 0].softmax(-1).unsqueeze(-1) * torch.sigmoid(distance_nGE)).sum(1)
+        ends_nX = functional.pad(below_nE, (1, 0))
+        share_nC = functional.pad(below_nE, (0, 1), value=1.0) - ends_nX
+        return share_nC.clamp_min(_SMALLEST_SHARE).log()
+
+    def cell_logits(self, v_nM: Tensor, bin_n: Tensor, before_n: Tensor) -> Tensor:
+        table = self.table
+        logits_nJ: Tensor = self.cells(functional.gelu(v_nM + self.of_bin(bin_n)))
+        logits_nJ = logits_nJ.masked_fill(table.absent_CJ[bin_n], _NEVER)
+        same_bin_n = table.bin_P[before_n.clamp(max=table.num_pieces - 1)] == bin_n
+        return logits_nJ.masked_fill(table.barred_PJ[before_n] & same_bin_n.unsqueeze(1), _NEVER)
+
+
+class Head(nn.Module):
+    """All decisions about a timestep, or about what is static.
+
+    Args:
+        slots: which, in order.
+        num_classes: of each categorical variable.
+        tables: of each real variable, and of the number of timesteps.
+        flag_of_classes, flag_of_reals: measured flag of each variable that may be absent.
+        measured: {flag: the class that says "measured"}.
+        summary_dim, sum_dim, hidden_dim, num_components: D, E, M, G.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        num_classes: Mapping[int, int],
+        tables: Mapping[int, ValueTable],
+        flag_of_classes: Mapping[int, int],
+        flag_of_reals: Mapping[int, int],
+        measured: Mapping[int, int],
+        summary_dim: int,
+        sum_dim: int,
+        hidden_dim: int,
+        num_components: int,
+    ) -> None:
+        super().__init__()
+        self.slots, self.num_classes, self.sum_dim = slots, dict(num_classes), sum_dim
+        self.flag_of_classes, self.flag_of_reals, self.measured = flag_of_classes, flag_of_reals, measured
+        networks = [f"class {k}" for k in slots.classes] + [f"held {r}" for r in slots.held]
+        networks += [f"value {r}" for r in slots.values]
+        self.networks = nn.ModuleDict({n: SlotNetwork(summary_dim, sum_dim, hidden_dim) for n in networks})
+        self.outputs = nn.ModuleDict(
+            {f"class {k}": nn.Linear(hidden_dim, num_classes[k]) for k in slots.classes}
+            | {f"held {r}": nn.Linear(hidden_dim, 1) for r in slots.held}
+        )
+        self.values = nn.ModuleDict({f"{r}": ValueHead(tables[r], hidden_dim, num_components) for r in slots.values})
+        tokens = {f"class {k}": num_classes[k] + 1 for k in slots.classes} | {f"held {r}": 3 for r in slots.held}
+        tokens |= {f"value {r}": tables[r].num_bins + 1 for r in slots.values}
+        self.embeddings = nn.ModuleDict({n: nn.Embedding(count, sum_dim) for n, count in tokens.items()})
+        for embedding in self.embeddings.values():
+            nn.init.normal_(embedding.weight, std=0.5)
+        self.scores = nn.ParameterDict({f"{r}": nn.Parameter(0.3 * torch.randn(2, sum_dim)) for r in slots.values})
+
+    def forward(self, summary_ND: Tensor, before: Mapping[int, Tensor], context: Mapping[int, Context], decider: Decider, drop: Tensor | None) -> tuple[Step, Tensor]:
+        """Decide everything, in order.
+
+        Args:
+            summary_ND: of all earlier timesteps.
+            before: {r: piece in force before (N,)}, P where there is none.
+            context: {r: what the mixture refers to}.
+            decider: decides.
+            drop: multiplies the networks' outputs (N, M); None without dropout.
+
+        Returns:
+            What was decided, and the running sum (N, E).
+        """
+        step, sum_NE = Step(), summary_ND.new_zeros(len(summary_ND), self.sum_dim)
+        everyone = torch.ones(len(summary_ND), dtype=torch.bool, device=summary_ND.device)
+
+        def read(name: str, rows: Rows) -> Tensor:
+            v_nM: Tensor = self.networks[name](rows.of(summary_ND), rows.of(sum_NE))
+            return v_nM if drop is None else v_nM * rows.of(drop)
+
+        def is_measured(flag: int | None) -> Tensor:
+            return everyone if flag is None else step.classes[flag] == self.measured[flag]
+
+        for k in self.slots.classes:
+            name = f"class {k}"
+            rows = decider.wants("class", k, is_measured(self.flag_of_classes.get(k)))
+            chosen_n = decider.choose("class", k, self.outputs[name](read(name, rows)), rows)
+            step.classes[k] = rows.put(chosen_n, torch.full_like(everyone, self.num_classes[k], dtype=torch.int64))
+            sum_NE = sum_NE + self.embeddings[name](step.classes[k])
+        for r in self.slots.held:
+            name, table = f"held {r}", self.values[f"{r}"].table
+            present_N = is_measured(self.flag_of_reals.get(r))
+            rows = decider.wants("held", r, present_N & (before[r] < table.num_pieces))
+            logit_n1 = self.outputs[name](read(name, rows))
+            logits_n2 = torch.cat([torch.zeros_like(logit_n1), logit_n1], 1)
+            chosen_n = decider.choose("held", r, logits_n2, rows)
+            step.held[r] = rows.put(chosen_n, torch.full_like(everyone, 2, dtype=torch.int64))
+            sum_NE = sum_NE + self.embeddings[name](step.held[r])
+        for r in self.slots.values:
+            sum_NE = sum_NE + self._decide_value(r, step, before, context, decider, read, is_measured(self.flag_of_reals.get(r)))
+        return step, sum_NE
+
+    def _decide_value(self, r, step, before, context, decider, read, present_N):  # type: ignore[no-untyped-def]
+        head: ValueHead = self.values[f"{r}"]
+        table, before_N = head.table, before[r]
+        gate_N = present_N & (step.held[r] != 1) if r in step.held else present_N
+        rows = decider.wants("bin", r, gate_N)
+        v_nM, before_n = read(f"value {r}", rows), rows.of(before_N)
+        bin_n = decider.choose("bin", r, head.bin_logits(v_nM, before_n, context[r].of(rows)), rows)
+        cell_n = decider.choose("cell", r, head.cell_logits(v_nM, bin_n, before_n), rows)
+        piece_n = decider.piece(r, table, bin_n, cell_n, before_n, rows)
+        step.pieces[r] = rows.put(piece_n, before_N)
+        token_N = rows.put(bin_n, torch.full_like(before_N, table.num_bins))
+        score_N, old_N = table.score_P[step.pieces[r]], table.score_P[before_N]
+        change_N = torch.where(before_N < table.num_pieces, score_N - old_N, 0.0)
+        return self.embeddings[f"value {r}"](token_N) + torch.stack([score_N, change_N], 1) @ self.scores[f"{r}"]
+
+
+class Given:
+    """The data decides; the logits only tell how likely that was.
+
+    Args:
+        targets: {(what, which): class of each row (N,)}; piece targets as ("piece", r).
+        weights_N: 1 for rows that count, 0 for padding; None where all count.
+        by_row: whether the likelihood of each row is wanted, not their sum alone.
+    """
+
+    def __init__(self, targets: Mapping[tuple[str, int], Tensor], weights_N: Tensor | None, by_row: bool = False) -> None:
+        self._targets, self._weights_N, self._by_row = targets, weights_N, by_row
+        self._dense = weights_N is not None
+        self.nats: dict[tuple[str, int], Tensor] = {}
+
+    def wants(self, what: str, which: int, gate_N: Tensor) -> Rows:
+        return Rows(gate_N, None if self._dense else gate_N.nonzero()[:, 0])
+
+    def choose(self, what: str, which: int, logits_nK: Tensor, rows: Rows) -> Tensor:
+        target_n = rows.of(self._targets[what, which])
+        if self._dense:
+            target_n = torch.where(rows.gate_N, target_n, 0)
+            nats_n = functional.cross_entropy(logits_nK, target_n, reduction="none")
+            nats_n = torch.where(rows.gate_N, nats_n, 0.0) * self._weights_N
+            self.nats[what, which] = nats_n if self._by_row else nats_n.sum()
+        elif self._by_row:
+            nats_n = functional.cross_entropy(logits_nK, target_n, reduction="none")
+            self.nats[what, which] = rows.put(nats_n, torch.zeros_like(rows.gate_N, dtype=nats_n.dtype))
+        else:
+            self.nats[what, which] = functional.cross_entropy(logits_nK, target_n, reduction="sum")
+        return target_n
+
+    def piece(self, which: int, table: ValueTable, bin_n: Tensor, cell_n: Tensor, before_n: Tensor, rows: Rows) -> Tensor:
+        return rows.of(self._targets["piece", which])
+
+    def total(self) -> Tensor:
+        """Return the sum over all decisions: a scalar, or (N,) by row."""
+        return torch.stack(list(self.nats.values())).sum(0)
+
+
+class Drawn:
+    """Chance decides.
+
+    Args:
+        u_NS: uniform numbers, one column per decision as `Slots.columns` has them.
+        columns: number of each decision.
+        temperature: divides the logits; 1 draws as learned.
+        dense: whether all rows are computed, so that shapes do not depend on what was drawn.
+    """
+
+    def __init__(self, u_NS: Tensor, columns: Mapping[tuple[str, int], int], temperature: float = 1.0, dense: bool = False) -> None:
+        self._u_NS, self._columns, self._temperature, self._dense = u_NS, columns, temperature, dense
+
+    def wants(self, what: str, which: int, gate_N: Tensor) -> Rows:
+        return Rows(gate_N, None if self._dense else gate_N.nonzero()[:, 0])
+
+    def choose(self, what: str, which: int, logits_nK: Tensor, rows: Rows) -> Tensor:
+        u_n = rows.of(self._u_NS[:, self._columns[what, which]])
+        if logits_nK.shape[1] == 2:
+            share_n = torch.sigmoid((logits_nK[:, 0] - logits_nK[:, 1]) / self._temperature)
+            return (u_n >= share_n).long()
+        ends_nK = (logits_nK / self._temperature).softmax(-1).cumsum(-1)
+        # The last end may be a hair below 1; u stays below it, and a class of share 0 is never met.
+        return torch.searchsorted(ends_nK, (u_n * ends_nK[:, -1]).unsqueeze(1), right=True)[:, 0].clamp(max=logits_nK.shape[1] - 1)
+
+    def piece(self, which: int, table: ValueTable, bin_n: Tensor, cell_n: Tensor, before_n: Tensor, rows: Rows) -> Tensor:
+        return table.draw_piece(bin_n, cell_n, before_n, rows.of(self._u_NS[:, self._columns["piece", which]]))

@@ -1,0 +1,339 @@
+"""The network of ar: a trunk over timesteps and a head over the decisions of each.
+
+p(patient) = p(static, number of timesteps) prod_t prod_j p(decision j at t | static, all before t, those before j)
+
+Legend: B patients, T timesteps, N rows (patients at timesteps), R real variables, K categorical variables,
+D width, X inputs of a timestep.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from healthgym.cells import ABSENT, HELD, NONE, Cells
+from healthgym.layout import FeatureLayout
+from healthgym.nn.causal import Cache, CausalTransformer, Drop, keep
+from healthgym.systems.autoregressive.head import Context, Drawn, Given, Head, Step
+from healthgym.systems.autoregressive.history import NUM_MOVES, NUM_REFERENCES, NUMBERS_PER_REAL, History
+from healthgym.systems.autoregressive.tables import Slots, ValueTable, static_slots, timestep_slots
+
+_TIMES = 6
+_COMPONENTS = 5
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths of the network: trunk, small networks, embeddings; layers and heads of the trunk."""
+
+    width: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    embedding_dim: int
+
+
+@dataclass(frozen=True)
+class Course:
+    """Patients as decisions.
+
+    Args:
+        classes_BTK: class in force, or the number of classes where there is no value.
+        pieces_BTR: piece in force, or P where there is none yet.
+        held_BTR: 0 new, 1 held, 2 no value (or none before, for a variable that repeats).
+        present_BTR: whether the timestep has a value.
+        lengths_B: numbers of timesteps.
+    """
+
+    classes_BTK: Tensor
+    pieces_BTR: Tensor
+    held_BTR: Tensor
+    present_BTR: Tensor
+    lengths_B: Tensor
+
+
+class Network(nn.Module):
+    """Scores patients, and makes new ones.
+
+    Args:
+        layout: which variables there are.
+        cells: of the real variables and of the number of timesteps.
+        sizes: widths.
+        max_length: timesteps of the longest patient there can be.
+    """
+
+    def __init__(self, layout: FeatureLayout, cells: Cells, sizes: Sizes, max_length: int) -> None:
+        super().__init__()
+        self.layout, self.max_length, width = layout, max_length, sizes.width
+        tables = [ValueTable(each) for each in (*cells.variables, cells.length)]
+        self.tables = nn.ModuleList(tables)
+        self.register_buffer("length_bounds", torch.from_numpy(cells.length.bounds), persistent=False)
+        self.static, self.varying = static_slots(layout), timestep_slots(layout, cells)
+        flags = dict(zip(layout.flags, layout.measured_classes, strict=True))
+
+        def head(slots: Slots) -> Head:
+            return Head(
+                slots,
+                dict(enumerate(layout.num_classes)),
+                dict(enumerate(tables)),
+                {k: flag for k, flag in enumerate(layout.flag_of_classes) if flag is not None},
+                {r: flag for r, flag in enumerate(layout.flag_of_reals) if flag is not None},
+                flags,
+                summary_dim=width,
+                sum_dim=width,
+                hidden_dim=sizes.hidden_dim,
+                num_components=_COMPONENTS,
+            )
+
+        self.static_head, self.step_head = head(self.static), head(self.varying)
+        self.start = nn.Parameter(torch.zeros(width))
+        counts = [layout.num_classes[k] + 1 for k in self.varying.classes]
+        counts += [size for r in self.varying.values for size in (tables[r].num_bins + 1, 3)]
+        self.register_buffer(
+            "offsets", torch.tensor([0, *counts[:-1]]).cumsum(0) if counts else torch.zeros(0, dtype=torch.int64), persistent=False
+        )
+        self.tokens = nn.Embedding(max(sum(counts), 1), sizes.embedding_dim)
+        num_reals, num_classes = len(self.varying.values), len(self.varying.classes)
+        num_inputs = len(counts) * sizes.embedding_dim + NUMBERS_PER_REAL * num_reals + num_classes + _TIMES
+        self.embed, self.embed_static = nn.Linear(num_inputs, width), nn.Linear(width, width)
+        self.positions = nn.Parameter(0.02 * torch.randn(max_length, width))
+        self.trunk = CausalTransformer(width, sizes.num_layers, sizes.num_heads)
+        self.summary_trunk, self.summary_static = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        self.summary_inputs = nn.Linear(num_inputs, width, bias=False)
+        self.hidden_dim = sizes.hidden_dim
+
+    length_bounds: Tensor
+    offsets: Tensor
+
+    # --- scoring ---------------------------------------------------------------------------------
+
+    def course(self, cells_BTR: Tensor, codes_BTK: Tensor, lengths_B: Tensor) -> Course:
+        """Return patients as decisions, from the codes of their cells and classes."""
+        codes, classes_BTK = cells_BTR.long(), codes_BTK.long()
+        piece, held, present = codes & NONE, (codes & HELD) > 0, (codes & ABSENT) == 0
+        last = torch.tensor([table.num_pieces for table in self.tables[:-1]], device=codes.device)
+        pieces_BTR = torch.minimum(piece, last) if len(last) else piece
+        held_BTR = torch.where(held, 1, 0)
+        held_BTR = torch.where(present, held_BTR, 2)
+        for r in self.varying.values:
+            if self.tables[r].holds:
+                fresh_BT = torch.ones_like(present[..., r])
+                fresh_BT[:, 1:] = pieces_BTR[:, :-1, r] == self.tables[r].num_pieces
+                held_BTR[..., r] = torch.where(fresh_BT, 2, held_BTR[..., r])
+            else:
+                held_BTR[..., r] = torch.where(present[..., r], 0, 2)
+        for k, flag in enumerate(self.layout.flag_of_classes):
+            if flag is not None:
+                measured = self.layout.measured_classes[self.layout.flags.index(flag)]
+                absent_BT = classes_BTK[..., flag] != measured
+                classes_BTK[..., k] = torch.where(absent_BT, self.layout.num_classes[k], classes_BTK[..., k])
+        return Course(classes_BTK, pieces_BTR, held_BTR, present, lengths_B)
+
+    def nats(self, course: Course, drop: Drop = keep, dense: bool = False, by_patient: bool = False) -> Tensor:
+        """Return minus the log-likelihood in nats: the sum, or of each patient (B,).
+
+        Args:
+            course: patients.
+            drop: dropout.
+            dense: whether shapes must not depend on the data.
+            by_patient: whether each patient's is wanted.
+        """
+        B, T = course.pieces_BTR.shape[:2]
+        static_BD, static_nats = self._score_static(course, by_patient)
+        inputs_BTX, references, moves = self._inputs(course)
+        inputs_BTX = drop("inputs", inputs_BTX)
+        x_BTD = self.embed(inputs_BTX) + self.positions[:T] + self.embed_static(static_BD).unsqueeze(1)
+        summary_BTD = self._summary(self.trunk(drop("trunk", x_BTD), drop), inputs_BTX, static_BD.unsqueeze(1), drop)
+        mask_BT = torch.arange(T, device=x_BTD.device) < course.lengths_B.unsqueeze(1)
+        rows = None if dense else mask_BT.flatten().nonzero()[:, 0]
+
+        def flat(x: Tensor) -> Tensor:
+            x = x.flatten(0, 1)
+            return x if rows is None else x.index_select(0, rows)
+
+        first = torch.stack([torch.full((B, 1), table.num_pieces, device=x_BTD.device) for table in self.tables[:-1]], -1)
+        before_BTR = torch.cat([first, course.pieces_BTR[:, :-1]], 1)
+        before = {r: flat(before_BTR[..., r]) for r in self.varying.values}
+        context = {
+            r: Context(flat(references[:, :, i]), flat(moves[:, :, i])) for i, r in enumerate(self.varying.values)
+        }
+        targets = self._targets(self.varying, course, flat)
+        given = Given(targets, mask_BT.flatten().float() if dense else None, by_patient)
+        mask = drop("head", x_BTD.new_ones(B, T, self.hidden_dim))
+        self.step_head(flat(summary_BTD), before, context, given, None if drop is keep else flat(mask))
+        nats = given.total() if given.nats else static_nats * 0
+        if by_patient and given.nats:
+            patient = torch.arange(B, device=nats.device).repeat_interleave(T)
+            patient = patient if rows is None else patient[rows]
+            nats = torch.zeros(B, device=nats.device).index_add(0, patient, nats)
+        return nats + static_nats
+
+    def _score_static(self, course: Course, by_patient: bool) -> tuple[Tensor, Tensor]:
+        targets = self._targets(self.static, course, lambda x: x[:, 0])
+        length_B = torch.searchsorted(self.length_bounds, course.lengths_B.double(), right=True)
+        self._add_value_targets(targets, self.layout.num_reals, length_B)
+        given = Given(targets, None, by_patient)
+        _, static_BD = self.static_head(*self._static_inputs(len(length_B)), given, None)
+        return static_BD, given.total()
+
+    def _static_inputs(self, count: int) -> tuple[Tensor, dict[int, Tensor], dict[int, Context]]:
+        device = self.start.device
+        before = {
+            r: torch.full((count,), self.tables[r].num_pieces, device=device) for r in self.static.values
+        }
+        nothing = Context(
+            torch.zeros(count, NUM_REFERENCES, device=device), torch.ones(count, NUM_MOVES, device=device)
+        )
+        return self.start.expand(count, -1), before, dict.fromkeys(self.static.values, nothing)
+
+    def _targets(self, slots: Slots, course: Course, flat: Callable[[Tensor], Tensor]) -> dict[tuple[str, int], Tensor]:
+        targets = {("class", k): flat(course.classes_BTK[..., k]) for k in slots.classes}
+        targets |= {("held", r): flat(course.held_BTR[..., r]) for r in slots.held}
+        for r in slots.values:
+            if r < self.layout.num_reals:
+                self._add_value_targets(targets, r, flat(course.pieces_BTR[..., r]))
+        return targets
+
+    def _add_value_targets(self, targets: dict[tuple[str, int], Tensor], r: int, piece_N: Tensor) -> None:
+        table = self.tables[r]
+        known_N = piece_N.clamp(max=table.num_pieces - 1)
+        targets["bin", r], targets["cell", r] = table.bin_P[known_N], table.cell_P[known_N]
+        targets["piece", r] = piece_N
+
+    def _inputs(self, course: Course) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what each timestep's prediction reads (B, T, X), references (B, T, R, 5) and moves (B, T, R, 3)."""
+        B, T = course.pieces_BTR.shape[:2]
+        reals, classes = list(self.varying.values), list(self.varying.classes)
+        with torch.no_grad():
+            history = History.empty(B, len(reals), len(classes), self.start.device)
+            numbers, references, moves = [history.numbers()], [history.references()], [history.moves()]
+            scores_BTR = self._scores(course.pieces_BTR)
+            present_BTR = course.present_BTR[..., reals]
+            changed_BTR = course.held_BTR[..., reals] != 1
+            codes_BTK = course.classes_BTK[..., classes]
+            for t in range(T - 1):
+                differs_BK = codes_BTK[:, t] != codes_BTK[:, max(t - 1, 0)]
+                history = history.add(scores_BTR[:, t], present_BTR[:, t], changed_BTR[:, t], differs_BK)
+                numbers.append(history.numbers())
+                references.append(history.references())
+                moves.append(history.moves())
+            times_BTX = self._times(torch.arange(T, device=self.start.device), course.lengths_B)
+        tokens_BTX = self._embedded(codes_BTK[:, :-1], course.pieces_BTR[:, :-1], course.held_BTR[:, :-1])
+        tokens_BTX = functional.pad(tokens_BTX, (0, 0, 1, 0))
+        inputs = torch.cat([tokens_BTX, torch.stack(numbers, 1), times_BTX], -1)
+        return inputs, torch.stack(references, 1), torch.stack(moves, 1)
+
+    def _scores(self, pieces: Tensor) -> Tensor:
+        """Return the normal scores of the varying reals' pieces (..., R)."""
+        scores = [self.tables[r].score_P[pieces[..., r]] for r in self.varying.values]
+        return torch.stack(scores, -1) if scores else pieces.new_zeros(*pieces.shape[:-1], 0, dtype=torch.float32)
+
+    def _embedded(self, classes: Tensor, pieces: Tensor, held: Tensor) -> Tensor:
+        """Return the embeddings of a timestep's classes, bins and held states, one after the other (..., X)."""
+        tokens = list(classes.unbind(-1))
+        for r in self.varying.values:
+            table, piece = self.tables[r], pieces[..., r]
+            known = piece < table.num_pieces
+            bins = torch.where(known, table.bin_P[piece.clamp(max=table.num_pieces - 1)], table.num_bins)
+            tokens += [bins, held[..., r]]
+        if not tokens:
+            return self.tokens.weight.new_zeros(*pieces.shape[:-1], 0)
+        embedded: Tensor = self.tokens(torch.stack(tokens, -1) + self.offsets)
+        return embedded.flatten(-2)
+
+    def _times(self, t_T: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return how far along a timestep is and how many are left (B, T, 6)."""
+        t_BT = t_T.expand(len(lengths_B), -1)
+        left_BT = (lengths_B.unsqueeze(1) - 1 - t_BT).clamp_min(0)
+        parts = [t_BT / self.max_length, t_BT.float().log1p(), left_BT / self.max_length, left_BT.float().log1p()]
+        return torch.stack([*parts, (left_BT == 0).float(), (left_BT == 1).float()], -1)
+
+    def _summary(self, trunk: Tensor, inputs: Tensor, static: Tensor, drop: Drop) -> Tensor:
+        total = self.summary_trunk(drop("summary", trunk)) + self.summary_inputs(inputs) + self.summary_static(static)
+        return functional.gelu(total)
+
+    # --- sampling --------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def draw_static(self, u_BS: Tensor, temperature: float = 1.0) -> tuple[Step, Tensor]:
+        """Draw what is static, the number of timesteps among it; return it and the running sum (B, D)."""
+        drawn = Drawn(u_BS, self.static.columns, temperature)
+        step, static_BD = self.static_head(*self._static_inputs(len(u_BS)), drawn, None)
+        return step, static_BD
+
+    @torch.no_grad()
+    def draw_course(
+        self,
+        static_BD: Tensor,
+        lengths_B: Tensor,
+        uniform: Callable[[int], Tensor],
+        temperature: float = 1.0,
+        dense: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw all timesteps of patients whose static part is known.
+
+        Args:
+            static_BD: running sums of `draw_static`.
+            lengths_B: numbers of timesteps, falling.
+            uniform: gives the uniform numbers (B, S) of timestep t, of all patients.
+            temperature: divides logits.
+            dense: whether shapes must not depend on what is drawn.
+
+        Returns:
+            classes (T, B, K), the number of classes where there is no value; pieces in force (T, B, R); held
+            states (T, B, R) as in `Course`. What lies beyond a patient's length means nothing.
+        """
+        B, T, device = len(lengths_B), int(lengths_B[0]), self.start.device
+        reals, classes = self.varying.values, self.varying.classes
+        shape = (T, B)
+        codes_TBK = torch.zeros(*shape, len(self.layout.num_classes), dtype=torch.int64, device=device)
+        pieces_TBR = torch.zeros(*shape, self.layout.num_reals, dtype=torch.int64, device=device)
+        held_TBR = torch.full((*shape, self.layout.num_reals), 2, device=device)
+        cache = self.trunk.cache(B, T, device)
+        history = History.empty(B, len(reals), len(classes), device)
+        before = {r: torch.full((B,), self.tables[r].num_pieces, device=device) for r in reals}
+        tokens_BX = self.start.new_zeros(B, len(self.offsets) * self.tokens.embedding_dim)
+        x_static_BD = self.embed_static(static_BD)
+        active_T = (lengths_B.unsqueeze(0) > torch.arange(T, device=device).unsqueeze(1)).sum(1).tolist()
+        for t in range(T):
+            n = active_T[t]
+            if n < len(tokens_BX):
+                tokens_BX, history, cache = tokens_BX[:n], history.first_patients(n), cache.first(n)
+                before = {r: piece[:n] for r, piece in before.items()}
+            times_BX = self._times(torch.tensor([t], device=device), lengths_B[:n])[:, 0]
+            inputs_BX = torch.cat([tokens_BX, history.numbers(), times_BX], -1)
+            x_BD = self.embed(inputs_BX) + self.positions[t] + x_static_BD[:n]
+            summary_BD = self._summary(self.trunk.step(x_BD, cache), inputs_BX, static_BD[:n], keep)
+            references, moves = history.references(), history.moves()
+            context = {r: Context(references[:, i], moves[:, i]) for i, r in enumerate(reals)}
+            drawn = Drawn(uniform(t)[:n], self.varying.columns, temperature, dense)
+            step, _ = self.step_head(summary_BD, before, context, drawn, None)
+            self._keep(step, before, codes_TBK[t, :n], pieces_TBR[t, :n], held_TBR[t, :n])
+            now_BK = codes_TBK[t, :n][:, list(classes)]
+            differs_BK = now_BK != codes_TBK[max(t - 1, 0), :n][:, list(classes)]
+            score_BR = self._scores(pieces_TBR[t, :n])
+            present_BR, changed_BR = self._present(step, n), held_TBR[t, :n][:, list(reals)] != 1
+            history = history.add(score_BR, present_BR, changed_BR, differs_BK)
+            tokens_BX = self._embedded(now_BK, pieces_TBR[t, :n], held_TBR[t, :n])
+            before = step.pieces
+        return codes_TBK, pieces_TBR, held_TBR
+
+    def _present(self, step: Step, count: int) -> Tensor:
+        """Return which varying reals have a value (B, R)."""
+        head, columns = self.step_head, []
+        for r in self.varying.values:
+            flag = head.flag_of_reals.get(r)
+            here = torch.ones(count, dtype=torch.bool, device=self.start.device)
+            columns.append(here if flag is None else step.classes[flag] == head.measured[flag])
+        return torch.stack(columns, -1) if columns else torch.zeros(count, 0, dtype=torch.bool, device=self.start.device)
+
+    def _keep(self, step: Step, before: Mapping[int, Tensor], codes_BK: Tensor, pieces_BR: Tensor, held_BR: Tensor) -> None:
+        present_BR = self._present(step, len(codes_BK))
+        for k, class_B in step.classes.items():
+            codes_BK[:, k] = class_B
+        for i, (r, piece_B) in enumerate(step.pieces.items()):
+            pieces_BR[:, r] = piece_B
+            new_B = torch.where(present_BR[:, i], 0, 2)
+            held_BR[:, r] = step.held.get(r, new_B)

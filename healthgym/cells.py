@@ -31,6 +31,9 @@ HELD = 0x1000
 ABSENT = 0x2000
 """Bit of a row without a value; its piece is that of the value before."""
 
+LEAST_PATIENTS = 10
+"""k where nothing else is said."""
+
 _SMALLEST_TAIL = 1e-4
 _SMALLEST_WIDTH = 1e-4
 
@@ -126,14 +129,9 @@ class VariableCells:
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> "VariableCells":
         """Read what `to_tree` gave."""
-        numbers = {name: np.asarray(tree[name], np.float64) for name in ("low_P", "high_P", "step_P")}
-        counts = ("new_P", "all_P", "bin_P", "cell_P")
-        return cls(
-            **numbers,
-            **{name: np.asarray(tree[name], np.int64) for name in counts},
-            decimals=int(tree["decimals"]),
-            holds=bool(tree["holds"]),
-        )
+        values = (np.asarray(tree[name], np.float64) for name in ("low_P", "high_P", "step_P"))
+        counts = (np.asarray(tree[name], np.int64) for name in ("new_P", "all_P", "bin_P", "cell_P"))
+        return cls(*values, *counts, int(tree["decimals"]), bool(tree["holds"]))
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,7 @@ def _codes(cells: VariableCells, values_N: Array, lengths_N: NDArray[np.integer[
     single_P = cells.low_P == cells.high_P
     same_N = (piece_N == piece_N[before_N]) & single_P[np.minimum(piece_N, cells.num_pieces - 1)]
     held_N = inside_N & present_N & ((values_N == values_N[before_N]) | same_N)
-    return piece_N + HELD * held_N + ABSENT * ~present_N
+    return np.asarray(piece_N + HELD * held_N + ABSENT * ~present_N, dtype=np.int64)
 
 
 def last_present(
@@ -196,3 +194,11 @@ def last_present(
     first = np.repeat(np.cumsum(lengths_N, dtype=np.int64) - lengths_N, lengths_N)
     inside = before >= first
     return np.where(inside, before, -1), inside
+
+
+def to_lists(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tree of arrays as JSON has it."""
+    return {
+        name: to_lists(value) if isinstance(value, Mapping) else np.asarray(value).tolist()
+        for name, value in tree.items()
+    }

@@ -20,6 +20,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--holdout", type=float, default=0.2, help="share of patients held out (0.2)")
     parser.add_argument("--seed", type=int, default=0, help="decides who is held out, and simulates (0)")
     parser.add_argument("--max-patients", type=int, help="use only so many patients, lowest ids first")
+    parser.add_argument(
+        "--least-patients",
+        type=int,
+        default=10,
+        help="values that fewer training patients had are pooled in what `ar` learns from (10)",
+    )
     parser.add_argument("--sort", action="store_true", help="sort rows that are out of order")
     parser.add_argument("--cache", type=Path, help="folder for fetched files (else $HEALTHGYM_CACHE)")
     parser.add_argument("--overwrite", action="store_true", help="replace a cohort made otherwise")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tables import small_schema, small_table
 
 from healthgym import files
-from healthgym.data import columns, scratch, stream
+from healthgym.data import columns, fit_cells, scratch, stream
 from healthgym.data.columns import ColumnFile, in_memory, median, order_statistics, quantiles
 from healthgym.data.prepare import SplitSettings, prepare, prepare_parts
 from healthgym.data.reading import read_parts, read_table
@@ -117,6 +117,8 @@ def test_memory_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(stream, "_BLOCK_ROWS", 1000)
     monkeypatch.setattr(files, "_CHUNK_BYTES", 1000)
     monkeypatch.setattr(scratch, "_CHECKED_BYTES", 1000)
+    monkeypatch.setattr(fit_cells, "_MOST_DISTINCT", 500)
+    monkeypatch.setattr(fit_cells, "_NUM_QUANTILES", 64)
 
     def peak(num_timesteps: int) -> int:
         frame = tiny.table(20, num_timesteps)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from healthgym.cells import LEAST_PATIENTS
 from healthgym.data.prepare import SplitSettings, prepare_parts
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.sources import Source, find_source
@@ -27,6 +28,7 @@ def run(
     holdout: float = 0.2,
     seed: int = 0,
     max_patients: int | None = None,
+    least_patients: int = LEAST_PATIENTS,
     sort: bool = False,
     cache: Path | None = None,
     overwrite: bool = False,
@@ -39,14 +41,14 @@ def run(
         dataset: name of a public or simulated one.
         out: the prepared cohort.
         tables: folder to write train.csv and holdout.csv to.
-        holdout, seed, max_patients, sort: see `healthgym.data.prepare.prepare_parts`.
+        holdout, seed, max_patients, least_patients, sort: see `healthgym.data.prepare`.
         cache: folder of fetched files.
         overwrite: whether to replace a cohort that was made from something else.
 
     Raises:
         HealthgymError: with what is wrong and what to do.
     """
-    check(holdout, max_patients)
+    check(holdout, max_patients, least_patients)
     declared = load_schema(schema)
     source = find_source(declared, table, dataset, seed, max_patients, cache)
     recipe = {
@@ -55,12 +57,13 @@ def run(
         "holdout": holdout,
         "seed": seed,
         "max_patients": max_patients,
+        "least_patients": least_patients,
     }
     made = _is_made(out, recipe, overwrite)
     cohort = _open_intact(out) if made else None
     done = "is up to date" if cohort else "was damaged and is written anew" if made else "written"
     if cohort is None:
-        settings = SplitSettings(holdout, seed, max_patients)
+        settings = SplitSettings(holdout, seed, max_patients, least_patients)
         cohort = _prepare(source, declared, out, settings, sort, recipe)
     if tables is not None:
         for split in ("train", "holdout"):
@@ -70,7 +73,7 @@ def run(
     return _summary(cohort, source, out, done, tables)
 
 
-def check(holdout: float, max_patients: int | None) -> None:
+def check(holdout: float, max_patients: int | None, least_patients: int) -> None:
     """Refuse numbers of patients that cannot be.
 
     Raises:
@@ -82,6 +85,8 @@ def check(holdout: float, max_patients: int | None) -> None:
         )
     if max_patients is not None and max_patients < 1:
         raise ConfigError(f"--max-patients {max_patients}: give at least 1.")
+    if least_patients < 1:
+        raise ConfigError(f"--least-patients {least_patients}: give at least 1; {LEAST_PATIENTS} is usual.")
 
 
 def _prepare(

@@ -166,7 +166,10 @@ def _count(rows: _Rows, known: Array) -> _Units:
 
 
 def _pool(units: _Units, rows: _Rows, least: int) -> tuple[Ints, NDArray[np.bool_]]:
-    """Return the piece of each unit (-1 minus it where it only counts as that piece), and which are single."""
+    """Return the piece of each unit, and which pieces are single values.
+
+    A unit that only counts as a piece, without widening it, has the label -1 minus that piece.
+    """
     fewest_rows = units.new.sum() / _MOST_PIECES
     atom = units.single & (units.patients >= least) & (units.new >= fewest_rows / 2)
     labels, counts = _first_pools(units, atom, least, fewest_rows), units.patients

@@ -1,4 +1,4 @@
-"""What is fitted on the training patients: fills and transform, in memory that does not grow with rows.
+"""What is fitted on the training patients: fills, transform and cells, in memory that does not grow with rows.
 
 The rows are read once. Each real column is then a file of its own, which is read a few dozen times.
 """
@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from healthgym.cells import Cells
 from healthgym.data.columns import Array, Blocks, ColumnFile, count_of, extremes, median
+from healthgym.data.fit_cells import fit_cells
 from healthgym.data.missing import Fills
 from healthgym.data.stream import Patients, RowStore
 from healthgym.data.transform import BOXCOX_EPS, Transform
@@ -18,9 +20,9 @@ from healthgym.schema import Schema, Variable
 
 
 def fit(
-    store: RowStore, train: Patients, schema: Schema, source: str, folder: Path
-) -> tuple[Fills, Transform]:
-    """Return the fills and the transform of the training patients.
+    store: RowStore, train: Patients, schema: Schema, source: str, folder: Path, least_patients: int
+) -> tuple[Fills, Transform, Cells]:
+    """Return the fills, the transform and the cells of the training patients.
 
     Args:
         store: all rows.
@@ -28,6 +30,7 @@ def fit(
         schema: of the table.
         source: names it in messages.
         folder: takes the column files.
+        least_patients: whose values a piece of a variable's cells must pool.
 
     Raises:
         TableError: a variable has no value, or always the same.
@@ -60,7 +63,9 @@ def fit(
             kept.append(block)
         return kept
 
-    return fills, Transform.fit_columns(filled, schema, keep)
+    transform = Transform.fit_columns(filled, schema, keep)
+    by_patient = [columns.by_row(variable, fills) for variable in schema.reals]
+    return fills, transform, fit_cells(by_patient, train.lengths_N, least_patients)
 
 
 class _Columns:
@@ -102,6 +107,10 @@ class _Columns:
             return median(column) if count_of(column) else None
         counts = self._classes[variable.name]
         return max(variable.labels, key=lambda label: counts[label]) if counts.total() else None
+
+    def by_row(self, variable: Variable, fills: Fills) -> Blocks:
+        """Return a real column with a value for each row: NaN where it is modelled as absent."""
+        return self._carried[variable.name] if variable.missing == "model" else self.filled(variable, fills)
 
     def filled(self, variable: Variable, fills: Fills) -> Blocks:
         """Return a real column with gaps carried forward and filled; modelled gaps are left out."""

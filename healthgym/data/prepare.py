@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from healthgym.cells import LEAST_PATIENTS, Cells, to_lists
 from healthgym.data.correlation import Moments
 from healthgym.data.encode import design_matrix, encode_codes
 from healthgym.data.fitting import fit
@@ -34,11 +35,20 @@ _SUFFIX = ".rows"
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """Which patients are used, and how many of them are held out."""
+    """Which patients are used, and how many of them are held out.
+
+    Args:
+        holdout: share of the patients that training never sees.
+        seed: of the split.
+        max_patients: take so many, those with the lowest ids.
+        least_patients: k of `healthgym.cells`: nothing that a trained system keeps of single values belongs
+            to fewer patients.
+    """
 
     holdout: float = 0.2
     seed: int = 0
     max_patients: int | None = None
+    least_patients: int = LEAST_PATIENTS
 
 
 def prepare(
@@ -86,14 +96,14 @@ def prepare_parts(
         held_N = held_out(patients.ids, split.holdout, split.seed)
         _refuse_all_held(held_N, split, source)
         train, holdout = patients.only(~held_N), patients.only(held_N)
-        fills, transform = fit(store, train, schema, source, folder)
+        fills, transform, cells = fit(store, train, schema, source, folder, split.least_patients)
         sizes = {name: (each.ids, each.lengths_N) for name, each in (("train", train), ("holdout", holdout))}
         with prepared_writer(out, sizes, len(schema.reals), len(schema.categoricals)) as writer:
-            encoder = _Encoder(store, schema, fills, transform)
+            encoder = _Encoder(store, schema, fills, transform, cells)
             moments = Moments(schema.layout.num_features)
             encoder.write(train, writer.splits["train"], moments)
             encoder.write(holdout, writer.splits["holdout"])
-            head = _head(schema, transform, fills, store, recipe)
+            head = _head(schema, transform, cells, fills, store, recipe)
             writer.write_head(head, moments.correlation())
     return PreparedCohort.open(out)
 
@@ -109,12 +119,18 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 
 def _head(
-    schema: Schema, transform: Transform, fills: Fills, store: RowStore, recipe: dict[str, Any] | None
+    schema: Schema,
+    transform: Transform,
+    cells: Cells,
+    fills: Fills,
+    store: RowStore,
+    recipe: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return what belongs to the whole cohort, as JSON has it."""
     head: dict[str, Any] = {
         "schema": schema.to_json(),
         "transform": {name: np.asarray(value).tolist() for name, value in transform.to_tree().items()},
+        "cells": to_lists(cells.to_tree()),
         "fills": dict(fills.values),
         "first_timestep": store.first_timestep,
         "recipe": recipe or {},
@@ -143,6 +159,7 @@ class _Encoder:
     schema: Schema
     fills: Fills
     transform: Transform
+    cells: Cells
 
     def write(self, patients: Patients, writer: SplitWriter, moments: Moments | None = None) -> None:
         """Encode and write one split's rows, block by block."""
@@ -152,6 +169,7 @@ class _Encoder:
             filled = self.fills.carry_forward(carried, self.schema, modelled=True)
             reals = self.transform.forward_reals(filled[names].to_numpy(np.float64)).astype(np.float32)
             codes = encode_codes(filled, self.schema)
-            writer.append(reals, codes, carried[names].to_numpy(np.float64))
+            raw = carried[names].to_numpy(np.float64)
+            writer.append(reals, codes, raw, self.cells.encode(raw, block.lengths_N))
             if moments is not None:
                 moments.add(design_matrix(reals, codes, self.schema.layout))

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from healthgym.cells import Cells
 from healthgym.data.encode import decode
 from healthgym.data.transform import Transform
 from healthgym.data.visits import decode_times
@@ -146,6 +147,7 @@ class PreparedCohort:
     ) -> None:
         self.schema = Schema.from_json(head["schema"])
         self.transform = Transform.from_tree(head["transform"])
+        self.cells = Cells.from_tree(head["cells"]) if "cells" in head else None
         self.recipe: dict[str, Any] = head["recipe"]
         self.first_timestep: int = head["first_timestep"]
         self.time = TimeForm.from_tree(head.get("time", {}))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from healthgym import environment
+from healthgym.cells import LEAST_PATIENTS
 from healthgym.config import RunConfig
 from healthgym.errors import StorageError
 from healthgym.files import REPORT_BYTES, require_place
@@ -179,6 +180,7 @@ class PrepareJob:
     holdout: float = 0.2
     seed: int = 0
     max_patients: int | None = None
+    least_patients: int = LEAST_PATIENTS
     sort: bool = False
     cache: Path | None = None
     overwrite: bool = False
@@ -212,7 +214,7 @@ class PrepareJob:
         require_place(self.out)
         if self.tables:
             require_place(self.tables, folder=True)
-        command.check(self.holdout, self.max_patients)
+        command.check(self.holdout, self.max_patients, self.least_patients)
         if not awaited:
             sources.check_named(self.table, self.dataset)
 

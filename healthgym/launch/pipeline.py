@@ -7,6 +7,7 @@ and the rest is submitted.
 from collections.abc import Iterable
 from pathlib import Path
 
+from healthgym.cells import LEAST_PATIENTS
 from healthgym.config import RunConfig
 from healthgym.errors import ConfigError
 from healthgym.launch import records, submission
@@ -29,6 +30,7 @@ class PrepareStage(StrictModel):
     holdout: float = 0.2
     seed: int = 0
     max_patients: int | None = None
+    least_patients: int = LEAST_PATIENTS
     sort: bool = False
     cache: Path | None = None
 

@@ -1,11 +1,12 @@
 """The prepared cohort on disk: compact codes, rows of all patients one after the other.
 
-    head            JSON text: schema, transform, fills, recipe, first timestep
+    head            JSON text: schema, transform, cells, fills, recipe, first timestep
     correlation     (F, F) float64, of the training patients' design matrix
     train, holdout  groups:
         reals       (rows, R) float32, transformed, gaps filled
         codes       (rows, K) uint8, class indices, gaps filled
         raw         (rows, R) float64, in the variables' units, NaN where the table has no value
+        cells       (rows, R) int16, pieces of values, held and absent (see `healthgym.cells`)
         lengths     (N,) int32, timesteps of each patient
         patient_ids (N,) int64 or text
 
@@ -34,20 +35,25 @@ from healthgym.storage.output import Output, hdf5_output
 from healthgym.storage.tree import check_kind, check_size, seal_file, verify_seal
 
 KIND = "prepared cohort"
-VERSION = 1
-_ROW_TYPES = {"reals": "<f4", "codes": "u1", "raw": "<f8"}
+VERSION = 2
+_READABLE = (1, 2)  # version 1 has no cells
+_ROW_TYPES = {"reals": "<f4", "codes": "u1", "raw": "<f8", "cells": "<i2"}
 _COMPARED_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
 class SplitArrays:
-    """One split: memory maps of its rows and lengths, and a function that reads the ids."""
+    """One split: memory maps of its rows and lengths, and a function that reads the ids.
+
+    A cohort that was prepared by version 0.1.0 has no cells.
+    """
 
     reals: NDArray[np.float32]
     codes: NDArray[np.uint8]
     raw: NDArray[np.float64]
     lengths: NDArray[np.int32]
     read_ids: Callable[[], NDArray[Any]]
+    cells: NDArray[np.int16] | None = None
 
 
 class SplitWriter:
@@ -62,13 +68,15 @@ class SplitWriter:
         self._writer, self._split = writer, split
         self._next = 0
 
-    def append(self, reals: NDArray[Any], codes: NDArray[Any], raw: NDArray[Any]) -> None:
+    def append(
+        self, reals: NDArray[Any], codes: NDArray[Any], raw: NDArray[Any], cells: NDArray[Any]
+    ) -> None:
         """Write the next rows.
 
         Raises:
             OSError: there is no room, or the device fails.
         """
-        for name, block in (("reals", reals), ("codes", codes), ("raw", raw)):
+        for name, block in (("reals", reals), ("codes", codes), ("raw", raw), ("cells", cells)):
             self._writer.fill(f"{self._split}/{name}", self._next, block)
         self._next += len(reals)
         self._writer.output.check()
@@ -134,7 +142,7 @@ def prepared_writer(
         OSError: there is no room, or the device fails.
         StorageError: the file does not hold what was written.
     """
-    widths = {"reals": num_reals, "codes": num_codes, "raw": num_reals}
+    widths = {"reals": num_reals, "codes": num_codes, "raw": num_reals, "cells": num_reals}
     with atomic_path(path) as beside:
         with hdf5_output(beside, alignment_threshold=512, alignment_interval=64) as (file, output):
             file.attrs.update({"kind": KIND, "version": VERSION})
@@ -216,7 +224,7 @@ def open_prepared(
     with _reading(path) as file:
         splits = {
             name: SplitArrays(
-                **{rows: _map(path, group[rows]) for rows in (*_ROW_TYPES, "lengths")},
+                **{rows: _map(path, group[rows]) for rows in (*_ROW_TYPES, "lengths") if rows in group},
                 read_ids=partial(_ids, path, name, seal),
             )
             for name, group in file.items()
@@ -238,7 +246,7 @@ def _reading(path: Path) -> Iterator[h5py.File]:
     """Open a prepared cohort; what HDF5 or JSON stumbles over is damage, what the system refuses is not."""
     try:
         with open_to_read(path) as file:
-            check_kind(file, path, KIND, (VERSION,))
+            check_kind(file, path, KIND, _READABLE)
             yield file
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise StorageError(

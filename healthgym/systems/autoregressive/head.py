@@ -30,7 +30,9 @@ class Decider(Protocol):
     def choose(self, what: str, which: int, logits_nK: Tensor, rows: "Rows") -> Tensor:
         """Return a class for each row that the decision is about, int64 (n,)."""
 
-    def piece(self, which: int, table: ValueTable, bin_n: Tensor, cell_n: Tensor, before_n: Tensor, rows: "Rows") -> Tensor:
+    def piece(
+        self, which: int, table: ValueTable, bin_n: Tensor, cell_n: Tensor, before_n: Tensor, rows: "Rows"
+    ) -> Tensor:
         """Return a piece of each cell, int64 (n,)."""
 
     def wants(self, what: str, which: int, gate_N: Tensor) -> "Rows":
@@ -80,7 +82,10 @@ class SlotNetwork(nn.Module):
 
     def __init__(self, summary_dim: int, sum_dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.summary, self.running = nn.Linear(summary_dim, hidden_dim), nn.Linear(sum_dim, hidden_dim, bias=False)
+        self.summary, self.running = (
+            nn.Linear(summary_dim, hidden_dim),
+            nn.Linear(sum_dim, hidden_dim, bias=False),
+        )
         self.second = nn.Linear(hidden_dim, hidden_dim)
 
     def forward(self, summary_nD: Tensor, sum_nE: Tensor) -> Tensor:
@@ -178,15 +183,28 @@ class Head(nn.Module):
             {f"class {k}": nn.Linear(hidden_dim, num_classes[k]) for k in slots.classes}
             | {f"held {r}": nn.Linear(hidden_dim, 1) for r in slots.held}
         )
-        self.values = nn.ModuleDict({f"{r}": ValueHead(tables[r], hidden_dim, num_components) for r in slots.values})
-        tokens = {f"class {k}": num_classes[k] + 1 for k in slots.classes} | {f"held {r}": 3 for r in slots.held}
+        self.values = nn.ModuleDict(
+            {f"{r}": ValueHead(tables[r], hidden_dim, num_components) for r in slots.values}
+        )
+        tokens = {f"class {k}": num_classes[k] + 1 for k in slots.classes} | {
+            f"held {r}": 3 for r in slots.held
+        }
         tokens |= {f"value {r}": tables[r].num_bins + 1 for r in slots.values}
         self.embeddings = nn.ModuleDict({n: nn.Embedding(count, sum_dim) for n, count in tokens.items()})
         for embedding in self.embeddings.values():
             nn.init.normal_(embedding.weight, std=0.5)
-        self.scores = nn.ParameterDict({f"{r}": nn.Parameter(0.3 * torch.randn(2, sum_dim)) for r in slots.values})
+        self.scores = nn.ParameterDict(
+            {f"{r}": nn.Parameter(0.3 * torch.randn(2, sum_dim)) for r in slots.values}
+        )
 
-    def forward(self, summary_ND: Tensor, before: Mapping[int, Tensor], context: Mapping[int, Context], decider: Decider, drop: Tensor | None) -> tuple[Step, Tensor]:
+    def forward(
+        self,
+        summary_ND: Tensor,
+        before: Mapping[int, Tensor],
+        context: Mapping[int, Context],
+        decider: Decider,
+        drop: Tensor | None,
+    ) -> tuple[Step, Tensor]:
         """Decide everything, in order.
 
         Args:
@@ -213,7 +231,9 @@ class Head(nn.Module):
             name = f"class {k}"
             rows = decider.wants("class", k, is_measured(self.flag_of_classes.get(k)))
             chosen_n = decider.choose("class", k, self.outputs[name](read(name, rows)), rows)
-            step.classes[k] = rows.put(chosen_n, torch.full_like(everyone, self.num_classes[k], dtype=torch.int64))
+            step.classes[k] = rows.put(
+                chosen_n, torch.full_like(everyone, self.num_classes[k], dtype=torch.int64)
+            )
             sum_NE = sum_NE + self.embeddings[name](step.classes[k])
         for r in self.slots.held:
             name, table = f"held {r}", self.values[f"{r}"].table
@@ -225,7 +245,9 @@ class Head(nn.Module):
             step.held[r] = rows.put(chosen_n, torch.full_like(everyone, 2, dtype=torch.int64))
             sum_NE = sum_NE + self.embeddings[name](step.held[r])
         for r in self.slots.values:
-            sum_NE = sum_NE + self._decide_value(r, step, before, context, decider, read, is_measured(self.flag_of_reals.get(r)))
+            sum_NE = sum_NE + self._decide_value(
+                r, step, before, context, decider, read, is_measured(self.flag_of_reals.get(r))
+            )
         return step, sum_NE
 
     def _decide_value(self, r, step, before, context, decider, read, present_N):  # type: ignore[no-untyped-def]
@@ -241,7 +263,9 @@ class Head(nn.Module):
         token_N = rows.put(bin_n, torch.full_like(before_N, table.num_bins))
         score_N, old_N = table.score_P[step.pieces[r]], table.score_P[before_N]
         change_N = torch.where(before_N < table.num_pieces, score_N - old_N, 0.0)
-        return self.embeddings[f"value {r}"](token_N) + torch.stack([score_N, change_N], 1) @ self.scores[f"{r}"]
+        return (
+            self.embeddings[f"value {r}"](token_N) + torch.stack([score_N, change_N], 1) @ self.scores[f"{r}"]
+        )
 
 
 class Given:
@@ -253,7 +277,9 @@ class Given:
         by_row: whether the likelihood of each row is wanted, not their sum alone.
     """
 
-    def __init__(self, targets: Mapping[tuple[str, int], Tensor], weights_N: Tensor | None, by_row: bool = False) -> None:
+    def __init__(
+        self, targets: Mapping[tuple[str, int], Tensor], weights_N: Tensor | None, by_row: bool = False
+    ) -> None:
         self._targets, self._weights_N, self._by_row = targets, weights_N, by_row
         self._dense = weights_N is not None
         self.nats: dict[tuple[str, int], Tensor] = {}
@@ -275,7 +301,9 @@ class Given:
             self.nats[what, which] = functional.cross_entropy(logits_nK, target_n, reduction="sum")
         return target_n
 
-    def piece(self, which: int, table: ValueTable, bin_n: Tensor, cell_n: Tensor, before_n: Tensor, rows: Rows) -> Tensor:
+    def piece(
+        self, which: int, table: ValueTable, bin_n: Tensor, cell_n: Tensor, before_n: Tensor, rows: Rows
+    ) -> Tensor:
         return rows.of(self._targets["piece", which])
 
     def total(self) -> Tensor:
@@ -293,7 +321,13 @@ class Drawn:
         dense: whether all rows are computed, so that shapes do not depend on what was drawn.
     """
 
-    def __init__(self, u_NS: Tensor, columns: Mapping[tuple[str, int], int], temperature: float = 1.0, dense: bool = False) -> None:
+    def __init__(
+        self,
+        u_NS: Tensor,
+        columns: Mapping[tuple[str, int], int],
+        temperature: float = 1.0,
+        dense: bool = False,
+    ) -> None:
         self._u_NS, self._columns, self._temperature, self._dense = u_NS, columns, temperature, dense
 
     def wants(self, what: str, which: int, gate_N: Tensor) -> Rows:
@@ -306,7 +340,13 @@ class Drawn:
             return (u_n >= share_n).long()
         ends_nK = (logits_nK / self._temperature).softmax(-1).cumsum(-1)
         # The last end may be a hair below 1; u stays below it, and a class of share 0 is never met.
-        return torch.searchsorted(ends_nK, (u_n * ends_nK[:, -1]).unsqueeze(1), right=True)[:, 0].clamp(max=logits_nK.shape[1] - 1)
+        return torch.searchsorted(ends_nK, (u_n * ends_nK[:, -1]).unsqueeze(1), right=True)[:, 0].clamp(
+            max=logits_nK.shape[1] - 1
+        )
 
-    def piece(self, which: int, table: ValueTable, bin_n: Tensor, cell_n: Tensor, before_n: Tensor, rows: Rows) -> Tensor:
-        return table.draw_piece(bin_n, cell_n, before_n, rows.of(self._u_NS[:, self._columns["piece", which]]))
+    def piece(
+        self, which: int, table: ValueTable, bin_n: Tensor, cell_n: Tensor, before_n: Tensor, rows: Rows
+    ) -> Tensor:
+        return table.draw_piece(
+            bin_n, cell_n, before_n, rows.of(self._u_NS[:, self._columns["piece", which]])
+        )

@@ -96,7 +96,13 @@ class History:
         mean = self.total / count
         spread = (self.squares / count - mean.square()).clamp_min(0.0).sqrt()
         share = self.changes / (count - 1).clamp_min(1.0)
-        per_real = [self.score, self.score - self.score_before, self.held_for.log1p(), mean, self._mean_move()]
+        per_real = [
+            self.score,
+            self.score - self.score_before,
+            self.held_for.log1p(),
+            mean,
+            self._mean_move(),
+        ]
         per_real += [share, spread, self.average, self.absent_for.log1p()]
         return torch.cat([*per_real, self.class_held_for.log1p()], -1)
 

@@ -7,7 +7,7 @@ D width, X inputs of a timestep.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from healthgym.cells import ABSENT, HELD, NONE, Cells
 from healthgym.layout import FeatureLayout
-from healthgym.nn.causal import Cache, CausalTransformer, Drop, keep
+from healthgym.nn.causal import CausalTransformer, Drop, keep
 from healthgym.systems.autoregressive.head import Context, Drawn, Given, Head, Step
 from healthgym.systems.autoregressive.history import NUM_MOVES, NUM_REFERENCES, NUMBERS_PER_REAL, History
 from healthgym.systems.autoregressive.tables import Slots, ValueTable, static_slots, timestep_slots
@@ -92,7 +92,9 @@ class Network(nn.Module):
         counts = [layout.num_classes[k] + 1 for k in self.varying.classes]
         counts += [size for r in self.varying.values for size in (tables[r].num_bins + 1, 3)]
         self.register_buffer(
-            "offsets", torch.tensor([0, *counts[:-1]]).cumsum(0) if counts else torch.zeros(0, dtype=torch.int64), persistent=False
+            "offsets",
+            torch.tensor([0, *counts[:-1]]).cumsum(0) if counts else torch.zeros(0, dtype=torch.int64),
+            persistent=False,
         )
         self.tokens = nn.Embedding(max(sum(counts), 1), sizes.embedding_dim)
         num_reals, num_classes = len(self.varying.values), len(self.varying.classes)
@@ -131,7 +133,9 @@ class Network(nn.Module):
                 classes_BTK[..., k] = torch.where(absent_BT, self.layout.num_classes[k], classes_BTK[..., k])
         return Course(classes_BTK, pieces_BTR, held_BTR, present, lengths_B)
 
-    def nats(self, course: Course, drop: Drop = keep, dense: bool = False, by_patient: bool = False) -> Tensor:
+    def nats(
+        self, course: Course, drop: Drop = keep, dense: bool = False, by_patient: bool = False
+    ) -> Tensor:
         """Return minus the log-likelihood in nats: the sum, or of each patient (B,).
 
         Args:
@@ -145,7 +149,9 @@ class Network(nn.Module):
         inputs_BTX, references, moves = self._inputs(course)
         inputs_BTX = drop("inputs", inputs_BTX)
         x_BTD = self.embed(inputs_BTX) + self.positions[:T] + self.embed_static(static_BD).unsqueeze(1)
-        summary_BTD = self._summary(self.trunk(drop("trunk", x_BTD), drop), inputs_BTX, static_BD.unsqueeze(1), drop)
+        summary_BTD = self._summary(
+            self.trunk(drop("trunk", x_BTD), drop), inputs_BTX, static_BD.unsqueeze(1), drop
+        )
         mask_BT = torch.arange(T, device=x_BTD.device) < course.lengths_B.unsqueeze(1)
         rows = None if dense else mask_BT.flatten().nonzero()[:, 0]
 
@@ -153,11 +159,14 @@ class Network(nn.Module):
             x = x.flatten(0, 1)
             return x if rows is None else x.index_select(0, rows)
 
-        first = torch.stack([torch.full((B, 1), table.num_pieces, device=x_BTD.device) for table in self.tables[:-1]], -1)
+        first = torch.stack(
+            [torch.full((B, 1), table.num_pieces, device=x_BTD.device) for table in self.tables[:-1]], -1
+        )
         before_BTR = torch.cat([first, course.pieces_BTR[:, :-1]], 1)
         before = {r: flat(before_BTR[..., r]) for r in self.varying.values}
         context = {
-            r: Context(flat(references[:, :, i]), flat(moves[:, :, i])) for i, r in enumerate(self.varying.values)
+            r: Context(flat(references[:, :, i]), flat(moves[:, :, i]))
+            for i, r in enumerate(self.varying.values)
         }
         targets = self._targets(self.varying, course, flat)
         given = Given(targets, mask_BT.flatten().float() if dense else None, by_patient)
@@ -188,7 +197,9 @@ class Network(nn.Module):
         )
         return self.start.expand(count, -1), before, dict.fromkeys(self.static.values, nothing)
 
-    def _targets(self, slots: Slots, course: Course, flat: Callable[[Tensor], Tensor]) -> dict[tuple[str, int], Tensor]:
+    def _targets(
+        self, slots: Slots, course: Course, flat: Callable[[Tensor], Tensor]
+    ) -> dict[tuple[str, int], Tensor]:
         targets = {("class", k): flat(course.classes_BTK[..., k]) for k in slots.classes}
         targets |= {("held", r): flat(course.held_BTR[..., r]) for r in slots.held}
         for r in slots.values:
@@ -228,7 +239,11 @@ class Network(nn.Module):
     def _scores(self, pieces: Tensor) -> Tensor:
         """Return the normal scores of the varying reals' pieces (..., R)."""
         scores = [self.tables[r].score_P[pieces[..., r]] for r in self.varying.values]
-        return torch.stack(scores, -1) if scores else pieces.new_zeros(*pieces.shape[:-1], 0, dtype=torch.float32)
+        return (
+            torch.stack(scores, -1)
+            if scores
+            else pieces.new_zeros(*pieces.shape[:-1], 0, dtype=torch.float32)
+        )
 
     def _embedded(self, classes: Tensor, pieces: Tensor, held: Tensor) -> Tensor:
         """Return the embeddings of a timestep's classes, bins and held states, one after the other (..., X)."""
@@ -247,11 +262,20 @@ class Network(nn.Module):
         """Return how far along a timestep is and how many are left (B, T, 6)."""
         t_BT = t_T.expand(len(lengths_B), -1)
         left_BT = (lengths_B.unsqueeze(1) - 1 - t_BT).clamp_min(0)
-        parts = [t_BT / self.max_length, t_BT.float().log1p(), left_BT / self.max_length, left_BT.float().log1p()]
+        parts = [
+            t_BT / self.max_length,
+            t_BT.float().log1p(),
+            left_BT / self.max_length,
+            left_BT.float().log1p(),
+        ]
         return torch.stack([*parts, (left_BT == 0).float(), (left_BT == 1).float()], -1)
 
     def _summary(self, trunk: Tensor, inputs: Tensor, static: Tensor, drop: Drop) -> Tensor:
-        total = self.summary_trunk(drop("summary", trunk)) + self.summary_inputs(inputs) + self.summary_static(static)
+        total = (
+            self.summary_trunk(drop("summary", trunk))
+            + self.summary_inputs(inputs)
+            + self.summary_static(static)
+        )
         return functional.gelu(total)
 
     # --- sampling --------------------------------------------------------------------------------
@@ -327,9 +351,15 @@ class Network(nn.Module):
             flag = head.flag_of_reals.get(r)
             here = torch.ones(count, dtype=torch.bool, device=self.start.device)
             columns.append(here if flag is None else step.classes[flag] == head.measured[flag])
-        return torch.stack(columns, -1) if columns else torch.zeros(count, 0, dtype=torch.bool, device=self.start.device)
+        return (
+            torch.stack(columns, -1)
+            if columns
+            else torch.zeros(count, 0, dtype=torch.bool, device=self.start.device)
+        )
 
-    def _keep(self, step: Step, before: Mapping[int, Tensor], codes_BK: Tensor, pieces_BR: Tensor, held_BR: Tensor) -> None:
+    def _keep(
+        self, step: Step, before: Mapping[int, Tensor], codes_BK: Tensor, pieces_BR: Tensor, held_BR: Tensor
+    ) -> None:
         present_BR = self._present(step, len(codes_BK))
         for k, class_B in step.classes.items():
             codes_BK[:, k] = class_B

@@ -45,6 +45,7 @@ class VariableCells:
     Args:
         low_P, high_P: lowest and highest value of each piece, in the variable's unit.
         step_P: distance between the values that may be drawn from a piece.
+        bounds: least value that counts as each piece after the first, shape (P - 1,).
         new_P: rows where the value is new (differs from the patient's value before), per piece.
         all_P: rows that have the value, per piece.
         bin_P: bin of each piece, from 0, rising.
@@ -56,6 +57,7 @@ class VariableCells:
     low_P: Array
     high_P: Array
     step_P: Array
+    bounds: Array
     new_P: Ints
     all_P: Ints
     bin_P: Ints
@@ -77,11 +79,6 @@ class VariableCells:
     def num_cells(self) -> int:
         """J, of the bin that has most."""
         return int(self.cell_P.max()) + 1
-
-    @cached_property
-    def bounds(self) -> Array:
-        """Values between consecutive pieces, shape (P - 1,)."""
-        return np.asarray((self.high_P[:-1] + self.low_P[1:]) / 2)
 
     @cached_property
     def scores_P(self) -> Array:
@@ -129,7 +126,7 @@ class VariableCells:
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> "VariableCells":
         """Read what `to_tree` gave."""
-        values = (np.asarray(tree[name], np.float64) for name in ("low_P", "high_P", "step_P"))
+        values = (np.asarray(tree[name], np.float64) for name in ("low_P", "high_P", "step_P", "bounds"))
         counts = (np.asarray(tree[name], np.int64) for name in ("new_P", "all_P", "bin_P", "cell_P"))
         return cls(*values, *counts, int(tree["decimals"]), bool(tree["holds"]))
 

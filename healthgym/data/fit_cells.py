@@ -50,13 +50,13 @@ def fit_variable(
     units = _count(rows, _known_values(rows))
     labels, atom_P = _pool(units, rows, least_patients)
     decimals = _decimals(units)
-    low, high, step = _ends(units, labels, atom_P, decimals)
+    low, high, step, bounds = _ends(units, labels, atom_P, decimals)
     kept = np.maximum(labels, -1 - labels)  # an absorbed unit's label is -1 minus its piece
     new_P, all_P = (np.bincount(kept, each).astype(np.int64) for each in (units.new, units.all))
     bin_P, cell_P = _bins(new_P, num_bins)
     repeats = (units.all.sum() - units.new.sum()) / max(units.all.sum() - units.num_patients, 1)
     holds = bool(repeats > _HARDLY)
-    return VariableCells(low, high, step, new_P, all_P, bin_P, cell_P, decimals, holds)
+    return VariableCells(low, high, step, bounds, new_P, all_P, bin_P, cell_P, decimals, holds)
 
 
 @dataclass(frozen=True)
@@ -250,39 +250,51 @@ def _decimals(units: _Units) -> int:
 
 def _ends(
     units: _Units, labels: Ints, atom_P: NDArray[np.bool_], decimals: int
-) -> tuple[Array, Array, Array]:
-    """Return the lowest and highest value of each piece and the distance between values in it."""
+) -> tuple[Array, Array, Array, Array]:
+    """Return the lowest and highest value of each piece, the distance between values in it, and the bounds."""
     count, own, unit = len(atom_P), labels >= 0, 10.0**-decimals
-    low, high, step = np.empty(count), np.empty(count), np.full(count, unit)
     places = np.flatnonzero(own)
     first = places[np.unique(labels[own], return_index=True)[1]]
     last = places[len(places) - 1 - np.unique(labels[own][::-1], return_index=True)[1]]
-    for p in range(count):
+    bounds = np.array([_bound(units, last[p], first[p + 1], decimals) for p in range(count - 1)])
+    low, high, step = _values_of_single(units, first), _values_of_single(units, first), np.full(count, unit)
+    for p in np.flatnonzero(~atom_P).tolist():
         part = slice(first[p], last[p] + 1)
-        if atom_P[p]:
-            low[p] = high[p] = units.high[first[p]]
-            continue
-        least, most = float(units.low[first[p]]), float(units.high[last[p]])
-        below = float(units.high[last[p - 1]]) if p else -np.inf
-        above = float(units.low[first[p + 1]]) if p + 1 < count else np.inf
-        mean = float(units.total[part].sum() / units.new[part].sum())
-        low[p] = _roundest(below, least, decimals) if p else -np.inf
-        high[p] = -_roundest(-above, -most, decimals) if p + 1 < count else np.inf
-        # An outer end is where an interval of this mean would end, so that it is nobody's own value.
-        if np.isinf(low[p]) and np.isinf(high[p]):
-            spread = float(np.sqrt(3) * _deviation(units, part, mean))
-            low[p], high[p] = mean - spread, mean + spread
-        low[p] = 2 * mean - high[p] if np.isinf(low[p]) else low[p]
-        high[p] = 2 * mean - low[p] if np.isinf(high[p]) else high[p]
-        if units.low[0] >= 0:
-            low[p] = max(low[p], 0.0)
-        low[p], high[p], step[p] = _on_grid(units, part, low[p], high[p], unit)
-    return np.round(low, decimals), np.round(high, decimals), step
+        ends = _outer_ends(units, part, bounds[p - 1 : p] if p else bounds[:0], bounds[p : p + 1], unit)
+        low[p], high[p], step[p] = _on_grid(units, part, *ends, unit)
+    return np.round(low, decimals), np.round(high, decimals), step, bounds
 
 
-def _deviation(units: _Units, part: slice, mean: float) -> float:
-    middle = (units.low[part] + units.high[part]) / 2
-    return float(np.sqrt(np.average((middle - mean) ** 2, weights=units.new[part])))
+def _values_of_single(units: _Units, first: Ints) -> Array:
+    return units.high[first].copy()
+
+
+def _bound(units: _Units, last: int, first: int, decimals: int) -> float:
+    """Return the number with the fewest digits that divides a piece's last unit from the next one's first."""
+    below, above = float(units.high[last]), float(units.low[first])
+    if below < above:
+        return _roundest(below, above, decimals)
+    return float(np.nextafter(below, np.inf)) if units.single[last] else above
+
+
+def _outer_ends(units: _Units, part: slice, before: Array, after: Array, unit: float) -> tuple[float, float]:
+    """Return the ends of an interval between two bounds, or one of them, or none.
+
+    Where there is no bound, the end is that of an interval with the mean of the values, so that it is nobody's
+    own value.
+    """
+    mean = float(units.total[part].sum() / units.new[part].sum())
+    if not len(before) and not len(after):
+        middle = (units.low[part] + units.high[part]) / 2
+        half = float(np.sqrt(3 * np.average((middle - mean) ** 2, weights=units.new[part])))
+        low, high = mean - half, mean + half
+    else:
+        low = float(before[0]) if len(before) else np.nan
+        high = float(after[0]) - unit if len(after) else 2 * mean - low
+        low = 2 * mean - high if np.isnan(low) else low
+    if units.low[0] >= 0:
+        low = max(low, 0.0)
+    return low, max(high, low)
 
 
 def _roundest(above: float, most: float, decimals: int) -> float:

@@ -212,15 +212,52 @@ class DiffusionConfig(StrictModel):
         return self
 
 
+class AutoregressiveOptimiserConfig(OptimiserConfig):
+    """AdamW with a cosine, clipping and a moving average, as `ar` uses it."""
+
+    learning_rate: PositiveFloat = 2e-3
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.98
+    weight_decay: NotNegative = 0.05
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    gradient_clip: PositiveFloat | None = 1.0
+    average_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.998
+
+
+class AutoregressiveConfig(StrictModel):
+    """ar: a patient's variables drawn one after the other, trained by maximum likelihood.
+
+    Args:
+        width: of the trunk over timesteps; auto by the number of training patients, as the two that follow.
+        num_layers: of the trunk.
+        num_heads: of the trunk's attention; divides the width.
+        hidden_dim: width of the small network of each decision.
+        embedding_dim: width of the embedding of each class that the trunk reads.
+        dropout: share of entries dropped in training; auto by the number of training patients.
+        temperature: divides the logits in sampling; 1 draws as learned, less prefers likely values.
+    """
+
+    kind: Literal["autoregressive"] = "autoregressive"
+    width: Positive | Literal["auto"] = "auto"
+    num_layers: Positive | Literal["auto"] = "auto"
+    num_heads: Positive | Literal["auto"] = "auto"
+    hidden_dim: Positive = 64
+    embedding_dim: Positive = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
+    temperature: Annotated[PositiveFloat, Mark.SAMPLING] = 1.0
+    optimiser: AutoregressiveOptimiserConfig = AutoregressiveOptimiserConfig()
+
+
 SYSTEM_PRESETS: dict[str, dict[str, Any]] = {
     "v1": {"kind": "wgan", "generator": {"kind": "bilstm"}, "latent": {"kind": "uniform"}},
     "v2": {"kind": "wgan", "generator": {"kind": "bilstm"}, "latent": {"kind": "buffered"}},
     "v2.5": {"kind": "wgan", "generator": {"kind": "transformer"}, "latent": {"kind": "buffered"}},
     "v3": {"kind": "diffusion"},
+    "ar": {"kind": "autoregressive"},
 }
 
 
-def preset_of(system: WGANConfig | DiffusionConfig) -> str:
+def preset_of(system: WGANConfig | DiffusionConfig | AutoregressiveConfig) -> str:
     """Return the published system that a configuration is a setting of, e.g. "v2"."""
     values = flatten(system.model_dump(mode="json"))
     for name, preset in SYSTEM_PRESETS.items():
@@ -229,7 +266,7 @@ def preset_of(system: WGANConfig | DiffusionConfig) -> str:
     return system.kind
 
 
-SystemConfig = Annotated[WGANConfig | DiffusionConfig, Field(discriminator="kind")]
+SystemConfig = Annotated[WGANConfig | DiffusionConfig | AutoregressiveConfig, Field(discriminator="kind")]
 
 
 # --- a run ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Cells of real variables: pooled over enough patients, exact where values are common, on the recorded grid."""
+"""Cells of real variables: pooled over enough patients, exact where values are common, on the grid."""
 
 import numpy as np
 import pytest

@@ -251,7 +251,7 @@ def _decimals(units: _Units) -> int:
 def _ends(
     units: _Units, labels: Ints, atom_P: NDArray[np.bool_], decimals: int
 ) -> tuple[Array, Array, Array, Array]:
-    """Return the lowest and highest value of each piece, the distance between values in it, and the bounds."""
+    """Return the lowest and highest value of each piece, its step, and the bounds between pieces."""
     count, own, unit = len(atom_P), labels >= 0, 10.0**-decimals
     places = np.flatnonzero(own)
     first = places[np.unique(labels[own], return_index=True)[1]]
@@ -280,8 +280,7 @@ def _bound(units: _Units, last: int, first: int, decimals: int) -> float:
 def _outer_ends(units: _Units, part: slice, before: Array, after: Array, unit: float) -> tuple[float, float]:
     """Return the ends of an interval between two bounds, or one of them, or none.
 
-    Where there is no bound, the end is that of an interval with the mean of the values, so that it is nobody's
-    own value.
+    Where there is no bound, the end is that of an interval with the mean of the values: nobody's own value.
     """
     mean = float(units.total[part].sum() / units.new[part].sum())
     if not len(before) and not len(after):

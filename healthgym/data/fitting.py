@@ -1,4 +1,4 @@
-"""What is fitted on the training patients: fills, transform and cells, in memory that does not grow with rows.
+"""What is fitted on the training patients: fills, transform, cells; memory does not grow with rows.
 
 The rows are read once. Each real column is then a file of its own, which is read a few dozen times.
 """

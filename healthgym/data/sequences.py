@@ -65,6 +65,11 @@ class Sequences:
         """Timesteps of the longest patient; 0 without patients."""
         return int(self.lengths_N.max(initial=0))
 
+    @property
+    def mean_length(self) -> float:
+        """Timesteps of a patient on average; 0 without patients."""
+        return self.num_rows / max(self.num_patients, 1)
+
     def at_least(self, length: int) -> NDArray[np.int64]:
         """Return the positions of the patients that have `length` timesteps or more."""
         return np.flatnonzero(self.lengths_N >= length)

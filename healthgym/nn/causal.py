@@ -1,4 +1,4 @@
-"""A causal transformer over timesteps, for whole sequences in training and one timestep at a time in sampling.
+"""A causal transformer: whole sequences in training, one timestep at a time in sampling.
 
 Source: Vaswani et al., *Attention is all you need*, 2017; layer norm before each part as in Xiong et al.,
 *On layer normalization in the transformer architecture*, ICML 2020.

@@ -1,7 +1,7 @@
 """Checkpoints: one sealed HDF5 file with all that the next step, or a synthesis, depends on.
 
 Groups: G, D, A, Mean_Container, T_SD and optimisers as the system has them; progress, meter, config,
-schema, transform, statistics and versions beside them.
+schema, transform, cells, statistics and versions beside them.
 """
 
 import json
@@ -26,6 +26,7 @@ from healthgym.timing import TimeForm
 
 KIND, RELEASE_KIND, VERSION = "checkpoint", "release", 1
 _OWN = ("progress", "meter", "config", "schema", "transform", "statistics", "versions")
+_LATER = ("cells",)  # not in checkpoints of version 0.1.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Checkpoint:
         meter: losses of steps not yet logged.
         versions: of the programs that wrote it.
         sha256: of the file's content, when read from one.
+        cells: the fitted cells' tree; empty if the cohort was prepared by version 0.1.0.
         released: whether it is a release: `state` is what sampling needs, and what tells of the training
             data is withheld.
     """
@@ -97,11 +99,12 @@ class Checkpoint:
     versions: dict[str, str] = field(default_factory=dict)
     sha256: str = ""
     released: bool = False
+    cells: Tree = field(default_factory=dict)
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
     """Write a checkpoint, whole or not at all; return its SHA-256."""
-    clash = sorted(set(checkpoint.state) & set(_OWN))
+    clash = sorted(set(checkpoint.state) & {*_OWN, *_LATER})
     if clash:
         raise ValueError(f"a system's state may not use the name {clash[0]}")
     own: Tree = {
@@ -113,6 +116,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
         "statistics": vars(checkpoint.statistics),
         "versions": _versions(),
     }
+    if checkpoint.cells:
+        own["cells"] = checkpoint.cells
     kind = RELEASE_KIND if checkpoint.released else KIND
     return write_tree(path, checkpoint.state | own, kind, VERSION)
 
@@ -126,7 +131,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     sha256 = verify_seal(path)
     released = kind_of(path) == RELEASE_KIND
     tree = read_tree(path, RELEASE_KIND if released else KIND, (VERSION,))
-    own = {name: tree.pop(name) for name in _OWN}
+    own = {name: tree.pop(name) for name in _OWN} | {name: tree.pop(name, {}) for name in _LATER}
     statistics = own["statistics"]
     statistics["correlation_FF"] = np.asarray(statistics["correlation_FF"])
     return Checkpoint(
@@ -140,6 +145,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         versions=own["versions"],
         sha256=sha256,
         released=released,
+        cells=own["cells"],
     )
 
 

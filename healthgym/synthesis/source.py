@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
 
+from healthgym.cells import Cells
 from healthgym.config import SAMPLING_SETTINGS, CurriculumConfig, RunConfig
 from healthgym.data.transform import Transform
 from healthgym.errors import ConfigError, listed
@@ -15,6 +17,7 @@ from healthgym.storage.checkpoint import Checkpoint, load_checkpoint
 from healthgym.strict import differences, merge, parse, parse_override
 from healthgym.systems.base import System
 from healthgym.systems.build import build_system
+from healthgym.systems.patients import CohortFacts
 from healthgym.timing import TimeForm
 
 
@@ -84,12 +87,24 @@ def trained_system(checkpoint: Checkpoint, device: str, settings: Sequence[str] 
         torch.from_numpy(checkpoint.statistics.correlation_FF),
         torch.device(device),
         checkpoint.config.training.seed,
+        facts_of(checkpoint),
     )
     if checkpoint.released:
         system.load_sampling_state(checkpoint.state)
     else:
         system.load_state(checkpoint.state)
     return system
+
+
+def facts_of(checkpoint: Checkpoint) -> CohortFacts:
+    """Return what a checkpoint knows of its training patients."""
+    lengths, counts = checkpoint.statistics.lengths_2U
+    return CohortFacts(
+        Cells.from_tree(checkpoint.cells) if checkpoint.cells else None,
+        checkpoint.statistics.num_patients,
+        int(lengths.max()),
+        float(np.average(lengths, weights=counts)),
+    )
 
 
 def resample(config: RunConfig, settings: Sequence[str]) -> RunConfig:

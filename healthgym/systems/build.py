@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from healthgym import config as settings
 from healthgym import seeds
 from healthgym.layout import FeatureLayout
+from healthgym.systems.autoregressive.system import AutoregressiveSystem
 from healthgym.systems.base import System
 from healthgym.systems.critic import Critic
 from healthgym.systems.diffusion import DiffusionSystem
 from healthgym.systems.generators import BiLSTMGenerator
 from healthgym.systems.latent import BufferedLatent, UniformLatent
+from healthgym.systems.patients import NO_FACTS, CohortFacts
 from healthgym.systems.transformer import TransformerGenerator
 from healthgym.systems.wgan import WGANSystem
 
@@ -37,7 +39,11 @@ LATENTS: dict[type, Callable[..., UniformLatent]] = {
 
 
 def build_wgan(
-    config: settings.WGANConfig, layout: FeatureLayout, correlation_FF: Tensor, device: torch.device
+    config: settings.WGANConfig,
+    layout: FeatureLayout,
+    correlation_FF: Tensor,
+    facts: CohortFacts,
+    device: torch.device,
 ) -> WGANSystem:
     """Build v1, v2 or v2.5."""
     generator = GENERATORS[type(config.generator)](config.generator, layout, config.latent.latent_dim)
@@ -54,20 +60,41 @@ def build_wgan(
 
 
 def build_diffusion(
-    config: settings.DiffusionConfig, layout: FeatureLayout, correlation_FF: Tensor, device: torch.device
+    config: settings.DiffusionConfig,
+    layout: FeatureLayout,
+    correlation_FF: Tensor,
+    facts: CohortFacts,
+    device: torch.device,
 ) -> DiffusionSystem:
     """Build v3, which does not need the training cohort's correlations."""
     return DiffusionSystem(config, layout, device)
 
 
+def build_autoregressive(
+    config: settings.AutoregressiveConfig,
+    layout: FeatureLayout,
+    correlation_FF: Tensor,
+    facts: CohortFacts,
+    device: torch.device,
+) -> AutoregressiveSystem:
+    """Build ar, which needs the cells of the training cohort and not its correlations."""
+    return AutoregressiveSystem(config, layout, facts, device)
+
+
 SYSTEMS: dict[type, Callable[..., System]] = {
     settings.WGANConfig: build_wgan,
     settings.DiffusionConfig: build_diffusion,
+    settings.AutoregressiveConfig: build_autoregressive,
 }
 
 
 def build_system(
-    config: Any, layout: FeatureLayout, correlation_FF: Tensor, device: torch.device, seed: int
+    config: Any,
+    layout: FeatureLayout,
+    correlation_FF: Tensor,
+    device: torch.device,
+    seed: int,
+    facts: CohortFacts = NO_FACTS,
 ) -> System:
     """Build a system with initial weights that depend on the seed alone.
 
@@ -77,7 +104,8 @@ def build_system(
         correlation_FF: Pearson correlations of the training cohort's features.
         device: where it shall live.
         seed: the run's seed.
+        facts: what else is known of the training cohort.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seeds.stream(seed, "weights").integers(2**63)))
-        return SYSTEMS[type(config)](config, layout, correlation_FF, device)
+        return SYSTEMS[type(config)](config, layout, correlation_FF, facts, device)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from healthgym.cells import Cells
 from healthgym.layout import FeatureLayout
 from healthgym.nn.heads import decode_classes, one_hot
 
@@ -73,6 +74,26 @@ class Batch:
             if name in vars(self):
                 vars(part)[name] = vars(self)[name][rows]
         return part
+
+
+@dataclass(frozen=True)
+class CohortFacts:
+    """What a system may want to know of its training patients before it is built.
+
+    Args:
+        cells: of their real variables; None if they were prepared without.
+        num_patients: how many they are.
+        max_length: timesteps of the longest.
+        mean_length: timesteps of one on average.
+    """
+
+    cells: Cells | None = None
+    num_patients: int = 0
+    max_length: int = 1
+    mean_length: float = 1.0
+
+
+NO_FACTS = CohortFacts()
 
 
 class Disagreement(NamedTuple):

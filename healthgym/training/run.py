@@ -32,6 +32,7 @@ from healthgym.storage.checkpoint import (
 )
 from healthgym.systems.base import Batch, Draws, State, System
 from healthgym.systems.build import build_system
+from healthgym.systems.patients import CohortFacts
 from healthgym.training.batches import Batches
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.graphs import CudaRecorder, RecordedSteps
@@ -84,6 +85,7 @@ def _train(
         torch.from_numpy(cohort.correlation_FF),
         device,
         config.training.seed,
+        CohortFacts(cohort.cells, cohort.train.num_patients, cohort.max_length, cohort.train.mean_length),
     )
     system.check_length(curriculum.max_length)
     system.share = _share(config, ranks)
@@ -212,11 +214,14 @@ def _saver(
         time=cohort.time.to_tree(),
     )
     transform = cohort.transform.to_tree()
+    cells = cohort.cells.to_tree() if cohort.cells else {}
 
     def save(step: int, seconds: float, state: State, meter: State) -> None:
         folder.check()
         progress = replace(here, step=step, seconds=seconds)
-        checkpoint = Checkpoint(config, cohort.schema, transform, statistics, progress, state, meter)
+        checkpoint = Checkpoint(
+            config, cohort.schema, transform, statistics, progress, state, meter, cells=cells
+        )
         with saving_to(folder.path):
             try:
                 write_checkpoint(checkpoint_path(folder.checkpoints, step), checkpoint)

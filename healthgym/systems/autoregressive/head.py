@@ -9,9 +9,9 @@ Legend: N rows (patients at timesteps), n the rows that a decision is about, D w
 E of the running sum, M of the small networks, R real variables, C bins, J cells, G components.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class Decider(Protocol):
     ) -> Tensor:
         """Return a piece of each cell, int64 (n,)."""
 
-    def wants(self, what: str, which: int, gate_N: Tensor) -> "Rows":
+    def wants(self, gate_N: Tensor) -> "Rows":
         """Return the rows that a decision is about."""
 
 
@@ -129,7 +129,7 @@ class ValueHead(nn.Module):
 
     def _mixture(self, v_nM: Tensor, context: Context) -> Tensor:
         """Return the logarithm of each bin's share (n, C)."""
-        o_nGX = self.mixture(v_nM).view(len(v_nM), self.num_components, -1)
+        o_nGX = self.mixture(v_nM).unflatten(-1, (self.num_components, NUM_REFERENCES + 3))
         weights_nGF = o_nGX[..., 1 : 1 + NUM_REFERENCES].softmax(-1)
         volatility_n1 = (context.moves * self.volatility.abs()).sum(-1, keepdim=True)
         location_nG = (weights_nGF * context.references.unsqueeze(1)).sum(-1) + volatility_n1 * o_nGX[..., -2]
@@ -229,43 +229,59 @@ class Head(nn.Module):
 
         for k in self.slots.classes:
             name = f"class {k}"
-            rows = decider.wants("class", k, is_measured(self.flag_of_classes.get(k)))
+            rows = decider.wants(is_measured(self.flag_of_classes.get(k)))
             chosen_n = decider.choose("class", k, self.outputs[name](read(name, rows)), rows)
             step.classes[k] = rows.put(
                 chosen_n, torch.full_like(everyone, self.num_classes[k], dtype=torch.int64)
             )
             sum_NE = sum_NE + self.embeddings[name](step.classes[k])
         for r in self.slots.held:
-            name, table = f"held {r}", self.values[f"{r}"].table
+            name, table = f"held {r}", self._value(r).table
             present_N = is_measured(self.flag_of_reals.get(r))
-            rows = decider.wants("held", r, present_N & (before[r] < table.num_pieces))
+            rows = decider.wants(present_N & (before[r] < table.num_pieces))
             logit_n1 = self.outputs[name](read(name, rows))
             logits_n2 = torch.cat([torch.zeros_like(logit_n1), logit_n1], 1)
             chosen_n = decider.choose("held", r, logits_n2, rows)
             step.held[r] = rows.put(chosen_n, torch.full_like(everyone, 2, dtype=torch.int64))
             sum_NE = sum_NE + self.embeddings[name](step.held[r])
         for r in self.slots.values:
-            sum_NE = sum_NE + self._decide_value(
-                r, step, before, context, decider, read, is_measured(self.flag_of_reals.get(r))
-            )
+            present_N = is_measured(self.flag_of_reals.get(r))
+            sum_NE = sum_NE + self._decide_value(r, step, before[r], context[r], decider, read, present_N)
         return step, sum_NE
 
-    def _decide_value(self, r, step, before, context, decider, read, present_N):  # type: ignore[no-untyped-def]
-        head: ValueHead = self.values[f"{r}"]
-        table, before_N = head.table, before[r]
-        gate_N = present_N & (step.held[r] != 1) if r in step.held else present_N
-        rows = decider.wants("bin", r, gate_N)
+    def _decide_value(
+        self,
+        r: int,
+        step: Step,
+        before_N: Tensor,
+        context: Context,
+        decider: Decider,
+        read: Callable[[str, Rows], Tensor],
+        present_N: Tensor,
+    ) -> Tensor:
+        """Decide a real variable's new value where it has one; return what is added to the running sum."""
+        head = self._value(r)
+        table, gate_N = head.table, present_N & (step.held[r] != 1) if r in step.held else present_N
+        rows = decider.wants(gate_N)
         v_nM, before_n = read(f"value {r}", rows), rows.of(before_N)
-        bin_n = decider.choose("bin", r, head.bin_logits(v_nM, before_n, context[r].of(rows)), rows)
+        bin_n = decider.choose(
+            "bin",
+            r,
+            head.bin_logits(v_nM, before_n, Context(rows.of(context.references), rows.of(context.moves))),
+            rows,
+        )
         cell_n = decider.choose("cell", r, head.cell_logits(v_nM, bin_n, before_n), rows)
         piece_n = decider.piece(r, table, bin_n, cell_n, before_n, rows)
         step.pieces[r] = rows.put(piece_n, before_N)
         token_N = rows.put(bin_n, torch.full_like(before_N, table.num_bins))
         score_N, old_N = table.score_P[step.pieces[r]], table.score_P[before_N]
         change_N = torch.where(before_N < table.num_pieces, score_N - old_N, 0.0)
-        return (
-            self.embeddings[f"value {r}"](token_N) + torch.stack([score_N, change_N], 1) @ self.scores[f"{r}"]
-        )
+        numbers_NE = torch.stack([score_N, change_N], 1) @ self.scores[f"{r}"]
+        embedded_NE: Tensor = self.embeddings[f"value {r}"](token_N)
+        return embedded_NE + numbers_NE
+
+    def _value(self, r: int) -> ValueHead:
+        return cast(ValueHead, self.values[f"{r}"])
 
 
 class Given:
@@ -284,7 +300,7 @@ class Given:
         self._dense = weights_N is not None
         self.nats: dict[tuple[str, int], Tensor] = {}
 
-    def wants(self, what: str, which: int, gate_N: Tensor) -> Rows:
+    def wants(self, gate_N: Tensor) -> Rows:
         return Rows(gate_N, None if self._dense else gate_N.nonzero()[:, 0])
 
     def choose(self, what: str, which: int, logits_nK: Tensor, rows: Rows) -> Tensor:
@@ -330,7 +346,7 @@ class Drawn:
     ) -> None:
         self._u_NS, self._columns, self._temperature, self._dense = u_NS, columns, temperature, dense
 
-    def wants(self, what: str, which: int, gate_N: Tensor) -> Rows:
+    def wants(self, gate_N: Tensor) -> Rows:
         return Rows(gate_N, None if self._dense else gate_N.nonzero()[:, 0])
 
     def choose(self, what: str, which: int, logits_nK: Tensor, rows: Rows) -> Tensor:

@@ -28,10 +28,6 @@ class Context:
     references: Tensor
     moves: Tensor
 
-    def of(self, rows) -> "Context":  # type: ignore[no-untyped-def]
-        """Return some rows."""
-        return Context(rows.of(self.references), rows.of(self.moves))
-
 
 @dataclass
 class History:

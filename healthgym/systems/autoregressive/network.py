@@ -1,6 +1,6 @@
 """The network of ar: a trunk over timesteps and a head over the decisions of each.
 
-p(patient) = p(static, number of timesteps) prod_t prod_j p(decision j at t | static, all before t, those before j)
+    p(patient) = p(static, length) prod_t prod_j p(decision j at t | static, length, all before)
 
 Legend: B patients, T timesteps, N rows (patients at timesteps), R real variables, K categorical variables,
 D width, X inputs of a timestep.
@@ -68,7 +68,8 @@ class Network(nn.Module):
         super().__init__()
         self.layout, self.max_length, width = layout, max_length, sizes.width
         tables = [ValueTable(each) for each in (*cells.variables, cells.length)]
-        self.tables = nn.ModuleList(tables)
+        self.tables = tables
+        self._registered = nn.ModuleList(tables)
         self.register_buffer("length_bounds", torch.from_numpy(cells.length.bounds), persistent=False)
         self.static, self.varying = static_slots(layout), timestep_slots(layout, cells)
         flags = dict(zip(layout.flags, layout.measured_classes, strict=True))
@@ -214,7 +215,7 @@ class Network(nn.Module):
         targets["piece", r] = piece_N
 
     def _inputs(self, course: Course) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what each timestep's prediction reads (B, T, X), references (B, T, R, 5) and moves (B, T, R, 3)."""
+        """Return what each timestep's prediction reads (B, T, X), references and moves (B, T, R, ...)."""
         B, T = course.pieces_BTR.shape[:2]
         reals, classes = list(self.varying.values), list(self.varying.classes)
         with torch.no_grad():
@@ -246,7 +247,7 @@ class Network(nn.Module):
         )
 
     def _embedded(self, classes: Tensor, pieces: Tensor, held: Tensor) -> Tensor:
-        """Return the embeddings of a timestep's classes, bins and held states, one after the other (..., X)."""
+        """Return the embeddings of a timestep's classes, bins and held states side by side (..., X)."""
         tokens = list(classes.unbind(-1))
         for r in self.varying.values:
             table, piece = self.tables[r], pieces[..., r]

@@ -1,0 +1,282 @@
+"""ar: maximum likelihood over a patient's decisions, sampled one after the other.
+
+Shapes: B batch, T timesteps, R reals, K binary and categorical variables, S decisions.
+"""
+
+import copy
+from collections.abc import Hashable, Mapping
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from healthgym.cells import Cells
+from healthgym.config import AutoregressiveConfig
+from healthgym.distributed.share import Part
+from healthgym.errors import ConfigError
+from healthgym.layout import FeatureLayout
+from healthgym.nn.causal import Drop, keep
+from healthgym.systems.autoregressive.network import Course, Network, Sizes
+from healthgym.systems.base import Batch, Draws, Made, SampleDraws, State, System
+from healthgym.systems.optimiser import Optimiser, copy_into, load_module_state, module_state
+from healthgym.systems.patients import CohortFacts
+from healthgym.systems.update import update
+
+_BLOCK = 1024  # patients that are sampled together; part of what decides a cohort's bytes
+_TINY, _FEW, _MANY, _HUGE = 1_000, 10_000, 100_000, 500_000
+
+
+def sizes_for(config: AutoregressiveConfig, num_patients: int) -> Sizes:
+    """Return the network's widths; `auto` ones by the number of training patients."""
+    if num_patients < _TINY:
+        width, layers, heads = 64, 2, 4
+    elif num_patients < _FEW:
+        width, layers, heads = 128, 3, 4
+    elif num_patients < _MANY:
+        width, layers, heads = 256, 4, 8
+    else:
+        width, layers, heads = 384, 6, 8
+    return Sizes(
+        width=width if config.width == "auto" else config.width,
+        num_layers=layers if config.num_layers == "auto" else config.num_layers,
+        num_heads=heads if config.num_heads == "auto" else config.num_heads,
+        hidden_dim=config.hidden_dim,
+        embedding_dim=config.embedding_dim,
+    )
+
+
+def dropout_for(config: AutoregressiveConfig, num_patients: int) -> float:
+    """Return the share of dropped entries; `auto` by the number of training patients."""
+    if config.dropout != "auto":
+        return config.dropout
+    return (
+        0.3 if num_patients < _TINY else 0.15 if num_patients < _FEW else 0.1 if num_patients < _HUGE else 0.0
+    )
+
+
+class AutoregressiveSystem(System):
+    """A network that scores decisions, and what turns decisions into patients.
+
+    Args:
+        config: all settings.
+        layout: which variables there are.
+        facts: of the training patients; with cells.
+        device: where it lives.
+    """
+
+    real_form: ClassVar[Literal["scaled", "cells"]] = "cells"
+    makes_lengths: ClassVar[bool] = True
+    whole_patients: ClassVar[bool] = True
+    validates: ClassVar[bool] = True
+    block = _BLOCK
+
+    def __init__(
+        self, config: AutoregressiveConfig, layout: FeatureLayout, facts: CohortFacts, device: torch.device
+    ) -> None:
+        if facts.cells is None:
+            raise ConfigError(
+                "This cohort was prepared by an older version of healthgym, without the cells that system ar "
+                "learns from. Prepare it anew with jobs/prepare.py."
+            )
+        self.config, self.layout, self.device, self.facts = config, layout, device, facts
+        self.cells: Cells = facts.cells
+        sizes = sizes_for(config, facts.num_patients)
+        if sizes.width % sizes.num_heads:
+            raise ConfigError(
+                f"system.num_heads is {sizes.num_heads} and does not divide system.width = {sizes.width}. "
+                f"Choose another."
+            )
+        self.network = Network(layout, self.cells, sizes, facts.max_length).to(device)
+        self.dropout = dropout_for(config, facts.num_patients)
+        self.optimiser = Optimiser(self.network, config.optimiser)
+        self.best = copy.deepcopy(self.network).requires_grad_(False)
+        self.best_nats = torch.full((), torch.inf, dtype=torch.float64)
+        self._mean_length = max(facts.mean_length, 1.0)
+
+    # --- training --------------------------------------------------------------------------------
+
+    def compute_step(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        def backward(part: Part) -> dict[str, Tensor]:
+            drop = self._dropout(draws.from_row(part.first_row))
+            with self.optimiser.autocast():
+                nats = self.network.nats(self._course(batch.rows(part.rows)), drop, self._dense)
+            # Divided by a constant, so that a batch's parts add up and every timestep weighs the same.
+            loss = nats / (part.num_rows * self._mean_length)
+            self.optimiser.backward(part.weight * loss)
+            return {"nats": loss.detach()}
+
+        return update(self.optimiser, self.share, len(batch), backward)
+
+    def step_kind(self, batch: Batch) -> Hashable | None:
+        return tuple(batch.codes_BTK.shape)
+
+    def plan(self, total_steps: int) -> None:
+        """Let the schedule end after so many steps."""
+        self.optimiser.plan(total_steps)
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """Return minus the log-likelihood of patients in nats, and how many timesteps they have."""
+        with torch.no_grad():
+            nats = self._average.nats(self._course(batch), keep, self._dense)
+        return {"nats": nats.double(), "timesteps": batch.lengths_B.sum().double()}
+
+    def keep_if_best(self, value: float) -> bool:
+        """Keep today's weights for sampling if their validation loss is the lowest so far."""
+        if not value < float(self.best_nats):
+            return False
+        self.best_nats.fill_(value)
+        load_module_state(self.best, module_state(self._average))
+        return True
+
+    @property
+    def _average(self) -> Network:
+        """The weights that would be kept now."""
+        average = self.optimiser.average
+        return self.network if average is None else cast(Network, average)
+
+    @property
+    def _sampled(self) -> Network:
+        """The weights that patients are made with: the best so far, before any validation today's."""
+        return self.best if bool(self.best_nats.isfinite()) else self._average
+
+    @property
+    def _dense(self) -> bool:
+        """Whether shapes must not depend on the data: on a GPU, where a step is recorded."""
+        return self.device.type != "cpu"
+
+    def check_length(self, length: int) -> None:
+        if length > self.network.max_length:
+            raise ConfigError(
+                f"The longest patient that this system was trained on has {self.network.max_length} "
+                f"timesteps; {length} are asked for. Ask for at most {self.network.max_length}."
+            )
+
+    def _course(self, batch: Batch) -> Course:
+        return self.network.course(batch.reals_BTR, batch.codes_BTK, batch.lengths_B)
+
+    def _dropout(self, draws: Draws) -> Drop:
+        if not self.dropout:
+            return keep
+
+        def drop(name: str, x: Tensor) -> Tensor:
+            kept = draws.uniform(f"dropout/{name}", tuple(x.shape)) >= self.dropout
+            return x * kept / (1 - self.dropout)
+
+        return drop
+
+    def nats_by_patient(self, batch: Batch) -> Tensor:
+        """Return minus the log-likelihood of each patient under the weights that sampling uses, nats (B,)."""
+        with torch.no_grad():
+            return self._sampled.nats(self._course(batch), keep, self._dense, by_patient=True)
+
+    # --- state -----------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        return {
+            "network": module_state(self.network),
+            "best": module_state(self.best),
+            "best_nats": self.best_nats,
+            "optimisers": {"network": self.optimiser.state()},
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        load_module_state(self.network, state["network"])
+        load_module_state(self.best, state["best"])
+        copy_into(self.best_nats, state["best_nats"])
+        self.optimiser.load_state(state["optimisers"]["network"])
+
+    def sampling_state(self) -> State:
+        return {"best": module_state(self._sampled)}
+
+    def load_sampling_state(self, state: Mapping[str, Any]) -> None:
+        load_module_state(self.best, state["best"])
+        self.best_nats.fill_(0.0)  # the best there is
+
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    # --- sampling --------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def make(self, draws: SampleDraws, timesteps: int | None = None) -> Made:
+        if timesteps is not None:
+            self.check_length(timesteps)
+        network, temperature = self._sampled, self.config.temperature
+        static, sums_BD = network.draw_static(
+            self._uniform(draws, len(network.static.columns), "static"), temperature
+        )
+        lengths_B = self._lengths(static.pieces[self.layout.num_reals], draws, timesteps)
+        order_B = np.argsort(-lengths_B, kind="stable")
+        order = torch.from_numpy(order_B).to(self.device)
+        count = len(network.varying.columns)
+
+        def uniform(t: int) -> Tensor:
+            return self._uniform(draws, count, "timestep", t)[order]
+
+        longest_first = torch.from_numpy(lengths_B[order_B]).to(self.device)
+        codes_TBK, pieces_TBR, held_TBR = network.draw_course(
+            sums_BD[order], longest_first, uniform, temperature, self._dense
+        )
+        # Back to the order of numbers.
+        place_B = np.argsort(order_B)
+        codes_KTB = codes_TBK.permute(2, 0, 1).cpu().numpy()[..., place_B]
+        pieces_RTB = pieces_TBR.permute(2, 0, 1).cpu().numpy()[..., place_B]
+        held_RTB = held_TBR.permute(2, 0, 1).cpu().numpy()[..., place_B]
+        for k, class_B in static.classes.items():
+            codes_KTB[k] = class_B.cpu().numpy()
+        static_pieces = {r: piece_B.cpu().numpy() for r, piece_B in static.pieces.items()}
+        new_RTB = np.stack(
+            [self._is_new(r, held_RTB[r], codes_KTB) for r in range(len(held_RTB))] or [held_RTB]
+        )
+        reals_RTB = self._values(pieces_RTB, new_RTB, static_pieces, draws)
+        for k, flag in enumerate(self.layout.flag_of_classes):
+            if flag is not None:  # the class of an absent value means nothing
+                codes_KTB[k][codes_KTB[k] == self.layout.num_classes[k]] = 0
+        return Made(reals_RTB, codes_KTB.astype(np.uint8), lengths_B, scaled=False)
+
+    def _uniform(self, draws: SampleDraws, count: int, *purpose: str | int) -> Tensor:
+        return torch.from_numpy(draws.uniform_rows((count,), *purpose)).to(self.device)
+
+    def _lengths(self, piece_B: Tensor, draws: SampleDraws, timesteps: int | None) -> NDArray[np.int64]:
+        if timesteps is not None:
+            return np.full(draws.num_patients, timesteps, np.int64)
+        u_B = draws.uniform_rows((), "length").astype(np.float64)
+        lengths_B = self.cells.length.decode(piece_B.cpu().numpy(), u_B)
+        return np.clip(lengths_B, 1, self.network.max_length).astype(np.int64)
+
+    def _values(
+        self,
+        pieces_RTB: NDArray[np.int64],
+        new_RTB: NDArray[np.bool_],
+        static: Mapping[int, NDArray[np.int64]],
+        draws: SampleDraws,
+    ) -> NDArray[np.float32]:
+        """Draw the values within their pieces; held ones repeat the value before."""
+        num_reals, num_timesteps, num_patients = pieces_RTB.shape
+        values_RTB = np.zeros((num_reals, num_timesteps, num_patients), np.float32)
+        if not num_reals:
+            return values_RTB
+        for t in range(num_timesteps):
+            u_BR = draws.uniform_rows((num_reals,), "value", t).astype(np.float64)
+            for r, cells in enumerate(self.cells.variables):
+                if r in static:
+                    if t == 0:
+                        values_RTB[r] = cells.decode(static[r], u_BR[:, r])
+                    continue
+                values_TB = values_RTB[r]
+                piece_B = np.minimum(pieces_RTB[r, t], cells.num_pieces - 1)
+                before_B = values_TB[t - 1].astype(np.float64) if t else np.full(num_patients, np.nan)
+                drawn_B = cells.decode(piece_B, u_BR[:, r], before_B if cells.holds else None)
+                kept_B = values_TB[t - 1] if t else np.zeros(num_patients, np.float32)
+                values_TB[t] = np.where(new_RTB[r, t], drawn_B, kept_B)
+        return values_RTB
+
+    def _is_new(self, r: int, held_TB: NDArray[np.int64], codes_KTB: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return where a variable has a value that is drawn anew."""
+        flag = self.layout.flag_of_reals[r]
+        if flag is None:
+            return held_TB != 1
+        measured = self.layout.measured_classes[self.layout.flags.index(flag)]
+        return (held_TB != 1) & (codes_KTB[flag] == measured)

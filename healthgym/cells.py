@@ -34,6 +34,8 @@ ABSENT = 0x2000
 LEAST_PATIENTS = 10
 """k where nothing else is said."""
 
+_VALUES = ("low_P", "high_P", "step_P", "bounds")
+_COUNTS = ("new_P", "all_P", "bin_P", "cell_P")
 _SMALLEST_TAIL = 1e-4
 _SMALLEST_WIDTH = 1e-4
 
@@ -126,9 +128,10 @@ class VariableCells:
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> "VariableCells":
         """Read what `to_tree` gave."""
-        values = (np.asarray(tree[name], np.float64) for name in ("low_P", "high_P", "step_P", "bounds"))
-        counts = (np.asarray(tree[name], np.int64) for name in ("new_P", "all_P", "bin_P", "cell_P"))
-        return cls(*values, *counts, int(tree["decimals"]), bool(tree["holds"]))
+        low, high, step, bounds = (np.asarray(tree[name], np.float64) for name in _VALUES)
+        new, everything, bins, cells = (np.asarray(tree[name], np.int64) for name in _COUNTS)
+        decimals, holds = int(tree["decimals"]), bool(tree["holds"])
+        return cls(low, high, step, bounds, new, everything, bins, cells, decimals, holds)
 
 
 @dataclass(frozen=True)

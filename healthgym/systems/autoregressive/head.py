@@ -24,6 +24,12 @@ _NEVER = -1e9
 _SMALLEST_SHARE = 1e-6
 
 
+def _embedding(count: int, width: int) -> nn.Embedding:
+    embedding = nn.Embedding(count, width)
+    nn.init.normal_(embedding.weight, std=0.5)
+    return embedding
+
+
 class Decider(Protocol):
     """Who decides: the data, or chance."""
 
@@ -107,11 +113,10 @@ class ValueHead(nn.Module):
         super().__init__()
         self.table, self.num_components = table, num_components
         self.bins = nn.Linear(hidden_dim, table.num_bins)
-        self.of_bin = nn.Embedding(table.num_bins, hidden_dim)
+        self.of_bin = _embedding(table.num_bins, hidden_dim)
         self.cells = nn.Linear(hidden_dim, table.num_cells)
         self.mixture = nn.Linear(hidden_dim, num_components * (NUM_REFERENCES + 3))
         self.volatility = nn.Parameter(torch.tensor([0.08, 0.5, 0.3]))
-        nn.init.normal_(self.of_bin.weight, std=0.5)
         nn.init.zeros_(self.mixture.weight)
         with torch.no_grad():
             start = torch.zeros(num_components, NUM_REFERENCES + 3)
@@ -190,9 +195,7 @@ class Head(nn.Module):
             f"held {r}": 3 for r in slots.held
         }
         tokens |= {f"value {r}": tables[r].num_bins + 1 for r in slots.values}
-        self.embeddings = nn.ModuleDict({n: nn.Embedding(count, sum_dim) for n, count in tokens.items()})
-        for embedding in self.embeddings.values():
-            nn.init.normal_(embedding.weight, std=0.5)
+        self.embeddings = nn.ModuleDict({n: _embedding(count, sum_dim) for n, count in tokens.items()})
         self.scores = nn.ParameterDict(
             {f"{r}": nn.Parameter(0.3 * torch.randn(2, sum_dim)) for r in slots.values}
         )
@@ -277,8 +280,8 @@ class Head(nn.Module):
         score_N, old_N = table.score_P[step.pieces[r]], table.score_P[before_N]
         change_N = torch.where(before_N < table.num_pieces, score_N - old_N, 0.0)
         numbers_NE = torch.stack([score_N, change_N], 1) @ self.scores[f"{r}"]
-        embedded_NE: Tensor = self.embeddings[f"value {r}"](token_N)
-        return embedded_NE + numbers_NE
+        added_NE: Tensor = self.embeddings[f"value {r}"](token_N) + numbers_NE
+        return added_NE
 
     def _value(self, r: int) -> ValueHead:
         return cast(ValueHead, self.values[f"{r}"])
@@ -297,24 +300,21 @@ class Given:
         self, targets: Mapping[tuple[str, int], Tensor], weights_N: Tensor | None, by_row: bool = False
     ) -> None:
         self._targets, self._weights_N, self._by_row = targets, weights_N, by_row
-        self._dense = weights_N is not None
         self.nats: dict[tuple[str, int], Tensor] = {}
 
     def wants(self, gate_N: Tensor) -> Rows:
-        return Rows(gate_N, None if self._dense else gate_N.nonzero()[:, 0])
+        return Rows(gate_N, None if self._weights_N is not None else gate_N.nonzero()[:, 0])
 
     def choose(self, what: str, which: int, logits_nK: Tensor, rows: Rows) -> Tensor:
         target_n = rows.of(self._targets[what, which])
-        if self._dense:
+        if self._weights_N is not None:
             target_n = torch.where(rows.gate_N, target_n, 0)
-            nats_n = functional.cross_entropy(logits_nK, target_n, reduction="none")
+        nats_n = functional.cross_entropy(logits_nK, target_n, reduction="none")
+        if self._weights_N is not None:
             nats_n = torch.where(rows.gate_N, nats_n, 0.0) * self._weights_N
-            self.nats[what, which] = nats_n if self._by_row else nats_n.sum()
-        elif self._by_row:
-            nats_n = functional.cross_entropy(logits_nK, target_n, reduction="none")
-            self.nats[what, which] = rows.put(nats_n, torch.zeros_like(rows.gate_N, dtype=nats_n.dtype))
-        else:
-            self.nats[what, which] = functional.cross_entropy(logits_nK, target_n, reduction="sum")
+        if self._by_row:
+            nats_n = rows.put(nats_n, torch.zeros_like(rows.gate_N, dtype=nats_n.dtype))
+        self.nats[what, which] = nats_n if self._by_row else nats_n.sum()
         return target_n
 
     def piece(

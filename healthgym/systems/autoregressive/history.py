@@ -52,8 +52,10 @@ class History:
     @classmethod
     def empty(cls, num_patients: int, num_reals: int, num_classes: int, device: torch.device) -> "History":
         """Return the history before the first timestep."""
-        reals = [torch.zeros(num_patients, num_reals, device=device) for _ in fields(cls)[:-1]]
-        return cls(*reals, torch.zeros(num_patients, num_classes, device=device))
+        widths = {each.name: num_reals for each in fields(cls)} | {"class_held_for": num_classes}
+        return cls(
+            **{name: torch.zeros(num_patients, width, device=device) for name, width in widths.items()}
+        )
 
     def first_patients(self, count: int) -> "History":
         """Return the history of the first patients."""

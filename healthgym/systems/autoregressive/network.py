@@ -16,8 +16,14 @@ from torch.nn import functional
 from healthgym.cells import ABSENT, HELD, NONE, Cells
 from healthgym.layout import FeatureLayout
 from healthgym.nn.causal import CausalTransformer, Drop, keep
-from healthgym.systems.autoregressive.head import Context, Drawn, Given, Head, Step
-from healthgym.systems.autoregressive.history import NUM_MOVES, NUM_REFERENCES, NUMBERS_PER_REAL, History
+from healthgym.systems.autoregressive.head import Drawn, Given, Head, Step
+from healthgym.systems.autoregressive.history import (
+    NUM_MOVES,
+    NUM_REFERENCES,
+    NUMBERS_PER_REAL,
+    Context,
+    History,
+)
 from healthgym.systems.autoregressive.tables import Slots, ValueTable, static_slots, timestep_slots
 
 _TIMES = 6

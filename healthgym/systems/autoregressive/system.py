@@ -277,6 +277,6 @@ class AutoregressiveSystem(System):
         """Return where a variable has a value that is drawn anew."""
         flag = self.layout.flag_of_reals[r]
         if flag is None:
-            return held_TB != 1
+            return np.asarray(held_TB != 1)
         measured = self.layout.measured_classes[self.layout.flags.index(flag)]
-        return (held_TB != 1) & (codes_KTB[flag] == measured)
+        return np.asarray((held_TB != 1) & (codes_KTB[flag] == measured))

@@ -1,18 +1,24 @@
 """Systems, cohorts and runs small enough to be trained in a test. A new system is tested by a line here."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from healthgym.config import RunConfig
+from healthgym.data.columns import in_memory
+from healthgym.data.fit_cells import fit_cells
 from healthgym.data.prepare import prepare
 from healthgym.data.sequences import PreparedCohort
 from healthgym.schema import Schema, Variable
 from healthgym.storage.checkpoint import Checkpoint
 from healthgym.strict import parse
+from healthgym.systems.base import Batch
+from healthgym.systems.patients import CohortFacts
 from healthgym.training.metrics import read_metrics
 
 _CRITIC = {"hidden_dim": 5, "num_updates": 2}
@@ -34,6 +40,10 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "sampler": {"kind": "ddpm"},
         "guardrail": {"kind": "dynamic"},
         "ema_decay": 0.9,
+    },
+    "ar": {
+        "preset": "ar",
+        **{"width": 8, "num_layers": 1, "num_heads": 2, "hidden_dim": 6, "embedding_dim": 3},
     },
 }
 
@@ -68,6 +78,26 @@ def table(
             "drug": random.integers(0, 3, len(patients)),
         }
     )
+
+
+@cache
+def facts(num_timesteps: int = 6) -> CohortFacts:
+    """Return what a system may want to know of the patients of `table`."""
+    frame = table(num_timesteps=num_timesteps)
+    lengths = np.full(40, num_timesteps)
+    columns = [in_memory(frame[name].to_numpy()) for name in ("x", "y")]
+    return CohortFacts(fit_cells(columns, lengths, 10), 40, num_timesteps, float(num_timesteps))
+
+
+def cell_batch(num_patients: int, num_timesteps: int, seed: int = 0) -> Batch:
+    """Return a batch of cells and classes of new patients of the same kind."""
+    frame, cells = table(num_patients, num_timesteps, seed=seed), facts().cells
+    assert cells is not None
+    lengths = np.full(num_patients, num_timesteps)
+    shape = (num_patients, num_timesteps, -1)
+    codes = cells.encode(frame[["x", "y"]].to_numpy(), lengths).reshape(shape)
+    classes = (frame[["sex", "drug"]].to_numpy() - [1, 0]).astype(np.uint8).reshape(shape)
+    return Batch(SCHEMA.layout, *map(torch.from_numpy, (codes, classes, lengths)))
 
 
 def cohort(folder: Path, **kwargs: Any) -> PreparedCohort:

@@ -47,7 +47,7 @@ class Block(nn.Module):
         self.num_heads = num_heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
     def forward(self, x_BPD: Tensor, drop: Drop, cache: tuple[Tensor, Tensor] | None, first: int) -> Tensor:
         B, P, D = x_BPD.shape

@@ -52,6 +52,7 @@ class System(ABC):
 
     real_form: ClassVar[Literal["scaled", "cells"]] = "scaled"
     makes_lengths: ClassVar[bool] = False
+    validates: ClassVar[bool] = False
     block: int = 0
     layout: FeatureLayout
     device: torch.device
@@ -88,6 +89,10 @@ class System(ABC):
 
     def check_length(self, length: int) -> None:  # noqa: B027 - most systems take any length
         """Raise ConfigError if sequences of this length do not fit the system."""
+
+    def keep_if_best(self, value: float) -> bool:
+        """Keep these weights for sampling if this validation loss is the lowest so far; say whether it is."""
+        raise NotImplementedError
 
     # --- sampling --------------------------------------------------------------------------------
 

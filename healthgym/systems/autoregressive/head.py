@@ -107,27 +107,36 @@ class ValueHead(nn.Module):
     scores, whose locations are weighted means of references (the value before, the one before that, the
     patient's means) and whose scales are in units of the patient's own volatility. The mixture over
     discretised values is that of Salimans et al., *PixelCNN++*, ICLR 2017.
+
+    Args:
+        table: of the variable.
+        hidden_dim: M.
+        num_components: G; 0 for a static variable, which has no value before.
     """
 
     def __init__(self, table: ValueTable, hidden_dim: int, num_components: int) -> None:
         super().__init__()
-        self.table, self.num_components = table, num_components
-        self.bins = nn.Linear(hidden_dim, table.num_bins)
-        self.of_bin = _embedding(table.num_bins, hidden_dim)
-        self.cells = nn.Linear(hidden_dim, table.num_cells)
+        self.table, self.num_components = table, num_components if table.num_bins > 1 else 0
+        if table.num_bins > 1:
+            self.bins = nn.Linear(hidden_dim, table.num_bins)
+        if table.num_cells > 1:
+            self.of_bin = _embedding(table.num_bins, hidden_dim)
+            self.cells = nn.Linear(hidden_dim, table.num_cells)
+        if not self.num_components:
+            return
         self.mixture = nn.Linear(hidden_dim, num_components * (NUM_REFERENCES + 3))
         self.volatility = nn.Parameter(torch.tensor([0.08, 0.5, 0.3]))
         nn.init.zeros_(self.mixture.weight)
-        with torch.no_grad():
+        with torch.no_grad():  # each component begins at a reference of its own
             start = torch.zeros(num_components, NUM_REFERENCES + 3)
             for g in range(num_components):
                 start[g, 1 + g % NUM_REFERENCES] = 3.0
-                start[g, -1] = -0.5 if g < NUM_REFERENCES else 0.7
+                start[g, -1] = -0.5
             self.mixture.bias.copy_(start.flatten())
 
     def bin_logits(self, v_nM: Tensor, before_n: Tensor, context: Context) -> Tensor:
         logits_nC: Tensor = self.bins(v_nM)
-        if len(self.table.edges_E):
+        if self.num_components:
             has_n = (before_n < self.table.num_pieces).unsqueeze(1)
             logits_nC = logits_nC + torch.where(has_n, self._mixture(v_nM, context), 0.0)
         return logits_nC.masked_fill(self.table.barred_PC[before_n], _NEVER)
@@ -181,23 +190,27 @@ class Head(nn.Module):
         super().__init__()
         self.slots, self.num_classes, self.sum_dim = slots, dict(num_classes), sum_dim
         self.flag_of_classes, self.flag_of_reals, self.measured = flag_of_classes, flag_of_reals, measured
+        self.num_pieces = {r: tables[r].num_pieces for r in slots.values}
         networks = [f"class {k}" for k in slots.classes] + [f"held {r}" for r in slots.held]
-        networks += [f"value {r}" for r in slots.values]
+        self.decided = [
+            r for r in slots.values if tables[r].num_pieces > 1
+        ]  # of a constant there is no doubt
+        networks += [f"value {r}" for r in self.decided]
         self.networks = nn.ModuleDict({n: SlotNetwork(summary_dim, sum_dim, hidden_dim) for n in networks})
         self.outputs = nn.ModuleDict(
             {f"class {k}": nn.Linear(hidden_dim, num_classes[k]) for k in slots.classes}
             | {f"held {r}": nn.Linear(hidden_dim, 1) for r in slots.held}
         )
         self.values = nn.ModuleDict(
-            {f"{r}": ValueHead(tables[r], hidden_dim, num_components) for r in slots.values}
+            {f"{r}": ValueHead(tables[r], hidden_dim, num_components) for r in self.decided}
         )
         tokens = {f"class {k}": num_classes[k] + 1 for k in slots.classes} | {
             f"held {r}": 3 for r in slots.held
         }
-        tokens |= {f"value {r}": tables[r].num_bins + 1 for r in slots.values}
+        tokens |= {f"value {r}": tables[r].num_bins + 1 for r in self.decided}
         self.embeddings = nn.ModuleDict({n: _embedding(count, sum_dim) for n, count in tokens.items()})
         self.scores = nn.ParameterDict(
-            {f"{r}": nn.Parameter(0.3 * torch.randn(2, sum_dim)) for r in slots.values}
+            {f"{r}": nn.Parameter(0.3 * torch.randn(2, sum_dim)) for r in self.decided}
         )
 
     def forward(
@@ -239,9 +252,8 @@ class Head(nn.Module):
             )
             sum_NE = sum_NE + self.embeddings[name](step.classes[k])
         for r in self.slots.held:
-            name, table = f"held {r}", self._value(r).table
-            present_N = is_measured(self.flag_of_reals.get(r))
-            rows = decider.wants(present_N & (before[r] < table.num_pieces))
+            name, present_N = f"held {r}", is_measured(self.flag_of_reals.get(r))
+            rows = decider.wants(present_N & (before[r] < self.num_pieces[r]))
             logit_n1 = self.outputs[name](read(name, rows))
             logits_n2 = torch.cat([torch.zeros_like(logit_n1), logit_n1], 1)
             chosen_n = decider.choose("held", r, logits_n2, rows)
@@ -249,7 +261,11 @@ class Head(nn.Module):
             sum_NE = sum_NE + self.embeddings[name](step.held[r])
         for r in self.slots.values:
             present_N = is_measured(self.flag_of_reals.get(r))
-            sum_NE = sum_NE + self._decide_value(r, step, before[r], context[r], decider, read, present_N)
+            new_N = present_N & (step.held[r] != 1) if r in step.held else present_N
+            if r in self.decided:
+                sum_NE = sum_NE + self._decide_value(r, step, before[r], context[r], decider, read, new_N)
+            else:
+                step.pieces[r] = torch.where(new_N, 0, before[r])
         return step, sum_NE
 
     def _decide_value(
@@ -260,20 +276,17 @@ class Head(nn.Module):
         context: Context,
         decider: Decider,
         read: Callable[[str, Rows], Tensor],
-        present_N: Tensor,
+        new_N: Tensor,
     ) -> Tensor:
         """Decide a real variable's new value where it has one; return what is added to the running sum."""
-        head = self._value(r)
-        table, gate_N = head.table, present_N & (step.held[r] != 1) if r in step.held else present_N
-        rows = decider.wants(gate_N)
-        v_nM, before_n = read(f"value {r}", rows), rows.of(before_N)
-        bin_n = decider.choose(
-            "bin",
-            r,
-            head.bin_logits(v_nM, before_n, Context(rows.of(context.references), rows.of(context.moves))),
-            rows,
-        )
-        cell_n = decider.choose("cell", r, head.cell_logits(v_nM, bin_n, before_n), rows)
+        head, rows = cast(ValueHead, self.values[f"{r}"]), decider.wants(new_N)
+        table, v_nM, before_n = head.table, read(f"value {r}", rows), rows.of(before_N)
+        here = Context(rows.of(context.references), rows.of(context.moves))
+        bin_n = cell_n = torch.zeros_like(before_n)
+        if table.num_bins > 1:
+            bin_n = decider.choose("bin", r, head.bin_logits(v_nM, before_n, here), rows)
+        if table.num_cells > 1:
+            cell_n = decider.choose("cell", r, head.cell_logits(v_nM, bin_n, before_n), rows)
         piece_n = decider.piece(r, table, bin_n, cell_n, before_n, rows)
         step.pieces[r] = rows.put(piece_n, before_N)
         token_N = rows.put(bin_n, torch.full_like(before_N, table.num_bins))
@@ -282,9 +295,6 @@ class Head(nn.Module):
         numbers_NE = torch.stack([score_N, change_N], 1) @ self.scores[f"{r}"]
         added_NE: Tensor = self.embeddings[f"value {r}"](token_N) + numbers_NE
         return added_NE
-
-    def _value(self, r: int) -> ValueHead:
-        return cast(ValueHead, self.values[f"{r}"])
 
 
 class Given:

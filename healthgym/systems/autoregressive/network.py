@@ -32,11 +32,12 @@ _COMPONENTS = 5
 
 @dataclass(frozen=True)
 class Sizes:
-    """Widths of the network: trunk, small networks, embeddings; layers and heads of the trunk."""
+    """Widths of trunk, running sum, small networks and embeddings; layers and heads of the trunk."""
 
     width: int
     num_layers: int
     num_heads: int
+    sum_dim: int
     hidden_dim: int
     embedding_dim: int
 
@@ -72,15 +73,17 @@ class Network(nn.Module):
 
     def __init__(self, layout: FeatureLayout, cells: Cells, sizes: Sizes, max_length: int) -> None:
         super().__init__()
-        self.layout, self.max_length, width = layout, max_length, sizes.width
+        self.layout, self.max_length, width, sum_dim = layout, max_length, sizes.width, sizes.sum_dim
         tables = [ValueTable(each) for each in (*cells.variables, cells.length)]
         self.tables = tables
         self._registered = nn.ModuleList(tables)
         self.register_buffer("length_bounds", torch.from_numpy(cells.length.bounds), persistent=False)
+        none = torch.tensor([table.num_pieces for table in tables[:-1]], dtype=torch.int64)
+        self.register_buffer("none_R", none, persistent=False)
         self.static, self.varying = static_slots(layout), timestep_slots(layout, cells)
         flags = dict(zip(layout.flags, layout.measured_classes, strict=True))
 
-        def head(slots: Slots) -> Head:
+        def head(slots: Slots, num_components: int) -> Head:
             return Head(
                 slots,
                 dict(enumerate(layout.num_classes)),
@@ -89,13 +92,13 @@ class Network(nn.Module):
                 {r: flag for r, flag in enumerate(layout.flag_of_reals) if flag is not None},
                 flags,
                 summary_dim=width,
-                sum_dim=width,
+                sum_dim=sum_dim,
                 hidden_dim=sizes.hidden_dim,
-                num_components=_COMPONENTS,
+                num_components=num_components,
             )
 
-        self.static_head, self.step_head = head(self.static), head(self.varying)
-        self.start = nn.Parameter(torch.zeros(width))
+        self.static_head, self.step_head = head(self.static, 0), head(self.varying, _COMPONENTS)
+        self.start = nn.Parameter(0.02 * torch.randn(width))
         counts = [layout.num_classes[k] + 1 for k in self.varying.classes]
         counts += [size for r in self.varying.values for size in (tables[r].num_bins + 1, 3)]
         self.register_buffer(
@@ -106,13 +109,14 @@ class Network(nn.Module):
         self.tokens = nn.Embedding(max(sum(counts), 1), sizes.embedding_dim)
         num_reals, num_classes = len(self.varying.values), len(self.varying.classes)
         num_inputs = len(counts) * sizes.embedding_dim + NUMBERS_PER_REAL * num_reals + num_classes + _TIMES
-        self.embed, self.embed_static = nn.Linear(num_inputs, width), nn.Linear(width, width)
+        self.embed, self.embed_static = nn.Linear(num_inputs, width), nn.Linear(sum_dim, width)
         self.positions = nn.Parameter(0.02 * torch.randn(max_length, width))
         self.trunk = CausalTransformer(width, sizes.num_layers, sizes.num_heads)
-        self.summary_trunk, self.summary_static = nn.Linear(width, width), nn.Linear(width, width, bias=False)
-        self.summary_inputs = nn.Linear(num_inputs, width, bias=False)
+        self.summary_trunk, self.summary_inputs = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        self.summary_static = nn.Linear(sum_dim, width, bias=False)
         self.hidden_dim = sizes.hidden_dim
 
+    none_R: Tensor
     length_bounds: Tensor
     offsets: Tensor
 
@@ -122,8 +126,7 @@ class Network(nn.Module):
         """Return patients as decisions, from the codes of their cells and classes."""
         codes, classes_BTK = cells_BTR.long(), codes_BTK.long()
         piece, held, present = codes & NONE, (codes & HELD) > 0, (codes & ABSENT) == 0
-        last = torch.tensor([table.num_pieces for table in self.tables[:-1]], device=codes.device)
-        pieces_BTR = torch.minimum(piece, last) if len(last) else piece
+        pieces_BTR = torch.minimum(piece, self.none_R)
         held_BTR = torch.where(held, 1, 0)
         held_BTR = torch.where(present, held_BTR, 2)
         for r in self.varying.values:
@@ -154,11 +157,9 @@ class Network(nn.Module):
         B, T = course.pieces_BTR.shape[:2]
         static_BD, static_nats = self._score_static(course, by_patient)
         inputs_BTX, references, moves = self._inputs(course)
-        inputs_BTX = drop("inputs", inputs_BTX)
         x_BTD = self.embed(inputs_BTX) + self.positions[:T] + self.embed_static(static_BD).unsqueeze(1)
-        summary_BTD = self._summary(
-            self.trunk(drop("trunk", x_BTD), drop), inputs_BTX, static_BD.unsqueeze(1), drop
-        )
+        x_BTD = drop("trunk", x_BTD)
+        summary_BTD = self._summary(drop("summary", self.trunk(x_BTD, drop)), x_BTD, static_BD.unsqueeze(1))
         mask_BT = torch.arange(T, device=x_BTD.device) < course.lengths_B.unsqueeze(1)
         rows = None if dense else mask_BT.flatten().nonzero()[:, 0]
 
@@ -166,10 +167,7 @@ class Network(nn.Module):
             x = x.flatten(0, 1)
             return x if rows is None else x.index_select(0, rows)
 
-        first = torch.stack(
-            [torch.full((B, 1), table.num_pieces, device=x_BTD.device) for table in self.tables[:-1]], -1
-        )
-        before_BTR = torch.cat([first, course.pieces_BTR[:, :-1]], 1)
+        before_BTR = torch.cat([self.none_R.expand(B, 1, -1), course.pieces_BTR[:, :-1]], 1)
         before = {r: flat(before_BTR[..., r]) for r in self.varying.values}
         context = {
             r: Context(flat(references[:, :, i]), flat(moves[:, :, i]))
@@ -277,12 +275,9 @@ class Network(nn.Module):
         ]
         return torch.stack([*parts, (left_BT == 0).float(), (left_BT == 1).float()], -1)
 
-    def _summary(self, trunk: Tensor, inputs: Tensor, static: Tensor, drop: Drop) -> Tensor:
-        total = (
-            self.summary_trunk(drop("summary", trunk))
-            + self.summary_inputs(inputs)
-            + self.summary_static(static)
-        )
+    def _summary(self, trunk: Tensor, x: Tensor, static: Tensor) -> Tensor:
+        """Return what the head reads: the trunk's outputs, its inputs and what is static, mixed."""
+        total = self.summary_trunk(trunk) + self.summary_inputs(x) + self.summary_static(static)
         return functional.gelu(total)
 
     # --- sampling --------------------------------------------------------------------------------
@@ -336,7 +331,7 @@ class Network(nn.Module):
             times_BX = self._times(torch.tensor([t], device=device), lengths_B[:n])[:, 0]
             inputs_BX = torch.cat([tokens_BX, history.numbers(), times_BX], -1)
             x_BD = self.embed(inputs_BX) + self.positions[t] + x_static_BD[:n]
-            summary_BD = self._summary(self.trunk.step(x_BD, cache), inputs_BX, static_BD[:n], keep)
+            summary_BD = self._summary(self.trunk.step(x_BD, cache), x_BD, static_BD[:n])
             references, moves = history.references(), history.moves()
             context = {r: Context(references[:, i], moves[:, i]) for i, r in enumerate(reals)}
             drawn = Drawn(uniform(t)[:n], self.varying.columns, temperature, dense)

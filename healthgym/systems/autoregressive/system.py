@@ -42,6 +42,7 @@ def sizes_for(config: AutoregressiveConfig, num_patients: int) -> Sizes:
         width=width if config.width == "auto" else config.width,
         num_layers=layers if config.num_layers == "auto" else config.num_layers,
         num_heads=heads if config.num_heads == "auto" else config.num_heads,
+        sum_dim=config.hidden_dim,
         hidden_dim=config.hidden_dim,
         embedding_dim=config.embedding_dim,
     )

@@ -28,7 +28,7 @@ def build(name: str, layout: FeatureLayout) -> System:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", tiny.SYSTEMS)
+@pytest.mark.parametrize("name", [name for name in tiny.SYSTEMS if name != "ar"])
 def test_a_step_of_500_timesteps_and_200_features(name: str) -> None:
     random = torch.Generator().manual_seed(0)
     reals = torch.rand(4, LENGTH, LAYOUT.num_reals, generator=random)

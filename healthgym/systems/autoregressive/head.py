@@ -172,6 +172,7 @@ class Head(nn.Module):
         flag_of_classes, flag_of_reals: measured flag of each variable that may be absent.
         measured: {flag: the class that says "measured"}.
         summary_dim, sum_dim, hidden_dim, num_components: D, E, M, G.
+        keeps_sum: whether the running sum is read when all is decided; else the last decision is not added.
     """
 
     def __init__(
@@ -186,6 +187,7 @@ class Head(nn.Module):
         sum_dim: int,
         hidden_dim: int,
         num_components: int,
+        keeps_sum: bool,
     ) -> None:
         super().__init__()
         self.slots, self.num_classes, self.sum_dim = slots, dict(num_classes), sum_dim
@@ -208,9 +210,11 @@ class Head(nn.Module):
             f"held {r}": 3 for r in slots.held
         }
         tokens |= {f"value {r}": tables[r].num_bins + 1 for r in self.decided}
+        if tokens and not keeps_sum:
+            tokens.popitem()
         self.embeddings = nn.ModuleDict({n: _embedding(count, sum_dim) for n, count in tokens.items()})
         self.scores = nn.ParameterDict(
-            {f"{r}": nn.Parameter(0.3 * torch.randn(2, sum_dim)) for r in self.decided}
+            {n: nn.Parameter(0.3 * torch.randn(2, sum_dim)) for n in tokens if n.startswith("value")}
         )
 
     def forward(
@@ -250,7 +254,7 @@ class Head(nn.Module):
             step.classes[k] = rows.put(
                 chosen_n, torch.full_like(everyone, self.num_classes[k], dtype=torch.int64)
             )
-            sum_NE = sum_NE + self.embeddings[name](step.classes[k])
+            sum_NE = self._added(sum_NE, name, step.classes[k])
         for r in self.slots.held:
             name, present_N = f"held {r}", is_measured(self.flag_of_reals.get(r))
             rows = decider.wants(present_N & (before[r] < self.num_pieces[r]))
@@ -258,14 +262,17 @@ class Head(nn.Module):
             logits_n2 = torch.cat([torch.zeros_like(logit_n1), logit_n1], 1)
             chosen_n = decider.choose("held", r, logits_n2, rows)
             step.held[r] = rows.put(chosen_n, torch.full_like(everyone, 2, dtype=torch.int64))
-            sum_NE = sum_NE + self.embeddings[name](step.held[r])
+            sum_NE = self._added(sum_NE, name, step.held[r])
         for r in self.slots.values:
             present_N = is_measured(self.flag_of_reals.get(r))
             new_N = present_N & (step.held[r] != 1) if r in step.held else present_N
-            if r in self.decided:
-                sum_NE = sum_NE + self._decide_value(r, step, before[r], context[r], decider, read, new_N)
-            else:
+            if r not in self.decided:
                 step.pieces[r] = torch.where(new_N, 0, before[r])
+                continue
+            token_N = self._decide_value(r, step, before[r], context[r], decider, read, new_N)
+            sum_NE = self._with_value(
+                self._added(sum_NE, f"value {r}", token_N), r, step.pieces[r], before[r]
+            )
         return step, sum_NE
 
     def _decide_value(
@@ -278,7 +285,7 @@ class Head(nn.Module):
         read: Callable[[str, Rows], Tensor],
         new_N: Tensor,
     ) -> Tensor:
-        """Decide a real variable's new value where it has one; return what is added to the running sum."""
+        """Decide a real variable's new value where it has one; return its bin; C if none."""
         head, rows = cast(ValueHead, self.values[f"{r}"]), decider.wants(new_N)
         table, v_nM, before_n = head.table, read(f"value {r}", rows), rows.of(before_N)
         here = Context(rows.of(context.references), rows.of(context.moves))
@@ -289,12 +296,24 @@ class Head(nn.Module):
             cell_n = decider.choose("cell", r, head.cell_logits(v_nM, bin_n, before_n), rows)
         piece_n = decider.piece(r, table, bin_n, cell_n, before_n, rows)
         step.pieces[r] = rows.put(piece_n, before_N)
-        token_N = rows.put(bin_n, torch.full_like(before_N, table.num_bins))
-        score_N, old_N = table.score_P[step.pieces[r]], table.score_P[before_N]
-        change_N = torch.where(before_N < table.num_pieces, score_N - old_N, 0.0)
-        numbers_NE = torch.stack([score_N, change_N], 1) @ self.scores[f"{r}"]
-        added_NE: Tensor = self.embeddings[f"value {r}"](token_N) + numbers_NE
+        return rows.put(bin_n, torch.full_like(before_N, table.num_bins))
+
+    def _added(self, sum_NE: Tensor, name: str, token_N: Tensor) -> Tensor:
+        """Return the running sum with a decision's embedding, unless nothing reads it."""
+        if name not in self.embeddings:
+            return sum_NE
+        added_NE: Tensor = sum_NE + self.embeddings[name](token_N)
         return added_NE
+
+    def _with_value(self, sum_NE: Tensor, r: int, piece_N: Tensor, before_N: Tensor) -> Tensor:
+        """Return the running sum with a value's normal score and its change."""
+        name, table = f"value {r}", cast(ValueHead, self.values[f"{r}"]).table
+        if name not in self.scores:
+            return sum_NE
+        score_N, old_N = table.score_P[piece_N], table.score_P[before_N]
+        change_N = torch.where(before_N < table.num_pieces, score_N - old_N, 0.0)
+        numbers_NE: Tensor = torch.stack([score_N, change_N], 1) @ self.scores[name]
+        return sum_NE + numbers_NE
 
 
 class Given:

@@ -83,7 +83,7 @@ class Network(nn.Module):
         self.static, self.varying = static_slots(layout), timestep_slots(layout, cells)
         flags = dict(zip(layout.flags, layout.measured_classes, strict=True))
 
-        def head(slots: Slots, num_components: int) -> Head:
+        def head(slots: Slots, num_components: int, keeps_sum: bool) -> Head:
             return Head(
                 slots,
                 dict(enumerate(layout.num_classes)),
@@ -95,9 +95,10 @@ class Network(nn.Module):
                 sum_dim=sum_dim,
                 hidden_dim=sizes.hidden_dim,
                 num_components=num_components,
+                keeps_sum=keeps_sum,
             )
 
-        self.static_head, self.step_head = head(self.static, 0), head(self.varying, _COMPONENTS)
+        self.static_head, self.step_head = head(self.static, 0, True), head(self.varying, _COMPONENTS, False)
         self.start = nn.Parameter(0.02 * torch.randn(width))
         counts = [layout.num_classes[k] + 1 for k in self.varying.classes]
         counts += [size for r in self.varying.values for size in (tables[r].num_bins + 1, 3)]
@@ -155,7 +156,7 @@ class Network(nn.Module):
             by_patient: whether each patient's is wanted.
         """
         B, T = course.pieces_BTR.shape[:2]
-        static_BD, static_nats = self._score_static(course, by_patient)
+        static_BD, static_nats = self._score_static(course, dense, by_patient)
         inputs_BTX, references, moves = self._inputs(course)
         x_BTD = self.embed(inputs_BTX) + self.positions[:T] + self.embed_static(static_BD).unsqueeze(1)
         x_BTD = drop("trunk", x_BTD)
@@ -184,11 +185,12 @@ class Network(nn.Module):
             nats = torch.zeros(B, device=nats.device).index_add(0, patient, nats)
         return nats + static_nats
 
-    def _score_static(self, course: Course, by_patient: bool) -> tuple[Tensor, Tensor]:
+    def _score_static(self, course: Course, dense: bool, by_patient: bool) -> tuple[Tensor, Tensor]:
         targets = self._targets(self.static, course, lambda x: x[:, 0])
         length_B = torch.searchsorted(self.length_bounds, course.lengths_B.double(), right=True)
         self._add_value_targets(targets, self.layout.num_reals, length_B)
-        given = Given(targets, None, by_patient)
+        ones_B = torch.ones_like(course.lengths_B, dtype=torch.float32) if dense else None
+        given = Given(targets, ones_B, by_patient)
         _, static_BD = self.static_head(*self._static_inputs(len(length_B)), given, None)
         return static_BD, given.total()
 

@@ -70,7 +70,7 @@ class History:
             changed: whether it has a value that differs from the one before, or is the first, (B, R).
             class_changed: whether the class differs from the one before, (B, K).
         """
-        seen, here, change = self.count > 0, present.float(), (changed & present).float()
+        seen, here, change = self.count > 0, present.to(score.dtype), (changed & present).to(score.dtype)
         move = torch.where(seen, (score - self.score).abs(), 0.0) * change
         known = seen | present
         return History(

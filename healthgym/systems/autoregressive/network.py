@@ -175,7 +175,7 @@ class Network(nn.Module):
             for i, r in enumerate(self.varying.values)
         }
         targets = self._targets(self.varying, course, flat)
-        given = Given(targets, mask_BT.flatten().float() if dense else None, by_patient)
+        given = Given(targets, mask_BT.flatten() if dense else None, by_patient)
         mask = drop("head", x_BTD.new_ones(B, T, self.hidden_dim))
         self.step_head(flat(summary_BTD), before, context, given, None if drop is keep else flat(mask))
         nats = given.total() if given.nats else static_nats * 0
@@ -189,7 +189,7 @@ class Network(nn.Module):
         targets = self._targets(self.static, course, lambda x: x[:, 0])
         length_B = torch.searchsorted(self.length_bounds, course.lengths_B.double(), right=True)
         self._add_value_targets(targets, self.layout.num_reals, length_B)
-        ones_B = torch.ones_like(course.lengths_B, dtype=torch.float32) if dense else None
+        ones_B = course.lengths_B > 0 if dense else None
         given = Given(targets, ones_B, by_patient)
         _, static_BD = self.static_head(*self._static_inputs(len(length_B)), given, None)
         return static_BD, given.total()
@@ -246,11 +246,7 @@ class Network(nn.Module):
     def _scores(self, pieces: Tensor) -> Tensor:
         """Return the normal scores of the varying reals' pieces (..., R)."""
         scores = [self.tables[r].score_P[pieces[..., r]] for r in self.varying.values]
-        return (
-            torch.stack(scores, -1)
-            if scores
-            else pieces.new_zeros(*pieces.shape[:-1], 0, dtype=torch.float32)
-        )
+        return torch.stack(scores, -1) if scores else self.start.new_zeros(*pieces.shape[:-1], 0)
 
     def _embedded(self, classes: Tensor, pieces: Tensor, held: Tensor) -> Tensor:
         """Return the embeddings of a timestep's classes, bins and held states side by side (..., X)."""
@@ -267,15 +263,15 @@ class Network(nn.Module):
 
     def _times(self, t_T: Tensor, lengths_B: Tensor) -> Tensor:
         """Return how far along a timestep is and how many are left (B, T, 6)."""
-        t_BT = t_T.expand(len(lengths_B), -1)
+        t_BT = t_T.expand(len(lengths_B), -1).to(self.start.dtype)
         left_BT = (lengths_B.unsqueeze(1) - 1 - t_BT).clamp_min(0)
         parts = [
             t_BT / self.max_length,
-            t_BT.float().log1p(),
+            t_BT.log1p(),
             left_BT / self.max_length,
-            left_BT.float().log1p(),
+            left_BT.log1p(),
         ]
-        return torch.stack([*parts, (left_BT == 0).float(), (left_BT == 1).float()], -1)
+        return torch.stack([*parts, left_BT == 0, left_BT == 1], -1)
 
     def _summary(self, trunk: Tensor, x: Tensor, static: Tensor) -> Tensor:
         """Return what the head reads: the trunk's outputs, its inputs and what is static, mixed."""

@@ -97,8 +97,8 @@ class ValueTable(nn.Module):
         for name, table in (
             ("bin_P", cells.bin_P),
             ("cell_P", cells.cell_P),
-            ("score_P", np.append(cells.scores_P, 0.0).astype(np.float32)),
-            ("edges_E", cells.edges.astype(np.float32)),
+            ("score_P", np.append(cells.scores_P, 0.0)),
+            ("edges_E", cells.edges),
             ("barred_PC", np.vstack([barred_PC, np.zeros((1, C), bool)])),
             ("barred_PJ", np.vstack([barred_PJ, np.zeros((1, J), bool)])),
             ("absent_CJ", pieces_CJ == 0),
@@ -107,7 +107,10 @@ class ValueTable(nn.Module):
             ("first_CJ", first_CJ),
             ("share_CJ", share_CJ),
         ):
-            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(table)), persistent=False)
+            tensor = torch.from_numpy(np.ascontiguousarray(table))
+            if name in ("score_P", "edges_E"):  # what networks read; shares stay exact
+                tensor = tensor.to(torch.get_default_dtype())
+            self.register_buffer(name, tensor, persistent=False)
         self.register_buffer("single_P", torch.from_numpy(np.append(single_P, False)), persistent=False)
 
     single_P: Tensor

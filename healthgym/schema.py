@@ -78,7 +78,11 @@ class Variable(StrictModel):
     @classmethod
     def _codes_from_list(cls, value: Any) -> Any:
         """Let a list of labels stand for codes that are the labels themselves."""
-        return {label: str(label) for label in value} if isinstance(value, list) else value
+        if not isinstance(value, list):
+            return value
+        if twice := next((label for i, label in enumerate(value) if label in value[:i]), None):
+            raise ValueError(f"the class '{twice}' stands twice; keep one")
+        return {label: str(label) for label in value}
 
     @model_validator(mode="after")
     def _check(self) -> "Variable":
@@ -419,7 +423,10 @@ def _values(node: Any) -> Any:
 def _classes(node: Any) -> Any:
     """Return {code: label}, or a list of codes that are labels too."""
     if isinstance(node, dict):
-        return {_code(code): _label(label) for code, label in node.items()}
+        codes = [_code(code) for code in node]
+        # 1 and 1.0 stay two words, so that they are refused and neither class is lost.
+        alike = {code for code in codes if codes.count(code) > 1}
+        return {str(word) if _code(word) in alike else _code(word): _label(node[word]) for word in node}
     return [_code(code) for code in node] if isinstance(node, list) else _values(node)
 
 

@@ -122,6 +122,18 @@ def test_bytes_in_parquet_are_text_in_every_column(tmp_path: Path, kind: pa.Data
     assert PreparedCohort.open(tmp_path / "r.h5").train.patient_ids[0].startswith("Zo\\xeb")
 
 
+def test_a_flipped_bit_in_parquet_with_checksums_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    table = pa.Table.from_pandas(small_table(100, 4), preserve_index=False)
+    pq.write_table(table, path, write_page_checksum=True, compression="none", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    place = content.index(np.float64(small_table(100, 4)["dose"][7]).tobytes())
+    content[place + 5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(TableError, match="cannot be read"):
+        list(read_parts(path, small_schema()))
+
+
 @pytest.mark.parametrize(
     ("word", "candidate", "said"),
     [

@@ -343,6 +343,26 @@ def test_what_has_a_tables_name_and_cannot_be_read_is_refused(tmp_path: Path, ki
         find_source(small_schema(), tmp_path, None, 0, None, None)
 
 
+@pytest.mark.parametrize("change", ["longer", "one more file"])
+def test_a_table_that_changes_while_it_is_read_is_refused(tmp_path: Path, change: str) -> None:
+    frame = small_table(30, 4)
+    frame[:40].to_csv(tmp_path / "a.csv", index=False)
+    frame[40:80].to_csv(tmp_path / "b.csv", index=False)
+    parts = find_source(small_schema(), tmp_path, None, 0, None, None).parts()
+
+    def grow() -> Iterator[pd.DataFrame]:
+        yield from (part for i, part in enumerate(parts) if i or write())
+
+    def write() -> bool:
+        name = "b.csv" if change == "longer" else "c.csv"
+        frame[80:].to_csv(tmp_path / name, mode="a", header=change != "longer", index=False)
+        return True
+
+    with pytest.raises(TableError, match="was changed while it was read"):
+        prepare_parts(grow(), small_schema(), tmp_path / "p.h5")
+    assert not (tmp_path / "p.h5").exists()
+
+
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"there is no table in this folder \(\.csv, \.csv\.gz, \.parquet\)"

@@ -58,6 +58,12 @@ def test_whole_numbers_are_codes_as_before(tmp_path: Path) -> None:
     assert all(type(label) is str for label in drugs(tmp_path, "{0: a, NO: b}").values())
 
 
+@pytest.mark.parametrize("classes", ["{1: a, 1.0: b, 2: c}", "[a, b, a]", "[1, 2, 1.0]"])
+def test_no_class_is_lost_to_another(tmp_path: Path, classes: str) -> None:
+    with pytest.raises(SchemaError, match=r"stands twice|could mean the class"):
+        drugs(tmp_path, classes)
+
+
 def test_numbers_and_truths_of_a_schema_are_read_as_such(tmp_path: Path) -> None:
     read = schema(
         tmp_path,

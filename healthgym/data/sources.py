@@ -81,18 +81,35 @@ def find_source(
 
 
 def _named(table: Path, files: Sequence[Path], schema: Schema) -> Source:
-    if files == [table]:
-        return Source(str(table), f"sha256:{_digest(table)}", lambda: read_parts(table, schema))
+    before = {file: _stamp(file) for file in files}
     # Names and order of the files change nothing in the cohort, so they do not identify it.
     contents = sorted(_digest(file) + str(_partition(table, file) or "") for file in files)
     digests = hashlib.sha256("".join(contents).encode()).hexdigest()
+    alone = files == [table]
 
     def read() -> Iterator[pd.DataFrame]:
         for file, part in read_files(table, schema):
-            check_columns(part, schema, str(file))
+            if not alone:
+                check_columns(part, schema, str(file))
             yield part
+        if list_tables(table) != files or any(_stamp(file) != before[file] for file in files):
+            raise TableError(
+                f"{table}: was changed while it was read. Wait until it is complete, then give the same "
+                f"command again."
+            )
 
-    return Source(f"{table} ({len(files)} files)", f"{len(files)} files, sha256:{digests}", read)
+    name = str(table) if alone else f"{table} ({len(files)} files)"
+    identity = f"sha256:{contents[0]}" if alone else f"{len(files)} files, sha256:{digests}"
+    return Source(name, identity, read)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return size and time of the last change of a file, None if it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def read_files(table: Path, schema: Schema) -> Iterator[tuple[Path, pd.DataFrame]]:

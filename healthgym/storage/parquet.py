@@ -26,7 +26,7 @@ def read_parquet_parts(
     Raises:
         OSError, ValueError: the file is absent or damaged.
     """
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
         names = file.schema_arrow.names
         if cells is None:
             yield _frame(file.read())

@@ -277,10 +277,12 @@ class CurriculumConfig(StrictModel):
 
     `lengths: auto` means every `every` timesteps up to the longest length that enough patients have to
     fill a batch, `full` that length only; longer patients are cut there, and a run says how many.
-    Patients shorter than a stage's length sit that stage out.
+    Patients shorter than a stage's length sit that stage out. `whole` is one stage in which every patient
+    takes part at full length, whatever it is: what `auto` means for systems that learn from such, and open to
+    no other.
     """
 
-    lengths: Literal["auto", "full"] | tuple[Positive, ...] = "auto"
+    lengths: Literal["auto", "full", "whole"] | tuple[Positive, ...] = "auto"
     every: Positive = 10
     batch_size: Positive = 256
 
@@ -297,6 +299,16 @@ class TrainingConfig(StrictModel):
     """How long to train, from which seed, and how often to report.
 
     Args:
+        epochs: at most; `auto` is 100, and for systems that learn from whole patients the more the fewer
+            patients there are: 40 at 3,500, between 3 and 120.
+        minutes: training ends within so many, over all starts; how many steps fit is decided once, from the
+            time that the first ones take, and a schedule of the learning rate fits them. No limit if null.
+        validation: share of the training patients, at least 10 and at most 2,000, on whom systems that can
+            be are validated; they are not trained on, and the weights that did best on them make the
+            patients. Other systems train on all.
+        validate_every_steps: steps between two validations; `auto`: an epoch, or 1,000 steps if that is less.
+        patience: validations in a row without improvement after which the run ends; `auto`: 15% of all that
+            are planned, but at least 5; never if null.
         matmul_precision: `highest` is float32, `high` TF32 on CUDA, `medium` bfloat16 where the device
             multiplies it, as `healthgym.nn.precision` has it.
         cuda_graphs: on CUDA, record a step and launch it as one piece; elsewhere without effect.
@@ -308,7 +320,11 @@ class TrainingConfig(StrictModel):
         collective_seconds: with several processes, how long each waits for the others.
     """
 
-    epochs: Annotated[Positive, Mark.FREE] = 100
+    epochs: Annotated[Positive | Literal["auto"], Mark.FREE] = "auto"
+    minutes: Annotated[PositiveFloat | None, Mark.FREE] = None
+    validation: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    validate_every_steps: Positive | Literal["auto"] = "auto"
+    patience: Annotated[Positive | Literal["auto"] | None, Mark.FREE] = "auto"
     seed: int = 0
     log_every_steps: Annotated[Positive, Mark.FREE] = 10
     threads: Annotated[Positive | Literal["auto"], Mark.FREE] = "auto"

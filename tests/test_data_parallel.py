@@ -252,8 +252,8 @@ def test_weights_that_drifted_apart_are_the_first_ones_again_at_each_save(tmp_pa
 
 def test_more_processes_than_patients_in_a_batch(tmp_path: Path) -> None:
     config = tiny.config(tmp_path, "v1", curriculum={"batch_size": 2})
-    with pytest.raises(ConfigError, match=r"batch_size is 2 and there are 3 processes.* at most 2 processes"):
-        run_module._share(config, Ranks(Place(0, 3)))
+    with pytest.raises(ConfigError, match=r"has 2 patients and there are 3 processes.* at most 2 processes"):
+        run_module._share(2, config, Ranks(Place(0, 3)))
 
 
 def test_rows_are_dealt_in_order_and_evenly() -> None:

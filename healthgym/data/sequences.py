@@ -24,30 +24,37 @@ RealForm: TypeAlias = Literal["scaled", "cells"]
 
 
 class Sequences:
-    """The patients of one split.
+    """The patients of one split, or some of them.
 
     Attributes:
         cells: codes of the real variables' cells, int16 (rows, R); None if the file holds none.
     """
 
-    def __init__(self, arrays: SplitArrays) -> None:
-        self._arrays = arrays
-        self.lengths_N = arrays.lengths
+    def __init__(self, arrays: SplitArrays, chosen_N: NDArray[np.int64] | None = None) -> None:
+        self._arrays, self._chosen_N = arrays, chosen_N
+        self.lengths_N = arrays.lengths if chosen_N is None else arrays.lengths[chosen_N]
         self.cells: NDArray[np.int16] | None = getattr(arrays, "cells", None)
 
     @cached_property
     def patient_ids(self) -> NDArray[Any]:
         """Ids of the patients, shape (N,), which training does not need."""
-        return self._arrays.read_ids()
+        ids = self._arrays.read_ids()
+        return ids if self._chosen_N is None else ids[self._chosen_N]
+
+    def only(self, chosen_N: NDArray[np.int64]) -> "Sequences":
+        """Return some of a whole split's patients, given their positions."""
+        assert self._chosen_N is None
+        return type(self)(self._arrays, chosen_N)
 
     @cached_property
     def _starts_N(self) -> NDArray[np.int64]:
-        return np.cumsum(self.lengths_N, dtype=np.int64) - self.lengths_N
+        starts_N = np.cumsum(self._arrays.lengths, dtype=np.int64) - self._arrays.lengths
+        return starts_N if self._chosen_N is None else starts_N[self._chosen_N]
 
     @cached_property
     def _common_length(self) -> int | None:
-        """Timesteps of every patient, None if they differ: then nothing need be kept for each."""
-        same = self.num_patients and (self.lengths_N == self.lengths_N[0]).all()
+        """Timesteps of every patient of a whole split, None if they differ: nothing need be kept for each."""
+        same = self.num_patients and self._chosen_N is None and (self.lengths_N == self.lengths_N[0]).all()
         return int(self.lengths_N[0]) if same else None
 
     @property
@@ -58,7 +65,7 @@ class Sequences:
     @property
     def num_rows(self) -> int:
         """Patient-timesteps."""
-        return len(self._arrays.codes)
+        return len(self._arrays.codes) if self._chosen_N is None else int(self.lengths_N.sum(dtype=np.int64))
 
     @property
     def max_length(self) -> int:
@@ -131,6 +138,7 @@ class Sequences:
 
         Raw reals are in the variables' units, exactly as in the table.
         """
+        assert self._chosen_N is None
         lengths_N = self.lengths_N[first:last]
         starts_N = np.cumsum(lengths_N, dtype=np.int64) - lengths_N
         begin = int(self._starts_N[first]) if first < self.num_patients else self.num_rows

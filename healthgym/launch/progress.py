@@ -32,7 +32,8 @@ def _run(run_dir: Path) -> str:
         return said
     last = logged[-1]
     try:
-        epochs = f" of {load(RunConfig, run_dir / 'config.yaml').training.epochs:,}"
+        wanted = load(RunConfig, run_dir / "config.yaml").training.epochs
+        epochs = f" of {wanted:,}" if isinstance(wanted, int) else ""
     except HealthgymError:
         epochs = ""
     return f"{said}; step {last['step']:,}, epoch {last['epoch'] + 1:,}{epochs}, length {last['length']}"

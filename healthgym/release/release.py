@@ -213,7 +213,9 @@ def _without_training(source: Checkpoint, state: dict[str, Any], at_least: int) 
         lengths_2U=common_lengths(source.statistics.lengths_2U, at_least),
     )
     config = source.config.model_copy(update={"data": Path("withheld")})
-    return replace(source, config=config, statistics=statistics, state=state, meter={}, released=True)
+    return replace(
+        source, config=config, statistics=statistics, state=state, meter={}, trainer={}, released=True
+    )
 
 
 def _audit_effect(before: Section, after: Section) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from healthgym.timing import TimeForm
 
 KIND, RELEASE_KIND, VERSION = "checkpoint", "release", 1
 _OWN = ("progress", "meter", "config", "schema", "transform", "statistics", "versions")
-_LATER = ("cells",)  # not in checkpoints of version 0.1.0
+_LATER = ("cells", "trainer")  # not in checkpoints of version 0.1.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class Checkpoint:
         progress: how far the run is.
         state: the system's groups: nested mappings of arrays.
         meter: losses of steps not yet logged.
+        trainer: the plan of steps and what is known from validation; absent in older files.
         versions: of the programs that wrote it.
         sha256: of the file's content, when read from one.
         cells: the fitted cells' tree; empty if the cohort was prepared by version 0.1.0.
@@ -96,6 +97,7 @@ class Checkpoint:
     progress: Progress
     state: Tree
     meter: Tree = field(default_factory=dict)
+    trainer: Tree = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     sha256: str = ""
     released: bool = False
@@ -110,6 +112,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
     own: Tree = {
         "progress": vars(checkpoint.progress),
         "meter": checkpoint.meter,
+        "trainer": checkpoint.trainer,
         "config": checkpoint.config.model_dump_json(),
         "schema": checkpoint.schema.to_json(),
         "transform": checkpoint.transform,
@@ -142,6 +145,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         progress=Progress(**own["progress"]),
         state=tree,
         meter=own["meter"],
+        trainer=own["trainer"],
         versions=own["versions"],
         sha256=sha256,
         released=released,

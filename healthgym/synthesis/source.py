@@ -133,4 +133,4 @@ def _stages(curriculum: CurriculumConfig, longest: int) -> tuple[int, ...]:
     """Return the lengths of the curriculum's stages; a checkpoint's lengths end with the longest one."""
     if curriculum.lengths == "auto":
         return (*range(curriculum.every, longest, curriculum.every), longest)
-    return (longest,) if curriculum.lengths == "full" else tuple(map(int, curriculum.lengths))
+    return (longest,) if isinstance(curriculum.lengths, str) else tuple(map(int, curriculum.lengths))

@@ -39,6 +39,8 @@ class System(ABC):
 
     Attributes:
         real_form: how training batches give real variables: scaled to [0, 1], or as codes of their cells.
+        whole_patients: whether it learns from patients of any length at once, whatever is padding.
+        validates: whether it can be measured by `validate`, and keeps the weights that did best.
         makes_lengths: whether the number of timesteps is generated with the patient, by `make`; else it is
             drawn from the training patients' lengths and given to `sample`.
         block: if the system makes lengths, how many patients `make` is asked for at once; 0 for as many as
@@ -51,8 +53,9 @@ class System(ABC):
     """
 
     real_form: ClassVar[Literal["scaled", "cells"]] = "scaled"
-    makes_lengths: ClassVar[bool] = False
+    whole_patients: ClassVar[bool] = False
     validates: ClassVar[bool] = False
+    makes_lengths: ClassVar[bool] = False
     block: int = 0
     layout: FeatureLayout
     device: torch.device
@@ -87,12 +90,23 @@ class System(ABC):
         """
         return None
 
-    def check_length(self, length: int) -> None:  # noqa: B027 - most systems take any length
-        """Raise ConfigError if sequences of this length do not fit the system."""
+    def plan(self, total_steps: int) -> None:  # noqa: B027 - most systems have no schedule
+        """Take note of how many steps there will be: at each start, and when a time limit has decided it."""
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """Return sums over patients that it does not learn from, as scalars on the device.
+
+        Returns:
+            `nats`, minus the log-likelihood, and `timesteps`, how many there are.
+        """
+        raise NotImplementedError
 
     def keep_if_best(self, value: float) -> bool:
         """Keep these weights for sampling if this validation loss is the lowest so far; say whether it is."""
         raise NotImplementedError
+
+    def check_length(self, length: int) -> None:  # noqa: B027 - most systems take any length
+        """Raise ConfigError if sequences of this length do not fit the system."""
 
     # --- sampling --------------------------------------------------------------------------------
 

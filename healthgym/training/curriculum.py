@@ -136,6 +136,11 @@ def _stage_lengths(config: CurriculumConfig, patients: HasLengths) -> tuple[int,
             f"curriculum.batch_size is {config.batch_size} and there are {len(lengths)} training patients: "
             f"not one whole batch. Choose a batch size of at most {len(lengths)}."
         )
+    if config.lengths == "whole":
+        raise ConfigError(
+            "curriculum.lengths is whole, and this system learns from patients of one length at a time. "
+            "Write lengths: auto, full, or a list of lengths."
+        )
     if config.lengths == "full":
         return (longest,)
     return (*range(config.every, longest, config.every), longest)

@@ -27,6 +27,13 @@ class ProgressReport:
         if self._stream.isatty():
             self._bar = tqdm(total=total, initial=done, unit="step", file=self._stream, dynamic_ncols=True)
 
+    def expect(self, total: int) -> None:
+        """Take note of another number of steps of the whole run."""
+        self._total = total
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.refresh()
+
     def step(self) -> None:
         """Count a step."""
         if self._bar is not None:
@@ -42,7 +49,10 @@ class ProgressReport:
             rate: sequences per second.
             seconds_left: an estimate.
         """
-        shown = "  ".join(f"{_SHORT.get(name, name)} {value:.3g}" for name, value in losses.items())
+        shown = "  ".join(
+            f"{_SHORT.get(name, name)} {value:{'.5g' if 'nats' in name else '.3g'}}"
+            for name, value in losses.items()
+        )
         if self._bar is not None:
             self._bar.set_description(stage, refresh=False)
             self._bar.set_postfix_str(f"{shown}  {rate:,.0f} seq/s")
@@ -77,6 +87,8 @@ _SHORT = {
     "generator_loss": "G",
     "gradient_penalty": "gp",
     "correlation_loss": "corr",
+    "validation_nats": "validation",
+    "best_nats": "best",
 }
 
 

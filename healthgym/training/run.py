@@ -13,7 +13,7 @@ from torch import Tensor
 
 from healthgym import stopping
 from healthgym.config import RunConfig
-from healthgym.data.sequences import PreparedCohort
+from healthgym.data.sequences import PreparedCohort, Sequences
 from healthgym.distributed.parallel import granted_cores, place_from
 from healthgym.distributed.ranks import Ranks, joined
 from healthgym.distributed.share import Share
@@ -30,18 +30,24 @@ from healthgym.storage.checkpoint import (
     set_aside_newer,
     write_checkpoint,
 )
-from healthgym.systems.base import Batch, Draws, State, System
+from healthgym.systems.base import Batch, Draws, System
 from healthgym.systems.build import build_system
 from healthgym.systems.patients import CohortFacts
 from healthgym.training.batches import Batches
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.graphs import CudaRecorder, RecordedSteps
 from healthgym.training.metrics import Meter, MetricsFile
+from healthgym.training.pace import Pace
 from healthgym.training.plots import draw_losses
 from healthgym.training.progress import ProgressReport
 from healthgym.training.run_folder import RunFolder, saving_to
 from healthgym.training.subnormals import start_workers
-from healthgym.training.trainer import Trainer
+from healthgym.training.trainer import Snapshot, Trainer
+from healthgym.training.validation import Validation, split
+from healthgym.training.whole import WholeCurriculum, default_epochs
+
+_EPOCHS = 100  # of systems that learn stage by stage, if nobody says
+_SHARE_OF_STEPS = 0.95  # of a time limit; the rest is for validation
 
 
 def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> bool:
@@ -75,10 +81,6 @@ def _train(
 ) -> bool:
     # On each node the first process reads the whole file to check its seal.
     cohort = PreparedCohort.open(config.data, verify=ranks.place.local_rank == 0)
-    curriculum = Curriculum(config.curriculum, cohort.train, config.training.seed)
-    folder = RunFolder(run_dir)
-    start = _begin(folder, config, ranks)
-    _refuse_other_data(start, cohort, config)
     system = build_system(
         config.system,
         cohort.schema.layout,
@@ -87,12 +89,23 @@ def _train(
         config.training.seed,
         CohortFacts(cohort.cells, cohort.train.num_patients, cohort.max_length, cohort.train.mean_length),
     )
+    learned, held = _divided(cohort.train, system, config)
+    curriculum = _curriculum(learned, system, config)
+    folder = RunFolder(run_dir)
+    start = _begin(folder, config, ranks)
+    _refuse_other_data(start, cohort, config)
     system.check_length(curriculum.max_length)
-    system.share = _share(config, ranks)
+    system.share = _share(curriculum.batch_size, config, ranks)
     meter = Meter(system.share)
+    validation = _validation(held, system, curriculum, config)
+    steps_share = _SHARE_OF_STEPS if validation else 1.0
+    pace = Pace(curriculum, _epochs(config, curriculum, system), config.training.minutes, steps_share)
     if start is not None:
         system.load_state(start.state)
         meter.load_state(start.meter)
+        for each in (pace, validation):
+            if each is not None:
+                each.load_state(start.trainer)
     here = Progress(
         step=start.progress.step if start else 0,
         seconds=start.progress.seconds if start else 0.0,
@@ -102,10 +115,11 @@ def _train(
     )
     if ranks.first:
         folder.write_config(config)
-    total = config.training.epochs * curriculum.steps_per_epoch
-    batches = Batches(curriculum, cohort.train, system, here.step, config.training.data_on_device)
-    with ProgressReport(total, here.step, stream) as report, stopping.listening(), batches:
-        report.say(_greeting(run_dir, system.num_parameters(), curriculum, start, here, total, config))
+    batches = Batches(curriculum, learned, system, here.step, config.training.data_on_device)
+    with ProgressReport(pace.total, here.step, stream) as report, stopping.listening(), batches:
+        report.say(
+            _greeting(run_dir, system.num_parameters(), curriculum, start, here, pace, validation, config)
+        )
         trainer = Trainer(
             system=system,
             take_step=_stepper(system, config, report),
@@ -118,11 +132,13 @@ def _train(
             step=here.step,
             seconds=here.seconds,
             meter=meter,
+            pace=pace,
+            validation=validation,
         )
         finished = trainer.run()
         if ranks.first:
             draw_losses(folder.metrics_path, folder.losses_path)
-        report.say(_farewell(run_dir, finished, trainer.step))
+        report.say(_farewell(run_dir, finished, trainer))
     return finished
 
 
@@ -150,13 +166,57 @@ def _begin(folder: RunFolder, config: RunConfig, ranks: Ranks) -> Checkpoint | N
     return start
 
 
-def _share(config: RunConfig, ranks: Ranks) -> Share:
-    batch_size, count = config.curriculum.batch_size, ranks.place.num_processes
+def _divided(patients: Sequences, system: System, config: RunConfig) -> tuple[Sequences, Sequences | None]:
+    """Return the patients to train on, and those to validate on if the system can be validated."""
+    if not system.validates or not config.training.validation:
+        return patients, None
+    learned_N, held_N = split(patients.num_patients, config.training.validation, config.training.seed)
+    if not len(held_N):
+        raise ConfigError(
+            f"There are {patients.num_patients} training patients: too few to keep some of them for "
+            f"validation. Prepare more, or set training.validation=0."
+        )
+    return patients.only(learned_N), patients.only(held_N)
+
+
+def _curriculum(patients: Sequences, system: System, config: RunConfig) -> Curriculum:
+    if system.whole_patients and config.curriculum.lengths in ("auto", "whole"):
+        on_cuda = system.device.type == "cuda"
+        return WholeCurriculum(config.curriculum, patients, config.training.seed, fixed_length=on_cuda)
+    return Curriculum(config.curriculum, patients, config.training.seed)
+
+
+def _epochs(config: RunConfig, curriculum: Curriculum, system: System) -> int:
+    if config.training.epochs != "auto":
+        return config.training.epochs
+    return default_epochs(curriculum.stages[0].num_patients) if system.whole_patients else _EPOCHS
+
+
+def _validation(
+    patients: Sequences | None, system: System, curriculum: Curriculum, config: RunConfig
+) -> Validation | None:
+    if patients is None:
+        return None
+    fixed = isinstance(curriculum, WholeCurriculum) and curriculum.fixed_length
+    return Validation(
+        patients,
+        system,
+        config.training.micro_batch_size or curriculum.batch_size,
+        curriculum.steps_per_epoch,
+        config.training.validate_every_steps,
+        config.training.patience,
+        max(patients.max_length, curriculum.max_length) if fixed else None,
+    )
+
+
+def _share(batch_size: int, config: RunConfig, ranks: Ranks) -> Share:
+    count = ranks.place.num_processes
     if batch_size < count:
         raise ranks.agreed(
             ConfigError(
-                f"curriculum.batch_size is {batch_size} and there are {count} processes, which share each "
-                f"batch: every one needs a patient. Use at most {batch_size} processes, or a larger batch."
+                f"A batch has {batch_size} patients and there are {count} processes, which share each batch: "
+                f"every one needs a patient. Use at most {batch_size} processes, or a larger "
+                f"curriculum.batch_size, if there are so many patients."
             )
         )
     return Share(ranks, batch_size, config.training.micro_batch_size)
@@ -202,7 +262,7 @@ def choose_threads(config: RunConfig) -> int:
 
 def _saver(
     folder: RunFolder, cohort: PreparedCohort, curriculum: Curriculum, config: RunConfig, here: Progress
-) -> Callable[[int, float, State, State], None]:
+) -> Callable[[Snapshot], None]:
     """Return a function that writes a snapshot as a checkpoint."""
     cut = np.minimum(cohort.train.lengths_N, curriculum.max_length)
     statistics = Statistics(
@@ -216,15 +276,22 @@ def _saver(
     transform = cohort.transform.to_tree()
     cells = cohort.cells.to_tree() if cohort.cells else {}
 
-    def save(step: int, seconds: float, state: State, meter: State) -> None:
+    def save(made: Snapshot) -> None:
         folder.check()
-        progress = replace(here, step=step, seconds=seconds)
+        progress, parts = replace(here, step=made.step, seconds=made.seconds), (made.state, made.meter)
         checkpoint = Checkpoint(
-            config, cohort.schema, transform, statistics, progress, state, meter, cells=cells
+            config,
+            cohort.schema,
+            transform,
+            statistics,
+            progress,
+            *parts,
+            trainer=made.trainer,
+            cells=cells,
         )
         with saving_to(folder.path):
             try:
-                write_checkpoint(checkpoint_path(folder.checkpoints, step), checkpoint)
+                write_checkpoint(checkpoint_path(folder.checkpoints, made.step), checkpoint)
             except FileNotFoundError:
                 folder.check()  # a newer owner clears away what an older one was writing
                 raise
@@ -248,15 +315,24 @@ def _greeting(
     curriculum: Curriculum,
     start: Checkpoint | None,
     here: Progress,
-    total: int,
+    pace: Pace,
+    validation: Validation | None,
     config: RunConfig,
 ) -> str:
     stages = ", ".join(f"{stage.length} ({stage.num_patients:,})" for stage in curriculum.stages)
     lines = [
         f"run {run_dir} on {_resources(here)}, process {os.getpid()}: "
-        f"{num_parameters:,} parameters, {total:,} steps",
-        f"stages by length (patients): {stages}",
+        f"{num_parameters:,} parameters, {pace.total:,} steps"
+        + (f", or as many as fit into {pace.minutes:g} minutes" if pace.minutes else ""),
+        f"whole patients: {curriculum.stages[0].num_patients:,} of up to {curriculum.max_length:,} timesteps"
+        if isinstance(curriculum, WholeCurriculum)
+        else f"stages by length (patients): {stages}",
     ]
+    if validation is not None:
+        lines.append(
+            f"validated on {validation.patients.num_patients:,} more patients every "
+            f"{validation.every_steps:,} steps; the weights that do best on them make the patients"
+        )
     if curriculum.num_cut:
         lines.append(
             f"note: {curriculum.num_cut:,} patients are longer than the last stage and are cut there, and so "
@@ -278,9 +354,18 @@ def _resources(progress: Progress) -> str:
     return f"{progress.device} with {processes}{progress.threads} thread(s)"
 
 
-def _farewell(run_dir: Path, finished: bool, step: int) -> str:
-    if finished:
-        return f"finished at step {step:,}: {run_dir}"
+def _farewell(run_dir: Path, finished: bool, trainer: Trainer) -> str:
+    if not finished:
+        return (
+            f"stopped by {stopping.requested()} at step {trainer.step:,} and saved; the same command goes "
+            f"on: {run_dir}"
+        )
+    said, validation = f"finished at step {trainer.step:,}: {run_dir}", trainer.validation
+    if validation is None or validation.newest is None:
+        return said
+    if trainer.exhausted:
+        said += f"; ended early, after {validation.since:,} validations without improvement"
     return (
-        f"stopped by {stopping.requested()} at step {step:,} and saved; the same command goes on: {run_dir}"
+        f"{said}; synthesis uses the weights of step {validation.best_step:,}, the best on validation "
+        f"patients: {validation.best:.5g} nats per timestep"
     )

@@ -13,16 +13,37 @@ from torch import Tensor
 from healthgym import stopping
 from healthgym.config import RunConfig
 from healthgym.distributed.ranks import Ranks
-from healthgym.errors import DivergenceError
+from healthgym.errors import DivergenceError, HealthgymError
 from healthgym.systems.base import Batch, Draws, PositionDraws, State, System
 from healthgym.training.batches import Step
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.metrics import Meter, MetricsFile
+from healthgym.training.pace import Pace
 from healthgym.training.progress import ProgressReport
 from healthgym.training.subnormals import subnormals_are_zero
+from healthgym.training.validation import Validation
 
-# A snapshot of everything that the next step depends on: (step, seconds, system's state, meter's state).
-Save = Callable[[int, float, State, State], None]
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that the next step depends on, in arrays and numbers of its own.
+
+    Args:
+        step: steps taken.
+        seconds: time they took.
+        state: the system's.
+        meter: losses not yet logged.
+        trainer: the plan and what is known from validation.
+    """
+
+    step: int
+    seconds: float
+    state: State
+    meter: State
+    trainer: State
+
+
+Save = Callable[[Snapshot], None]
 
 
 @dataclass
@@ -37,10 +58,12 @@ class Trainer:
         config: the run's settings.
         metrics: where losses go; None in a process that writes none.
         report: where people look.
-        save: writes a snapshot; called in another thread, one at a time, with arrays of its own.
+        save: writes a snapshot; called in another thread, one at a time.
         step: steps already taken.
         seconds: time they took.
         meter: losses not yet logged.
+        pace: how many steps there will be.
+        validation: measures the system now and then, if it can be.
     """
 
     system: System
@@ -54,10 +77,24 @@ class Trainer:
     step: int
     seconds: float
     meter: Meter
+    pace: Pace
+    validation: Validation | None = None
 
     @property
     def _ranks(self) -> Ranks:
         return self.system.share.ranks
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether validation has not improved for so long that the run ends."""
+        return self.validation is not None and self.validation.since >= self.validation.patience(
+            self.pace.total
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's end is reached."""
+        return self.step >= self.pace.total or self.exhausted
 
     def run(self) -> bool:
         """Train to the end, or until a signal asks to stop; return whether the end was reached.
@@ -65,27 +102,33 @@ class Trainer:
         Raises:
             DivergenceError: a loss is not a finite number. Nothing is saved from then on.
         """
-        total = self.config.training.epochs * self.curriculum.steps_per_epoch
+        self.system.plan(self.pace.total)
         self._first_step, self._started, self._saved_at = self.step, time.monotonic(), time.monotonic()
         self._saved_step, self._seconds_before = self.step, self.seconds
         self._writing: Future[None] | None = None
         with ThreadPoolExecutor(1) as self._writer:
             stop, save = self._wishes()
-            while self.step < total and not stop:
+            while not stop and not self.finished:
                 self._take_step()
-                if self._log_is_due(total):
-                    self._log(total)
+                planned = self._plan()
+                measured = self._validate()
+                if planned or measured or self._log_is_due():
+                    self._log(planned | measured)
                 stop, save = self._wishes()
-                if save:
+                if save or planned:
                     self._snapshot()
             if self.step > self._saved_step:
                 self._snapshot()
             self._await_writer()
-        return self.step >= total
+        return self.finished
 
     def _wishes(self) -> tuple[bool, bool]:
         """Return whether some process wants to stop, and whether one wants to save: all do the same."""
-        stop, save = self._ranks.any(bool(stopping.requested()), self._save_is_due())
+        stop, save, late = self._ranks.any(
+            bool(stopping.requested()), self._save_is_due(), self.pace.is_late(self.seconds)
+        )
+        if late and not self.finished:
+            self.pace.end_at(self.step + 1)  # with a step that ends as every last one does
         if stop and not stopping.requested():
             stopping.request("a signal to another process")
         return stop, save
@@ -101,19 +144,40 @@ class Trainer:
             losses = self.take_step(batch, draws)
         self.meter.add(self.step, losses)
         self.step += 1
+        if self.pace.measures() and self.system.device.type == "cuda":
+            torch.cuda.synchronize(self.system.device)
         self.seconds = self._seconds_before + time.monotonic() - self._started
         self.report.step()
 
-    def _log_is_due(self, total: int) -> bool:
+    def _plan(self) -> dict[str, float]:
+        """Plan the number of steps, if now is the time; return what to log of it."""
+        if not self.pace.step_taken(self.step, self.seconds, self._ranks):
+            return {}
+        self.system.plan(self.pace.total)
+        self.report.expect(self.pace.total)
+        self.report.say(f"{self.pace.total:,} steps fit into {self.pace.minutes:g} minutes")
+        return {"planned_steps": self.pace.total}
+
+    def _validate(self) -> dict[str, float]:
+        """Measure the system on validation patients, if now is the time; return what to log of it."""
+        if self.validation is None or not self.validation.is_due(self.step, self.pace.total):
+            return {}
+        try:
+            return self.validation.run(self.step)
+        except DivergenceError as error:
+            raise self._diverged(error) from None
+
+    def _log_is_due(self) -> bool:
         """At fixed steps and at the end of each stage, so that a line never mixes two lengths."""
         here, after = self.curriculum.place(self.step - 1), self.curriculum.place(self.step)
         return (
             self.step % self.config.training.log_every_steps == 0
             or (here.epoch, here.stage) != (after.epoch, after.stage)
-            or self.step == total
+            or self.step == self.pace.total
         )
 
-    def _log(self, total: int) -> None:
+    def _log(self, found: dict[str, float]) -> None:
+        """Write the mean losses since the last time, and what else was found at this step."""
         self._check()
         losses = self.meter.means()
         if self.metrics is None:
@@ -122,13 +186,16 @@ class Trainer:
         length = self.curriculum.stages[place.stage].length
         elapsed = time.monotonic() - self._started
         done = self.curriculum.timesteps_between(self._first_step, self.step)
-        left = self.curriculum.timesteps_between(self.step, total)
+        left = self.curriculum.timesteps_between(self.step, self.pace.total)
         rate = (self.step - self._first_step) * self.curriculum.batch_size / elapsed
         self.metrics.append(
-            {"step": self.step, "epoch": place.epoch, "length": length, **losses}
+            {"step": self.step, "epoch": place.epoch, "length": length, **losses, **found}
             | {"seconds": round(self.seconds, 3), "sequences_per_second": round(rate, 1)}
         )
-        where = f"epoch {place.epoch + 1}/{self.config.training.epochs} length {length}"
+        epochs = -(-self.pace.total // self.curriculum.steps_per_epoch)
+        where = f"epoch {place.epoch + 1}/{epochs} length {length}"
+        if self.validation is not None and self.validation.newest is not None:
+            losses |= {"validation_nats": self.validation.newest, "best_nats": self.validation.best}
         self.report.log(self.step, where, losses, rate, elapsed / done * left)
 
     def _save_is_due(self) -> bool:
@@ -144,8 +211,9 @@ class Trainer:
         self._await_writer()
         snapshot = self._agreed(to_arrays(self.system.state()))
         if self._ranks.first:
-            seconds, meter = self.seconds, self.meter.state()
-            self._writing = self._writer.submit(self.save, self.step, seconds, snapshot, meter)
+            trainer = self.pace.state() | (self.validation.state() if self.validation else {})
+            made = Snapshot(self.step, self.seconds, snapshot, self.meter.state(), trainer)
+            self._writing = self._writer.submit(self.save, made)
         self._saved_at, self._saved_step = time.monotonic(), self.step
 
     def _agreed(self, state: State) -> State:
@@ -166,15 +234,20 @@ class Trainer:
         try:
             self.meter.check()
         except DivergenceError as error:
-            place = self.curriculum.place(self.step - 1)
-            length = self.curriculum.stages[place.stage].length
-            saved = f"of step {self._saved_step}, is untouched" if self._saved_step else "was still to come"
-            diverged = DivergenceError(
+            raise self._diverged(error) from None
+
+    def _diverged(self, error: DivergenceError) -> HealthgymError:
+        """Return the error for a user, the same in every process."""
+        place = self.curriculum.place(self.step - 1)
+        length = self.curriculum.stages[place.stage].length
+        saved = f"of step {self._saved_step}, is untouched" if self._saved_step else "was still to come"
+        return self._ranks.agreed(
+            DivergenceError(
                 f"Training diverged: {error} (epoch {place.epoch + 1}, stage of length {length}). The last "
                 f"checkpoint, {saved}. Start a new run with another training.seed or a smaller "
                 f"system.optimiser.learning_rate."
             )
-            raise self._ranks.agreed(diverged) from None
+        )
 
 
 def to_arrays(state: State) -> State:

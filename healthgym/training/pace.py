@@ -1,0 +1,89 @@
+"""How many steps a run takes: all of its epochs, or as many as fit into a time limit."""
+
+import bisect
+from collections.abc import Mapping
+from typing import Any
+
+from healthgym.distributed.ranks import Ranks
+from healthgym.systems.base import State
+from healthgym.training.curriculum import Curriculum
+
+_FIRST_STEPS, _MEASURED_STEPS = 5, 20  # the first take longer: libraries come in, graphs are recorded
+_LATE = 1.25  # times the limit: a run ends there even if its plan says otherwise
+
+
+class Pace:
+    """Plans the number of steps.
+
+    With a time limit the plan is made once, from the time that steps 6 to 25 took, and kept in the
+    checkpoint: what a schedule makes of it is then a function of the step alone. Work is taken to grow with
+    the timesteps of a batch.
+
+    Attributes:
+        total: steps that are planned.
+        minutes: the limit, over all starts of the run; None for none.
+
+    Args:
+        curriculum: the order of batches.
+        epochs: to take at most.
+        minutes: the time limit.
+        share: of the limit that steps may take; the rest is for validation.
+    """
+
+    def __init__(
+        self, curriculum: Curriculum, epochs: int, minutes: float | None = None, share: float = 1.0
+    ) -> None:
+        self._curriculum, self.minutes, self._share = curriculum, minutes, share
+        self.total = self._most = epochs * curriculum.steps_per_epoch
+        self._planned = False
+        self._marks: list[tuple[int, float]] = []
+
+    def measures(self) -> bool:
+        """Tell whether the next call of `step_taken` reads the clock for the plan."""
+        waiting = self.minutes is not None and not self._planned
+        return waiting and len(self._marks) + 1 in (_FIRST_STEPS, _FIRST_STEPS + _MEASURED_STEPS)
+
+    def step_taken(self, step: int, seconds: float, ranks: Ranks) -> bool:
+        """Take note of a step; return whether a plan was made.
+
+        Args:
+            step: steps taken so far.
+            seconds: of training so far, over all starts.
+            ranks: all processes follow the first one's clock.
+        """
+        if self.minutes is None or self._planned:
+            return False
+        self._marks.append((step, seconds))
+        if len(self._marks) < _FIRST_STEPS + _MEASURED_STEPS:
+            return False
+        begin, begun = self._marks[_FIRST_STEPS - 1]
+        timestep_seconds = (seconds - begun) / self._curriculum.timesteps_between(begin, step)
+        left = 60 * self.minutes * self._share - seconds
+        self._planned = True
+        self.total = ranks.from_first(lambda: self._fitting(step, left / timestep_seconds))
+        return True
+
+    def _fitting(self, step: int, timesteps: float) -> int:
+        """Return the last step of those that fit into so many timesteps per sequence, after this one."""
+        steps = range(step, self._most + 1)
+        fits = bisect.bisect_right(
+            steps, timesteps, key=lambda stop: self._curriculum.timesteps_between(step, stop)
+        )
+        return steps[max(fits - 1, 0)] if steps else step
+
+    def is_late(self, seconds: float) -> bool:
+        """Tell whether the limit is exceeded by so much that the run must end."""
+        return self.minutes is not None and seconds >= 60 * _LATE * self.minutes
+
+    def end_at(self, step: int) -> None:
+        """Plan no more than this many steps."""
+        self.total, self._planned = min(self.total, step), True
+
+    def state(self) -> State:
+        """Return the plan, if one was made."""
+        return {"planned_steps": self.total, "planned_minutes": self.minutes} if self._planned else {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over a plan that was made for the same limit and fits the epochs."""
+        if "planned_steps" in state and float(state["planned_minutes"]) == self.minutes:
+            self.total, self._planned = min(self._most, int(state["planned_steps"])), True

@@ -1,0 +1,132 @@
+"""How well a system predicts patients that it does not learn from, and which of its weights did best.
+
+Shapes: N patients, B batch, T timesteps.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from healthgym import seeds
+from healthgym.data.sequences import Sequences
+from healthgym.errors import DivergenceError
+from healthgym.systems.base import Batch, State, System
+from healthgym.training.subnormals import subnormals_are_zero
+
+_FEWEST, _MOST = 10, 2_000  # validation patients
+_MOST_STEPS = 1_000  # between two validations, if nobody says
+_LEAST_PATIENCE, _PATIENCE = 5, 0.15  # validations, and their share of all that are planned
+
+
+def split(num_patients: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the positions of the patients to train on, and of those to validate on.
+
+    Args:
+        num_patients: all training patients.
+        share: of them to validate on; at least 10 and at most 2,000 patients are, but never more than half.
+        seed: the run's seed.
+    """
+    count = min(max(round(share * num_patients), _FEWEST), _MOST, num_patients // 2) if share else 0
+    order_N = seeds.permutation(num_patients, seed, "validation")
+    return np.sort(order_N[count:]), np.sort(order_N[:count])
+
+
+class Validation:
+    """Measures a system on validation patients, and counts how long it has not improved.
+
+    Attributes:
+        newest: the newest loss, nats per timestep; None before the first.
+        best: the lowest loss so far, infinite before the first.
+        best_step: the step it was measured at.
+        since: validations since then.
+
+    Args:
+        patients: whom the system does not learn from.
+        system: what is measured; has `validate` and `keep_if_best`.
+        batch_size: patients that a process computes at once.
+        steps_per_epoch: of the curriculum.
+        every_steps: steps between two validations; `auto`: an epoch, or 1,000 steps if that is less.
+        patience: validations without improvement that end a run; `auto`: 15% of all that are planned, but
+            at least 5; None: however many.
+        fixed_length: T of all batches; None pads each to its longest patient.
+    """
+
+    def __init__(
+        self,
+        patients: Sequences,
+        system: System,
+        batch_size: int,
+        steps_per_epoch: int,
+        every_steps: int | Literal["auto"] = "auto",
+        patience: int | Literal["auto"] | None = "auto",
+        fixed_length: int | None = None,
+    ) -> None:
+        self.patients, self._system, self._fixed_length = patients, system, fixed_length
+        self.every_steps = min(steps_per_epoch, _MOST_STEPS) if every_steps == "auto" else every_steps
+        self._patience = patience
+        self.newest: float | None = None
+        self.best, self.best_step, self.since = math.inf, 0, 0
+        order_N = np.argsort(patients.lengths_N, kind="stable")
+        self._batches = np.array_split(order_N, -(-len(order_N) // batch_size))
+
+    def is_due(self, step: int, total: int) -> bool:
+        """Tell whether to validate after this many steps of so many planned."""
+        return step % self.every_steps == 0 or step >= total
+
+    def patience(self, total: int) -> float:
+        """Return how many validations without improvement end a run of so many planned steps."""
+        if self._patience == "auto":
+            return max(_LEAST_PATIENCE, round(_PATIENCE * total / self.every_steps))
+        return math.inf if self._patience is None else self._patience
+
+    def run(self, step: int) -> dict[str, float]:
+        """Measure the system, let it keep its weights if they are the best, and return what to log.
+
+        Raises:
+            DivergenceError: the loss is not a finite number.
+        """
+        self.newest = self._measure()
+        if not math.isfinite(self.newest):
+            raise DivergenceError(f"validation_nats is {self.newest} at step {step - 1}")
+        if self.newest < self.best:
+            self.best, self.best_step, self.since = self.newest, step, 0
+        else:
+            self.since += 1
+        self._system.keep_if_best(self.newest)
+        return {"validation_nats": self.newest, "best_nats": self.best, "best_step": self.best_step}
+
+    @torch.no_grad()
+    def _measure(self) -> float:
+        """Return nats per timestep, the same in every process, each of which takes every n-th batch."""
+        system, ranks = self._system, self._system.share.ranks
+        sums_2 = torch.zeros(2, dtype=torch.float64, device=system.device)
+        for chosen_B in self._batches[ranks.place.rank :: ranks.place.num_processes]:
+            length = self._fixed_length or int(self.patients.lengths_N[chosen_B].max())
+            known = self.patients.gather(chosen_B, length, system.real_form)
+            batch = Batch(system.layout, *(torch.from_numpy(each).to(system.device) for each in known))
+            with subnormals_are_zero():
+                found = system.validate(batch)
+            sums_2 += torch.stack([found[name].double() for name in ("nats", "timesteps")])
+        nats, timesteps = ranks.sum(sums_2).tolist()
+        return float(nats / timesteps)
+
+    def state(self) -> State:
+        """Return what is known so far."""
+        if self.newest is None:
+            return {}
+        return {
+            "validation_nats": self.newest,
+            "best_nats": self.best,
+            "best_step": self.best_step,
+            "validations_since": self.since,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        if "best_nats" in state:
+            self.newest, self.best = float(state["validation_nats"]), float(state["best_nats"])
+            self.best_step, self.since = int(state["best_step"]), int(state["validations_since"])

@@ -1,0 +1,81 @@
+"""The curriculum of systems that learn from whole patients, whatever their lengths.
+
+Shapes: N patients, B batch, T timesteps.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from healthgym import seeds
+from healthgym.config import CurriculumConfig
+from healthgym.errors import ConfigError
+from healthgym.training.curriculum import Curriculum, HasLengths, Stage
+
+_WINDOW = 8  # batches within which patients are sorted by length, so that little of a batch is padding
+_MULTIPLE = 8  # of timesteps that a batch is padded to, so that few shapes occur
+_NEARLY_EQUAL = 0.9  # of the longest length: then every batch is padded to the longest
+
+
+class WholeCurriculum(Curriculum):
+    """One stage: every patient at full length, the last incomplete batch of an epoch left out.
+
+    An epoch's order is random; within windows of 8 batches patients are sorted by length, and a batch is
+    padded to its longest patient.
+
+    Args:
+        config: batch size; with fewer patients than that, a batch is all of them.
+        patients: the training patients.
+        seed: the run's seed.
+        fixed_length: pad every batch to the longest patient of all, so that all steps have one shape.
+
+    Raises:
+        ConfigError: there is nothing to learn from.
+    """
+
+    def __init__(
+        self, config: CurriculumConfig, patients: HasLengths, seed: int, fixed_length: bool = False
+    ) -> None:
+        self._lengths_N, self._seed = patients.lengths_N, seed
+        count, longest = len(patients.lengths_N), int(patients.lengths_N.max(initial=0))
+        if count == 0 or longest == 0:
+            raise ConfigError("There is no training patient with a timestep to learn from.")
+        self.batch_size = min(config.batch_size, count)
+        self.stages = (Stage(longest, count, count // self.batch_size),)
+        self.num_cut = 0
+        self._ends = np.array([self.stages[0].num_batches])
+        nearly_equal = int(patients.lengths_N.min()) >= _NEARLY_EQUAL * longest
+        self.fixed_length = fixed_length or nearly_equal
+
+    def batch(self, step: int) -> NDArray[np.int64]:
+        """Return the patients of a step's batch, int64 (batch_size,), the shortest first."""
+        place, (stage,) = self.place(step), self.stages
+        window, within = divmod(place.batch, _WINDOW)
+        first = window * _WINDOW
+        num_batches = min(_WINDOW, stage.num_batches - first)
+        places_W = np.arange(first * self.batch_size, (first + num_batches) * self.batch_size)
+        chosen_W = seeds.shuffled(places_W, stage.num_patients, self._seed, "order", place.epoch, 0)
+        sorted_W = chosen_W[np.argsort(self._lengths_N[chosen_W], kind="stable")]
+        # Else each window would begin with its shortest patients.
+        order = seeds.permutation(num_batches, self._seed, "window", place.epoch, window)
+        batch_B: NDArray[np.int64] = sorted_W.reshape(num_batches, self.batch_size)[order[within]]
+        return batch_B
+
+    def length(self, step: int) -> int:
+        """Return T, the timesteps of a step's padded batch."""
+        return self.padded(self._lengths_N[self.batch(step)])
+
+    def padded(self, lengths_B: NDArray[Any]) -> int:
+        """Return how many timesteps a batch of patients of these lengths is padded to."""
+        if self.fixed_length:
+            return self.max_length
+        return min(-(-int(lengths_B.max()) // _MULTIPLE) * _MULTIPLE, self.max_length)
+
+
+def default_epochs(num_patients: int) -> int:
+    """Return how many epochs a system of whole patients is trained for, if nobody says.
+
+    The fewer the patients, the more often each is seen: 40 epochs at 3,500 patients, between 3 and 120.
+    """
+    return round(float(np.clip(40 * (3500 / num_patients) ** 0.45, 3, 120)))

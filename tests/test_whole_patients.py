@@ -222,7 +222,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         run_module,
         "build_system",
-        lambda config, layout, correlation, device, seed: MeanSystem(layout, device),
+        lambda config, layout, *others: MeanSystem(layout),
     )
     return tmp_path
 

@@ -1,6 +1,7 @@
 # make demo        set up .venv, then train, synthesise and judge a cohort in a few minutes
 # make test        set up .venv and run the default tests (under 5 minutes on 2 cores)
 # make test-slow   kill tests and the like
+# make test-nightly  what is slow or seldom fails, with fifty kills where test-slow has five, and Slurm's storm
 # make test-slurm  start a real two-node Slurm on this host (Debian, as root) and run the tests on it
 # make test-cuda   what needs a GPU
 # make test-image  build the image (minutes, as root), run the tests inside, and train in it on that Slurm
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= runs/demo
 
-.PHONY: bench bench-all demo test test-slow test-cuda test-slurm test-image lint types lock clean
+.PHONY: bench bench-all demo test test-slow test-nightly test-cuda test-slurm test-image lint types lock clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -35,11 +36,20 @@ demo: $(INSTALLED)
 	  --holdout $(DEMO)/tables/holdout.csv --synthetic $(DEMO)/cohort --out $(DEMO)/report
 	@echo "The report is $(DEMO)/report/report.html; the loss curves are $(DEMO)/run/losses.png."
 
+# Two processes, each with whole files of tests; WORKERS=0 is one process, for a debugger.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow and not slurm and not cuda"
+	$(PYTEST) -m "not slow and not nightly and not slurm and not cuda"
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m "slow and not slurm and not cuda"
+	$(PYTEST) -m "slow and not nightly and not slurm and not cuda"
+
+# Without root and Debian's Slurm, its storm of preemptions is left out: make test-nightly STORM=
+STORM ?= storm
+test-nightly: $(INSTALLED)
+	$(PYTEST) -m "(slow or nightly) and not slurm and not cuda" --kills 50
+	$(if $(STORM),$(MAKE) test-slurm SLURM_WORDS="--kills 20 -k storm")
 
 test-cuda: $(INSTALLED)
 	$(BIN)/python -m pytest -m cuda
@@ -48,7 +58,7 @@ test-cuda: $(INSTALLED)
 SLURM_DIR ?= /var/tmp/healthgym-slurm
 IMAGE_DIR ?= /var/tmp/healthgym-image
 on_slurm = tests/slurm/cluster.sh start; status=0; HEALTHGYM_TEST_SLURM=1 SLURM_CONF=$(SLURM_DIR)/slurm.conf \
-  $(BIN)/python -m pytest -m $(1) tests/slurm || status=$$?; tests/slurm/cluster.sh stop; exit $$status
+  $(BIN)/python -m pytest -m $(1) $(SLURM_WORDS) tests/slurm || status=$$?; tests/slurm/cluster.sh stop; exit $$status
 test-slurm test-image: export HEALTHGYM_SLURM_DIR := $(SLURM_DIR)
 test-slurm: $(INSTALLED)
 	$(call on_slurm,"slurm and not image")

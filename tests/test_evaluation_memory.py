@@ -1,6 +1,5 @@
 """The audit of a latent memory, and its coarse form."""
 
-import io
 import json
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,6 @@ from healthgym.evaluation.figure import Verdict
 from healthgym.evaluation.sections.latent_memory import audit, coarsen
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.release.memory_audit import audit_memory
-from healthgym.training.run import train
 
 THRESHOLDS = Path(__file__).parent.parent / "configs" / "report.yaml"
 RNG_SEED = 0
@@ -77,19 +75,6 @@ def test_every_centroid_stands_for_enough_slots(count: int, at_least: int) -> No
     assert len(coarse) == len(counts)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a prepared cohort, short runs of v1 and v2, and thresholds for few patients."""
-    folder = tmp_path_factory.mktemp("memory")
-    tiny.cohort(folder, num_patients=140, ragged=True)
-    for system in ("v1", "v2"):
-        settings = tiny.config(folder, system, training={"epochs": 1}, curriculum={"batch_size": 16})
-        assert train(folder / system, settings, io.StringIO())
-    few = THRESHOLDS.read_text().replace("min_patients: 50", "min_patients: 20")
-    (folder / "report.yaml").write_text(few)
-    return folder
-
-
 def test_a_checkpoint_is_audited(trained: Path, tmp_path: Path) -> None:
     report = audit_memory(
         trained / "v2", trained / "prepared.h5", tmp_path, trained / "report.yaml", at_least=5
@@ -100,7 +85,7 @@ def test_a_checkpoint_is_audited(trained: Path, tmp_path: Path) -> None:
         assert len(section["figures"]) == 6
         assert all(figure["value"] is not None for figure in section["figures"])
         assert all(figure["verdict"] != "shown" for figure in section["figures"])
-    assert "20 slots" in (tmp_path / "report.html").read_text()
+    assert f"{tiny.NUM_SLOTS} slots" in (tmp_path / "report.html").read_text()
 
 
 def test_what_cannot_be_audited_is_an_error(trained: Path, tmp_path: Path) -> None:
@@ -109,8 +94,8 @@ def test_what_cannot_be_audited_is_an_error(trained: Path, tmp_path: Path) -> No
         audit_memory(trained / "v1", data, tmp_path / "out", few)
     with pytest.raises(TableError, match=r"holds out \d+ patients; the audit compares with at least 50"):
         audit_memory(trained / "v2", data, tmp_path / "out", THRESHOLDS)
-    with pytest.raises(ConfigError, match="20 slots; a centroid cannot stand for 30"):
-        audit_memory(trained / "v2", data, tmp_path / "out", few, at_least=30)
+    with pytest.raises(ConfigError, match="80 slots; a centroid cannot stand for 90"):
+        audit_memory(trained / "v2", data, tmp_path / "out", few, at_least=90)
     tiny.cohort(tmp_path, num_patients=140, seed=1)
     with pytest.raises(TableError, match="was not trained on"):
         audit_memory(trained / "v2", tmp_path / "prepared.h5", tmp_path / "out", few)

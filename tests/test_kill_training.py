@@ -14,8 +14,6 @@ from healthgym.config import RunConfig
 from healthgym.storage.checkpoint import list_checkpoints, load_checkpoint, read_checkpoint
 from healthgym.training.run import train
 
-NUM_KILLS = 50
-
 
 def start(folder: Path, system: str) -> int:
     """Train in a child process that shares this one's imports; return its number."""
@@ -37,23 +35,24 @@ def settings(folder: Path, system: str) -> RunConfig:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("system", tiny.SYSTEMS)
-def test_fifty_kills(tmp_path: Path, system: str) -> None:
+def test_kills(tmp_path: Path, system: str, kills: int) -> None:
     tiny.cohort(tmp_path)
     began = time.monotonic()
     train(tmp_path / "undisturbed", settings(tmp_path, system), io.StringIO())
     whole = time.monotonic() - began
     undisturbed = load_checkpoint(tmp_path / "undisturbed")
     moments = random.Random(0)
-    kills = finished = 0
-    while kills < NUM_KILLS // len(tiny.SYSTEMS) + 1 or not finished:
+    wanted = kills // len(tiny.SYSTEMS) + 1
+    killed = finished = 0
+    while killed < wanted or not finished:
         child = start(tmp_path, system)
         # Any moment of a start, from the first import to the last save.
         time.sleep(moments.uniform(0, whole / 3))
-        if kills < NUM_KILLS // len(tiny.SYSTEMS) + 1:
+        if killed < wanted:
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
-            kills += 1
+            killed += 1
             for path in list_checkpoints(tmp_path / "run/checkpoints"):
                 read_checkpoint(path)  # each file that has a checkpoint's name is whole
             continue
@@ -64,4 +63,4 @@ def test_fifty_kills(tmp_path: Path, system: str) -> None:
             tmp_path / "undisturbed/metrics.jsonl"
         )
         (tmp_path / "run").rename(tmp_path / f"finished-{finished}")
-    print(f"{system}: {kills} kills, {finished} finished runs, undisturbed {whole:.1f} s")
+    print(f"{system}: {killed} kills, {finished} finished runs, undisturbed {whole:.1f} s")

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tiny
 
-from healthgym.config import RunConfig
 from healthgym.errors import ConfigError, StorageError, TableError
 from healthgym.release.memory_audit import audit_memory
 from healthgym.release.release import common_lengths, release
@@ -23,28 +22,6 @@ from healthgym.training.run import train
 
 ROOT = Path(__file__).parents[1]
 THRESHOLDS = ROOT / "configs" / "report.yaml"
-NUM_SLOTS = 80
-
-
-def settings(folder: Path, system: str) -> RunConfig:
-    values = tiny.config(folder, system, training={"epochs": 1}, curriculum={"batch_size": 16}).model_dump(
-        mode="json"
-    )
-    if values["system"].get("latent", {}).get("kind") == "buffered":
-        values["system"]["latent"]["num_slots"] = NUM_SLOTS
-    return RunConfig.model_validate(values)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a prepared cohort, a short run of each system, and thresholds for few patients."""
-    folder = tmp_path_factory.mktemp("release")
-    tiny.cohort(folder, num_patients=160, ragged=True)
-    for system in tiny.SYSTEMS:
-        assert train(folder / system, settings(folder, system), io.StringIO())
-    few = THRESHOLDS.read_text().replace("min_patients: 50", "min_patients: 20")
-    (folder / "report.yaml").write_text(few)
-    return folder
 
 
 def load_program(name: str) -> ModuleType:
@@ -85,12 +62,12 @@ def test_a_memory_is_made_coarse(trained: Path, tmp_path: Path, system: str) -> 
     card = release(trained / system, tmp_path / "r.h5", THRESHOLDS)
     source, released = load_checkpoint(trained / system), load_checkpoint(tmp_path / "r.h5")
     centroids, counts = released.state["Mean_Container"], released.state["Mean_Counts"]
-    assert card["latent_memory"]["slots_before"] == NUM_SLOTS
-    assert card["latent_memory"]["slots_after"] == len(centroids) < NUM_SLOTS / 10
+    assert card["latent_memory"]["slots_before"] == tiny.NUM_SLOTS
+    assert card["latent_memory"]["slots_after"] == len(centroids) < tiny.NUM_SLOTS / 10
     assert counts.min() >= 10
-    assert counts.sum() == NUM_SLOTS
+    assert counts.sum() == tiny.NUM_SLOTS
     slots = source.state["Mean_Container"].astype(np.float64)
-    np.testing.assert_allclose(counts @ centroids / NUM_SLOTS, slots.mean(0), atol=1e-5)
+    np.testing.assert_allclose(counts @ centroids / tiny.NUM_SLOTS, slots.mean(0), atol=1e-5)
     kept = {row.tobytes() for row in source.state["Mean_Container"]}
     assert not kept & {row.tobytes() for row in centroids}, "a prototype was released as it is"
 
@@ -132,7 +109,7 @@ def test_a_release_is_not_trained_audited_or_released(trained: Path, tmp_path: P
     (run / "checkpoints").mkdir(parents=True)
     shutil.copy(tmp_path / "r.h5", run / "checkpoints" / "step-000000001.h5")
     with pytest.raises(ConfigError, match="is a release, which can make patients but not be trained"):
-        train(run, settings(trained, "v2"), io.StringIO())
+        train(run, tiny.epoch_of(trained, "v2"), io.StringIO())
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000000001.h5"]
     with pytest.raises(ConfigError, match="is a release and has no autoencoder"):
         audit_memory(tmp_path / "r.h5", trained / "prepared.h5", tmp_path / "a", trained / "report.yaml")
@@ -183,13 +160,15 @@ def test_the_card_is_complete(trained: Path, tmp_path: Path, capsys: pytest.Capt
     assert card["data"]["schema"] == "tiny"
     assert card["data"]["training_patients"] == source.statistics.num_patients
     assert card["configuration"]["data"] == "withheld"
-    assert card["configuration"]["system"]["latent"]["num_slots"] == NUM_SLOTS
+    assert card["configuration"]["system"]["latent"]["num_slots"] == tiny.NUM_SLOTS
     assert {"healthgym", "python", "torch"} <= card["versions"]["released with"].keys()
     assert card["report"]["verdict"] == "caution"
     assert card["report"]["judged_a_cohort_of_the_source"]
     assert card["report"]["thresholds"] == report["thresholds"]
     memory = card["latent_memory"]
-    assert memory["slots_before"] == NUM_SLOTS > memory["slots_after"] == len(released.state["Mean_Counts"])
+    assert (
+        memory["slots_before"] == tiny.NUM_SLOTS > memory["slots_after"] == len(released.state["Mean_Counts"])
+    )
     effect = {row["key"]: row for row in memory["effect"]}
     assert effect.keys() == {"memory.membership_auc", "memory.membership_tpr", "memory.linked"}
     assert all(0 <= row[when] <= 1 for row in effect.values() for when in ("before", "after"))

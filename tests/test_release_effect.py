@@ -1,7 +1,6 @@
 """What a release changes in the report: two cohorts, judged side by side, on the card."""
 
 import importlib.util
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -24,25 +23,10 @@ from healthgym.files import sha256_of
 from healthgym.release import effect
 from healthgym.release.effect import Cohorts, changed_first, side_by_side
 from healthgym.storage.checkpoint import load_checkpoint
-from healthgym.training.run import train
 
 ROOT = Path(__file__).parents[1]
 THRESHOLDS = ROOT / "configs" / "report.yaml"
 WORK = ".r.h5.work"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared cohort, a short run of each system on it, and a quick report's settings."""
-    folder = tmp_path_factory.mktemp("effect")
-    tiny.cohort(folder, num_patients=150)
-    amounts: dict[str, Any] = {"training": {"epochs": 1}, "curriculum": {"lengths": [6], "batch_size": 32}}
-    for system in tiny.SYSTEMS:
-        assert train(folder / system, tiny.config(folder, system, **amounts), io.StringIO())
-    text = THRESHOLDS.read_text()
-    text = text.replace("min_patients: 50", "min_patients: 20").replace("num_splits: 5", "num_splits: 1")
-    (folder / "report.yaml").write_text(text)
-    return folder
 
 
 def means(comparison: Comparison) -> Section:
@@ -73,7 +57,7 @@ def run_release(trained: Path, out: Path, *options: str, system: str = "v2", dat
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    asked = ["--run-dir", str(trained / system), "--out", str(out), "--config", str(trained / "report.yaml")]
+    asked = ["--run-dir", str(trained / system), "--out", str(out), "--config", str(trained / "quick.yaml")]
     asked += ["--data", str(trained / "prepared.h5")] if data else []
     status: int = module.main([*asked, *options])
     return status

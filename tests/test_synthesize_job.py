@@ -23,12 +23,9 @@ from healthgym.training.run import train
 PROGRAM = Path(__file__).parents[1] / "jobs" / "synthesize.py"
 
 
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    tiny.cohort(folder, ragged=True)
-    assert train(folder / "run", tiny.config(folder, training={"epochs": 1}))
-    return folder / "run"
+@pytest.fixture
+def run_dir(trained: Path) -> Path:
+    return trained / "v2"
 
 
 @pytest.fixture

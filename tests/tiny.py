@@ -1,5 +1,6 @@
 """Systems, cohorts and runs small enough to be trained in a test. A new system is tested by a line here."""
 
+import io
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,9 @@ from healthgym.strict import parse
 from healthgym.systems.base import Batch
 from healthgym.systems.patients import CohortFacts
 from healthgym.training.metrics import read_metrics
+from healthgym.training.run import train
+
+NUM_SLOTS = 80
 
 _CRITIC = {"hidden_dim": 5, "num_updates": 2}
 _WGAN = {"generator": {"hidden_dim": 6}, "critic": _CRITIC}
@@ -116,6 +120,23 @@ def config(folder: Path, system: str = "v2", **sections: Mapping[str, Any]) -> R
     }
     return parse(RunConfig, {name: {**value, **sections.get(name, {})} if isinstance(value, dict) else value
                              for name, value in values.items()}, "tiny")  # fmt: skip
+
+
+def train_each(folder: Path) -> None:
+    """Prepare a cohort of ragged patients in `folder` and train each system there for an epoch."""
+    cohort(folder, num_patients=160, ragged=True)
+    for system in SYSTEMS:
+        assert train(folder / system, epoch_of(folder, system), io.StringIO())
+
+
+def epoch_of(folder: Path, system: str) -> RunConfig:
+    """Return the settings of those runs; a latent memory has room for more than one epoch's patients."""
+    values = config(folder, system, training={"epochs": 1}, curriculum={"batch_size": 16}).model_dump(
+        mode="json"
+    )
+    if values["system"].get("latent", {}).get("kind") == "buffered":
+        values["system"]["latent"]["num_slots"] = NUM_SLOTS
+    return RunConfig.model_validate(values)
 
 
 def assert_same_run(first: Checkpoint, second: Checkpoint) -> None:

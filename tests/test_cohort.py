@@ -279,7 +279,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(request_: Synthesi
 def test_killed_many_times_it_ends_with_the_same_bytes(request_: SynthesisRequest, kills: int) -> None:
     assert request_.checkpoint is not None
     write_fake(request_.checkpoint, delay=0.02)
-    long = request_.model_copy(update={"patients": 20_000, "workers": 2})
+    long = request_.model_copy(update={"patients": 400 * kills, "workers": 2})
     synthesize(elsewhere(long, "undisturbed"), open_fake)
     undisturbed = content(elsewhere(long, "undisturbed").out)
     draw, killed, finished, current = random.Random(1), 0, 0, long

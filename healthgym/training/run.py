@@ -13,7 +13,7 @@ from torch import Tensor
 
 from healthgym import stopping
 from healthgym.config import RunConfig
-from healthgym.data.sequences import PreparedCohort, Sequences
+from healthgym.data.sequences import PreparedCohort
 from healthgym.distributed.parallel import granted_cores, place_from
 from healthgym.distributed.ranks import Ranks, joined
 from healthgym.distributed.share import Share
@@ -34,20 +34,15 @@ from healthgym.systems.base import Batch, Draws, System
 from healthgym.systems.build import build_system
 from healthgym.systems.patients import CohortFacts
 from healthgym.training.batches import Batches
+from healthgym.training.course import Course, set_course
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.graphs import CudaRecorder, RecordedSteps
 from healthgym.training.metrics import Meter, MetricsFile
-from healthgym.training.pace import Pace
 from healthgym.training.plots import draw_losses
 from healthgym.training.progress import ProgressReport
 from healthgym.training.run_folder import RunFolder, saving_to
 from healthgym.training.subnormals import start_workers
 from healthgym.training.trainer import Snapshot, Trainer
-from healthgym.training.validation import Validation, split
-from healthgym.training.whole import WholeCurriculum, default_epochs
-
-_EPOCHS = 100  # of systems that learn stage by stage, if nobody says
-_SHARE_OF_STEPS = 0.95  # of a time limit; the rest is for validation
 
 
 def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> bool:
@@ -89,23 +84,18 @@ def _train(
         config.training.seed,
         CohortFacts(cohort.cells, cohort.train.num_patients, cohort.max_length, cohort.train.mean_length),
     )
-    learned, held = _divided(cohort.train, system, config)
-    curriculum = _curriculum(learned, system, config)
+    course = set_course(cohort.train, system, config)
+    curriculum, validation = course.curriculum, course.validation
     folder = RunFolder(run_dir)
     start = _begin(folder, config, ranks)
     _refuse_other_data(start, cohort, config)
     system.check_length(curriculum.max_length)
     system.share = _share(curriculum.batch_size, config, ranks)
     meter = Meter(system.share)
-    validation = _validation(held, system, curriculum, config)
-    steps_share = _SHARE_OF_STEPS if validation else 1.0
-    pace = Pace(curriculum, _epochs(config, curriculum, system), config.training.minutes, steps_share)
     if start is not None:
         system.load_state(start.state)
         meter.load_state(start.meter)
-        for each in (pace, validation):
-            if each is not None:
-                each.load_state(start.trainer)
+        course.load_state(start.trainer)
     here = Progress(
         step=start.progress.step if start else 0,
         seconds=start.progress.seconds if start else 0.0,
@@ -115,11 +105,9 @@ def _train(
     )
     if ranks.first:
         folder.write_config(config)
-    batches = Batches(curriculum, learned, system, here.step, config.training.data_on_device)
-    with ProgressReport(pace.total, here.step, stream) as report, stopping.listening(), batches:
-        report.say(
-            _greeting(run_dir, system.num_parameters(), curriculum, start, here, pace, validation, config)
-        )
+    batches = Batches(curriculum, course.patients, system, here.step, config.training.data_on_device)
+    with ProgressReport(course.pace.total, here.step, stream) as report, stopping.listening(), batches:
+        report.say(_greeting(run_dir, system.num_parameters(), start, here, course, config))
         trainer = Trainer(
             system=system,
             take_step=_stepper(system, config, report),
@@ -132,7 +120,7 @@ def _train(
             step=here.step,
             seconds=here.seconds,
             meter=meter,
-            pace=pace,
+            pace=course.pace,
             validation=validation,
         )
         finished = trainer.run()
@@ -164,49 +152,6 @@ def _begin(folder: RunFolder, config: RunConfig, ranks: Ranks) -> Checkpoint | N
     if not ranks.first and step is not None:
         start = read_checkpoint(checkpoint_path(folder.checkpoints, step))
     return start
-
-
-def _divided(patients: Sequences, system: System, config: RunConfig) -> tuple[Sequences, Sequences | None]:
-    """Return the patients to train on, and those to validate on if the system can be validated."""
-    if not system.validates or not config.training.validation:
-        return patients, None
-    learned_N, held_N = split(patients.num_patients, config.training.validation, config.training.seed)
-    if not len(held_N):
-        raise ConfigError(
-            f"There are {patients.num_patients} training patients: too few to keep some of them for "
-            f"validation. Prepare more, or set training.validation=0."
-        )
-    return patients.only(learned_N), patients.only(held_N)
-
-
-def _curriculum(patients: Sequences, system: System, config: RunConfig) -> Curriculum:
-    if system.whole_patients and config.curriculum.lengths in ("auto", "whole"):
-        on_cuda = system.device.type == "cuda"
-        return WholeCurriculum(config.curriculum, patients, config.training.seed, fixed_length=on_cuda)
-    return Curriculum(config.curriculum, patients, config.training.seed)
-
-
-def _epochs(config: RunConfig, curriculum: Curriculum, system: System) -> int:
-    if config.training.epochs != "auto":
-        return config.training.epochs
-    return default_epochs(curriculum.stages[0].num_patients) if system.whole_patients else _EPOCHS
-
-
-def _validation(
-    patients: Sequences | None, system: System, curriculum: Curriculum, config: RunConfig
-) -> Validation | None:
-    if patients is None:
-        return None
-    fixed = isinstance(curriculum, WholeCurriculum) and curriculum.fixed_length
-    return Validation(
-        patients,
-        system,
-        config.training.micro_batch_size or curriculum.batch_size,
-        curriculum.steps_per_epoch,
-        config.training.validate_every_steps,
-        config.training.patience,
-        max(patients.max_length, curriculum.max_length) if fixed else None,
-    )
 
 
 def _share(batch_size: int, config: RunConfig, ranks: Ranks) -> Share:
@@ -312,27 +257,18 @@ def _refuse_other_data(start: Checkpoint | None, cohort: PreparedCohort, config:
 def _greeting(
     run_dir: Path,
     num_parameters: int,
-    curriculum: Curriculum,
     start: Checkpoint | None,
     here: Progress,
-    pace: Pace,
-    validation: Validation | None,
+    course: Course,
     config: RunConfig,
 ) -> str:
-    stages = ", ".join(f"{stage.length} ({stage.num_patients:,})" for stage in curriculum.stages)
+    pace, curriculum = course.pace, course.curriculum
     lines = [
         f"run {run_dir} on {_resources(here)}, process {os.getpid()}: "
         f"{num_parameters:,} parameters, {pace.total:,} steps"
-        + (f", or as many as fit into {pace.minutes:g} minutes" if pace.minutes else ""),
-        f"whole patients: {curriculum.stages[0].num_patients:,} of up to {curriculum.max_length:,} timesteps"
-        if isinstance(curriculum, WholeCurriculum)
-        else f"stages by length (patients): {stages}",
+        + (f", or as many as fit into {pace.minutes:g} min" if pace.minutes else ""),
+        course.description(),
     ]
-    if validation is not None:
-        lines.append(
-            f"validated on {validation.patients.num_patients:,} more patients every "
-            f"{validation.every_steps:,} steps; the weights that do best on them make the patients"
-        )
     if curriculum.num_cut:
         lines.append(
             f"note: {curriculum.num_cut:,} patients are longer than the last stage and are cut there, and so "

@@ -155,7 +155,7 @@ class Trainer:
             return {}
         self.system.plan(self.pace.total)
         self.report.expect(self.pace.total)
-        self.report.say(f"{self.pace.total:,} steps fit into {self.pace.minutes:g} minutes")
+        self.report.say(f"{self.pace.total:,} steps fit into {self.pace.minutes:g} min")
         return {"planned_steps": self.pace.total}
 
     def _validate(self) -> dict[str, float]:

@@ -1,0 +1,114 @@
+"""What a run goes through: patients to learn from, their order, the number of steps, and validation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from healthgym.config import RunConfig
+from healthgym.data.sequences import Sequences
+from healthgym.errors import ConfigError
+from healthgym.systems.base import System
+from healthgym.training.curriculum import Curriculum
+from healthgym.training.pace import Pace
+from healthgym.training.validation import Validation, split
+from healthgym.training.whole import WholeCurriculum, default_epochs
+
+_EPOCHS = 100  # of systems that learn stage by stage, if nobody says
+_SHARE_OF_STEPS = 0.95  # of a time limit; the rest is for validation
+
+
+@dataclass(frozen=True)
+class Course:
+    """All of it.
+
+    Args:
+        patients: to learn from.
+        curriculum: their order.
+        pace: how many steps.
+        validation: measures the system on other patients; None if it is not validated.
+    """
+
+    patients: Sequences
+    curriculum: Curriculum
+    pace: Pace
+    validation: Validation | None
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over the plan and what is known from validation, as a checkpoint has them."""
+        self.pace.load_state(state)
+        if self.validation is not None:
+            self.validation.load_state(state)
+
+    def description(self) -> str:
+        """Return it in words, a line or two."""
+        curriculum, validation = self.curriculum, self.validation
+        if isinstance(curriculum, WholeCurriculum):
+            count = curriculum.stages[0].num_patients
+            said = f"whole patients: {count:,} of up to {curriculum.max_length:,} timesteps"
+        else:
+            stages = ", ".join(f"{stage.length} ({stage.num_patients:,})" for stage in curriculum.stages)
+            said = f"stages by length (patients): {stages}"
+        if validation is None:
+            return said
+        return (
+            f"{said}\nvalidated on {validation.patients.num_patients:,} more patients every "
+            f"{validation.every_steps:,} steps; the weights that do best on them make the patients"
+        )
+
+
+def set_course(patients: Sequences, system: System, config: RunConfig) -> Course:
+    """Return what a system goes through, as the settings and its class have it.
+
+    Args:
+        patients: all training patients.
+        system: what learns from them.
+        config: the run's settings.
+
+    Raises:
+        ConfigError: there are too few patients, or the settings do not fit the system.
+    """
+    learned, held = _divided(patients, system, config)
+    curriculum = _curriculum(learned, system, config)
+    validation = None if held is None else _validation(held, system, curriculum, config)
+    share = _SHARE_OF_STEPS if validation else 1.0
+    pace = Pace(curriculum, _epochs(config, curriculum, system), config.training.minutes, share)
+    return Course(learned, curriculum, pace, validation)
+
+
+def _divided(patients: Sequences, system: System, config: RunConfig) -> tuple[Sequences, Sequences | None]:
+    """Return the patients to train on, and those to validate on if the system can be validated."""
+    if not system.validates or not config.training.validation:
+        return patients, None
+    learned_N, held_N = split(patients.num_patients, config.training.validation, config.training.seed)
+    if not len(held_N):
+        raise ConfigError(
+            f"There are {patients.num_patients} training patients: too few to keep some of them for "
+            f"validation. Prepare more, or set training.validation=0."
+        )
+    return patients.only(learned_N), patients.only(held_N)
+
+
+def _curriculum(patients: Sequences, system: System, config: RunConfig) -> Curriculum:
+    if system.whole_patients and config.curriculum.lengths in ("auto", "whole"):
+        on_cuda = system.device.type == "cuda"
+        return WholeCurriculum(config.curriculum, patients, config.training.seed, fixed_length=on_cuda)
+    return Curriculum(config.curriculum, patients, config.training.seed)
+
+
+def _epochs(config: RunConfig, curriculum: Curriculum, system: System) -> int:
+    if config.training.epochs != "auto":
+        return config.training.epochs
+    return default_epochs(curriculum.stages[0].num_patients) if system.whole_patients else _EPOCHS
+
+
+def _validation(patients: Sequences, system: System, curriculum: Curriculum, config: RunConfig) -> Validation:
+    fixed = isinstance(curriculum, WholeCurriculum) and curriculum.fixed_length
+    return Validation(
+        patients,
+        system,
+        config.training.micro_batch_size or curriculum.batch_size,
+        curriculum.steps_per_epoch,
+        config.training.validate_every_steps,
+        config.training.patience,
+        max(patients.max_length, curriculum.max_length) if fixed else None,
+    )

@@ -33,6 +33,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _fsync(beside)
         beside.replace(path)
         _fsync_folder(path.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(beside)):
+            error.filename = str(path)  # a message names the file that the user knows
+        raise
     finally:
         with contextlib.suppress(OSError):  # what went wrong before says more
             beside.unlink(missing_ok=True)

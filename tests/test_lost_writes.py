@@ -1,9 +1,11 @@
 """A disk that is full, for good or for a moment, or loses what it was given, never ends in other numbers."""
 
+import errno
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,11 @@ from healthgym.data import command, fitting
 from healthgym.data.prepare import SplitSettings, prepare
 from healthgym.data.scratch import ScratchFile
 from healthgym.errors import StorageError
+from healthgym.faults import sentence
+from healthgym.files import atomic_path
 from healthgym.storage import output
+from healthgym.training import run
+from healthgym.training.run_folder import RunFolder
 
 
 @contextmanager
@@ -133,3 +139,32 @@ def test_a_prepared_cohort_that_lost_a_write_is_not_sealed(
         lost += 1
         (tmp_path / "p.h5").unlink(missing_ok=True)
     assert refused > 0.8 * num_writes, "but for writes of zeros, and of what is written again"
+
+
+def test_a_write_without_room_names_the_file(tmp_path: Path) -> None:
+    with (
+        files_of_at_most(10),
+        pytest.raises(OSError, match=r"report\.json") as caught,
+        atomic_path(tmp_path / "report.json") as beside,
+        beside.open("wb") as file,
+    ):
+        file.write(bytes(20))
+    assert sentence(caught.value) == (
+        f"Cannot write {tmp_path / 'report.json'}: the file would be larger than is allowed there. Raise the "
+        f"limit (ulimit -f), or choose another place."
+    )
+
+
+def test_a_run_without_room_for_its_picture_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run, "draw_losses", draw)
+    said: list[str] = []
+    run._draw(RunFolder(tmp_path), SimpleNamespace(say=said.append))  # type: ignore[arg-type]
+    assert said == [
+        f"no picture of the losses: Cannot write {tmp_path / 'losses.png'}: no space is left there. Free "
+        f"some space, or choose another place."
+    ]

@@ -18,6 +18,7 @@ from healthgym.distributed.parallel import granted_cores, place_from
 from healthgym.distributed.ranks import Ranks, joined
 from healthgym.distributed.share import Share
 from healthgym.errors import ConfigError
+from healthgym.faults import sentence
 from healthgym.nn.precision import set_precision
 from healthgym.storage.checkpoint import (
     Checkpoint,
@@ -125,9 +126,17 @@ def _train(
         )
         finished = trainer.run()
         if ranks.first:
-            draw_losses(folder.metrics_path, folder.losses_path)
+            _draw(folder, report)
         report.say(_farewell(run_dir, finished, trainer))
     return finished
+
+
+def _draw(folder: RunFolder, report: ProgressReport) -> None:
+    """Draw the losses; without room for the picture, the run is saved all the same."""
+    try:
+        draw_losses(folder.metrics_path, folder.losses_path)
+    except OSError as error:
+        report.say(f"no picture of the losses: {sentence(error, folder.losses_path) or error}")
 
 
 def _begin(folder: RunFolder, config: RunConfig, ranks: Ranks) -> Checkpoint | None:

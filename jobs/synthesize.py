@@ -18,6 +18,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--patients-per-shard", type=int, help="patients in one file (4096)")
     parser.add_argument("--batch-size", type=int, help="patients sampled at once (512; GPU: a shard)")
     parser.add_argument("--timesteps", type=int, help="of each patient; else as the training patients have")
+    parser.add_argument(
+        "--where",
+        action="append",
+        help="only such patients, e.g. Gender=Female, Age=60..80, timesteps=24..48",
+    )
+    parser.add_argument("--shares", help="so many of each class, e.g. Gender=Female:0.5,Male:0.5")
     parser.add_argument("--set", dest="settings", action="append", help="e.g. system.sampler.kind=dpmpp")
     parser.add_argument("--matmul-precision", help="highest (default), high or medium: faster, less exact")
     parser.add_argument("--device", help="cpu, cuda, or auto (default)")

@@ -25,10 +25,12 @@ from healthgym.storage.shards import (
 )
 from healthgym.storage.tree import verify_seal
 from healthgym.strict import Positive, StrictModel, parse
+from healthgym.synthesis.conditions import read_conditions
 from healthgym.synthesis.plan import SynthesisPlan, agree, deal, parse_task, read_plan
 from healthgym.synthesis.progress import Progress
 from healthgym.synthesis.source import Opener, Source, open_source
 from healthgym.synthesis.work import Finished, Made, Task, work_here, work_in_processes
+from healthgym.systems.base import System
 
 _LEFT_OVER_SECONDS = 600.0
 _SOFTWARE = ("torch", "numpy", "scipy", "h5py", "pyarrow")
@@ -44,8 +46,8 @@ class SynthesisRequest(StrictModel):
         patients: how many, in the whole cohort.
         seed: of the cohort.
         file_format, compression, patients_per_shard, batch_size, timesteps, settings, matmul_precision: see
-            `SynthesisPlan`; no compression means the format's default, no batch size what is fast: 512
-            on a CPU, a whole shard on CUDA.
+            `SynthesisPlan`, as for `where` and `shares`; no compression means the format's default, no batch
+            size what is fast: 512 on a CPU, a whole shard on CUDA.
         device: `auto` is that of the cohort begun in `out`, else CUDA where there is one.
         workers: processes; by default one per granted core, and one on CUDA.
         task: "i/n", the i-th of n tasks that share the cohort.
@@ -61,6 +63,8 @@ class SynthesisRequest(StrictModel):
     patients_per_shard: Positive = 4096
     batch_size: Positive | None = None
     timesteps: Positive | Literal["training"] = "training"
+    where: tuple[str, ...] = ()
+    shares: str = ""
     settings: tuple[str, ...] = ()
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -120,8 +124,8 @@ def synthesize(request: SynthesisRequest, opener: Opener = open_source) -> Outco
         checkpoint = find_checkpoint(request, begun)
         source = opener(checkpoint)
         plan = make_plan(request, source.sha256, find_device(request, begun))
-        if plan.settings:
-            source.build("cpu", plan.settings)  # refuses bad ones before anything is written
+        if plan.settings or plan.where or plan.shares:  # bad ones are refused before anything is written
+            _check_conditions(source.build("cpu", plan.settings), source, plan)
         shards = deal(plan.num_shards, *parse_task(request.task))
         agree(request.out, plan)
         patients_made = _make(Task(request.out, plan, checkpoint, opener), source, shards, request.workers)
@@ -137,6 +141,19 @@ def synthesize(request: SynthesisRequest, opener: Opener = open_source) -> Outco
         patients_made=patients_made,
         seconds=time.monotonic() - start,
     )
+
+
+def _check_conditions(system: System, source: Source, plan: SynthesisPlan) -> None:
+    """Refuse conditions that are not understood, that the system cannot meet, or that single people met."""
+    conditions = read_conditions(plan.where, plan.shares, source.schema)
+    if not conditions:
+        return
+    if not system.takes_conditions:
+        raise ConfigError(
+            "--where and --shares: this system cannot be told which patients to make; ar can "
+            "(configs/ar.yaml). Leave them out, and choose among the patients of a larger cohort."
+        )
+    system.check_conditions(conditions)
 
 
 def make_plan(

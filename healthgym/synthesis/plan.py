@@ -36,6 +36,7 @@ class SynthesisPlan(StrictModel):
         compression: of the shards' columns.
         timesteps: a number for all patients, or `training`: drawn from the training patients' lengths.
         device: the kind of device, since CPU and GPU round differently.
+        where, shares: which patients, as `healthgym.synthesis.conditions` reads them; all kinds if empty.
         settings: of how the system samples, as `key.path=value`, where not those it was trained with.
         matmul_precision: as `healthgym.nn.precision` has it. Shards of `medium` agree among processors of
             one kind only.
@@ -50,6 +51,8 @@ class SynthesisPlan(StrictModel):
     file_format: FileFormat = "hdf5"
     compression: Compression = "gzip"
     timesteps: Positive | Literal["training"] = "training"
+    where: tuple[str, ...] = ()
+    shares: str = ""
     settings: tuple[str, ...] = ()
     device: Literal["cpu", "cuda"] = "cpu"
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
@@ -66,7 +69,10 @@ class SynthesisPlan(StrictModel):
     @property
     def sha256(self) -> str:
         """The plan's name in receipts."""
-        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+        # What version 0.1.0 did not know is left out where it is not used: its cohorts keep their name.
+        later = {name for name in ("where", "shares") if not getattr(self, name)}
+        values = self.model_dump(exclude=later)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property
     def num_shards(self) -> int:

@@ -13,6 +13,7 @@ from healthgym.data.visits import follow_times, visit_times
 from healthgym.schema import Schema, measured_class
 from healthgym.storage.shard_file import Shard, blank_code, code_dtype
 from healthgym.storage.shards import Disagreement
+from healthgym.synthesis.conditions import read_conditions
 from healthgym.synthesis.plan import SynthesisPlan
 from healthgym.synthesis.source import Source
 from healthgym.systems.base import Made, SampleDraws, System
@@ -73,7 +74,7 @@ _Part: TypeAlias = tuple[NDArray[np.int64], Made]
 def _batches(source: Source, system: System, plan: SynthesisPlan, index: int) -> Iterator[_Part]:
     """Yield the shard's patients as they are made."""
     if system.makes_lengths:
-        return _of_generated_lengths(system, plan, index)
+        return _of_generated_lengths(source, system, plan, index)
     return _of_drawn_lengths(source, system, plan, index)
 
 
@@ -96,7 +97,7 @@ def _of_drawn_lengths(source: Source, system: System, plan: SynthesisPlan, index
             place += len(members_B)
 
 
-def _of_generated_lengths(system: System, plan: SynthesisPlan, index: int) -> Iterator[_Part]:
+def _of_generated_lengths(source: Source, system: System, plan: SynthesisPlan, index: int) -> Iterator[_Part]:
     """Make patients whose lengths are generated with them.
 
     Block i holds patients i size .. (i + 1) size - 1 of the endless cohort, whatever the shards: a patient is
@@ -105,9 +106,10 @@ def _of_generated_lengths(system: System, plan: SynthesisPlan, index: int) -> It
     """
     patients, size = plan.patients(index), system.block or plan.batch_size
     timesteps = None if plan.timesteps == "training" else plan.timesteps
+    conditions = read_conditions(plan.where, plan.shares, source.schema)
     for start in range(patients.start // size * size, patients.stop, size):
         wanted = range(max(start, patients.start), min(start + size, patients.stop))
-        made = system.make(SampleDraws(plan.seed, start, size), timesteps)
+        made = system.make(SampleDraws(plan.seed, start, size), timesteps, conditions)
         own = made.patients(slice(wanted.start - start, wanted.stop - start))
         yield np.arange(wanted.start, wanted.stop) - patients.start, own
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from healthgym.distributed.share import WHOLE, Share
 from healthgym.layout import FeatureLayout
+from healthgym.systems.conditions import NO_CONDITIONS, Conditions
 from healthgym.systems.decode import decode
 from healthgym.systems.draws import Draws, KeptDraws, PositionDraws, SampleDraws
 from healthgym.systems.patients import Batch, Disagreement, Made
@@ -43,6 +44,7 @@ class System(ABC):
         validates: whether it can be measured by `validate`, and keeps the weights that did best.
         makes_lengths: whether the number of timesteps is generated with the patient, by `make`; else it is
             drawn from the training patients' lengths and given to `sample`.
+        takes_conditions: whether `make` can be told which patients are wanted.
         block: if the system makes lengths, how many patients `make` is asked for at once; 0 for as many as
             the plan's batch size. Blocks are aligned to multiples of it, whatever the shards.
         layout: meaning of the features.
@@ -54,6 +56,7 @@ class System(ABC):
 
     real_form: ClassVar[Literal["scaled", "cells"]] = "scaled"
     whole_patients: ClassVar[bool] = False
+    takes_conditions: ClassVar[bool] = False
     validates: ClassVar[bool] = False
     makes_lengths: ClassVar[bool] = False
     block: int = 0
@@ -137,12 +140,26 @@ class System(ABC):
         """
         raise NotImplementedError
 
-    def make(self, draws: SampleDraws, timesteps: int | None = None) -> Made:
+    def make(
+        self, draws: SampleDraws, timesteps: int | None = None, conditions: Conditions = NO_CONDITIONS
+    ) -> Made:
         """Make patients whose lengths are generated with them; for systems that make lengths.
 
         Args:
             draws: their randomness; says who they are. They are one whole block.
             timesteps: the length of each patient, where the user gave one.
+            conditions: which patients are wanted, for systems that take conditions.
+
+        Raises:
+            CohortError: patients like these are too rare to be found.
+        """
+        raise NotImplementedError
+
+    def check_conditions(self, conditions: Conditions) -> None:
+        """Refuse conditions that fewer training patients met than values are pooled over.
+
+        Raises:
+            ConfigError: it is so.
         """
         raise NotImplementedError
 

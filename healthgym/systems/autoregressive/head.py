@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from healthgym.systems.autoregressive.history import NUM_REFERENCES, Context
+from healthgym.systems.autoregressive.history import MEAN, NUM_REFERENCES, Context
 from healthgym.systems.autoregressive.tables import Slots, ValueTable
 
 _NEVER = -1e9
@@ -105,16 +105,18 @@ class ValueHead(nn.Module):
 
     The bin's logits are free ones plus the logarithm of a mixture of logistic distributions on the normal
     scores, whose locations are weighted means of references (the value before, the one before that, the
-    patient's means) and whose scales are in units of the patient's own volatility. The mixture over
+    patient's means), shifted in proportion to how far the variables decided before it are from their own
+    means and from their values before; scales are in units of the patient's own volatility. The mixture over
     discretised values is that of Salimans et al., *PixelCNN++*, ICLR 2017.
 
     Args:
         table: of the variable.
         hidden_dim: M.
         num_components: G; 0 for a static variable, which has no value before.
+        num_others: variables that are decided before it.
     """
 
-    def __init__(self, table: ValueTable, hidden_dim: int, num_components: int) -> None:
+    def __init__(self, table: ValueTable, hidden_dim: int, num_components: int, num_others: int) -> None:
         super().__init__()
         self.table, self.num_components = table, num_components if table.num_bins > 1 else 0
         if table.num_bins > 1:
@@ -127,6 +129,7 @@ class ValueHead(nn.Module):
         self.mixture = nn.Linear(hidden_dim, num_components * (NUM_REFERENCES + 3))
         self.volatility = nn.Parameter(torch.tensor([0.08, 0.5, 0.3]))
         nn.init.zeros_(self.mixture.weight)
+        self.others = nn.Parameter(torch.zeros(2 * num_others, num_components)) if num_others else None
         with torch.no_grad():  # each component begins at a reference of its own
             start = torch.zeros(num_components, NUM_REFERENCES + 3)
             for g in range(num_components):
@@ -134,19 +137,23 @@ class ValueHead(nn.Module):
                 start[g, -1] = -0.5
             self.mixture.bias.copy_(start.flatten())
 
-    def bin_logits(self, v_nM: Tensor, before_n: Tensor, context: Context) -> Tensor:
+    def bin_logits(
+        self, v_nM: Tensor, before_n: Tensor, context: Context, others_nX: Tensor | None
+    ) -> Tensor:
         logits_nC: Tensor = self.bins(v_nM)
         if self.num_components:
             has_n = (before_n < self.table.num_pieces).unsqueeze(1)
-            logits_nC = logits_nC + torch.where(has_n, self._mixture(v_nM, context), 0.0)
+            logits_nC = logits_nC + torch.where(has_n, self._mixture(v_nM, context, others_nX), 0.0)
         return logits_nC.masked_fill(self.table.barred_PC[before_n], _NEVER)
 
-    def _mixture(self, v_nM: Tensor, context: Context) -> Tensor:
+    def _mixture(self, v_nM: Tensor, context: Context, others_nX: Tensor | None) -> Tensor:
         """Return the logarithm of each bin's share (n, C)."""
         o_nGX = self.mixture(v_nM).unflatten(-1, (self.num_components, NUM_REFERENCES + 3))
         weights_nGF = o_nGX[..., 1 : 1 + NUM_REFERENCES].softmax(-1)
         volatility_n1 = (context.moves * self.volatility.abs()).sum(-1, keepdim=True)
         location_nG = (weights_nGF * context.references.unsqueeze(1)).sum(-1) + volatility_n1 * o_nGX[..., -2]
+        if self.others is not None and others_nX is not None:
+            location_nG = location_nG + others_nX @ self.others
         scale_nG = volatility_n1 * o_nGX[..., -1].clamp(-3, 3).exp()
         distance_nGE = (self.table.edges_E - location_nG.unsqueeze(-1)) / scale_nG.unsqueeze(-1)
         below_nE = (o_nGX[..., 0].softmax(-1).unsqueeze(-1) * torch.sigmoid(distance_nGE)).sum(1)
@@ -204,7 +211,10 @@ class Head(nn.Module):
             | {f"held {r}": nn.Linear(hidden_dim, 1) for r in slots.held}
         )
         self.values = nn.ModuleDict(
-            {f"{r}": ValueHead(tables[r], hidden_dim, num_components) for r in self.decided}
+            {
+                f"{r}": ValueHead(tables[r], hidden_dim, num_components, i if num_components else 0)
+                for i, r in enumerate(self.decided)
+            }
         )
         tokens = {f"class {k}": num_classes[k] + 1 for k in slots.classes} | {
             f"held {r}": 3 for r in slots.held
@@ -263,13 +273,14 @@ class Head(nn.Module):
             chosen_n = decider.choose("held", r, logits_n2, rows)
             step.held[r] = rows.put(chosen_n, torch.full_like(everyone, 2, dtype=torch.int64))
             sum_NE = self._added(sum_NE, name, step.held[r])
+        others: list[Tensor] = []
         for r in self.slots.values:
             present_N = is_measured(self.flag_of_reals.get(r))
             new_N = present_N & (step.held[r] != 1) if r in step.held else present_N
             if r not in self.decided:
                 step.pieces[r] = torch.where(new_N, 0, before[r])
                 continue
-            token_N = self._decide_value(r, step, before[r], context[r], decider, read, new_N)
+            token_N = self._decide_value(r, step, before[r], context[r], others, decider, read, new_N)
             sum_NE = self._with_value(
                 self._added(sum_NE, f"value {r}", token_N), r, step.pieces[r], before[r]
             )
@@ -281,6 +292,7 @@ class Head(nn.Module):
         step: Step,
         before_N: Tensor,
         context: Context,
+        others: list[Tensor],
         decider: Decider,
         read: Callable[[str, Rows], Tensor],
         new_N: Tensor,
@@ -288,14 +300,17 @@ class Head(nn.Module):
         """Decide a real variable's new value where it has one; return its bin; C if none."""
         head, rows = cast(ValueHead, self.values[f"{r}"]), decider.wants(new_N)
         table, v_nM, before_n = head.table, read(f"value {r}", rows), rows.of(before_N)
+        others_nX = rows.of(torch.stack(others, 1)) if others and head.num_components else None
         here = Context(rows.of(context.references), rows.of(context.moves))
         bin_n = cell_n = torch.zeros_like(before_n)
         if table.num_bins > 1:
-            bin_n = decider.choose("bin", r, head.bin_logits(v_nM, before_n, here), rows)
+            bin_n = decider.choose("bin", r, head.bin_logits(v_nM, before_n, here, others_nX), rows)
         if table.num_cells > 1:
             cell_n = decider.choose("cell", r, head.cell_logits(v_nM, bin_n, before_n), rows)
         piece_n = decider.piece(r, table, bin_n, cell_n, before_n, rows)
         step.pieces[r] = rows.put(piece_n, before_N)
+        score_N = table.score_P[step.pieces[r]]
+        others += [score_N - context.references[:, MEAN], score_N - context.references[:, 0]]
         return rows.put(bin_n, torch.full_like(before_N, table.num_bins))
 
     def _added(self, sum_NE: Tensor, name: str, token_N: Tensor) -> Tensor:
@@ -351,9 +366,10 @@ class Given:
     ) -> Tensor:
         return rows.of(self._targets["piece", which])
 
-    def total(self) -> Tensor:
-        """Return the sum over all decisions: a scalar, or (N,) by row."""
-        return torch.stack(list(self.nats.values())).sum(0)
+    def total(self, rows_ND: Tensor) -> Tensor:
+        """Return the sum over all decisions about some rows: a scalar, or (N,) by row."""
+        nothing = rows_ND.new_zeros(len(rows_ND) if self._by_row else ())
+        return torch.stack([nothing, *self.nats.values()]).sum(0)
 
 
 class Drawn:

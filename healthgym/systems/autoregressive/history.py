@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 NUM_REFERENCES = 5
+MEAN = 2  # which of them is the mean so far
 NUM_MOVES = 3
 NUMBERS_PER_REAL = 9
 _DECAY = 0.8  # of the moving average, per timestep

@@ -177,9 +177,10 @@ class Network(nn.Module):
         targets = self._targets(self.varying, course, flat)
         given = Given(targets, mask_BT.flatten() if dense else None, by_patient)
         mask = drop("head", x_BTD.new_ones(B, T, self.hidden_dim))
-        self.step_head(flat(summary_BTD), before, context, given, None if drop is keep else flat(mask))
-        nats = given.total() if given.nats else static_nats * 0
-        if by_patient and given.nats:
+        summary_ND = flat(summary_BTD)
+        self.step_head(summary_ND, before, context, given, None if drop is keep else flat(mask))
+        nats = given.total(summary_ND)
+        if by_patient:
             patient = torch.arange(B, device=nats.device).repeat_interleave(T)
             patient = patient if rows is None else patient[rows]
             nats = torch.zeros(B, device=nats.device).index_add(0, patient, nats)
@@ -192,7 +193,7 @@ class Network(nn.Module):
         ones_B = course.lengths_B > 0 if dense else None
         given = Given(targets, ones_B, by_patient)
         _, static_BD = self.static_head(*self._static_inputs(len(length_B)), given, None)
-        return static_BD, given.total()
+        return static_BD, given.total(static_BD)
 
     def _static_inputs(self, count: int) -> tuple[Tensor, dict[int, Tensor], dict[int, Context]]:
         device = self.start.device

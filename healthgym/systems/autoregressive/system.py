@@ -12,14 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from healthgym.cells import Cells
+from healthgym.cells import LEAST_PATIENTS, Cells
 from healthgym.config import AutoregressiveConfig
 from healthgym.distributed.share import Part
 from healthgym.errors import ConfigError
 from healthgym.layout import FeatureLayout
 from healthgym.nn.causal import Drop, keep
 from healthgym.systems.autoregressive.network import Course, Network, Sizes
+from healthgym.systems.autoregressive.static import draw_patients, share_of
 from healthgym.systems.base import Batch, Draws, Made, SampleDraws, State, System
+from healthgym.systems.conditions import NO_CONDITIONS, Conditions
 from healthgym.systems.optimiser import Optimiser, copy_into, load_module_state, module_state
 from healthgym.systems.patients import CohortFacts
 from healthgym.systems.update import update
@@ -69,6 +71,7 @@ class AutoregressiveSystem(System):
 
     real_form: ClassVar[Literal["scaled", "cells"]] = "cells"
     makes_lengths: ClassVar[bool] = True
+    takes_conditions: ClassVar[bool] = True
     whole_patients: ClassVar[bool] = True
     validates: ClassVar[bool] = True
     block = _BLOCK
@@ -201,14 +204,14 @@ class AutoregressiveSystem(System):
     # --- sampling --------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def make(self, draws: SampleDraws, timesteps: int | None = None) -> Made:
+    def make(
+        self, draws: SampleDraws, timesteps: int | None = None, conditions: Conditions = NO_CONDITIONS
+    ) -> Made:
         if timesteps is not None:
             self.check_length(timesteps)
         network, temperature = self._sampled, self.config.temperature
-        static, sums_BD = network.draw_static(
-            self._uniform(draws, len(network.static.columns), "static"), temperature
-        )
-        lengths_B = self._lengths(static.pieces[self.layout.num_reals], draws, timesteps)
+        static = draw_patients(network, self.cells, draws, conditions, timesteps, temperature)
+        lengths_B, sums_BD = static.lengths_B, static.sums_BD
         order_B = np.argsort(-lengths_B, kind="stable")
         order = torch.from_numpy(order_B).to(self.device)
         count = len(network.varying.columns)
@@ -226,12 +229,11 @@ class AutoregressiveSystem(System):
         pieces_RTB = pieces_TBR.permute(2, 0, 1).cpu().numpy()[..., place_B]
         held_RTB = held_TBR.permute(2, 0, 1).cpu().numpy()[..., place_B]
         for k, class_B in static.classes.items():
-            codes_KTB[k] = class_B.cpu().numpy()
-        static_pieces = {r: piece_B.cpu().numpy() for r, piece_B in static.pieces.items()}
+            codes_KTB[k] = class_B
         new_RTB = np.stack(
             [self._is_new(r, held_RTB[r], codes_KTB) for r in range(len(held_RTB))] or [held_RTB]
         )
-        reals_RTB = self._values(pieces_RTB, new_RTB, static_pieces, draws)
+        reals_RTB = self._values(pieces_RTB, new_RTB, static.reals, draws)
         for k, flag in enumerate(self.layout.flag_of_classes):
             if flag is not None:  # the class of an absent value means nothing
                 codes_KTB[k][codes_KTB[k] == self.layout.num_classes[k]] = 0
@@ -240,18 +242,21 @@ class AutoregressiveSystem(System):
     def _uniform(self, draws: SampleDraws, count: int, *purpose: str | int) -> Tensor:
         return torch.from_numpy(draws.uniform_rows((count,), *purpose)).to(self.device)
 
-    def _lengths(self, piece_B: Tensor, draws: SampleDraws, timesteps: int | None) -> NDArray[np.int64]:
-        if timesteps is not None:
-            return np.full(draws.num_patients, timesteps, np.int64)
-        u_B = draws.uniform_rows((), "length").astype(np.float64)
-        lengths_B = self.cells.length.decode(piece_B.cpu().numpy(), u_B)
-        return np.clip(lengths_B, 1, self.network.max_length).astype(np.int64)
+    def check_conditions(self, conditions: Conditions) -> None:
+        share = share_of(self._sampled, self.cells, conditions)
+        count = share * self.facts.num_patients
+        if count < LEAST_PATIENTS:
+            raise ConfigError(
+                f"--where, --shares: about {count:.0f} of the {self.facts.num_patients:,} training patients "
+                f"were like this; at least {LEAST_PATIENTS} are needed, or single people would be imitated. "
+                f"Ask for a larger group."
+            )
 
     def _values(
         self,
         pieces_RTB: NDArray[np.int64],
         new_RTB: NDArray[np.bool_],
-        static: Mapping[int, NDArray[np.int64]],
+        static: Mapping[int, NDArray[np.float64]],
         draws: SampleDraws,
     ) -> NDArray[np.float32]:
         """Draw the values within their pieces; held ones repeat the value before."""
@@ -263,8 +268,7 @@ class AutoregressiveSystem(System):
             u_BR = draws.uniform_rows((num_reals,), "value", t).astype(np.float64)
             for r, cells in enumerate(self.cells.variables):
                 if r in static:
-                    if t == 0:
-                        values_RTB[r] = cells.decode(static[r], u_BR[:, r])
+                    values_RTB[r, t] = static[r]
                     continue
                 values_TB = values_RTB[r]
                 piece_B = np.minimum(pieces_RTB[r, t], cells.num_pieces - 1)

@@ -1,0 +1,110 @@
+"""The words of `--where` and `--shares`, read with a cohort's schema."""
+
+import math
+import re
+from collections.abc import Sequence
+
+from healthgym.errors import ConfigError, listed, nearest
+from healthgym.schema import Schema, Variable, plain_word
+from healthgym.systems.conditions import Conditions
+
+TIMESTEPS = "timesteps"
+_NUMBER = r"[-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?"
+_RANGE = re.compile(rf"({_NUMBER})(?:\.\.({_NUMBER}))?")
+_SUM_TOLERANCE = 1e-6
+
+
+def read_conditions(where: Sequence[str], shares: str, schema: Schema) -> Conditions:
+    """Return what `--where` and `--shares` ask for.
+
+    Several values of one variable are alternatives, several variables must hold together.
+
+    Args:
+        where: such as "Gender=Female", "AgeGroup=80+", "Age=60..80", "timesteps=24..48".
+        shares: such as "Gender=Female:0.5,Male:0.5"; nothing if empty.
+        schema: of the cohort.
+
+    Raises:
+        ConfigError: a word is not understood, or its variable is unknown or not static.
+    """
+    classes: dict[int, frozenset[int]] = {}
+    reals: dict[int, tuple[float, float]] = {}
+    timesteps: tuple[int, int] | None = None
+    for text in where:
+        name, value = _split(text, "--where", "such as Gender=Female or Age=60..80")
+        if name == TIMESTEPS:
+            low, high = _range(value, text)
+            timesteps = (math.ceil(low), math.floor(high))
+            continue
+        variable = _static(name, schema, "--where")
+        if variable.kind == "real":
+            place = [each.name for each in schema.reals].index(name)
+            reals[place] = _range(value, text)
+        else:
+            place = [each.name for each in schema.categoricals].index(name)
+            classes[place] = classes.get(place, frozenset()) | {_class(value, variable, "--where")}
+    if not shares:
+        return Conditions(classes, reals, timesteps)
+    name, value = _split(shares, "--shares", "such as Gender=Female:0.5,Male:0.5")
+    variable = _static(name, schema, "--shares")
+    if variable.kind == "real":
+        raise ConfigError(f"--shares {name}: it is a real variable; shares are of classes. Use --where.")
+    shared = [each.name for each in schema.categoricals].index(name)
+    return Conditions(classes, reals, timesteps, _shares(value, variable), shared)
+
+
+def _split(text: str, option: str, example: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (equals and name.strip() and value.strip()):
+        raise ConfigError(f"{option} {text}: expected a variable and a value, {example}.")
+    return name.strip(), value.strip()
+
+
+def _static(name: str, schema: Schema, option: str) -> Variable:
+    static = [variable.name for variable in schema.variables if variable.static]
+    if name in static:
+        return schema[name]
+    known = listed(f"'{each}'" for each in static) or "none: this schema has no static variable"
+    why = "is not constant within a patient" if name in [v.name for v in schema.variables] else "is unknown"
+    raise ConfigError(
+        f"{option} {name}: '{name}' {why}{nearest(name, static)}. Patients can be chosen by what is "
+        f"static: {known}, and by '{TIMESTEPS}'."
+    )
+
+
+def _class(text: str, variable: Variable, option: str) -> int:
+    words = [plain_word(label) for label in variable.labels]
+    codes = [plain_word(code) for code in variable.codes]
+    for known in (words, codes):
+        if plain_word(text) in known:
+            return known.index(plain_word(text))
+    raise ConfigError(
+        f"{option} {variable.name}={text}: '{variable.name}' has no class "
+        f"'{text}'{nearest(text, variable.labels)}; it has {listed(variable.labels)}."
+    )
+
+
+def _range(value: str, text: str) -> tuple[float, float]:
+    found = _RANGE.fullmatch(value)
+    low, high = (float(found[1]), float(found[2] or found[1])) if found else (1.0, 0.0)
+    if low > high:
+        raise ConfigError(f"--where {text}: expected a number or a range such as 60..80, lowest first.")
+    return low, high
+
+
+def _shares(text: str, variable: Variable) -> dict[int, float]:
+    shares: dict[int, float] = {}
+    # A label may hold commas and colons: split only behind a number.
+    for part in re.split(r"(?<=[0-9.]),", text):
+        label, colon, number = part.rpartition(":")
+        if not colon or not re.fullmatch(_NUMBER, number) or float(number) < 0:
+            raise ConfigError(
+                f"--shares {variable.name}={text}: expected a share of 0 or more behind each class, such as "
+                f"{variable.labels[0]}:0.5."
+            )
+        shares[_class(label, variable, "--shares")] = float(number)
+    if abs(sum(shares.values()) - 1) > _SUM_TOLERANCE:
+        raise ConfigError(
+            f"--shares {variable.name}={text}: the shares add up to {sum(shares.values()):g}, not to 1."
+        )
+    return shares

@@ -1,0 +1,127 @@
+"""What is static about patients that are made: drawn first, and again where it is not what was asked for.
+
+Rejection gives exactly the learned distribution of such patients, whichever variables were asked for.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from healthgym.cells import Cells
+from healthgym.errors import CohortError
+from healthgym.systems.autoregressive.network import Network
+from healthgym.systems.base import SampleDraws
+from healthgym.systems.conditions import NO_CONDITIONS, Conditions
+
+_MOST_ATTEMPTS = 5_000
+_TRIED = 20_000  # patients by whom the share of a group is estimated
+
+
+@dataclass(frozen=True)
+class Static:
+    """What is static about patients.
+
+    Args:
+        classes: {k: class (B,)}.
+        reals: {r: value (B,), in the variable's unit}.
+        lengths_B: numbers of timesteps.
+        sums_BD: running sums that the network goes on from, on its device.
+    """
+
+    classes: Mapping[int, NDArray[np.int64]]
+    reals: Mapping[int, NDArray[np.float64]]
+    lengths_B: NDArray[np.int64]
+    sums_BD: Tensor
+
+    def replaced(self, rows: NDArray[np.int64], by: "Static") -> "Static":
+        """Return the patients with others in the place of some."""
+
+        def put(old: NDArray[np.generic], new: NDArray[np.generic]) -> NDArray[np.generic]:
+            old[rows] = new
+            return old
+
+        for k, class_B in self.classes.items():
+            put(class_B, by.classes[k])
+        for r, value_B in self.reals.items():
+            put(value_B, by.reals[r])
+        put(self.lengths_B, by.lengths_B)
+        self.sums_BD[torch.from_numpy(rows).to(self.sums_BD.device)] = by.sums_BD
+        return self
+
+
+def draw_patients(
+    network: Network,
+    cells: Cells,
+    draws: SampleDraws,
+    conditions: Conditions = NO_CONDITIONS,
+    timesteps: int | None = None,
+    temperature: float = 1.0,
+) -> Static:
+    """Draw what is static about patients, their numbers of timesteps among it.
+
+    Args:
+        network: trained.
+        cells: of the real variables.
+        draws: who they are.
+        conditions: which are wanted.
+        timesteps: of each of them; None to draw it.
+        temperature: divides logits.
+
+    Raises:
+        CohortError: some are not found in 5,000 attempts.
+    """
+    everyone = np.arange(draws.num_patients)
+    static = _drawn(network, cells, draws, everyone, 0, timesteps, temperature)
+    wanted_B = conditions.wanted(draws.uniform_rows((), "shares")) if conditions.shares else None
+    left = everyone
+    for attempt in range(1, _MOST_ATTEMPTS):
+        good_B = conditions.accept(static.classes, static.reals, static.lengths_B, wanted_B)
+        left = np.flatnonzero(~good_B)
+        if not len(left):
+            return static
+        again = _drawn(network, cells, draws, left, attempt, timesteps, temperature)
+        static = static.replaced(left, again)
+    raise CohortError(
+        f"--where, --shares: {len(left)} patients of the kind that is asked for were not found in "
+        f"{_MOST_ATTEMPTS:,} attempts each. Ask for a larger group."
+    )
+
+
+def share_of(network: Network, cells: Cells, conditions: Conditions) -> float:
+    """Return the share of made patients who meet the conditions; with shares, of the rarest class."""
+    static = draw_patients(network, cells, SampleDraws(0, 0, _TRIED))
+    good_B = conditions.accept(static.classes, static.reals, static.lengths_B, None)
+    if conditions.shared is None:
+        return float(good_B.mean())
+    class_B = static.classes[conditions.shared]
+    return min(float((good_B & (class_B == k)).mean()) for k, share in conditions.shares.items() if share)
+
+
+def _drawn(
+    network: Network,
+    cells: Cells,
+    draws: SampleDraws,
+    rows: NDArray[np.int64],
+    attempt: int,
+    timesteps: int | None,
+    temperature: float,
+) -> Static:
+    """Draw an attempt for some of the patients."""
+    purpose = ("static", attempt) if attempt else ("static",)
+    columns, last = network.static.columns, network.layout.num_reals
+    u_BS = draws.uniform_rows((len(columns),), *purpose)[rows]
+    step, sums_BD = network.draw_static(torch.from_numpy(u_BS).to(network.start.device), temperature)
+    values = {
+        r: (cells.length if r == last else cells.variables[r]).decode(
+            piece_B.cpu().numpy(), u_BS[:, columns["value", r]].astype(np.float64)
+        )
+        for r, piece_B in step.pieces.items()
+    }
+    lengths_B = np.clip(np.rint(values.pop(last)), 1, network.max_length).astype(np.int64)
+    if timesteps is not None:
+        lengths_B = np.full(len(rows), timesteps, np.int64)
+    return Static({k: each.cpu().numpy() for k, each in step.classes.items()}, values, lengths_B, sums_BD)

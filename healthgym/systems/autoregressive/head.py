@@ -129,7 +129,10 @@ class ValueHead(nn.Module):
         self.mixture = nn.Linear(hidden_dim, num_components * (NUM_REFERENCES + 3))
         self.volatility = nn.Parameter(torch.tensor([0.08, 0.5, 0.3]))
         nn.init.zeros_(self.mixture.weight)
-        self.others = nn.Parameter(torch.zeros(2 * num_others, num_components)) if num_others else None
+        self.coupling = nn.Linear(hidden_dim, num_components * 2 * num_others) if num_others else None
+        if self.coupling is not None:
+            nn.init.zeros_(self.coupling.weight)
+            nn.init.zeros_(self.coupling.bias)
         with torch.no_grad():  # each component begins at a reference of its own
             start = torch.zeros(num_components, NUM_REFERENCES + 3)
             for g in range(num_components):
@@ -152,8 +155,10 @@ class ValueHead(nn.Module):
         weights_nGF = o_nGX[..., 1 : 1 + NUM_REFERENCES].softmax(-1)
         volatility_n1 = (context.moves * self.volatility.abs()).sum(-1, keepdim=True)
         location_nG = (weights_nGF * context.references.unsqueeze(1)).sum(-1) + volatility_n1 * o_nGX[..., -2]
-        if self.others is not None and others_nX is not None:
-            location_nG = location_nG + others_nX @ self.others
+        if self.coupling is not None and others_nX is not None:
+            # How strongly variables go together differs between patients.
+            weights_nGX = self.coupling(v_nM).unflatten(-1, (self.num_components, others_nX.shape[1]))
+            location_nG = location_nG + (weights_nGX * others_nX.unsqueeze(1)).sum(-1)
         scale_nG = volatility_n1 * o_nGX[..., -1].clamp(-3, 3).exp()
         distance_nGE = (self.table.edges_E - location_nG.unsqueeze(-1)) / scale_nG.unsqueeze(-1)
         below_nE = (o_nGX[..., 0].softmax(-1).unsqueeze(-1) * torch.sigmoid(distance_nGE)).sum(1)

@@ -34,6 +34,8 @@ def test_every_field_changes_the_hash(field: str) -> None:
         "file_format": "parquet",
         "compression": "lzf",
         "timesteps": 7,
+        "where": ("Gender=Female",),
+        "shares": "Gender=Female:1",
         "settings": ("system.sampler.kind=ddpm",),
         "device": "cuda",
         "matmul_precision": "medium",

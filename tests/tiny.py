@@ -118,6 +118,9 @@ def config(folder: Path, system: str = "v2", **sections: Mapping[str, Any]) -> R
         "training": {"epochs": 3, "seed": 5, "log_every_steps": 3, "threads": 1, "device": "cpu"},
         "checkpoint": {"every_steps": 1000, "every_minutes": 1000, "keep": 3},
     }
+    if system == "ar":  # learns from whole patients
+        values["curriculum"]["lengths"] = "auto"
+        sections = {**sections, "curriculum": {**sections.get("curriculum", {}), "lengths": "auto"}}
     return parse(RunConfig, {name: {**value, **sections.get(name, {})} if isinstance(value, dict) else value
                              for name, value in values.items()}, "tiny")  # fmt: skip
 

@@ -92,8 +92,8 @@ def _curriculum(patients: Sequences, system: System, config: RunConfig) -> Curri
     if system.whole_patients:
         if config.curriculum.lengths not in ("auto", "whole"):
             raise ConfigError(
-                f"curriculum.lengths is {config.curriculum.lengths}, and this system learns from whole patients, "
-                f"their number of timesteps among what it learns. Leave that setting out, or set it to auto."
+                f"curriculum.lengths is {config.curriculum.lengths}, and this system learns from whole "
+                f"patients, their number of timesteps too. Leave that setting out, or set it to auto."
             )
         on_cuda = system.device.type == "cuda"
         return WholeCurriculum(config.curriculum, patients, config.training.seed, fixed_length=on_cuda)

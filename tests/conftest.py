@@ -59,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.train_each(folder)
     few = (CONFIGS / "report.yaml").read_text().replace("min_patients: 50", "min_patients: 20")
     (folder / "report.yaml").write_text(few)
-    (folder / "quick.yaml").write_text(few.replace("num_splits: 5", "num_splits: 1"))
+    (folder / "quick.yaml").write_text(few.replace("num_splits: 8", "num_splits: 3"))
     return folder
 
 

@@ -18,7 +18,7 @@ from healthgym.errors import ConfigError, HealthgymError, StorageError
 from healthgym.evaluation.comparing.claims import Groups, Judged, Trained, check_claims
 from healthgym.evaluation.comparing.page import best_of, duration
 from healthgym.evaluation.comparing.systems import compare_systems, to_json
-from healthgym.evaluation.figure import Figure, Section
+from healthgym.evaluation.figure import Figure, Noise, Section
 from healthgym.evaluation.report import Report
 from healthgym.release.compare_runs import compare_runs
 from healthgym.release.release import release
@@ -128,7 +128,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compared(runs: Path, *given: Path, **changes: Any) -> list[Judged]:
     """Compare with few patients and a short report."""
     usual: dict[str, Any] = {"schema": runs / "tiny.yaml", "real": runs / "prepared.h5", "config": REPORT}
-    usual |= {"out": runs / "out", "patients": 40, "overrides": ("min_patients=20", "num_splits=1")}
+    usual |= {"out": runs / "out", "patients": 40, "overrides": ("min_patients=20", "num_splits=3")}
     return compare_runs(given, **usual | changes)
 
 
@@ -207,7 +207,8 @@ def test_parameters_are_those_that_optimisers_move(tmp_path: Path, system: str) 
 
 
 def figure(value: float | None, floor: float | None = None) -> Figure:
-    return Figure("joint.x", "X", "A figure.", "nobody", value=value, floor=floor)
+    noise = None if floor is None else Noise(floor, floor)
+    return Figure("joint.x", "X", "A figure.", "nobody", value=value, noise=noise)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from healthgym.launch import submission
 from healthgym.launch.jobs import EvaluateJob
 
 ROOT = Path(__file__).parent.parent
-QUICK = ("--set", "num_splits=1", "--set", "num_patients=100", "--set", "min_patients=20")
+QUICK = ("--set", "num_splits=3", "--set", "num_patients=100", "--set", "min_patients=20")
 
 
 @pytest.fixture

@@ -1,30 +1,27 @@
 """The report where it is easily wrong: few patients, absent variables, large cohorts, near copies."""
 
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from evaluation_cohort import SCHEMA, cohort, shuffled
+from evaluation_cohort import SCHEMA, cohort
 
 from healthgym.errors import ConfigError, TableError
 from healthgym.evaluation import report
-from healthgym.evaluation.comparison import Comparison, Side
-from healthgym.evaluation.figure import Figure, NotJudgedError, Section, Verdict, in_words, judge
+from healthgym.evaluation.comparison import Comparison
+from healthgym.evaluation.figure import Figure, NotJudgedError, Section, Verdict
 from healthgym.evaluation.report import compare
 from healthgym.evaluation.sections import (
-    collapse,
     discriminability,
-    dynamics,
-    joint,
     marginals,
     privacy,
     utility,
 )
 from healthgym.evaluation.sections import validity as rules
 from healthgym.evaluation.sections.disclosure import attribute_advantage, disclosure_figure
-from healthgym.evaluation.settings import ReportConfig, Threshold, load_report_config
+from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.sources import Source, source_of
 from healthgym.evaluation.statistics.membership import effective_nearest
 from healthgym.evaluation.statistics.panel import panel_from_frame
@@ -36,7 +33,7 @@ REALS = [variable.name for variable in SCHEMA.reals]
 
 @cache
 def config(*overrides: str) -> ReportConfig:
-    return load_report_config(THRESHOLDS, ("num_splits=2", *overrides))
+    return load_report_config(THRESHOLDS, ("num_splits=4", *overrides))
 
 
 @cache
@@ -80,7 +77,7 @@ def test_too_small_a_holdout_is_left_out_and_said_so() -> None:
 def test_a_rate_at_one_percent_of_few_outsiders_says_what_it_is() -> None:
     section = privacy.section(compared(patients(3), unseen=60))
     assert "1% of 60 holdout patients is nobody" in figure(section, "privacy.membership_tpr").reason
-    assert figure(privacy.section(compared(patients(3))), "privacy.membership_tpr").reason == ""
+    assert "is nobody" not in figure(privacy.section(compared(patients(3))), "privacy.membership_tpr").reason
 
 
 def test_patients_who_share_few_nearest_real_ones_say_so() -> None:
@@ -93,46 +90,13 @@ def test_patients_who_share_few_nearest_real_ones_say_so() -> None:
         for name, made in (("collapsed", collapsed), ("fresh", patients(4)))
     }
     assert "share few nearest real ones, in effect" in reasons["collapsed"]
-    assert reasons["fresh"] == ""
+    assert "share few" not in reasons["fresh"]
     to_first, to_second = np.array([[1.0, 2], [1, 2], [2, 1], [9, 9]]), np.array([[5.0], [5], [5], [1]])
     # Nearest are a, a, b and c: of the six pairs of queries one shares its nearest.
     assert effective_nearest(to_first, to_second) == pytest.approx(6)
     assert effective_nearest(1 - np.eye(3), np.full((3, 1), 0.5)) == np.inf
     # All are equally near to everybody: two queries share their nearest of five with a chance of 1/5.
     assert effective_nearest(np.zeros((4, 2)), np.zeros((4, 3))) == pytest.approx(5)
-
-
-def test_log_cluster_allows_for_the_noise_of_a_small_cohort() -> None:
-    small = {
-        name: figure(joint.section(compared(made)), "joint.log_cluster").verdict
-        for name, made in (("fresh", patients(4, 60)), ("shuffled", shuffled(patients(4, 60))))
-    }
-    assert small["fresh"] is Verdict.PASS
-    threshold = Threshold(at_most=-5, fail_above=-3, margin=1.4)
-    assert [judge(-4, floor, threshold) for floor in (-5, -7)] == [Verdict.PASS, Verdict.CAUTION]
-    assert judge(-1.5, -4, threshold) is Verdict.FAIL
-    assert "the noise floor and 1.4; -5 without noise" in in_words(threshold, -5)
-
-
-def test_groups_that_nobody_holds_often_are_not_judged() -> None:
-    classes = [f"g{index}" for index in range(256)]
-    schema = Schema.model_validate(
-        {
-            "name": "many",
-            "variables": [
-                {"name": "x", "kind": "real"},
-                {"name": "group", "kind": "categorical", "static": True, "classes": classes},
-            ],
-        }
-    )
-    rng = np.random.default_rng(0)
-    frame = pd.DataFrame({"PatientID": np.arange(512), "Timestep": 0, "x": rng.random(512)})
-    frame["group"] = pd.Categorical.from_codes(np.arange(512) % 256, categories=classes)
-    sources = [source(frame, schema) for _ in range(2)]
-    comparison = compare(schema, config(), sources[0], None, sources[1])
-    found = comparison.measured(collapse.ACTIVE_MODES, collapse.active_modes, "smallest")
-    assert found.verdict is Verdict.NOT_JUDGED
-    assert "0.5% of real patients" in found.reason
 
 
 def utility_among_the_lucky(setting: str, key: str) -> Figure:
@@ -150,7 +114,7 @@ def test_policies_that_real_halves_do_not_agree_on_are_not_judged() -> None:
     )
     found = utility_among_the_lucky(policy, "utility.policy_disagreement:drug")
     assert found.verdict is Verdict.NOT_JUDGED
-    assert "every cohort would pass" in found.reason
+    assert "too few patients" in found.reason
 
 
 def test_an_event_that_real_patients_do_not_teach_is_not_judged() -> None:
@@ -179,18 +143,6 @@ def test_a_holdout_with_training_patients_in_it_is_refused() -> None:
 # --- absent variables ----------------------------------------------------------------------------
 
 
-def test_a_class_without_any_synthetic_value_is_as_far_off_as_can_be() -> None:
-    ward = pd.Categorical([None] * len(patients(3)), categories=["low", "mid", "high"])
-    comparison = compared(patients(3).assign(ward=ward))
-    sides = comparison.train, comparison.synthetic
-    assert marginals.total_variations(*sides)["ward"] == 1.0
-    assert joint.contingency_distances(*sides)["pressure – ward"] == 1.0
-    assert dynamics.dwell_distances(*sides)["ward"] == 1.0
-    assert dynamics.switching_ratios(*sides)["ward"] > 100
-    empty = compared(patients(3).assign(rate=np.nan))
-    assert dynamics.trajectory_distances(empty.train, empty.synthetic)["rate"] == 10.0
-
-
 def test_a_gap_in_a_static_variable_is_no_change() -> None:
     def counts(sex: object) -> dict[str, int]:
         frame = patients(3).copy()
@@ -211,18 +163,8 @@ def test_values_of_float32_equal_those_of_a_table() -> None:
     as_shard[REALS] = coarse[REALS].astype(np.float32)
     comparison = compare(SCHEMA, config(), source(coarse), None, source(as_shard))
     sides = comparison.train, comparison.synthetic
-    assert max(marginals.ks_distances(*sides).values()) == 0.0
-    assert max(dynamics.change_distances(*sides).values()) == 0.0
-
-
-def test_a_seed_of_the_settings_moves_every_sample() -> None:
-    sides = {seed: Side("real", compared(patients(3)).train.panel, [], seed=seed) for seed in (0, 1)}
-    for measure in (joint.log_cluster, partial(marginals.battery, "three_sigma")):
-        assert measure(sides[0], sides[0]) == measure(sides[0], sides[0])
-    assert joint.kendall_differences(sides[0], sides[0]) == pytest.approx(
-        dict.fromkeys(joint.kendall_differences(sides[0], sides[0]), 0.0)
-    )
-    assert max(joint.kendall_differences(sides[0], sides[1]).values()) > 0
+    assert max(np.abs(each.difference_K).max() for each in comparison.compared.values()) == 0.0
+    assert marginals.recorded(*sides)["pressure"] < 0.01
 
 
 # --- large cohorts -------------------------------------------------------------------------------
@@ -237,7 +179,7 @@ def test_copies_hidden_in_a_large_cohort_are_found_by_membership_inference() -> 
     comparison = compared(large, "num_patients=300")
     assert comparison.synthetic.panel.num_patients == 300
     section = privacy.section(comparison)
-    for name in ("membership_auc", "membership_tpr", "membership_shadow"):
+    for name in ("membership_auc", "membership_tpr", "membership_shadow", "near_copies"):
         assert figure(section, f"privacy.{name}").verdict is Verdict.FAIL, name
     assert figure(section, "privacy.membership_auc").value > 0.95  # type: ignore[operator]
     assert figure(section, "privacy.copies").value == 0
@@ -263,7 +205,6 @@ def test_disclosure_counts_every_patient_of_a_large_cohort() -> None:
         amount: disclosure_figure(compared(patients(3), f"num_patients={amount}")) for amount in (60, 300)
     }
     assert values[60].value == values[300].value == pytest.approx(8 / 300)
-    assert values[300].floor == pytest.approx(8 / 300)  # the holdout has all eight groups too
 
 
 def test_identifiers_that_the_schema_does_not_have_are_refused() -> None:
@@ -280,8 +221,6 @@ def test_no_copy_is_allowed_even_where_real_patients_repeat_each_other() -> None
     copied = pd.concat([patients(3), patients(1, 150)[:16].assign(PatientID=900)], ignore_index=True)
     comparison = compare(SCHEMA, config(), source(twice), None, source(copied))
     found = figure(privacy.section(comparison), "privacy.copies")
-    assert found.floor is not None
-    assert found.floor > 10
     assert found.value == 1
     assert found.verdict is Verdict.FAIL
 
@@ -292,13 +231,6 @@ def test_less_than_guessing_is_not_judged_and_explained() -> None:
     )
     assert found.verdict is Verdict.NOT_JUDGED
     assert "near copies of training patients" in found.reason
-
-
-def test_the_noise_floor_of_the_closest_record_is_measured() -> None:
-    found = figure(privacy.section(compared(patients(3))), "privacy.distance_ratio")
-    assert found.floor is not None
-    assert found.floor != 1.0
-    assert found.floor == pytest.approx(1.0, abs=0.1)
 
 
 def test_what_was_left_out_stands_in_the_facts(monkeypatch: pytest.MonkeyPatch) -> None:

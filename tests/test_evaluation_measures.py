@@ -1,10 +1,5 @@
 """The measures of the report against closed forms, brute force, published examples and recorded numbers."""
 
-import math
-from itertools import combinations
-from pathlib import Path
-
-import h5py
 import numpy as np
 import pytest
 from evaluation_cohort import SCHEMA, cohort
@@ -12,29 +7,10 @@ from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 
 from healthgym.evaluation.comparison import Side
-from healthgym.evaluation.figure import Verdict, in_words, judge, show, worst
-from healthgym.evaluation.sections.collapse import (
-    active_modes,
-    diversity,
-    duplicates,
-    rare_group_ratios,
-    vanished,
-)
+from healthgym.evaluation.figure import Noise, Verdict, in_words, judge, show, undecided, worst
+from healthgym.evaluation.sections.collapse import diversity, duplicates, twins
 from healthgym.evaluation.sections.disclosure import disclosure_risk
-from healthgym.evaluation.sections.dynamics import (
-    autocorrelation,
-    quantile_lines,
-    run_lengths,
-    transition_distance,
-)
-from healthgym.evaluation.sections.joint import cramers_v, log_cluster, structure_lost
-from healthgym.evaluation.sections.trends import (
-    dynamic_correlations,
-    linear,
-    loess,
-    patient_correlations,
-    pooled,
-)
+from healthgym.evaluation.sections.dynamics import autocorrelation, quantile_lines
 from healthgym.evaluation.settings import Threshold
 from healthgym.evaluation.statistics.membership import nearer_interval, nearer_share, nearest_in_first
 from healthgym.evaluation.statistics.panel import Panel, panel_from_frame
@@ -62,22 +38,56 @@ def panel_of(num_patients: int = 200, seed: int = 0, num_timesteps: int = 16) ->
 
 
 def test_a_value_passes_up_to_the_larger_of_threshold_and_noise() -> None:
-    threshold = Threshold(at_most=0.1, fail_above=0.2, floors=2)
-    assert judge(0.1, 0.01, threshold) is Verdict.PASS
-    assert judge(0.15, 0.01, threshold) is Verdict.CAUTION
-    assert judge(0.21, 0.01, threshold) is Verdict.FAIL
-    assert judge(0.15, 0.08, threshold) is Verdict.PASS
-    assert judge(0.17, 0.08, threshold) is Verdict.CAUTION
-    assert judge(0.21, 0.08, threshold) is Verdict.FAIL
-    assert judge(0.29, 0.15, threshold) is Verdict.PASS
-    assert judge(0.31, 0.15, threshold) is Verdict.FAIL
-    assert "2 times the noise floor" in in_words(threshold, 0.08)
+    threshold = Threshold(at_most=0.1, fail_above=0.2)
+
+    def verdicts(limit: float, *values: float) -> list[Verdict]:
+        return [judge(value, Noise(limit / 2, limit), threshold) for value in values]
+
+    assert verdicts(0.01, 0.1, 0.15, 0.21) == [Verdict.PASS, Verdict.CAUTION, Verdict.FAIL]
+    assert verdicts(0.16, 0.15, 0.17, 0.21) == [Verdict.PASS, Verdict.CAUTION, Verdict.FAIL]
+    assert verdicts(0.3, 0.29, 0.31) == [Verdict.PASS, Verdict.FAIL]
+    assert "real patients among themselves reach 0.16" in in_words(threshold, Noise(0.08, 0.16))
 
 
-def test_a_negative_threshold_holds_whatever_the_noise() -> None:
-    threshold = Threshold(at_most=-5, fail_above=-3)
-    verdicts = [judge(value, -7.0, threshold) for value in (-6, -4, -2)]
+def test_a_value_fails_beyond_the_middle_between_noise_and_independence() -> None:
+    threshold = Threshold(at_most=0.1, fail_above=0.9)
+    noise = Noise(0.0, 0.05, 0.4)
+    verdicts = [judge(value, noise, threshold) for value in (0.1, 0.19, 0.21)]
     assert verdicts == [Verdict.PASS, Verdict.CAUTION, Verdict.FAIL]
+    assert judge(0.21, Noise(0.0, 0.05, 3.0), threshold) is Verdict.CAUTION  # the stricter of both
+    large = Threshold(at_least=0.8, fail_below=0.1)
+    verdicts = [judge(value, Noise(0.9, 0.85, 0.3), large) for value in (0.8, 0.7, 0.59)]
+    assert verdicts == [Verdict.PASS, Verdict.CAUTION, Verdict.FAIL]
+
+
+def test_what_independent_variables_would_pass_is_not_judged() -> None:
+    threshold = Threshold(at_most=0.1, fail_above=0.2)
+    assert judge(0.05, Noise(0.2, 0.5, 0.4), threshold) is Verdict.NOT_JUDGED
+    assert judge(0.05, Noise(0.02, 0.05, 0.4), threshold) is Verdict.PASS
+
+
+def test_an_interval_passes_or_fails_only_as_a_whole() -> None:
+    threshold = Threshold(at_most=0.55, fail_above=0.6)
+    found = {
+        (0.45, 0.54): Verdict.PASS,
+        (0.56, 0.59): Verdict.CAUTION,
+        (0.58, 0.7): Verdict.CAUTION,
+        (0.61, 0.9): Verdict.FAIL,
+        (0.5, 0.58): Verdict.NOT_JUDGED,
+        (0.3, 0.9): Verdict.NOT_JUDGED,
+    }
+    for (low, high), expected in found.items():
+        assert judge((low + high) / 2, None, threshold, (low, high)) is expected, (low, high)
+    large = Threshold(at_least=0.8, fail_below=0.5)
+    assert judge(0.85, None, large, (0.81, 0.9)) is Verdict.PASS
+    assert judge(0.4, None, large, (0.3, 0.49)) is Verdict.FAIL
+    assert judge(0.8, None, large, (0.7, 0.9)) is Verdict.NOT_JUDGED
+
+
+def test_an_undecided_figure_says_how_many_patients_would_decide() -> None:
+    # Half as wide an interval takes four times as many patients.
+    assert "about 400 would decide" in undecided(0.5, (0.4, 0.6), 0.55, 100)
+    assert "more than a million" in undecided(0.5, (0.4, 0.6), 0.5, 100)
 
 
 def test_a_value_passes_from_at_least_up() -> None:
@@ -100,8 +110,6 @@ def test_nothing_measured_is_not_a_pass() -> None:
         ({"at_most": 0.1}, "needs fail_above"),
         ({"at_most": 0.1, "fail_above": 0.05}, "needs fail_above"),
         ({"at_least": 0.1, "fail_below": 0.2}, "needs fail_below"),
-        ({"at_most": 0.1, "fail_above": 0.2, "floors": 1, "margin": 1}, "either floors or margin"),
-        ({"at_least": 0.2, "fail_below": 0.1, "floors": 1}, "floors and margin go with at_most"),
     ],
 )
 def test_a_threshold_that_contradicts_itself_is_refused(values: dict[str, float], message: str) -> None:
@@ -118,48 +126,18 @@ def test_numbers_are_written_for_people() -> None:
     ]
 
 
-# --- joint and collapse --------------------------------------------------------------------------
+# --- collapse ------------------------------------------------------------------------------------
 
 
-def test_cramers_v_is_one_for_the_same_variable_and_zero_for_independent_ones() -> None:
-    assert cramers_v(np.diag([400, 300, 300])) == pytest.approx(1.0, abs=1e-3)
-    assert cramers_v(np.outer([100, 200, 300], [10, 20])) == 0.0
-    assert cramers_v(np.array([[5, 6], [0, 0]])) == 0.0
-
-
-def test_structure_lost_is_relative_to_the_real_structure() -> None:
-    real = np.array([[1, 0.6, 0.0], [0.6, 1, 0.8], [0.0, 0.8, 1]])
-    assert structure_lost(real, real) == 0.0
-    assert structure_lost(real, np.eye(3)) == pytest.approx(1.0)
-    assert structure_lost(real, -real) == pytest.approx(2.0)
-
-
-def test_log_cluster_is_greatest_for_sets_that_share_no_cluster() -> None:
-    panel = panel_of(60)
-    side = Side("real", panel, [])
-    shifted = Panel(SCHEMA, panel.reals_NTR + 1000.0, 2 - panel.codes_NTK, panel.lengths_N, panel.scale)
-    apart = log_cluster(side, Side("far", shifted, []))["all timesteps"]
-    # Every cluster is all real or all synthetic: the mean squared departure from 1/2 is 1/4.
-    assert apart == pytest.approx(math.log(0.25), abs=1e-6)
-    assert log_cluster(side, side)["all timesteps"] < -15
-
-
-def test_collapse_measures_count_what_is_gone() -> None:
+def test_collapse_measures_see_the_same_patient_again_and_again() -> None:
     panel = panel_of(400)
     everybody = Side("real", panel, COMBINATIONS)
-    assert active_modes(everybody, everybody)["sex x group"] == 1.0
-    assert vanished(everybody, everybody)["sex x group"] == 0.0
-    assert rare_group_ratios(everybody, everybody)["sex x group"] == pytest.approx(1.0)
-    counts = everybody.tally.coverage[("sex", "group")]
-    women_a = np.flatnonzero((panel.codes_NTK[:, 0, 2] == 0) & (panel.codes_NTK[:, 0, 3] == 0))
-    collapsed = Side("one kind", panel.take(women_a), COMBINATIONS)
-    common = (counts >= 0.005 * 400).sum()
-    assert active_modes(everybody, collapsed)["sex x group"] == pytest.approx(1 / common)
-    assert vanished(everybody, collapsed)["sex x group"] == pytest.approx(1 - 1 / common)
-    assert rare_group_ratios(everybody, collapsed)["sex x group"] == 0.0
     repeated = Side("one patient", panel.take(np.zeros(400, dtype=np.int64)), COMBINATIONS)
     assert duplicates(everybody, repeated)["patients"] == pytest.approx(399 / 400)
     assert diversity(everybody, repeated)["patients"] == pytest.approx(0.0, abs=1e-3)
+    assert twins(everybody, repeated)["patients"] == 1.0
+    others = Side("others", panel_of(400, 5), COMBINATIONS)
+    assert twins(everybody, others)["patients"] == pytest.approx(0.05, abs=0.05)
 
 
 # --- tally ---------------------------------------------------------------------------------------
@@ -213,66 +191,6 @@ def test_equal_patients_have_equal_hashes_even_after_float32_and_text() -> None:
 # --- dynamics ------------------------------------------------------------------------------------
 
 
-def recorded(goldens: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the recorded table as patients, and the recorded matrices."""
-    with h5py.File(goldens / "dynamic_correlation.h5") as file:
-        table = {name: column[()] for name, column in file["table"].items()}
-        matrices = {name: file[name][()] for name in ("static", "trend", "cycle")}
-    patients = table.pop("PatientID")
-    table.pop("Timestep")
-    _, counts = np.unique(patients, return_counts=True)
-    values = np.stack([column.astype(np.float64) for column in table.values()], axis=1)
-    padded = np.full((len(counts), counts.max(), values.shape[1]), np.nan)
-    for patient, rows in enumerate(np.split(values, np.cumsum(counts)[:-1])):
-        padded[patient, : len(rows)] = rows
-    return padded, matrices
-
-
-def test_trend_and_cycle_correlations_match_the_recorded_ones(goldens: Path) -> None:
-    values, matrices = recorded(goldens)
-    trend, cycle = dynamic_correlations(values, linear, constant=0.0)
-    np.testing.assert_allclose(trend, matrices["trend"], atol=1e-10)
-    np.testing.assert_allclose(cycle, matrices["cycle"], atol=1e-10)
-
-
-def test_leaving_constant_columns_out_changes_only_their_entries(goldens: Path) -> None:
-    values, matrices = recorded(goldens)
-    varies = (np.nanmax(values, axis=1) > np.nanmin(values, axis=1)).all(axis=0)
-    trend, cycle = dynamic_correlations(values, linear)
-    kept = np.ix_(varies, varies)
-    np.testing.assert_allclose(trend[kept], matrices["trend"][kept], atol=1e-10)
-    np.testing.assert_allclose(cycle[kept], matrices["cycle"][kept], atol=1e-10)
-
-
-def test_a_smooth_trend_follows_a_line_exactly_and_a_wave_closely() -> None:
-    time = np.arange(40.0)
-    line = (3 + 0.5 * time)[None, :, None]
-    np.testing.assert_allclose(loess(line), line, atol=1e-9)
-    wave = np.sin(time * 2 * np.pi / 40)[None, :, None]
-    assert np.abs(loess(wave) - wave).mean() < 0.1 < np.abs(linear(wave) - wave).mean()
-
-
-def test_correlations_of_patients_with_gaps_are_those_of_the_shared_timesteps() -> None:
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(5, 20, 3))
-    values[:, :, 1] += values[:, :, 0]
-    values[0, 3:7, 1] = np.nan
-    values[1, 15:, :] = np.nan
-    values[2, :, 2] = 4.0
-    z, weight = patient_correlations(values)
-    for patient in range(5):
-        for i, j in combinations(range(3), 2):
-            both = np.isfinite(values[patient][:, [i, j]]).all(axis=1)
-            if weight[patient, i, j]:
-                r = np.corrcoef(values[patient][both][:, [i, j]].T)[0, 1]
-                assert z[patient, i, j] == pytest.approx(np.arctanh(r), abs=1e-9)
-                assert weight[patient, i, j] == both.sum() - 3
-    assert weight[2, 0, 2] == 0
-    assert pooled(z, weight)[0, 1] == pytest.approx(
-        np.tanh(np.average(z[:, 0, 1], weights=weight[:, 0, 1])), abs=1e-12
-    )
-
-
 def test_autocorrelation_of_an_autoregression_is_its_coefficient() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4000, 12))
@@ -284,18 +202,6 @@ def test_autocorrelation_of_an_autoregression_is_its_coefficient() -> None:
     assert autocorrelation(panel, 0, 1) == pytest.approx(0.8, abs=0.02)
     assert autocorrelation(panel, 0, 3) == pytest.approx(0.8**3, abs=0.03)
     assert autocorrelation(panel, 5, 2) == 1.0  # sex never changes
-
-
-def test_run_lengths_end_where_a_patient_does() -> None:
-    codes = np.array([[1, 1, 0, 0, 0], [0, 0, 2, -1, -1]], dtype=np.int16)
-    assert run_lengths(codes).tolist() == [2, 3, 2, 1]
-
-
-def test_transition_distance_weighs_rows_by_how_often_real_patients_are_there() -> None:
-    real = np.array([[90, 10], [0, 100]])
-    assert transition_distance(real, real) == 0.0
-    assert transition_distance(real, np.array([[70, 30], [0, 100]])) == pytest.approx(0.5 * 0.2)
-    assert transition_distance(real, np.array([[90, 10], [0, 0]])) == pytest.approx(0.5)
 
 
 def test_quantile_lines_leave_out_those_who_have_left() -> None:

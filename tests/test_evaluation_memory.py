@@ -47,7 +47,7 @@ def test_slots_that_are_training_patients_are_linked() -> None:
 
 def test_slots_of_other_patients_are_not() -> None:
     found = verdicts(latents(400, 4), latents(400, 1), latents(200, 2))
-    assert set(found.values()) == {Verdict.PASS}
+    assert set(found.values()) <= {Verdict.PASS, Verdict.NOT_JUDGED}
 
 
 def test_a_collapsed_memory_covers_nobody() -> None:

@@ -18,7 +18,7 @@ from healthgym.evaluation.sources import open_synthetic, source_of
 from healthgym.evaluation.statistics.panel import panel_from_frame
 from healthgym.evaluation.statistics.survival import FollowUp, curve_distance, kaplan_meier, last_values
 
-CONFIG = load_report_config(Path(__file__).parent.parent / "configs" / "report.yaml", ("num_splits=3",))
+CONFIG = load_report_config(Path(__file__).parent.parent / "configs" / "report.yaml", ("num_splits=8",))
 
 
 @cache

@@ -2,17 +2,42 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
 
-from healthgym.evaluation.figure import Figure, NotJudgedError, Row, Verdict, in_words, judge, limits, rows_of
-from healthgym.evaluation.settings import ReportConfig
+from healthgym.evaluation.figure import (
+    Figure,
+    Noise,
+    NotJudgedError,
+    Row,
+    Verdict,
+    in_words,
+    indistinct,
+    judge,
+    limits,
+    rows_of,
+    show,
+    undecided,
+)
+from healthgym.evaluation.settings import ReportConfig, Threshold
+from healthgym.evaluation.statistics.anchors import Anchors
+from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
+from healthgym.evaluation.statistics.findings import Compared, Difference
 from healthgym.evaluation.statistics.panel import Panel
-from healthgym.evaluation.statistics.tally import Combination, Tally, tally_of
+from healthgym.evaluation.statistics.tally import Combination, Tally, hash_patients, tally_of
 from healthgym.schema import Schema
 from healthgym.seeds import permutation
+
+_SURE = 1.96
+_LEVEL = 0.001
+_MOST_ROWS = 40
+_SHARES = ("class", "transition", "missing", "measured", "distribution")
+_LOGARITHMS = ("tail", "spread", "own spread", "step", "switch")
+_TOO_FEW = "Not judged: too few patients. Among so few, real patients differ as much as wrong ones would."
 
 
 class Side:
@@ -36,6 +61,16 @@ class Side:
     def tally(self) -> Tally:
         """Sums over all patients, not only the sampled ones."""
         return self._tally or tally_of(self.panel, self.combinations)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Patients per number of timesteps, shape (longest + 1,)."""
+        return self._tally.lengths if self._tally else np.bincount(self.panel.lengths_N).astype(np.int64)
+
+    @cached_property
+    def hashes_N(self) -> NDArray[np.uint64]:
+        """One number per patient, equal for identical patients."""
+        return self._tally.hashes_N if self._tally else hash_patients(self.panel)
 
     @property
     def num_patients(self) -> int:
@@ -76,6 +111,8 @@ class Comparison:
         unused: what was given and could not be used, and why, in sentences.
         unfit: share of the cohort's rows, by column and what does not fit the schema there.
         remarks: what does not fit, in sentences.
+        shared_anchors: those of another comparison with the same real patients and as many synthetic ones.
+        drawn: whether sections have pictures.
     """
 
     schema: Schema
@@ -90,25 +127,32 @@ class Comparison:
     unused: Sequence[str] = ()
     unfit: Mapping[str, float] = field(default_factory=dict)
     remarks: Sequence[str] = ()
+    shared_anchors: Anchors | None = None
+    drawn: bool = True
 
     @cached_property
-    def halves(self) -> list[tuple[Side, Side]]:
-        """Training patients against other training patients: two disjoint sets, drawn several times.
+    def anchors(self) -> Anchors:
+        """What real patients do among themselves at these sizes, and what independent variables do."""
+        if self.shared_anchors:
+            return self.shared_anchors
+        return anchors_of(self.config, self.train, self.holdout, self.synthetic.panel.num_patients)
 
-        The second is no larger than the synthetic cohort, so that a small cohort is measured against the
-        noise of a small cohort.
-        """
+    @cached_property
+    def compared(self) -> Mapping[str, Compared]:
+        """Every statistic of the cohort beside that of the training data."""
+        return self.anchors.compared(self.synthetic.panel)
+
+    @cached_property
+    def halves(self) -> tuple[Side, Side]:
+        """Two disjoint sets of training patients, the second no larger than the synthetic cohort."""
         panel = self.train.panel
         half = panel.num_patients // 2
         second = min(half, self.synthetic.num_patients)
-        splits = []
-        for split in range(self.config.num_splits):
-            seed = self.config.seed
-            order = permutation(panel.num_patients, seed, "noise floor", split)
-            first = Side("one half", panel.take(np.sort(order[:half])), self.combinations, seed=seed)
-            other = panel.take(np.sort(order[half : half + second]))
-            splits.append((first, Side("other half", other, self.combinations, seed=seed)))
-        return splits
+        seed = self.config.seed
+        order = permutation(panel.num_patients, seed, "noise floor", 0)
+        first = Side("one half", panel.take(np.sort(order[:half])), self.combinations, seed=seed)
+        other = panel.take(np.sort(order[half : half + second]))
+        return first, Side("other half", other, self.combinations, seed=seed)
 
     def measured(
         self,
@@ -116,62 +160,79 @@ class Comparison:
         measure: Measure,
         summary: Literal["mean", "largest", "smallest"] = "largest",
         num_splits: int | None = None,
+        independence: bool = False,
     ) -> Figure:
-        """Take a figure: synthetic against training data, between halves, and against the holdout."""
+        """Take a figure: synthetic against training data, among real patients, and for independent variables.
+
+        Args:
+            about: what the figure is.
+            measure: (real, synthetic) -> {variable: value}; 0 is perfect unless the smallest value counts.
+            summary: which of the variables' values is the figure.
+            num_splits: of the real patients; by default those of the settings.
+            independence: whether a cohort of independent variables is the other anchor.
+        """
+        reduce = {"mean": _mean, "largest": _largest, "smallest": _smallest}[summary]
         try:
             value = dict(measure(self.train, self.synthetic))
-            floors = [dict(measure(first, second)) for first, second in self.halves[:num_splits]]
-            holdout = self._against_holdout(measure)
+            splits = self.anchors.once(
+                f"{about.key} noise", lambda: self._noise(measure, summary, num_splits)
+            )
+            apart = (
+                self.anchors.once(
+                    f"{about.key} independent",
+                    lambda: dict(measure(self.train, self._side(self.anchors.independent))),
+                )
+                if independence
+                else {}
+            )
         except NotJudgedError as reason:
             return self.not_judged(about, str(reason))
-        reduce = {"mean": _mean, "largest": _largest, "smallest": _smallest}[summary]
         if not value:
             return self.not_judged(
                 about, "The schema has no variable, or the patients no values, that this applies to."
             )
-        floor = _mean_of([reduce(numbers) for numbers in floors if numbers])
         per_variable = {
-            name: _mean_of([numbers[name] for numbers in floors if name in numbers]) for name in value
+            name: float(np.mean([numbers[name] for numbers in splits if name in numbers]))
+            for name in value
+            if any(name in numbers for numbers in splits)
         }
-        return self.figure(
-            about,
-            reduce(value),
-            floor,
-            reduce(holdout) if holdout else None,
-            rows=rows_of(
-                value,
-                {name: number for name, number in per_variable.items() if number is not None},
-                holdout,
-                worst_high=summary != "smallest",
-            ),
+        noise = noise_of(
+            [reduce(numbers) for numbers in splits if numbers],
+            reduce(apart) if apart else None,
+            small_is_good=summary != "smallest",
         )
+        rows = rows_of(value, per_variable, worst_high=summary != "smallest")
+        return self.figure(about, reduce(value), noise, rows=rows)
 
     def figure(
         self,
         about: About,
         value: float,
-        floor: float | None = None,
-        holdout: float | None = None,
+        noise: Noise | None = None,
         interval: tuple[float, float] | None = None,
         rows: Sequence[Row] = (),
+        finding: str = "",
     ) -> Figure:
-        """Judge a value against the threshold of its key."""
+        """Judge a value, or its interval, against the threshold of its key and its anchors."""
         threshold = self.config.threshold(about.key)
+        verdict = judge(value, noise, threshold, interval)
         return Figure(
             key=about.key,
             title=about.title,
             what=about.what,
             source=about.source,
             value=value,
-            floor=floor,
-            holdout=holdout,
+            noise=noise,
             interval=interval,
-            verdict=judge(value, floor, threshold),
-            limit=in_words(threshold, floor, about.style),
-            marks=limits(threshold, floor) if threshold else None,
+            verdict=verdict,
+            limit=in_words(threshold, noise, about.style),
+            marks=limits(threshold, noise) if threshold else None,
             style=about.style,
-            reason=about.note,
+            reason=" ".join(
+                filter(None, [self._why(verdict, value, noise, interval, threshold), about.note])
+            ),
             rows=rows,
+            finding=finding,
         )
 
     def not_judged(self, about: About, reason: str) -> Figure:
@@ -187,9 +248,136 @@ class Comparison:
             reason=reason,
         )
 
-    def _against_holdout(self, measure: Measure) -> dict[str, float]:
-        """Take a measure between holdout and synthetic data, or nothing where there is no holdout."""
-        return dict(measure(self.holdout, self.synthetic)) if self.holdout else {}
+    def family_figure(self, about: About, keys: Sequence[str], relations: bool) -> Figure:
+        """Judge statistics of single variables, or relations, by the worst that is beyond the noise.
+
+        It asks for caution if a difference exceeds what no statistic of real patients reaches among real
+        patients (in standard errors) and `at_most` in size, and fails if the whole 95% interval of such a
+        difference exceeds `fail_above`. It is not judged where the patients are too few: where independent
+        variables would pass too or, of single variables, where only twice `fail_above` would be seen.
+
+        Args:
+            about: what the figure is; its threshold is that of the size of a difference.
+            keys: of the families of statistics.
+            relations: whether these are relations, which independent variables lose.
+        """
+        cut, threshold = self.anchors.cut, self.config.threshold(about.key)
+        found = [self.compared[key] for key in keys if key in self.compared]
+        found = [each for each in found if np.isfinite(each.difference_K).any()]
+        if not found:
+            return self.not_judged(about, "The patients have no values, or too few timesteps, for this.")
+        caution, fail = (
+            (threshold.at_most or 0.0, threshold.fail_above or 0.0) if threshold else (0.0, np.inf)
+        )
+        beyond = sorted((d for each in found for d in each.beyond(cut, caution)), key=lambda d: -abs(d.size))
+        sure = sorted((each for each in found), key=lambda each: -each.largest_z)[0].worst(cut)
+        assert sure is not None
+        worst = beyond[0] if beyond else sure
+        detectable = cut * float(
+            np.median(np.concatenate([e.error_K[np.isfinite(e.error_K)] for e in found]))
+        )
+        verdict = Verdict.PASS
+        if beyond:
+            failing = [d for d in beyond if abs(d.size) - _SURE * d.error > fail]
+            verdict, worst = (Verdict.FAIL, failing[0]) if failing else (Verdict.CAUTION, worst)
+        elif (relations and not self._told(keys, cut, caution)) or (not relations and detectable > 2 * fail):
+            verdict = Verdict.NOT_JUDGED
+        if threshold is None:
+            verdict = Verdict.SHOWN
+        few = _TOO_FEW if verdict is Verdict.NOT_JUDGED else ""
+        seen = f"At these numbers of patients a typical difference of {show(detectable)} would be seen."
+        shown = beyond[:_MOST_ROWS] or [worst]
+        return Figure(
+            key=about.key,
+            title=about.title,
+            what=about.what,
+            source=about.source,
+            value=abs(worst.size),
+            interval=(max(0.0, abs(worst.size) - _SURE * worst.error), abs(worst.size) + _SURE * worst.error),
+            verdict=verdict,
+            limit=f"caution beyond the noise (z of {cut:.1f} or more) and {caution:g}, fails beyond {fail:g}",
+            marks=(caution, fail) if threshold else None,
+            style=about.style,
+            reason=" ".join(filter(None, [few, seen, about.note])),
+            rows=[self._row(d) for d in shown],
+            finding=self._finding(worst, about.style),
+        )
+
+    def _few(self, difference: Difference) -> bool:
+        """Return whether a share is that of so few real patients that it is not shown."""
+        rare = min(abs(difference.real), abs(1 - difference.real)) * self.train.panel.num_patients
+        return difference.family in _SHARES and rare < FEWEST_SHOWN
+
+    def _row(self, difference: Difference) -> Row:
+        if self._few(difference):
+            return Row(f"{difference.phrase} (fewer than {FEWEST_SHOWN} real patients)", None)
+        return Row(
+            difference.phrase, abs(difference.size), real=difference.real, synthetic=difference.synthetic
+        )
+
+    def _finding(self, difference: Difference, style: str) -> str:
+        if self._few(difference):
+            return f"{difference.phrase}: of fewer than {FEWEST_SHOWN} real patients, and not shown"
+        name = difference.phrase
+        if difference.family in _LOGARITHMS:
+            times = float(np.exp(abs(difference.size)))
+            more = "more" if difference.size > 0 else "less"
+            return f"{name}: {show(times)} times {more} than in real patients"
+        return f"{name}: synthetic {show(difference.synthetic, style)}, real {show(difference.real, style)}"
+
+    def _told(self, keys: Sequence[str], cut: float, size: float) -> bool:
+        """Return whether a cohort of independent variables of this size would be told from real patients."""
+        apart = self.anchors.independent_compared
+        return any(each.beyond(cut, size) for key, each in apart.items() if key in keys)
+
+    def _why(
+        self,
+        verdict: Verdict,
+        value: float,
+        noise: Noise | None,
+        interval: tuple[float, float] | None,
+        threshold: Threshold | None,
+    ) -> str:
+        """Say why a figure with a value is not judged."""
+        if verdict is not Verdict.NOT_JUDGED or threshold is None:
+            return ""
+        if indistinct(threshold, noise) or interval is None:
+            return _TOO_FEW
+        return undecided(value, interval, limits(threshold, noise)[0], self.synthetic.num_patients)
+
+    def _side(self, panel: Panel) -> Side:
+        return Side("real patients", panel, self.combinations, seed=self.config.seed)
+
+    def _noise(self, measure: Measure, summary: str, num_splits: int | None) -> list[dict[str, float]]:
+        """Return a measure between sets of real patients, as it would be at the sizes at hand."""
+        found = []
+        for number in range(num_splits or self.config.num_splits):
+            first, other = self.anchors.once(f"sides {number}", partial(self._split, number))
+            widening = self.anchors.widening(first.num_patients, other.num_patients)
+            factor = 1.0 if summary == "smallest" else widening
+            found.append({name: x / factor for name, x in measure(first, other).items()})
+        return found
+
+    def _split(self, number: int) -> tuple[Side, Side]:
+        first, other = self.anchors.split(number)
+        return self._side(first), self._side(other)
+
+
+def anchors_of(config: ReportConfig, train: Side, holdout: Side | None, num_synthetic: int) -> Anchors:
+    """Return the anchors of cohorts of which `num_synthetic` patients are compared."""
+    return Anchors(
+        train.panel, holdout.panel if holdout else None, num_synthetic, config.num_splits, config.seed
+    )
+
+
+def noise_of(values: Sequence[float], independent: float | None, small_is_good: bool = True) -> Noise | None:
+    """Return the anchors of a figure, given its values among real patients."""
+    if len(values) < 2:
+        return None
+    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+    # The limit of one more draw of a normal distribution known from so few (Student's t).
+    deviations = float(stats.t.isf(_LEVEL, len(values) - 1)) * np.sqrt(1 + 1 / len(values))
+    return Noise(mean, mean + (1 if small_is_good else -1) * deviations * spread, independent)
 
 
 def _mean(numbers: Mapping[str, float]) -> float:
@@ -202,7 +390,3 @@ def _largest(numbers: Mapping[str, float]) -> float:
 
 def _smallest(numbers: Mapping[str, float]) -> float:
     return min(numbers.values())
-
-
-def _mean_of(numbers: Sequence[float]) -> float | None:
-    return float(np.mean(numbers)) if numbers else None

@@ -29,12 +29,28 @@ class NotJudgedError(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """A figure for one variable (or pair, or class): value, noise floor and holdout."""
+    """A figure for one variable (or pair, or class): value, mean noise, and what each side has."""
 
     name: str
     value: float | None
     floor: float | None = None
-    holdout: float | None = None
+    real: float | None = None
+    synthetic: float | None = None
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The two anchors of a figure.
+
+    Args:
+        mean: what the figure is, on average, among real patients at the sizes at hand.
+        limit: what one cohort of real patients in a thousand reaches.
+        independent: what it is for a cohort of independent variables; None where that says nothing.
+    """
+
+    mean: float
+    limit: float
+    independent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,8 +63,7 @@ class Figure:
         what: one plain sentence that says what it is.
         source: where the definition comes from.
         value: synthetic against training data; None where it could not be judged.
-        floor: the same between two halves of the training data.
-        holdout: the same between synthetic data and the holdout.
+        noise: the two anchors; None where the figure has none.
         interval: 95% interval of the value.
         verdict: against `threshold`.
         limit: the threshold in words.
@@ -56,6 +71,7 @@ class Figure:
         style: how numbers are written: "number", "percent" or "count".
         reason: why it could not be judged, or what to know about the value.
         rows: the figure per variable, worst first.
+        finding: what was found, in words and units, for people who read no more than that.
     """
 
     key: str
@@ -63,8 +79,7 @@ class Figure:
     what: str
     source: str
     value: float | None = None
-    floor: float | None = None
-    holdout: float | None = None
+    noise: Noise | None = None
     interval: tuple[float, float] | None = None
     verdict: Verdict = Verdict.SHOWN
     limit: str = ""
@@ -72,10 +87,17 @@ class Figure:
     style: str = "number"
     reason: str = ""
     rows: Sequence[Row] = ()
+    finding: str = ""
+
+    @property
+    def floor(self) -> float | None:
+        """The mean noise among real patients."""
+        return self.noise.mean if self.noise else None
 
     def __post_init__(self) -> None:
-        rows = [number for row in self.rows for number in (row.value, row.floor, row.holdout)]
-        for number in (self.value, self.floor, self.holdout, *(self.interval or ()), *rows):
+        rows = [number for row in self.rows for number in (row.value, row.floor, row.real, row.synthetic)]
+        anchors = (self.noise.mean, self.noise.limit, self.noise.independent) if self.noise else ()
+        for number in (self.value, *anchors, *(self.interval or ()), *rows):
             assert number is None or math.isfinite(number), f"{self.key}: {number} is no finite number"
 
     def to_json(self) -> dict[str, Any]:
@@ -87,9 +109,11 @@ class Figure:
             "value": self.value,
             "interval_95": list(self.interval) if self.interval else None,
             "noise_floor": self.floor,
-            "holdout": self.holdout,
+            "noise_limit": self.noise.limit if self.noise else None,
+            "independent": self.noise.independent if self.noise else None,
             "verdict": str(self.verdict),
             "threshold": self.limit,
+            "finding": self.finding,
             "note": self.reason,
             "source": self.source,
             "rows": [vars(row) for row in self.rows],
@@ -149,50 +173,92 @@ def worst_section(sections: Sequence[Section]) -> Verdict:
     return next((verdict for verdict in _SEVERITY_OF_SECTIONS if verdict in present), Verdict.NOT_JUDGED)
 
 
-def judge(value: float | None, floor: float | None, threshold: Threshold | None) -> Verdict:
-    """Compare a value with its threshold.
+def judge(
+    value: float | None,
+    noise: Noise | None,
+    threshold: Threshold | None,
+    interval: tuple[float, float] | None = None,
+) -> Verdict:
+    """Compare a value, or its interval, with its limits.
 
-    A value passes up to max(at_most, noise) and fails above max(fail_above, noise), where noise is floors x
-    floor or floor + margin; from `at_least` up it passes, below `fail_below` it fails.
+    It passes only if the end of the interval that is nearer to failing passes, and fails only if the other
+    end fails; it asks for caution if the whole interval lies beyond passing. What is none of these is not
+    judged: more patients would decide. Nor is what independent variables would pass too.
     """
     if value is None:
         return Verdict.NOT_JUDGED
     if threshold is None:
         return Verdict.SHOWN
-    passes, fails = limits(threshold, floor)
-    if threshold.at_most is not None:
-        return Verdict.PASS if value <= passes else Verdict.FAIL if value > fails else Verdict.CAUTION
-    return Verdict.PASS if value >= passes else Verdict.FAIL if value < fails else Verdict.CAUTION
-
-
-def limits(threshold: Threshold, floor: float | None) -> tuple[float, float]:
-    """Return up to (or from) where a value passes, and beyond where it fails."""
+    if indistinct(threshold, noise):
+        return Verdict.NOT_JUDGED
+    passes, fails = limits(threshold, noise)
+    low, high = interval or (value, value)
     if threshold.at_most is None:
-        assert threshold.at_least is not None
-        assert threshold.fail_below is not None
-        return threshold.at_least, threshold.fail_below
-    assert threshold.fail_above is not None
-    if floor is None or not (threshold.floors or threshold.margin):
-        return threshold.at_most, threshold.fail_above
-    noise = threshold.floors * floor if threshold.floors else floor + threshold.margin
-    return max(threshold.at_most, noise), max(threshold.fail_above, noise)
+        passes, fails, low, high = -passes, -fails, -high, -low
+    if high <= passes:
+        return Verdict.PASS
+    if low > fails:
+        return Verdict.FAIL
+    return Verdict.CAUTION if low > passes else Verdict.NOT_JUDGED
 
 
-def in_words(threshold: Threshold | None, floor: float | None, style: str = "number") -> str:
+def indistinct(threshold: Threshold, noise: Noise | None) -> bool:
+    """Return whether even a cohort of independent variables would pass: real patients vary as much."""
+    if noise is None or noise.independent is None:
+        return False
+    passes, _ = limits(threshold, noise)
+    return noise.independent <= passes if threshold.at_most is not None else noise.independent >= passes
+
+
+def limits(threshold: Threshold, noise: Noise | None) -> tuple[float, float]:
+    """Return up to (or from) where a value passes, and beyond where it fails.
+
+    What real patients do among themselves passes. A value fails beyond the limit of the threshold, or beyond
+    the middle between noise and independent variables if that is stricter.
+    """
+    small_is_good = threshold.at_most is not None
+    passes, fails = (
+        (threshold.at_most, threshold.fail_above)
+        if small_is_good
+        else (threshold.at_least, threshold.fail_below)
+    )
+    assert passes is not None
+    assert fails is not None
+    if noise is None:
+        return passes, fails
+    looser, stricter = (max, min) if small_is_good else (min, max)
+    passes = looser(passes, noise.limit)
+    if noise.independent is not None:
+        fails = stricter(fails, (noise.mean + noise.independent) / 2)
+    return passes, looser(fails, passes)
+
+
+def in_words(threshold: Threshold | None, noise: Noise | None, style: str = "number") -> str:
     """Say a threshold in a sentence: "passes up to 0.05, fails above 0.1"."""
     if threshold is None:
         return "no threshold: shown for information"
-    passes, fails = limits(threshold, floor)
+    passes, fails = limits(threshold, noise)
     if threshold.at_most is None:
-        return f"passes from {show(passes, style)}, fails below {show(fails, style)}"
-    beyond = "it" if fails == passes else show(fails, style)
-    text = f"passes up to {show(passes, style)}, fails above {beyond}"
-    if passes > threshold.at_most:
-        noise = f"{threshold.floors:g} times the noise floor"
-        if threshold.margin:
-            noise = f"the noise floor and {threshold.margin:g}"
-        text += f" ({noise}; {show(threshold.at_most, style)} without noise)"
+        text = f"passes from {show(passes, style)}, fails below {show(fails, style)}"
+    else:
+        beyond = "it" if fails == passes else show(fails, style)
+        text = f"passes up to {show(passes, style)}, fails above {beyond}"
+    if noise is not None:
+        text += f"; real patients among themselves reach {show(noise.limit, style)}"
+        if noise.independent is not None:
+            text += f", independent variables {show(noise.independent, style)}"
     return text
+
+
+def undecided(value: float, interval: tuple[float, float], passes: float, num_patients: int) -> str:
+    """Say that an interval holds the limit, and about how many patients would decide.
+
+    The width of an interval falls with the root of the number of patients.
+    """
+    width = max(abs(value - end) for end in interval)
+    wanted = num_patients * (width / max(abs(value - passes), 1e-9)) ** 2
+    amount = f"about {int(float(f'{wanted:.2g}')):,}" if wanted < 1e6 else "more than a million"
+    return f"Inconclusive at this number of patients; {amount} would decide."
 
 
 def show(number: float | None, style: str = "number") -> str:
@@ -211,9 +277,8 @@ def show(number: float | None, style: str = "number") -> str:
 def rows_of(
     value: Mapping[str, float],
     floor: Mapping[str, float],
-    holdout: Mapping[str, float],
     worst_high: bool = True,
 ) -> list[Row]:
     """Line up a measure's values per variable, the worst first."""
     order = sorted(value, key=lambda name: -value[name] if worst_high else value[name])
-    return [Row(name, value[name], floor.get(name), holdout.get(name)) for name in order]
+    return [Row(name, value[name], floor.get(name)) for name in order]

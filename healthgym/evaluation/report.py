@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import combinations, count
@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from healthgym.errors import ConfigError, TableError, listed
 from healthgym.evaluation.comparison import Comparison, Side
-from healthgym.evaluation.figure import Section, Verdict, worst_section
+from healthgym.evaluation.figure import Section, Verdict, show, worst_section
 from healthgym.evaluation.pages.page import render
+from healthgym.evaluation.pages.summary import small_groups, table
 from healthgym.evaluation.sections import (
     collapse,
     discriminability,
@@ -31,6 +32,7 @@ from healthgym.evaluation.sections import (
 from healthgym.evaluation.sections.disclosure import can_be_counted, identifiers_of
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.sources import Source, open_real, open_synthetic, sample, side_of
+from healthgym.evaluation.statistics.anchors import Anchors
 from healthgym.evaluation.statistics.panel import Panel
 from healthgym.evaluation.statistics.scale import fit_scale
 from healthgym.evaluation.statistics.tally import Combination
@@ -38,9 +40,12 @@ from healthgym.faults import refused
 from healthgym.files import write_json, write_text
 from healthgym.schema import Schema, load_schema
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 _SHARED = 0.01
 _LONGEST_NAME = 80
+# What only a cohort that is like no real patients fails, and what is counted whatever the others are like.
+_GROSS = ("joint.lost", "dynamics.lost", "collapse.knn_coverage", "collapse.diversity")
+_EXACT = ("privacy.disclosure",)
 
 _LEAD = (
     "What a synthetic cohort is worth, measured against the real patients it was made from, against the "
@@ -62,11 +67,8 @@ SECTIONS: dict[str, Callable[[Comparison], Section]] = {
 
 _COUNTED = {
     "validity": "Static variables and absent values",
-    "marginals": "Class shares and missing values",
-    "joint": "All figures but rank correlations and log-cluster",
-    "dynamics": "Transitions and switching rates",
     "follow_up": "Numbers of timesteps",
-    "collapse": "All figures but neighbours and diversity",
+    "collapse": "Repeated patients",
 }
 
 
@@ -79,6 +81,7 @@ class Report:
     sections: Sequence[Section]
     thresholds: dict[str, Any]
     lead: str = _LEAD
+    small_groups: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -94,6 +97,7 @@ class Report:
             "lead": self.lead,
             "verdict": str(self.verdict),
             "facts": self.facts,
+            "small_groups": self.small_groups,
             "sections": [section.to_json() for section in self.sections],
             "thresholds": self.thresholds,
         }
@@ -127,9 +131,21 @@ def evaluate(
 
 
 def compare(
-    schema: Schema, config: ReportConfig, train: Source, holdout: Source | None, synthetic: Source
+    schema: Schema,
+    config: ReportConfig,
+    train: Source,
+    holdout: Source | None,
+    synthetic: Source,
+    anchors: Anchors | None = None,
+    drawn: bool = True,
 ) -> Comparison:
     """Bring the three sets on common ground: one scale, one length, samples of bounded size.
+
+    Args:
+        schema, config: what the columns mean, what is asked.
+        train, holdout, synthetic: the patients.
+        anchors: of an earlier comparison with the same real patients and as many synthetic ones.
+        drawn: whether sections have pictures.
 
     Raises:
         TableError: the real or the synthetic patients are too few to say anything.
@@ -175,6 +191,8 @@ def compare(
         unused,
         unfit=synthetic.unfit,
         remarks=synthetic.remarks,
+        shared_anchors=anchors,
+        drawn=drawn,
     )
 
 
@@ -204,12 +222,40 @@ def make_report(comparison: Comparison, facts: dict[str, str], title: str = "") 
             bar.set_postfix_str(name)
             sections.append(section(comparison))
             sections[-1].notes += _sampled(comparison, name)
+    resembles_nobody(sections)
     return Report(
         title or comparison.schema.title or comparison.schema.name,
         _facts(comparison) | facts,
         sections,
         comparison.config.model_dump(mode="json", exclude_none=True)["thresholds"],
+        small_groups=small_groups(
+            {
+                " x ".join(names): comparison.train.tally.coverage[names].ravel().tolist()
+                for names in comparison.combinations
+            }
+        ),
     )
+
+
+def resembles_nobody(sections: Sequence[Section]) -> None:
+    """Take back what the privacy section passes where the patients are like no real ones.
+
+    Distances to such patients are large, attacks fail, and that says nothing about privacy.
+    """
+    figures = {figure.key: figure for section in sections for figure in section.figures}
+    gross = [figures[key] for key in _GROSS if key in figures and figures[key].verdict is Verdict.FAIL]
+    if not gross:
+        return
+    said = f"The cohort resembles nobody ({gross[0].title.lower()}: {show(gross[0].value, gross[0].style)}, "
+    said += "which fails): that attacks find nothing says nothing about privacy."
+    for section in sections:
+        if section.key == "privacy":
+            section.figures = [
+                replace(figure, verdict=Verdict.NOT_JUDGED, reason=f"{said} {figure.reason}".strip())
+                if figure.verdict is Verdict.PASS and figure.key not in _EXACT
+                else figure
+                for figure in section.figures
+            ]
 
 
 def _sampled(comparison: Comparison, section: str) -> list[str]:
@@ -242,6 +288,7 @@ def _write(report: Report, folder: Path) -> None:
     for name, picture in zip(file_names([each.name for each in pictures]), pictures, strict=True):
         write_text(folder / "pictures" / f"{name}.svg", picture.svg)
     write_text(folder / "report.html", render(report.to_json(), report.sections))
+    write_text(folder / "report.csv", table(report.sections))
     write_json(folder / "report.json", report.to_json())
 
 

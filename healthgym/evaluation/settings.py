@@ -9,27 +9,24 @@ from pydantic import Field, model_validator
 from healthgym.errors import nearest
 from healthgym.evaluation.figures import FIGURES
 from healthgym.schema import Condition, Limit
-from healthgym.strict import NotNegative, Positive, StrictModel, load
+from healthgym.strict import Positive, StrictModel, load
 
 
 class Threshold(StrictModel):
     """Where a figure passes and where it fails; between the two it asks for caution.
 
+    What real patients do among themselves passes whatever stands here: it is no fault. And what has lost more
+    than half of what independent variables lose fails, whatever stands here.
+
     Args:
         at_most: passes up to here; with `fail_above`, where it begins to fail.
         at_least: passes from here up; with `fail_below`, where it begins to fail.
-        floors: a value of at most this many noise floors passes whatever `at_most` says: what real
-            patients do among themselves is no fault.
-        margin: the same for a value on a logarithmic scale, which no factor fits: at most this much above the
-            noise floor passes.
     """
 
     at_most: Limit | None = None
     fail_above: Limit | None = None
     at_least: Limit | None = None
     fail_below: Limit | None = None
-    floors: NotNegative = 0.0
-    margin: NotNegative = 0.0
 
     @model_validator(mode="after")
     def _check(self) -> "Threshold":
@@ -39,10 +36,6 @@ class Threshold(StrictModel):
             raise ValueError("at_most needs fail_above, at or above it")
         if self.at_least is not None and (self.fail_below is None or self.fail_below > self.at_least):
             raise ValueError("at_least needs fail_below, at or below it")
-        if self.at_least is not None and (self.floors or self.margin):
-            raise ValueError("floors and margin go with at_most only")
-        if self.floors and self.margin:
-            raise ValueError("give either floors or margin")
         return self
 
 
@@ -101,7 +94,7 @@ class ReportConfig(StrictModel):
         num_patients: at most this many patients of each set enter measures that do not add up over
             patients (distances, classifiers, Kolmogorov-Smirnov); the rest sees all.
         min_patients: with fewer patients than this in a set, what needs it is not judged.
-        num_splits: how often the real patients are halved for the noise floor.
+        num_splits: how often the real patients are split to learn how figures vary among them.
         coverage: static variables crossed in the collapse section; `auto` takes every pair.
         quasi_identifiers: what an attacker may know of a person; `auto` takes all static categories.
         population: people from whom the real patients were drawn; 0 takes the real patients
@@ -114,7 +107,7 @@ class ReportConfig(StrictModel):
     seed: int = 0
     num_patients: Positive = 4000
     min_patients: Annotated[int, Field(ge=20)] = 50
-    num_splits: Positive = 5
+    num_splits: Annotated[int, Field(ge=3)] = 8
     coverage: Literal["auto"] | tuple[tuple[str, ...], ...] = "auto"
     quasi_identifiers: Literal["auto"] | tuple[str, ...] = "auto"
     population: Annotated[int, Field(ge=0)] = 0
@@ -136,8 +129,8 @@ class ReportConfig(StrictModel):
         return self
 
     def threshold(self, key: str) -> Threshold | None:
-        """Return the threshold of the figure "section.figure" or "section.figure:which"; None if it is "
-        "shown only."""
+        """Return the threshold of the figure "section.figure" or "section.figure:which"; None if it is
+        shown only."""
         section, _, figure = key.partition(":")[0].partition(".")
         return self.thresholds.get(section, {}).get(figure)
 

@@ -17,7 +17,7 @@ from healthgym.data.table import check_table
 from healthgym.errors import CohortError, TableError, listed
 from healthgym.evaluation.comparison import Side
 from healthgym.evaluation.foreign import read_foreign
-from healthgym.evaluation.statistics.panel import Panel, panel_from_frame
+from healthgym.evaluation.statistics.panel import Panel, join, panel_from_frame
 from healthgym.evaluation.statistics.scale import Scale
 from healthgym.evaluation.statistics.tally import Combination, Tally, tally_of
 from healthgym.schema import Schema
@@ -175,20 +175,6 @@ def side_of(
         bar.update(panel.num_patients)
     bar.close()
     return Side(name, join(kept), combinations, total, seed)
-
-
-def join(panels: Sequence[Panel]) -> Panel:
-    """Put panels of the same schema and scale under each other."""
-    longest = max(panel.num_timesteps for panel in panels)
-    reals = [np.pad(p.reals_NTR, _grow(p, longest), constant_values=np.nan) for p in panels]
-    codes = [np.pad(p.codes_NTK, _grow(p, longest), constant_values=-1) for p in panels]
-    lengths = np.concatenate([panel.lengths_N for panel in panels])
-    first = panels[0]
-    return Panel(first.schema, np.concatenate(reals), np.concatenate(codes), lengths, first.scale)
-
-
-def _grow(panel: Panel, longest: int) -> list[tuple[int, int]]:
-    return [(0, 0), (0, longest - panel.num_timesteps), (0, 0)]
 
 
 def _with_chosen(source: Source, chosen: NDArray[np.int64]) -> Iterator[tuple[Panel, NDArray[np.int64]]]:

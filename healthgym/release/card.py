@@ -28,7 +28,7 @@ _REMAINS = (
     "the weights, which may have learned single patients: judge a cohort made from this file with "
     "jobs/evaluate.py",
 )
-_FLOOR = "The noise floor is what a figure is between two halves of the real training patients."
+_FLOOR = "The noise floor is what a figure is among real patients, on average over splits of them."
 
 
 def read_report(path: Path) -> dict[str, Any]:

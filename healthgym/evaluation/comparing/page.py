@@ -11,9 +11,9 @@ from healthgym.evaluation.pages.page import environment
 _AT_A_GLANCE = frozenset(
     {
         "marginals.ks",
-        "marginals.total_variation",
-        "joint.pearson",
-        "dynamics.trajectories",
+        "marginals.classes",
+        "joint.lost",
+        "dynamics.lost",
         "discriminability.boosting",
     }
 )

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup, escape
 
 from healthgym.evaluation.figure import Figure, Section, Verdict, show
+from healthgym.evaluation.pages.summary import findings, summarise
 
 _WORDS = {
     Verdict.PASS: ("✓", "Passes"),
@@ -41,20 +42,14 @@ def render(content: Mapping[str, Any], sections: Sequence[Section]) -> str:
             verdict=verdict,
             sentence=_SENTENCES[verdict],
             counts=[(each, _count(sections, each)) for each in Verdict],
-            failing=[
-                (section, figure)
-                for wanted in (Verdict.FAIL, Verdict.CAUTION)
-                for section in sections
-                for figure in section.figures
-                if figure.verdict is wanted
-            ],
+            summary=summarise(sections),
         )
     )
 
 
 def gauge(figure: Figure) -> Markup:
-    """Draw where the value lies: green passes, amber asks for caution, red fails; the tick is the noise "
-    "floor."""
+    """Draw where the value lies: green passes, amber asks for caution, red fails; the tick is the noise
+    floor."""
     if figure.marks is None or figure.value is None:
         return Markup()
     passes, fails = figure.marks
@@ -104,6 +99,7 @@ def environment() -> Environment:
     made.filters |= {
         "show": show,
         "gauge": gauge,
+        "findings": findings,
         "data_uri": data_uri,
         "rows": lambda drawn: [list(row) for _, row in groupby(drawn, key=lambda picture: picture.group)],
         "png_uri": png_uri,

@@ -38,16 +38,30 @@ _STYLE = {
     "legend.frameon": False,
 }
 _KDE_POINTS = 4000
+_MOST_TIMES = 2.5
 _TITLE, _LONG_TITLE, _UNIT = 60, 90, 40
 # XML has no place for these, not even escaped.
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def density(name: str, title: str, unit: str, real: Array, synthetic: Array) -> Picture:
-    """Draw two overlaid kernel densities; on a logarithmic axis where the real values are skewed."""
+def density(
+    name: str,
+    title: str,
+    unit: str,
+    real: Array,
+    synthetic: Array,
+    ends: tuple[float, float] | None = None,
+) -> Picture:
+    """Draw two overlaid kernel densities; on a logarithmic axis where the real values are skewed.
+
+    A spike (many values that are one) would flatten all else: the axis ends at two and a half times the
+    height of the lower curve.
+    """
     skewed = bool(real.size > 2 and real.min() > 0 and stats.skew(real) > 2)
     axis = np.log10 if skewed else np.asarray
     low, high = np.quantile(axis(real), [0.001, 0.999])
+    if ends and ends[0] < ends[1] and (ends[0] > 0 or not skewed):
+        low, high = (float(axis(np.array(end))) for end in ends)
     margin = 0.05 * (high - low) or 1.0
     grid = np.linspace(low - margin, high + margin, 200)
     with _Canvas(3.2, 2.1) as (canvas, axes):
@@ -59,9 +73,15 @@ def density(name: str, title: str, unit: str, real: Array, synthetic: Array) -> 
         if skewed:
             _logarithmic(axes, "x")
         axes.set(title=shorten(title, _TITLE), xlabel=shorten(unit, _UNIT), yticks=[])
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, _height([line.get_ydata() for line in axes.get_lines()]))
         _legend(canvas)
         return Picture(name, _svg(canvas, name), f"{title}: density of real and synthetic values")
+
+
+def _height(curves: Sequence[Array]) -> float:
+    """Return the height of the axis: that of the curves, but a spike of one does not hide the other."""
+    tops = sorted(float(np.max(curve)) for curve in curves)
+    return 1.05 * min(tops[-1], _MOST_TIMES * max(tops[0], 1e-12))
 
 
 def bars(name: str, title: str, labels: Sequence[str], real: Array, synthetic: Array) -> Picture:

@@ -1,50 +1,49 @@
 """Mode collapse: does the cohort have every kind of patient, and the rare ones as often?"""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import About, Comparison, Side
-from healthgym.evaluation.figure import NotJudgedError, Picture, Section
+from healthgym.evaluation.figure import Figure, NotJudgedError, Picture, Row, Section, Verdict
 from healthgym.evaluation.pages import pictures
+from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
+from healthgym.evaluation.statistics.groups import Group, compared_groups
 from healthgym.evaluation.statistics.patients import Vectors, k_nearest, neighbours, sequence_vectors
 from healthgym.evaluation.statistics.tally import Combination
 from healthgym.seeds import permutation
 
+Floats = NDArray[np.float64]
+
 COMMON = 0.005
-_RARE = 0.05
-_VANISHED = 0.1
 _NEIGHBOURS = 5
 _MOST_PATIENTS = 2000
+_LEVEL = 0.005
+_TWIN = 0.05
+_NUM_SAMPLES = 5
+_SURE = 1.96
+_MOST_ROWS = 40
 
-ACTIVE_MODES = About(
-    "collapse.active_modes",
-    "Active modes",
-    "Of the combinations of static variables that at least 0.5% of real patients have, the share that at "
-    "least 0.5% of synthetic patients have too; the worst pair of variables counts.",
-    "Mode counting of the Health Gym implementation series (2025)",
-    "percent",
+GROUPS = About(
+    "collapse.groups",
+    "Groups kept",
+    "Of all groups of patients (classes of static variables, two or three crossed, and those of the most "
+    "extreme "
+    "values) whose number differs by more than chance: how many times rarer or commoner the worst one "
+    "is. 1 where "
+    "none differs.",
+    "Fisher's exact test at 0.5% with Bonferroni's correction over groups of at least five real patients; "
+    "interval by Katz et al., Biometrics 1978",
 )
-VANISHED = About(
-    "collapse.vanished",
-    "Vanished combinations",
-    "Of the combinations of static variables that at least 0.5% of real patients have, the share that the "
-    "synthetic cohort has less than a tenth as often, or not at all; the worst pair of variables counts.",
-    "Own definition, after the collapse of v1's published cohort (43 of 8,916 patients female, none Asian)",
-    "percent",
-)
-RARE_GROUPS = About(
-    "collapse.rare_groups",
-    "Rare groups",
-    "The share of synthetic patients in rare groups (combinations that 0.5% to 5% of real patients have) "
-    "relative to their real share: 1 keeps them, 0 loses them; the worst pair of variables counts.",
-    "Own definition",
-)
-SHARES = About(
-    "collapse.shares",
-    "Combination shares",
-    "The share of patients that would have to change group for the table of two static variables to equal "
-    "the real one; the worst pair counts.",
-    "Total variation of the patient-level table, as the Sex x Ethnicity tables of the v2 paper",
+TWINS = About(
+    "collapse.twins",
+    "Twins within the cohort",
+    "The share of synthetic patients who have another synthetic patient closer than 95% of real patients "
+    "have "
+    "another real one: 5% is natural, more means the same patients again and again.",
+    "Own definition, on equally many patients of each, at most 2,000; interval by the binomial law with "
+    "twice its variance, as twins come in pairs",
     "percent",
 )
 KNN_COVERAGE = About(
@@ -81,55 +80,117 @@ def section(comparison: Comparison) -> Section:
         "same few patients again and again.",
     )
     part.figures = [
-        comparison.measured(ACTIVE_MODES, active_modes, "smallest"),
-        comparison.measured(VANISHED, vanished),
-        comparison.measured(RARE_GROUPS, rare_group_ratios, "smallest"),
-        comparison.measured(SHARES, share_distances),
-        comparison.measured(KNN_COVERAGE, knn_coverage, num_splits=1),
-        comparison.measured(DIVERSITY, diversity, num_splits=1),
+        _groups_figure(comparison),
+        _twins_figure(comparison),
+        comparison.measured(KNN_COVERAGE, knn_coverage, "smallest"),
+        comparison.measured(DIVERSITY, diversity, "smallest"),
         comparison.measured(DUPLICATES, duplicates),
     ]
-    for names in _crossed(comparison.train):
+    for names in _crossed(comparison.train) if comparison.drawn else []:
         part.pictures += _heat_maps(comparison, names)
     return part
 
 
-def active_modes(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return the share of common real combinations that are common in the synthetic data too."""
-    return {name: float((other >= COMMON).mean()) for name, _, other in _common(real, synthetic)}
+def _groups_figure(comparison: Comparison) -> Figure:
+    """Judge the group whose number differs most beyond chance."""
+    groups = compared_groups(comparison.train.panel, comparison.synthetic.panel)
+    if not groups:
+        return comparison.not_judged(GROUPS, "No group of patients can be counted.")
+    differ = [group for group in groups if group.p < _LEVEL]
+    if not differ:
+        seen = _detectable(comparison)
+        figure = comparison.figure(GROUPS, 1.0, finding=f"none of {len(groups)} groups differs beyond chance")
+        return replace(figure, reason=f"A group of fewer than {seen} real patients could vanish unseen.")
+    worst = max(differ, key=_times)
+    value, (low, high) = _times(worst), worst.ratio_interval
+    interval = (low, high) if worst.ratio > 1 else (1 / high, 1 / low)
+    rows = [_row(group) for group in differ]
+    figure = comparison.figure(
+        GROUPS, value, interval=interval, rows=rows[:_MOST_ROWS], finding=_in_words(worst)
+    )
+    return (
+        replace(figure, verdict=Verdict.CAUTION)
+        if figure.verdict in (Verdict.PASS, Verdict.NOT_JUDGED)
+        else figure
+    )
 
 
-def vanished(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return the share of common real combinations that have (almost) gone."""
-    return {
-        name: float((other < _VANISHED * shares).mean()) for name, shares, other in _common(real, synthetic)
-    }
+def _row(group: Group) -> Row:
+    if group.real < FEWEST_SHOWN:
+        return Row(f"{group.name} (fewer than {FEWEST_SHOWN} real patients)", None)
+    return Row(
+        group.name,
+        _times(group),
+        real=group.real / group.num_real,
+        synthetic=group.synthetic / group.num_synthetic,
+    )
 
 
-def rare_group_ratios(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return the synthetic over the real share of patients in rare combinations.
+def _times(group: Group) -> float:
+    """Return how many times rarer or commoner a group is, half a patient added to each number."""
+    ratio = ((group.synthetic + 0.5) / (group.num_synthetic + 0.5)) / (
+        (group.real + 0.5) / (group.num_real + 0.5)
+    )
+    return max(ratio, 1 / ratio)
 
-    Raises:
-        NotJudgedError: there are no rare combinations.
+
+def _in_words(group: Group) -> str:
+    if group.real < FEWEST_SHOWN:
+        return f"{group.name}: fewer than {FEWEST_SHOWN} real patients, and another share of synthetic ones"
+    return (
+        f"{group.name}: {100 * group.synthetic / group.num_synthetic:.1f}% of synthetic patients, "
+        f"{100 * group.real / group.num_real:.1f}% of real ones"
+    )
+
+
+def _detectable(comparison: Comparison) -> int:
+    """Return how many real patients a group must have for its absence to be seen, roughly.
+
+    With equally large sets the chance of none of 2k patients of a group being synthetic is 1/2^k.
     """
-    ratios = {}
-    for name, shares, other in _shares(real, synthetic):
-        rare = (shares >= COMMON) & (shares < _RARE)
-        if rare.any():
-            ratios[name] = float(other[rare].sum() / shares[rare].sum())
-    if not ratios:
-        raise NotJudgedError("No combination of static variables is rare (0.5% to 5%) in the real data.")
-    return ratios
+    share = comparison.synthetic.panel.num_patients / comparison.train.panel.num_patients
+    return int(np.ceil(np.log(_LEVEL / 200) / np.log(1 / (1 + share))))
 
 
-def share_distances(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return the total variation of each combination table."""
-    return {name: float(np.abs(a - b).sum() / 2) for name, a, b in _shares(real, synthetic)}
+def _twins_figure(comparison: Comparison) -> Figure:
+    """Judge the share of twins by its interval; twins come in pairs, which doubles the variance."""
+    try:
+        share = twins(comparison.train, comparison.synthetic)["patients"]
+    except NotJudgedError as reason:
+        return comparison.not_judged(TWINS, str(reason))
+    count = len(_vectors(comparison.train, comparison.synthetic)[1])
+    half = _SURE * float(np.sqrt(2 * share * (1 - share) / count))
+    return comparison.figure(
+        TWINS,
+        share,
+        interval=(max(0.0, share - half), min(1.0, share + half)),
+        finding=f"{100 * share:.1f}% of synthetic patients have a twin, where {100 * _TWIN:.0f}% is natural",
+    )
+
+
+def twins(real: Side, synthetic: Side) -> dict[str, float]:
+    """Return the share of synthetic patients with another one nearer than 95% of real ones have."""
+    _, other = _vectors(real, synthetic)
+    limit = _twin_distance(real, len(other), max(each.panel.num_timesteps for each in (real, synthetic)))
+    if limit <= 0:
+        raise NotJudgedError("Many real patients equal another real patient.")
+    return {"patients": float(np.mean(k_nearest(other, other, 2)[0][:, 1] < limit))}
+
+
+def _twin_distance(real: Side, count: int, num_timesteps: int) -> float:
+    """Return the distance within which 5% of `count` real patients have another, on average over samples."""
+    number = real.panel.num_patients
+    samples = [
+        np.sort(permutation(number, real.seed, "twins", k)[:count])
+        for k in range(_NUM_SAMPLES if count < number else 1)
+    ]
+    vectors = [sequence_vectors(real.panel.take(rows), num_timesteps) for rows in samples]
+    return float(np.mean([np.quantile(k_nearest(v, v, 2)[0][:, 1], _TWIN) for v in vectors]))
 
 
 def knn_coverage(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return the share of real patients with a synthetic one within the radius of their fifth real "
-    "neighbour."""
+    """Return the share of real patients with a synthetic one within the radius of their fifth real
+    neighbour."""
     one, other = _vectors(real, synthetic)
     if len(one) <= _NEIGHBOURS:
         raise NotJudgedError(f"{len(one)} patients are too few for {_NEIGHBOURS} neighbours each.")
@@ -147,8 +208,7 @@ def diversity(real: Side, synthetic: Side) -> dict[str, float]:
 
 def duplicates(real: Side, synthetic: Side) -> dict[str, float]:
     """Return the share of synthetic patients that repeat another."""
-    hashes = synthetic.tally.hashes_N
-    return {"patients": 1 - len(np.unique(hashes)) / len(hashes)}
+    return {"patients": 1 - len(np.unique(synthetic.hashes_N)) / len(synthetic.hashes_N)}
 
 
 def _vectors(real: Side, synthetic: Side) -> list[Vectors]:
@@ -164,35 +224,6 @@ def _vectors(real: Side, synthetic: Side) -> list[Vectors]:
         )
         for side in (real, synthetic)
     ]
-
-
-def _shares(real: Side, synthetic: Side) -> list[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
-    """Return the patient shares of each combination table, real and synthetic.
-
-    Raises:
-        NotJudgedError: there is nothing to cross.
-    """
-    names = _crossed(real)
-    if not names:
-        raise NotJudgedError("The schema has no static categorical variables to cross.")
-    tables = []
-    for crossed in names:
-        a, b = real.tally.coverage[crossed], synthetic.tally.coverage[crossed]
-        tables.append((" x ".join(crossed), a / max(a.sum(), 1), b / max(b.sum(), 1)))
-    return tables
-
-
-def _common(real: Side, synthetic: Side) -> list[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
-    """Return, of each combination table, the real and synthetic shares of the cells common in real data.
-
-    Raises:
-        NotJudgedError: no cell of any table is.
-    """
-    tables = [(name, a[a >= COMMON], b[a >= COMMON]) for name, a, b in _shares(real, synthetic)]
-    found = [table for table in tables if len(table[1])]
-    if not found:
-        raise NotJudgedError(f"No combination of static variables is had by {COMMON:.1%} of real patients.")
-    return found
 
 
 def _crossed(side: Side) -> list[Combination]:
@@ -214,10 +245,12 @@ def _heat_maps(comparison: Comparison, names: Combination) -> list[Picture]:
             len(rows), len(labels[-1])
         )
         shares = counts / max(counts.sum(), 1)
+        if what == "real":
+            shares = np.where((counts > 0) & (counts < FEWEST_SHOWN), np.nan, shares)
         drawn.append(
             pictures.heat_map(
-                f"coverage-{key}-{what}", f"{title}: {what}, % of patients", shares, rows, labels[-1],
-                as_percent=True, group=key,
+                f"coverage-{key}-{what}", f"{title}: {what}, % of patients (blank: 1 to 9)", shares, rows,
+                labels[-1], as_percent=True, group=key,
             )
         )  # fmt: skip
     return drawn

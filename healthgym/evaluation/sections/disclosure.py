@@ -36,8 +36,7 @@ DISCLOSURE = About(
     "through the cohort, from the population to the sample or back, the larger of both; 9% is the accepted "
     "line.",
     "El Emam et al., JMIR 2020, doi 10.2196/23139, as in the v1 paper; every match counts as teaching "
-    "something and as verified, which makes the risk larger than the paper's. All patients; the noise floor "
-    "takes the holdout for the cohort",
+    "something and as verified, which makes the risk larger than the paper's. All patients",
     "percent",
 )
 
@@ -46,18 +45,14 @@ def attribute_figure(comparison: Comparison) -> Figure:
     """Return how much better the later course of training than of holdout patients is predicted."""
     if comparison.holdout is None:
         return comparison.not_judged(ATTRIBUTE, NEEDS_HOLDOUT)
-    half, other = comparison.halves[0]
     try:
         value = attribute_advantage(
             comparison.train.panel, comparison.holdout.panel, comparison.synthetic.panel
         )
-        floor = attribute_advantage(half.panel, comparison.holdout.panel, other.panel)
     except NotJudgedError as reason:
         return comparison.not_judged(ATTRIBUTE, str(reason))
-    rows = [Row(name, number, floor.get(name)) for name, number in sorted(value.items(), key=lambda x: -x[1])]
-    return comparison.figure(
-        ATTRIBUTE, float(np.mean(list(value.values()))), float(np.mean(list(floor.values()))), rows=rows
-    )
+    rows = [Row(name, number) for name, number in sorted(value.items(), key=lambda x: -x[1])]
+    return comparison.figure(ATTRIBUTE, float(np.mean(list(value.values()))), rows=rows)
 
 
 def attribute_advantage(members: Panel, outsiders: Panel, synthetic: Panel) -> dict[str, float]:
@@ -150,11 +145,8 @@ def disclosure_figure(comparison: Comparison) -> Figure:
         return comparison.not_judged(DISCLOSURE, f"No training patient has {listed(names)}.")
     population = max(comparison.config.population, len(real))
     risks = disclosure_risk(real, synthetic, population)
-    floor = None
-    if comparison.holdout:
-        floor = max(disclosure_risk(real, _groups(comparison.holdout, names), population))
     rows = [Row("population to sample", risks[0]), Row("sample to population", risks[1])]
-    return comparison.figure(DISCLOSURE, max(risks), floor, rows=rows)
+    return comparison.figure(DISCLOSURE, max(risks), rows=rows)
 
 
 def disclosure_risk(

@@ -1,24 +1,31 @@
-"""Can a classifier tell a synthetic patient from a real one?"""
+"""Can a classifier tell a synthetic patient from a real one, and by what?"""
 
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from healthgym.evaluation.comparison import About, Comparison, Side
-from healthgym.evaluation.figure import Figure, Section
-from healthgym.evaluation.statistics.patients import summary_features, timestep_features
+from healthgym.evaluation.comparison import About, Comparison
+from healthgym.evaluation.figure import Figure, Picture, Row, Section, Verdict
+from healthgym.evaluation.pages import pictures
+from healthgym.evaluation.statistics.classifiers import (
+    Scores,
+    Telling,
+    boosting_scores,
+    covariance_features,
+    ridge_scores,
+    telling_features,
+)
+from healthgym.evaluation.statistics.panel import Panel
+from healthgym.evaluation.statistics.patients import summary_features, summary_names
 from healthgym.evaluation.statistics.ranking import auc, auc_interval
-from healthgym.evaluation.statistics.sequence_classifier import gru_scores
 from healthgym.seeds import permutation
 
 Floats = NDArray[np.float64]
-Scores = tuple[Floats, Floats]
 
-_GRU_PATIENTS = 1200
 _DOUBLES = 0.45
+_MOST_TELLING = 6
+_SURE = 5.0
 _BELOW = (
     "The classifier does worse than guessing ({:.1f}%): it met patients whose near doubles of the other kind "
     "it had learned from. The cohort has near copies of training patients; see the privacy section."
@@ -33,13 +40,14 @@ BOOSTING = About(
     "HistGradientBoostingClassifier; interval by DeLong et al. 1988",
     "percent",
 )
-SEQUENCES = About(
-    "discriminability.sequences",
-    "Told apart by sequences",
-    "How well a small recurrent network tells real from synthetic patients by their whole course: 50% is "
-    "guessing, 100% is always right.",
-    f"AUC on patients kept aside, a GRU of width 32 trained on at most {_GRU_PATIENTS:,} patients of each "
-    "kind; interval by DeLong et al. 1988",
+COVARIANCES = About(
+    "discriminability.covariances",
+    "Told apart by how variables move together",
+    "The same by a linear classifier on each patient's covariances over time: it sees a variable that "
+    "comes an "
+    "hour late, which summaries do not.",
+    "AUC over five folds of ridge regression on covariances within patients at lags 0 and 1 and of changes; "
+    "interval by DeLong et al. 1988",
     "percent",
 )
 
@@ -51,53 +59,80 @@ def section(comparison: Comparison) -> Section:
         "Real or synthetic?",
         "A classifier is told to tell real from synthetic patients. What it cannot see, few analyses will.",
     )
-    for about, scores_of in ((BOOSTING, boosting_scores), (SEQUENCES, sequence_scores)):
-        part.figures.append(_figure(comparison, about, scores_of))
+    real, synthetic = comparison.train.panel, comparison.synthetic.panel
+    count = min(real.num_patients, synthetic.num_patients)
+    seed = comparison.config.seed
+    chosen = [permutation(panel.num_patients, seed, "classifier")[:count] for panel in (synthetic, real)]
+    summaries = (
+        summary_features(synthetic),
+        comparison.anchors.once("summaries", lambda: summary_features(real)),
+    )
+    telling = [t for t in telling_features(*summaries, _MOST_TELLING) if abs(t.z) >= _SURE]
+    names = summary_names(comparison.schema)
+    part.figures = [
+        _figure(comparison, BOOSTING, boosting_scores, _equally_many(summaries, chosen), telling, names),
+        _figure(comparison, COVARIANCES, ridge_scores, _equally_many(_covariances(comparison), chosen)),
+    ]
+    part.essential = frozenset({BOOSTING.key})
+    if comparison.drawn:
+        part.pictures = _pictures(telling, names, summaries)
     return part
 
 
-def boosting_scores(real: Side, synthetic: Side, seed: int) -> Scores:
-    """Return the scores of synthetic and of real patients, each from a fold that the classifier did not "
-    "see."""
-    count = min(real.panel.num_patients, synthetic.panel.num_patients)
-    features = [
-        summary_features(side.panel)[permutation(side.panel.num_patients, seed, "classifier")[:count]]
-        for side in (synthetic, real)
-    ]
-    labels = np.r_[np.ones(count), np.zeros(count)]
-    model = HistGradientBoostingClassifier(
-        max_iter=100, learning_rate=0.1, max_leaf_nodes=15, random_state=seed
-    )
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    scores = cross_val_predict(model, np.concatenate(features), labels, cv=folds, method="predict_proba")[
-        :, 1
-    ]
-    return scores[:count], scores[count:]
+def _covariances(comparison: Comparison) -> tuple[Floats, Floats]:
+    anchors = comparison.anchors
+
+    def features(panel: Panel) -> Floats:
+        return covariance_features(panel, anchors.columns)
+
+    train = comparison.train.panel
+    return features(comparison.synthetic.panel), anchors.once("covariances", lambda: features(train))
 
 
-def sequence_scores(real: Side, synthetic: Side, seed: int) -> Scores:
-    """Return the GRU's scores of synthetic and of real patients that it was not trained on."""
-    count = min(real.panel.num_patients, synthetic.panel.num_patients, _GRU_PATIENTS)
-    steps = min(real.panel.num_timesteps, synthetic.panel.num_timesteps)
-    chosen = [
-        side.panel.take(permutation(side.panel.num_patients, seed, "classifier")[:count]).first(steps)
-        for side in (synthetic, real)
-    ]
-    return gru_scores(
-        [timestep_features(panel) for panel in chosen], [panel.lengths_N for panel in chosen], seed
-    )
+def _equally_many(features: tuple[Floats, Floats], chosen: list[NDArray[np.int64]]) -> tuple[Floats, Floats]:
+    return features[0][chosen[0]], features[1][chosen[1]]
 
 
-def _figure(comparison: Comparison, about: About, scores_of: Callable[[Side, Side, int], Scores]) -> Figure:
-    """Return how well a classifier tells the cohort from training data, halves of it, and from the "
-    "holdout."""
-    seed = comparison.config.seed
-    scores = scores_of(comparison.train, comparison.synthetic, seed)
-    floor = scores_of(*comparison.halves[0], seed)
-    holdout = scores_of(comparison.holdout, comparison.synthetic, seed) if comparison.holdout else None
-    interval = auc_interval(*scores)
+def _figure(
+    comparison: Comparison,
+    about: About,
+    scores_of: Callable[[tuple[Floats, Floats], int], Scores],
+    features: tuple[Floats, Floats],
+    telling: list[Telling] | None = None,
+    names: list[str] | None = None,
+) -> Figure:
+    """Return how well a classifier tells the cohort from training data."""
+    scores = scores_of(features, comparison.config.seed)
+    value, interval = auc(*scores), auc_interval(*scores)
     if interval[1] < _DOUBLES:
-        return comparison.not_judged(about, _BELOW.format(100 * auc(*scores)))
-    return comparison.figure(
-        about, auc(*scores), auc(*floor), auc(*holdout) if holdout else None, interval=interval
-    )
+        return comparison.not_judged(about, _BELOW.format(100 * value))
+    rows = [
+        Row(
+            _in_words(t, (names or [])[t.position]),
+            abs(t.auc - 0.5) + 0.5,
+            real=t.real,
+            synthetic=t.synthetic,
+        )
+        for t in telling or []
+    ]
+    figure = comparison.figure(about, value, interval=interval, rows=rows)
+    given_away = "; ".join(row.name for row in rows[:3])
+    said = f"a classifier is right on {100 * value:.0f} of 100 pairs"
+    if given_away and figure.verdict in (Verdict.CAUTION, Verdict.FAIL):
+        said += f": {given_away}"
+    return Figure(**{**vars(figure), "finding": said})
+
+
+def _in_words(telling: Telling, name: str) -> str:
+    """Say what a feature gives away: "spread of HR within a patient is too large"."""
+    return f"{name} is too {'large' if telling.auc > 0.5 else 'small'}"
+
+
+def _pictures(telling: list[Telling], names: list[str], summaries: tuple[Floats, Floats]) -> list[Picture]:
+    """Draw each telling feature, real beside synthetic."""
+    drawn = []
+    for each in telling:
+        values = [side[np.isfinite(side[:, each.position]), each.position] for side in reversed(summaries)]
+        name = names[each.position]
+        drawn.append(pictures.density(f"telling-{name}", name, "", *values))
+    return drawn

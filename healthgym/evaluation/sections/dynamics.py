@@ -1,105 +1,87 @@
 """Movement over time: does a synthetic patient change as real patients do?"""
 
-from functools import partial
-
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from healthgym.evaluation.comparison import About, Comparison, Side
-from healthgym.evaluation.figure import NotJudgedError, Picture, Section
+from healthgym.evaluation.figure import Picture, Section
 from healthgym.evaluation.pages import pictures
-from healthgym.evaluation.sections.joint import pair_differences, structure_lost, triangles
-from healthgym.evaluation.sections.trends import Smoother, dynamic_correlations, linear, loess
+from healthgym.evaluation.sections.joint import lost_figure, triangles
+from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
 from healthgym.evaluation.statistics.panel import Panel
+from healthgym.evaluation.statistics.relations import LAGS
 from healthgym.evaluation.statistics.scale import LARGEST
 
 Floats = NDArray[np.float64]
 
-_LAGS = (1, 2, 3, 6, 12, 24)
-_SAID_LAGS = ", ".join(map(str, _LAGS[:-1])) + f" and {_LAGS[-1]}"
 _QUANTILES = (0.1, 0.5, 0.9)
-_SERIES = "Health Gym implementation series (2025)"
+_LAGGED = tuple(f"lag {lag}" for lag in LAGS)
+_CHANGES = ("changes 0", "changes 1", "changes 3")
+_ERRORS = "standard errors by patients' influence (Huber, Robust Statistics, 1981, section 3.2)"
 
-CORRELATIONS = {
-    ("linear", "trend"): About(
-        "dynamics.trend_linear",
-        "Trend correlations, linear",
-        "How much the correlation of two variables' straight-line trends within a patient differs, on "
-        "average over all pairs.",
-        f"{_SERIES}. With a straight line each patient's trend correlation is +1 or -1, so this averages "
-        "agreement of signs: it is here for comparison with published figures. The published code leaves a "
-        "constant variable out only if rounding left no trace; here it is always left out",
-    ),
-    ("linear", "cycle"): About(
-        "dynamics.cycle_linear",
-        "Cycle correlations, linear",
-        "How much the correlation of what is left of two variables after a straight-line trend differs, on "
-        "average over all pairs.",
-        _SERIES,
-    ),
-    ("loess", "trend"): About(
-        "dynamics.trend_smooth",
-        "Trend correlations, smooth",
-        "How much the correlation of two variables' smooth trends within a patient differs, on average over "
-        "all pairs.",
-        "As published, with LOESS (statsmodels, Cleveland 1979) over 40% of the timesteps for the straight "
-        "line",
-    ),
-    ("loess", "cycle"): About(
-        "dynamics.cycle_smooth",
-        "Cycle correlations, smooth",
-        "How much the correlation of what is left of two variables after a smooth trend differs, on average "
-        "over all pairs.",
-        "As published, with LOESS (statsmodels, Cleveland 1979) over 40% of the timesteps for the straight "
-        "line",
-    ),
-}
-STRUCTURE = About(
-    "dynamics.cycle_lost",
-    "Dynamic structure lost",
-    "The size of all differences in smooth trend correlations relative to the size of the real ones, and the "
-    "same of the cycle correlations, whichever is larger: 0% keeps all, 100% loses all.",
-    "Frobenius norm of the difference over that of the real matrices, off the diagonal",
-    "percent",
-)
-AUTOCORRELATION = About(
-    "dynamics.autocorrelation",
-    "Autocorrelation",
-    f"How much a value's correlation with the same variable {_SAID_LAGS} timesteps later differs (for "
-    "classes: the share that is the same later), on average over lags; the worst variable counts.",
-    "Pearson correlation of x(t) and x(t + lag) over all patients together; lags beyond the longest patient "
-    "are left out",
+WITHIN = About(
+    "dynamics.within",
+    "Worst relation within patients",
+    "How far the correlation of two variables within a patient, at one time or one, three and six timesteps "
+    "apart, is from the real one; the largest difference beyond the noise. It sees a variable that comes too "
+    "late or runs backwards.",
+    f"Pearson correlation of rank scores, class numbers and single classes about each patient's mean; "
+    f"{_ERRORS}",
 )
 CHANGES = About(
     "dynamics.changes",
-    "Changes per timestep",
-    "The largest gap between the real and the synthetic cumulative distribution of the change from one "
-    "timestep to the next; the worst variable counts.",
-    "Two-sample Kolmogorov-Smirnov statistic (scipy.stats.ks_2samp) of x(t + 1) - x(t)",
+    "Worst relation of changes",
+    "The same of changes from one timestep to the next: whether two variables move together, and whether "
+    "a change "
+    "is taken back.",
+    f"Pearson correlation of first differences, at lags 0, 1 and 3; {_ERRORS}",
+)
+BASELINE = About(
+    "dynamics.baseline",
+    "From start to course",
+    "How far the correlation of a variable at the first timestep with the later mean of another is from "
+    "the real "
+    "one; the largest difference beyond the noise.",
+    f"Pearson correlation over patients; {_ERRORS}",
+)
+MOVES = About(
+    "dynamics.moves",
+    "Movement of each variable",
+    "How much the spread within a patient or the size of steps has changed (as a logarithm: 0.1 is about a "
+    "tenth), or the slope over time, in deviations; the worst counts.",
+    "Logs of root mean squares of rank scores and least squares slopes; errors by patients (Cochran 1977)",
+)
+SWITCHES = About(
+    "dynamics.switches",
+    "How often values change",
+    "How many times more (or less) often a class or a value changes from one timestep to the next, as a "
+    "logarithm: 0.7 is twice or half as often; the worst variable counts.",
+    "Log ratio of the share of steps with a change; errors by patients (Cochran 1977)",
 )
 TRANSITIONS = About(
     "dynamics.transitions",
     "Transitions between classes",
-    "The share of steps from one timestep to the next that would have to lead elsewhere for the transition "
-    "matrix to equal the real one; the worst variable counts.",
-    "Total variation of each row of the transition matrix, weighted by how often real patients are in that "
-    "class",
+    "By how much the chance of going from one class to another in a timestep differs; the worst pair counts.",
+    "Difference of the entries of transition matrices; errors by patients (Cochran 1977)",
     "percent",
 )
-SWITCHES = About(
-    "dynamics.switches",
-    "Switching rate",
-    "How many times more (or less) often a class changes from one timestep to the next than in real "
-    "patients; 1 is equal, the worst variable counts.",
-    "The larger of the ratio of change rates and its inverse",
+MEASURED = About(
+    "dynamics.measured",
+    "Measured and changed",
+    "By how much the share of timesteps at which a value changes differs, where it was measured and "
+    "where it was "
+    "not: in real data most values change only when somebody measures.",
+    "Difference of shares, of variables with a measured flag; errors by patients (Cochran 1977)",
+    "percent",
 )
-DWELL = About(
-    "dynamics.dwell",
-    "Dwell times",
-    "The largest gap between the real and the synthetic cumulative distribution of how long a class lasts; "
-    "the worst variable counts.",
-    "Two-sample Kolmogorov-Smirnov statistic of run lengths, those cut off by a patient's end included",
+LOST = About(
+    "dynamics.lost",
+    "Relations in time lost",
+    "Of the clear relations within real patients and of their changes (correlations of 0.15 or more), "
+    "the share "
+    "that the cohort has lost by more than half.",
+    f"All correlations of this section; {_ERRORS}",
+    "percent",
 )
 TRAJECTORIES = About(
     "dynamics.trajectories",
@@ -119,64 +101,30 @@ def section(comparison: Comparison) -> Section:
         "together?",
     )
     part.figures = [
-        *(
-            comparison.measured(about, partial(correlation_differences, smoother, what), "mean", num_splits=2)
-            for (smoother, what), about in CORRELATIONS.items()
-        ),
-        comparison.measured(STRUCTURE, dynamic_structure_lost, num_splits=2),
-        comparison.measured(AUTOCORRELATION, autocorrelation_differences),
-        comparison.measured(CHANGES, change_distances),
-        comparison.measured(TRANSITIONS, transition_distances),
-        comparison.measured(SWITCHES, switching_ratios),
-        comparison.measured(DWELL, dwell_distances),
+        lost_figure(comparison, LOST, ("within", *_LAGGED, *_CHANGES, "baseline")),
+        comparison.family_figure(WITHIN, ["within", *_LAGGED], relations=True),
+        comparison.family_figure(CHANGES, _CHANGES, relations=True),
+        comparison.family_figure(BASELINE, ["baseline"], relations=True),
+        comparison.family_figure(MEASURED, ["measured"], relations=False),
+        comparison.family_figure(MOVES, ["own spread", "step", "trend"], relations=False),
+        comparison.family_figure(SWITCHES, ["switch"], relations=False),
+        comparison.family_figure(TRANSITIONS, ["transition"], relations=False),
         comparison.measured(TRAJECTORIES, trajectory_distances),
     ]
-    part.pictures = [*_trajectory_pictures(comparison), *_transition_pictures(comparison)]
-    names = _dynamic_names(comparison.train.panel)
-    if len(names) > 1 and all(
-        side.panel.num_timesteps > 3 for side in (comparison.train, comparison.synthetic)
-    ):
-        for position, what in enumerate(("trend", "cycle")):
-            real, synthetic = (
-                _matrices(side.panel, "loess")[position] for side in (comparison.train, comparison.synthetic)
-            )
-            part.pictures += triangles(
-                f"dynamic-{what}", f"{what.capitalize()} (smooth)", real, synthetic, names
-            )
+    part.essential = frozenset({LOST.key})
+    if not comparison.drawn:
+        return part
+    part.pictures = [
+        *_trajectory_pictures(comparison),
+        *_transition_pictures(comparison),
+        *_within_pictures(comparison),
+    ]
     return part
 
 
-def correlation_differences(smoother: str, what: str, real: Side, synthetic: Side) -> dict[str, float]:
-    """Return the absolute difference of each pair's trend or cycle correlation."""
-    position = ("trend", "cycle").index(what)
-    one, other = (_matrices(side.panel, smoother)[position] for side in (real, synthetic))
-    return pair_differences(one, other, _dynamic_names(real.panel))
-
-
-def dynamic_structure_lost(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return the share of the smooth trend and cycle correlations that is lost."""
-    pairs = zip(_matrices(real.panel, "loess"), _matrices(synthetic.panel, "loess"), strict=True)
-    return {what: structure_lost(*both) for what, both in zip(("trend", "cycle"), pairs, strict=True)}
-
-
-def autocorrelation_differences(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return the mean absolute difference over lags of each variable's autocorrelation."""
-    lags = _lags(real, synthetic)
-    differences = {}
-    for position, name in _dynamic(real.panel):
-        pairs = [
-            (autocorrelation(real.panel, position, lag), autocorrelation(synthetic.panel, position, lag))
-            for lag in lags
-        ]
-        known = [abs(a - (b if np.isfinite(b) else 0.0)) for a, b in pairs if np.isfinite(a)]
-        if known:
-            differences[name] = float(np.mean(known))
-    return differences
-
-
 def autocorrelation(panel: Panel, position: int, lag: int) -> float:
-    """Return a variable's autocorrelation; of classes the share that is the same `lag` later; NaN if "
-    "constant."""
+    """Return a variable's autocorrelation; of classes the share that is the same `lag` later; NaN if
+    constant."""
     values = panel.values_NTV[:, :, position]
     before, after = values[:, :-lag].ravel(), values[:, lag:].ravel()
     known = np.isfinite(before) & np.isfinite(after)
@@ -190,75 +138,9 @@ def autocorrelation(panel: Panel, position: int, lag: int) -> float:
     return float(np.corrcoef(before, after)[0, 1])
 
 
-def change_distances(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return the Kolmogorov-Smirnov distance of the changes of each real variable."""
-    distances = {}
-    for position, variable in enumerate(real.panel.schema.reals):
-        if not variable.static:
-            changes = [np.diff(side.panel.reals_NTR[:, :, position], axis=1) for side in (real, synthetic)]
-            a, b = (values[np.isfinite(values)] for values in changes)
-            if len(a):
-                changes_differ = stats.ks_2samp(np.round(a, 9), np.round(b, 9)).statistic if len(b) else 1.0
-                distances[variable.name] = float(changes_differ)
-    return distances
-
-
-def transition_distances(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return the weighted total variation of each categorical variable's transition rows."""
-    distances = {}
-    for position, variable in enumerate(real.panel.schema.categoricals):
-        a, b = real.tally.transitions[position], synthetic.tally.transitions[position]
-        if not variable.static and a.sum():
-            distances[variable.name] = transition_distance(a, b)
-    return distances
-
-
-def transition_distance(real_KK: NDArray[np.int64], synthetic_KK: NDArray[np.int64]) -> float:
-    """Return sum_i w_i TV(real row i, synthetic row i); a row that the synthetic data lacks counts 1."""
-    weights = real_KK.sum(axis=1) / real_KK.sum()
-    rows = []
-    for real, synthetic in zip(real_KK, synthetic_KK, strict=True):
-        empty = not real.sum() or not synthetic.sum()
-        rows.append(
-            1.0 if empty else float(np.abs(real / real.sum() - synthetic / synthetic.sum()).sum() / 2)
-        )
-    return float(weights @ np.array(rows))
-
-
-def switching_ratios(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return max(a / b, b / a) of the change rates of each categorical variable; a rate counts at least "
-    "1e-4."""
-    ratios = {}
-    for position, variable in enumerate(real.panel.schema.categoricals):
-        tables = real.tally.transitions[position], synthetic.tally.transitions[position]
-        if not variable.static and tables[0].sum():
-            a, b = (max(1 - np.trace(table) / table.sum(), 1e-4) if table.sum() else 1e-4 for table in tables)
-            ratios[variable.name] = float(max(a / b, b / a))
-    return ratios
-
-
-def dwell_distances(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return the Kolmogorov-Smirnov distance of each categorical variable's run lengths."""
-    distances = {}
-    for position, variable in enumerate(real.panel.schema.categoricals):
-        if not variable.static:
-            runs = [run_lengths(side.panel.codes_NTK[:, :, position]) for side in (real, synthetic)]
-            if len(runs[0]):
-                distances[variable.name] = float(stats.ks_2samp(*runs).statistic) if len(runs[1]) else 1.0
-    return distances
-
-
-def run_lengths(codes_NT: NDArray[np.int16]) -> NDArray[np.int64]:
-    """Return how long each run of one class lasts, over all patients; -1 (absent) ends a run."""
-    padded = np.pad(codes_NT.astype(np.int64), ((0, 0), (0, 1)), constant_values=-1).ravel()
-    starts = np.flatnonzero(np.r_[True, padded[1:] != padded[:-1]])
-    lengths = np.diff(np.r_[starts, len(padded)])
-    return np.asarray(lengths[padded[starts] >= 0])
-
-
 def trajectory_distances(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return the mean distance of three quantile lines over time of each real variable, on the common "
-    "scale."""
+    """Return the mean distance of three quantile lines over time of each real variable, on the common
+    scale."""
     steps = min(real.panel.num_timesteps, synthetic.panel.num_timesteps)
     distances = {}
     for position, variable in enumerate(real.panel.schema.reals):
@@ -270,26 +152,36 @@ def trajectory_distances(real: Side, synthetic: Side) -> dict[str, float]:
     return distances
 
 
-def quantile_lines(values_NT: Floats) -> Floats:
-    """Return the 10%, 50% and 90% quantile at each timestep, shape (3, T); NaN where nobody is left."""
+def quantile_lines(values_NT: Floats, fewest: int = 0) -> Floats:
+    """Return the 10%, 50% and 90% quantile at each timestep, shape (3, T).
+
+    NaN where nobody is left, or fewer than `fewest` patients lie beyond the line.
+    """
     lines = np.full((len(_QUANTILES), values_NT.shape[1]), np.nan)
     for step in range(values_NT.shape[1]):
         known = values_NT[np.isfinite(values_NT[:, step]), step]
         if len(known):
-            lines[:, step] = np.quantile(known, _QUANTILES)
+            beyond = [min(q, 1 - q) * len(known) >= fewest for q in _QUANTILES]
+            lines[:, step] = np.where(beyond, np.quantile(known, _QUANTILES), np.nan)
     return lines
 
 
-def _matrices(panel: Panel, smoother: str) -> tuple[Floats, Floats]:
-    """Return trend and cycle correlations of the variables that may change, computed once per panel."""
-    cache: dict[str, tuple[Floats, Floats]] = panel.__dict__.setdefault("_dynamic_correlations", {})
-    if smoother not in cache:
-        if panel.num_timesteps < 4:
-            raise NotJudgedError("Patients have fewer than four timesteps.")
-        smoothers: dict[str, Smoother] = {"linear": linear, "loess": loess}
-        positions = [position for position, _ in _dynamic(panel)]
-        cache[smoother] = dynamic_correlations(panel.values_NTV[:, :, positions], smoothers[smoother])
-    return cache[smoother]
+def _within_pictures(comparison: Comparison) -> list[Picture]:
+    """Draw the correlations within patients of the variables that may change, at the same timestep."""
+    found = comparison.compared.get("within")
+    if found is None:
+        return []
+    names = _dynamic_names(comparison.train.panel)
+    place = {name: i for i, name in enumerate(names)}
+    matrices = np.full((2, len(names), len(names)), np.nan)
+    for k, (one, other) in enumerate(found.family.names):
+        if one in place and other in place:
+            values = found.family.estimate_K[k], found.synthetic_K[k]
+            for matrix, value in zip(matrices, values, strict=True):
+                matrix[place[one], place[other]] = matrix[place[other], place[one]] = value
+    if not np.isfinite(matrices).any():
+        return []
+    return triangles("within", "Within patients", matrices[0], matrices[1], names)
 
 
 def _dynamic(panel: Panel) -> list[tuple[int, str]]:
@@ -301,22 +193,15 @@ def _dynamic_names(panel: Panel) -> list[str]:
     return [name for _, name in _dynamic(panel)]
 
 
-def _lags(real: Side, synthetic: Side) -> list[int]:
-    """Return the lags that both sides are long enough for."""
-    steps = min(real.panel.num_timesteps, synthetic.panel.num_timesteps)
-    lags = [lag for lag in _LAGS if lag < steps]
-    if not lags:
-        raise NotJudgedError("Patients have one timestep only.")
-    return lags
-
-
 def _trajectory_pictures(comparison: Comparison) -> list[Picture]:
     """Draw median and 10-90% ribbon over time of each real variable, and its autocorrelation."""
     sides = comparison.train.panel, comparison.synthetic.panel
     drawn = []
     for position, variable in enumerate(comparison.schema.reals):
         if not variable.static:
-            lines = [quantile_lines(panel.reals_NTR[:, :, position]) for panel in sides]
+            lines = [quantile_lines(panel.reals_NTR[:, :, position], FEWEST_SHOWN) for panel in sides]
+            if not all(np.isfinite(each).all(axis=0).any() for each in lines):
+                continue
             drawn.append(
                 pictures.ribbons(
                     f"trajectory-{variable.name}",
@@ -332,7 +217,11 @@ def _trajectory_pictures(comparison: Comparison) -> list[Picture]:
         curves = [np.array([autocorrelation(panel, position, lag) for lag in lags]) for panel in sides]
         drawn.append(
             pictures.curves(
-                f"autocorrelation-{name}", f"Autocorrelation: {title}", "lag", np.array(lags), *curves
+                f"autocorrelation-{name}",
+                f"Autocorrelation: {title}",
+                f"lag, {comparison.schema.timestep_unit}s",
+                np.array(lags),
+                *curves,
             )
         )
     return drawn

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from healthgym.evaluation.comparison import About
-from healthgym.evaluation.figure import Figure, Section, in_words, judge, limits
+from healthgym.evaluation.figure import Figure, Noise, Section, in_words, judge, limits
 from healthgym.evaluation.settings import ReportConfig
 from healthgym.evaluation.statistics.membership import membership_scores, nearer_share
 from healthgym.evaluation.statistics.patients import Vectors, k_nearest, neighbours
@@ -48,7 +48,8 @@ LINKED = About(
     "Slots that point at one patient",
     "The share of slots that lie less than half as far from one training patient as from the next: each is a "
     "trace of that patient.",
-    "Nearest-neighbour distance ratio below 0.5; the noise floor takes holdout patients for training ones",
+    "Nearest-neighbour distance ratio below 0.5; twice what holdout patients, taken for training ones, "
+    "show passes",
     "percent",
 )
 NEARER = About(
@@ -94,6 +95,7 @@ def audit(
     members, outsiders = membership_scores(train, slots), membership_scores(holdout, slots)
     rate = true_positive_rate(members, outsiders)
     linked = float(np.mean(_ratios(slots, train) < _SINGLED_OUT))
+    by_chance = float(np.mean(_ratios(slots, holdout) < _SINGLED_OUT))
     radius = k_nearest(train, train, _NEIGHBOURS + 1)[0][:, -1]
     spread = np.sqrt(slots.var(axis=0).sum() / max(float(train.var(axis=0).sum()), 1e-12))
     part = Section("memory", "Latent memory", _INTRO.format(len(slots)))
@@ -106,7 +108,7 @@ def audit(
         _figure(
             MEMBERSHIP_TPR, config, coarse, rate, interval=rate_interval(members, outsiders, config.seed)
         ),
-        _figure(LINKED, config, coarse, linked, float(np.mean(_ratios(slots, holdout) < _SINGLED_OUT))),
+        _figure(LINKED, config, coarse, linked, Noise(by_chance, 2 * by_chance)),
         _figure(NEARER, config, coarse, nearer_share(slots, train, holdout)),
         _figure(COVERAGE, config, coarse, float(np.mean(neighbours(train, slots).nearest_N <= radius))),
         _figure(SPREAD, config, coarse, float(spread)),
@@ -160,7 +162,7 @@ def _figure(
     config: ReportConfig,
     coarse: bool,
     value: float,
-    floor: float | None = None,
+    noise: Noise | None = None,
     interval: tuple[float, float] | None = None,
 ) -> Figure:
     threshold = config.threshold(about.key)
@@ -170,10 +172,10 @@ def _figure(
         about.what,
         about.source,
         value,
-        floor,
+        noise,
         interval=interval,
-        verdict=judge(value, floor, threshold),
-        limit=in_words(threshold, floor, about.style),
-        marks=limits(threshold, floor) if threshold else None,
+        verdict=judge(value, noise, threshold, interval),
+        limit=in_words(threshold, noise, about.style),
+        marks=limits(threshold, noise) if threshold else None,
         style=about.style,
     )

@@ -1,32 +1,35 @@
 """Privacy of whole patients: does the cohort give away who was in the training data?"""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.evaluation.comparison import About, Comparison, Side
-from healthgym.evaluation.figure import Figure, NotJudgedError, Section
+from healthgym.evaluation.comparison import About, Comparison
+from healthgym.evaluation.figure import Figure, Noise, Section
 from healthgym.evaluation.sections.disclosure import NEEDS_HOLDOUT, attribute_figure, disclosure_figure
+from healthgym.evaluation.statistics.copies import (
+    LARGEST_RATIO,
+    Hashes,
+    copy_limit,
+    copy_ratios,
+    course_hashes,
+    course_window,
+    nearest_other,
+    repeated_courses,
+)
 from healthgym.evaluation.statistics.membership import (
     ATTACK_NEIGHBOURS,
     as_if_equal,
     effective_nearest,
     nearer_interval,
-    nearer_share,
     nearest_distances,
     nearest_in_first,
     trained_attack,
 )
-from healthgym.evaluation.statistics.patients import (
-    Neighbours,
-    Vectors,
-    neighbours,
-    sequence_vectors,
-    squared_distances,
-)
+from healthgym.evaluation.statistics.patients import Vectors, sequence_vectors, squared_distances
 from healthgym.evaluation.statistics.ranking import auc, auc_interval, rate_interval, true_positive_rate
-from healthgym.evaluation.statistics.tally import hash_rows
 
 Floats = NDArray[np.float64]
 
@@ -34,6 +37,7 @@ _DCR_DELUSION = "sets that pass distance tests still leak (arXiv 2505.01524), so
 _ATTACKED = 1000
 _WALKED = 5000
 _FEW_NEAREST = 30
+_SHORTEST_COURSE = 6
 
 MEMBERSHIP = About(
     "privacy.membership_auc",
@@ -67,24 +71,29 @@ COPIES = About(
     "privacy.copies",
     "Copied patients",
     "Synthetic patients who equal a training patient in every value at every timestep; none is allowed.",
-    "All synthetic patients, values as float32; near copies show in the smallest distance; the noise floor "
-    "counts equal patients among real ones",
+    "All synthetic patients, values as float32; as many as chance makes among real patients are allowed",
     "count",
 )
-COPIED_ROWS = About(
-    "privacy.copied_rows",
-    "Copied timesteps",
-    "The share of synthetic timesteps that equal some training timestep in every value.",
-    "Sampled patients, values as float32; the noise floor says how many real patients share by chance",
-    "percent",
+NEAR_COPIES = About(
+    "privacy.near_copies",
+    "Near copies",
+    "Synthetic patients who lie so close to a training patient, measured by how far that patient is from "
+    "the next "
+    "real one, that a hundred honest cohorts would not have one.",
+    f"Own definition: ratio of distances below {LARGEST_RATIO:g}, or below what the smallest ratios of "
+    f"real patients "
+    "who are no copies allow (Hill, Annals of Statistics 1975)",
+    "count",
 )
-SMALLEST = About(
-    "privacy.smallest_distance",
-    "Smallest distance",
-    "The distance of the closest pair of a synthetic and a training patient, in deviations per timestep; 0 "
-    "would be a copy.",
-    "As in the v1 paper (doi 10.1038/s41597-022-01784-7), there between timesteps, here between whole "
-    "patients, those that the other distances compare",
+COURSES = About(
+    "privacy.courses",
+    "Repeated courses",
+    "Synthetic patients in whom a stretch of one variable repeats that of a training patient value by "
+    "value, at "
+    "whatever time: it finds copies with other variables changed, moved in time, or of one day only.",
+    "Own definition: {window} timesteps of a real variable with at least {distinct} distinct values; sampled "
+    "patients",
+    "count",
 )
 NEARER = About(
     "privacy.nearer_to_training",
@@ -95,21 +104,6 @@ NEARER = About(
     "sets of one size; here the odds are divided by the ratio of sizes, which keeps all patients. Equally "
     "near ones share a patient; interval by delete-half jackknife (Shao and Wu 1989) over all three sets",
     "percent",
-)
-DISTANCE_RATIO = About(
-    "privacy.distance_ratio",
-    "Distance to the closest record",
-    "The median distance from a synthetic patient to the nearest training patient, relative to that from a "
-    "holdout patient: below 1 the synthetic patients lie closer than new real patients would.",
-    "Ratio of medians; smooth or average patients lie close to everybody, so this alone is no verdict",
-)
-NEIGHBOUR_RATIO = About(
-    "privacy.neighbour_ratio",
-    "Nearest-neighbour distance ratio",
-    "How much closer the nearest training patient is than the second nearest, for the 5% of synthetic "
-    "patients where it is most so: near 1 nobody stands out, near 0 one training patient is singled out.",
-    "5% quantile of the ratio, sampled patients; 'against the holdout' takes holdout patients for training "
-    "ones",
 )
 
 
@@ -128,16 +122,14 @@ def section(comparison: Comparison) -> Section:
             f"synthetic patients, the membership of at most {_ATTACKED:,} training and {_ATTACKED:,} holdout "
             f"patients. Other distances use {comparison.synthetic.panel.num_patients:,} synthetic patients."
         )
-    part.essential = frozenset(about.key for about in (MEMBERSHIP, MEMBERSHIP_TPR, SHADOW))
+    part.essential = frozenset(about.key for about in (MEMBERSHIP, SHADOW))
     found = _Distances.of(comparison)
     part.figures = [
         *_membership(comparison, found),
-        comparison.measured(COPIES, copied_patients),
-        comparison.measured(COPIED_ROWS, copied_rows, num_splits=1),
-        _smallest(comparison, found),
+        _copies(comparison),
+        _near_copies(comparison, found),
+        _courses(comparison),
         _nearer(comparison, found),
-        _distance_ratio(comparison, found),
-        _neighbour_ratio(comparison, found),
         attribute_figure(comparison),
         disclosure_figure(comparison),
     ]
@@ -146,38 +138,42 @@ def section(comparison: Comparison) -> Section:
 
 @dataclass(frozen=True)
 class _Distances:
-    """Vectors of all sets, and of two halves of the training data in the roles of training and synthetic.
+    """Vectors of all sets.
 
     Args:
-        to_train: where the sampled synthetic patients lie among training patients.
+        own: each training patient's distance to the nearest other one.
+        honest: how close real patients who are no copies come to training patients, as ratios; of the
+            holdout, or of one half of the training data to the other.
         attacked: distances of training and of holdout patients to the nearest of all synthetic ones.
     """
 
     train: Vectors
     holdout: Vectors | None
     synthetic: Vectors
-    half: Vectors
-    other_half: Vectors
-    to_train: Neighbours
+    own: Floats
+    honest: Floats
     attacked: tuple[Floats, Floats] | None
 
     @classmethod
     def of(cls, comparison: Comparison) -> "_Distances":
         steps = max(comparison.train.panel.num_timesteps, comparison.synthetic.panel.num_timesteps)
-        half, other = comparison.halves[0]
-        train, synthetic = (
-            sequence_vectors(side.panel, steps) for side in (comparison.train, comparison.synthetic)
+        train, holdout, own, honest = comparison.anchors.once(
+            f"privacy {steps}", lambda: _real_distances(comparison, steps)
         )
-        holdout = sequence_vectors(comparison.holdout.panel, steps) if comparison.holdout else None
-        return cls(
-            train,
-            holdout,
-            synthetic,
-            sequence_vectors(half.panel, steps),
-            sequence_vectors(other.panel, steps),
-            neighbours(synthetic, train),
-            None if holdout is None else _attacked(comparison, train, holdout, synthetic, steps),
-        )
+        synthetic = sequence_vectors(comparison.synthetic.panel, steps)
+        attacked = None if holdout is None else _attacked(comparison, train, holdout, synthetic, steps)
+        return cls(train, holdout, synthetic, own, honest, attacked)
+
+
+def _real_distances(comparison: Comparison, steps: int) -> tuple[Vectors, Vectors | None, Floats, Floats]:
+    """Return vectors of training and holdout patients, distances of the former, ratios of the latter."""
+    train = sequence_vectors(comparison.train.panel, steps)
+    own = nearest_other(train)
+    if comparison.holdout:
+        holdout = sequence_vectors(comparison.holdout.panel, steps)
+        return train, holdout, own, copy_ratios(holdout, train, own)
+    half, other = (sequence_vectors(side.panel, steps) for side in comparison.halves)
+    return train, None, own, copy_ratios(other, half, nearest_other(half))
 
 
 def _attacked(
@@ -205,57 +201,91 @@ def _membership(comparison: Comparison, found: _Distances) -> list[Figure]:
     if found.holdout is None or found.attacked is None:
         return [comparison.not_judged(about, NEEDS_HOLDOUT) for about in (MEMBERSHIP, MEMBERSHIP_TPR, SHADOW)]
     members, outsiders = (-distances[:, 0] for distances in found.attacked)
-    # What fresh real patients would score: one half of the training data as the cohort of the other.
-    at_floor = [nearest_distances(real, [found.other_half]) for real in (found.half, found.holdout)]
-    fresh = [-distances[:, 0] for distances in at_floor]
     trained = trained_attack(*found.attacked, comparison.config.seed)
-    floor = trained_attack(at_floor[0], at_floor[1], comparison.config.seed)
     rate = true_positive_rate(members, outsiders)
     few = f"1% of {len(outsiders)} holdout patients is nobody: the rate is that without any false accusation."
     return [
-        comparison.figure(
-            MEMBERSHIP,
-            auc(members, outsiders),
-            auc(fresh[0], fresh[1]),
-            interval=auc_interval(members, outsiders),
-        ),
+        comparison.figure(MEMBERSHIP, auc(members, outsiders), interval=auc_interval(members, outsiders)),
         comparison.figure(
             replace(MEMBERSHIP_TPR, note=few if len(outsiders) < 100 else ""),
             rate,
-            true_positive_rate(fresh[0], fresh[1]),
             interval=rate_interval(members, outsiders, comparison.config.seed),
         ),
-        comparison.figure(SHADOW, auc(*trained), auc(*floor), interval=auc_interval(*trained)),
+        comparison.figure(SHADOW, auc(*trained), interval=auc_interval(*trained)),
     ]
 
 
-def copied_patients(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return how many synthetic patients equal a real one."""
-    return {"patients": float(np.isin(synthetic.tally.hashes_N, real.tally.hashes_N).sum())}
+def _copies(comparison: Comparison) -> Figure:
+    """Count synthetic patients who equal a training patient; as often as holdout patients do is chance."""
+    count = int(np.isin(comparison.synthetic.hashes_N, comparison.train.hashes_N).sum())
+    by_chance = 0.0
+    if comparison.holdout:
+        equal = int(np.isin(comparison.holdout.hashes_N, comparison.train.hashes_N).sum())
+        by_chance = _allowed(equal, comparison.holdout.num_patients, comparison.synthetic.num_patients)
+    return _count_figure(comparison, COPIES, count, by_chance)
 
 
-def copied_rows(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return the share of synthetic timesteps that equal a real one."""
-    if not real.panel.schema.reals:
-        raise NotJudgedError("Without real variables equal timesteps say nothing.")
-    return {"timesteps": float(np.isin(hash_rows(synthetic.panel), hash_rows(real.panel)).mean())}
+def _near_copies(comparison: Comparison, found: _Distances) -> Figure:
+    """Count synthetic patients far too close to a training patient.
 
-
-def _smallest(comparison: Comparison, found: _Distances) -> Figure:
-    """Return the smallest distance between the synthetic and training patients that were compared."""
-    value = found.to_train.nearest_N.min()
-    if found.attacked is not None:
-        value = min(value, found.attacked[0].min())
-    floor = neighbours(found.other_half, found.half).nearest_N.min()
-    holdout = (
-        neighbours(found.synthetic, found.holdout).nearest_N.min() if found.holdout is not None else None
+    Of a cohort of which a sample is compared, all patients are walked through for some training patients.
+    """
+    limit = copy_limit(found.honest, comparison.synthetic.num_patients)
+    if limit <= 0:
+        return comparison.not_judged(
+            NEAR_COPIES, "Real patients equal each other too often for a near copy to be told from chance."
+        )
+    ratios = copy_ratios(found.synthetic, found.train, found.own)
+    count = int((ratios < limit).sum())
+    if comparison.all_synthetic is not None and found.attacked is not None:
+        nearest = found.attacked[0][:, 0]
+        count = max(count, int((nearest < limit * found.own[: len(nearest)]).sum()))
+    figure = _count_figure(comparison, NEAR_COPIES, count, 0.0)
+    closest = float(ratios.min())
+    say = (
+        f"The closest lies at {closest:.2f} of the distance between real patients; the limit is {limit:.2f}."
     )
-    return comparison.figure(
-        SMALLEST,
-        float(value),
-        float(floor),
-        None if holdout is None else float(holdout),
+    return replace(figure, reason=say if math.isfinite(closest) else "")
+
+
+def _courses(comparison: Comparison) -> Figure:
+    """Count synthetic patients who repeat a course of a training patient."""
+    window = course_window(
+        min(comparison.train.panel.num_timesteps, comparison.synthetic.panel.num_timesteps)
     )
+    about = replace(COURSES, source=COURSES.source.format(window=window, distinct=window // 2))
+    if window < _SHORTEST_COURSE or not any(not v.static for v in comparison.schema.reals):
+        return comparison.not_judged(about, "Courses are too short, or there is no real variable.")
+    train, chance = comparison.anchors.once(f"courses {window}", lambda: _real_courses(comparison, window))
+    count = repeated_courses(train, course_hashes(comparison.synthetic.panel, window))
+    others = comparison.holdout or comparison.halves[1]
+    allowed = _allowed(chance, others.panel.num_patients, comparison.synthetic.panel.num_patients)
+    return _count_figure(comparison, about, count, allowed)
+
+
+def _real_courses(comparison: Comparison, window: int) -> tuple[list[tuple[Hashes, NDArray[np.int64]]], int]:
+    """Return the courses of training patients, and how many other real patients repeat one."""
+    train = course_hashes(comparison.train.panel, window)
+    if comparison.holdout:
+        return train, repeated_courses(train, course_hashes(comparison.holdout.panel, window))
+    half, other = (course_hashes(side.panel, window) for side in comparison.halves)
+    return train, repeated_courses(half, other)
+
+
+def _allowed(by_chance: int, others: int, synthetic: int) -> float:
+    """Return how many synthetic patients may do what `by_chance` of so many other real patients do.
+
+    Twice as often, and once in ten times as many patients where nobody does.
+    """
+    return (2 * by_chance + 0.1) * synthetic / others if by_chance else math.floor(0.1 * synthetic / others)
+
+
+def _count_figure(comparison: Comparison, about: About, count: int, by_chance: float) -> Figure:
+    """Judge a number of patients; what chance makes among real patients is the noise."""
+    found = (
+        f"{count:,} of {comparison.synthetic.num_patients:,} synthetic patients" if count else "none found"
+    )
+    return comparison.figure(about, float(count), Noise(by_chance, by_chance), finding=found)
 
 
 def _nearer(comparison: Comparison, found: _Distances) -> Figure:
@@ -274,33 +304,5 @@ def _nearer(comparison: Comparison, found: _Distances) -> Figure:
         as_if_equal(
             float(nearest_in_first(to_train, to_holdout).mean()), len(found.train), len(found.holdout)
         ),
-        nearer_share(found.other_half, found.half, found.holdout),
         interval=nearer_interval(to_train, to_holdout, comparison.config.seed),
-    )
-
-
-def _distance_ratio(comparison: Comparison, found: _Distances) -> Figure:
-    """Return the median distance of synthetic to training patients over that of fresh real patients."""
-    if found.holdout is None:
-        return comparison.not_judged(DISTANCE_RATIO, NEEDS_HOLDOUT)
-    fresh = float(np.median(neighbours(found.holdout, found.train).nearest_N))
-    if fresh <= 0:
-        return comparison.not_judged(DISTANCE_RATIO, "Most holdout patients equal a training patient.")
-    value = float(np.median(found.to_train.nearest_N)) / fresh
-    unseen, other = (
-        float(np.median(neighbours(queries, found.half).nearest_N))
-        for queries in (found.holdout, found.other_half)
-    )
-    return comparison.figure(DISTANCE_RATIO, value, other / unseen if unseen else None)
-
-
-def _neighbour_ratio(comparison: Comparison, found: _Distances) -> Figure:
-    """Return the 5% quantile of nearest over second nearest distance."""
-
-    def low(near: Neighbours) -> float:
-        return float(np.quantile(near.nearest_N / np.maximum(near.second_N, 1e-9), 0.05))
-
-    holdout = low(neighbours(found.synthetic, found.holdout)) if found.holdout is not None else None
-    return comparison.figure(
-        NEIGHBOUR_RATIO, low(found.to_train), low(neighbours(found.other_half, found.half)), holdout
     )

@@ -1,33 +1,27 @@
 """Utility: does what is learned from synthetic patients hold for real ones?"""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-from healthgym.evaluation.comparison import About, Comparison
-from healthgym.evaluation.figure import Figure, NotJudgedError, Row, Section, limits
-from healthgym.evaluation.settings import Endpoint, Policy
+from healthgym.evaluation.comparison import About, Comparison, noise_of
+from healthgym.evaluation.figure import Figure, NotJudgedError, Row, Section, indistinct, show
+from healthgym.evaluation.sections.learning import Sets, learning_sets
+from healthgym.evaluation.sections.policies import policy_figures
+from healthgym.evaluation.settings import Endpoint
 from healthgym.evaluation.statistics.conditions import event
 from healthgym.evaluation.statistics.panel import Panel
 from healthgym.evaluation.statistics.patients import summary_features, timestep_features
-from healthgym.evaluation.statistics.policy import (
-    Decisions,
-    Policies,
-    decisions_of,
-    disagreement,
-    fit_states,
-    learn,
-    policy_value,
-)
 from healthgym.evaluation.statistics.ranking import auc, auc_interval
-from healthgym.seeds import permutation, stream
+from healthgym.seeds import stream
 
 Floats = NDArray[np.float64]
 
-_NEXT_STEP_ROWS = 6000
+_NEXT_STEP_ROWS = 3000
 _FEWEST_EVENTS = 20
+_NO_SKILL = 0.5
 _TRAINED_ON = "Train on synthetic, test on real (Esteban et al. 2017, arXiv 1706.02633)"
 
 NEXT_STEP = About(
@@ -41,18 +35,6 @@ NEXT_STEP = About(
 )
 
 
-@dataclass(frozen=True)
-class _Sets:
-    """Who is learned from and who is tested on."""
-
-    real: Panel
-    synthetic: Panel
-    half: Panel
-    other_half: Panel
-    test: Panel
-    seed: int
-
-
 def section(comparison: Comparison) -> Section:
     """Judge what can be learned from the cohort."""
     part = Section(
@@ -61,7 +43,7 @@ def section(comparison: Comparison) -> Section:
         "Models are trained on synthetic patients and tested on real ones, beside models trained on real "
         "patients.",
     )
-    sets = _sets(comparison, part)
+    sets = learning_sets(comparison, part)
     name = comparison.schema.name
     part.figures = [_next_step(comparison, sets)]
     for endpoint in comparison.config.endpoints:
@@ -69,7 +51,7 @@ def section(comparison: Comparison) -> Section:
             part.figures.append(_endpoint(comparison, sets, endpoint))
     for policy in comparison.config.policies:
         if policy.schema_name == name:
-            part.figures += _policy(comparison, sets, policy)
+            part.figures += policy_figures(comparison, sets, policy)
     if len(part.figures) == 1:
         part.notes.append(
             "The report's settings define no clinical endpoint and no treatment policy for the schema "
@@ -78,53 +60,45 @@ def section(comparison: Comparison) -> Section:
     return part
 
 
-def _sets(comparison: Comparison, part: Section) -> _Sets:
-    """Return who is learned from; without a holdout, a third of the training patients is tested on."""
-    real = comparison.train.panel
-    half, other = comparison.halves[0]
-    if comparison.holdout:
-        test, halves = comparison.holdout.panel, (half.panel, other.panel)
-    else:
-        order = permutation(real.num_patients, comparison.config.seed, "test")
-        third = real.num_patients // 3
-        test, real = real.take(order[:third]), real.take(order[third:])
-        middle = real.num_patients // 2
-        halves = real.take(np.arange(middle)), real.take(np.arange(middle, real.num_patients))
-        part.notes.append(
-            "There is no holdout: a third of the training patients is tested on instead of unseen ones. The "
-            "cohort was made from them too, which flatters it."
-        )
-    return _Sets(real, comparison.synthetic.panel, *halves, test, comparison.config.seed)
-
-
 # --- the next timestep ---------------------------------------------------------------------------
 
 
-def _next_step(comparison: Comparison, sets: _Sets) -> Figure:
+def _next_step(comparison: Comparison, sets: Sets) -> Figure:
+    def skills(panel: Panel) -> dict[str, float]:
+        return next_step_skills(panel, sets.test, sets.seed)
+
     try:
-        skills = {
-            name: next_step_skills(panel, sets.test, sets.seed)
-            for name, panel in (
-                ("real", sets.real),
-                ("synthetic", sets.synthetic),
-                ("half", sets.half),
-                ("other", sets.other_half),
-            )
-        }
+        real, *others = comparison.anchors.once(
+            "next step", lambda: [skills(panel) for panel in (sets.real, sets.independent, *sets.draws)]
+        )
+        synthetic = skills(sets.synthetic)
     except NotJudgedError as reason:
         return comparison.not_judged(NEXT_STEP, str(reason))
-    losses = {name: skill - skills["synthetic"].get(name, 0.0) for name, skill in skills["real"].items()}
-    both = skills["half"].keys() & skills["other"].keys() & losses.keys()
-    floors = {name: abs(skills["half"][name] - skills["other"][name]) for name in losses if name in both}
+
+    def loss(found: dict[str, float]) -> float:
+        return float(np.mean([skill - found.get(name, 0.0) for name, skill in real.items()]))
+
+    apart, *draws = (loss(found) for found in others)
+    noise, threshold = noise_of(draws, apart), comparison.config.threshold(NEXT_STEP.key)
+    if threshold and indistinct(threshold, noise):
+        return comparison.not_judged(
+            NEXT_STEP,
+            f"Independent variables teach the next timestep nearly as well (they lose {apart:.3f}): a "
+            "variable's own last value predicts it, so that nothing follows from it here.",
+        )
+    losses = {name: skill - synthetic.get(name, 0.0) for name, skill in real.items()}
     rows = [
-        Row(f"{name} (from real {skills['real'][name]:.2f})", loss, floors.get(name))
-        for name, loss in sorted(losses.items(), key=lambda item: -item[1])
+        Row(name, lost, real=real[name], synthetic=synthetic.get(name))
+        for name, lost in sorted(losses.items(), key=lambda item: -item[1])
     ]
+    worst = rows[0]
     return comparison.figure(
         NEXT_STEP,
-        float(np.mean(list(losses.values()))),
-        float(np.mean(list(floors.values()))) if floors else None,
+        loss(synthetic),
+        noise,
         rows=rows,
+        finding=f"the next {worst.name} is predicted with {show(worst.synthetic)} of its variance explained, "
+        f"{show(worst.real)} if learned from real patients",
     )
 
 
@@ -162,7 +136,7 @@ def _real_skill(
     x: NDArray[np.float32], y: Floats, x_test: NDArray[np.float32], y_test: Floats, seed: int
 ) -> float:
     """Return R^2 on the test rows."""
-    model = HistGradientBoostingRegressor(max_iter=60, max_leaf_nodes=15, random_state=seed).fit(x, y)
+    model = HistGradientBoostingRegressor(max_iter=30, max_leaf_nodes=15, random_state=seed).fit(x, y)
     return float(1 - np.mean((model.predict(x_test) - y_test) ** 2) / y_test.var())
 
 
@@ -176,7 +150,7 @@ def _class_skill(
     if len(np.unique(y)) < 2:
         chances[:, classes == y[0]] = 1.0
     else:
-        model = HistGradientBoostingClassifier(max_iter=30, max_leaf_nodes=8, random_state=seed).fit(x, y)
+        model = HistGradientBoostingClassifier(max_iter=15, max_leaf_nodes=8, random_state=seed).fit(x, y)
         chances[:, np.searchsorted(classes, model.classes_)] = model.predict_proba(x_test)
     baseline = truth.mean(axis=0)
     return float(1 - ((chances - truth) ** 2).sum() / ((baseline - truth) ** 2).sum())
@@ -185,7 +159,7 @@ def _class_skill(
 # --- a clinical endpoint -------------------------------------------------------------------------
 
 
-def _endpoint(comparison: Comparison, sets: _Sets, endpoint: Endpoint) -> Figure:
+def _endpoint(comparison: Comparison, sets: Sets, endpoint: Endpoint) -> Figure:
     about = About(
         f"utility.endpoint:{endpoint.name}",
         f"Endpoint: {endpoint.name}",
@@ -203,22 +177,52 @@ def _endpoint(comparison: Comparison, sets: _Sets, endpoint: Endpoint) -> Figure
             raise NotJudgedError(
                 f"Even real patients do not teach to predict it (AUC {100 * real:.0f}%, which may be chance)."
             )
+        _check_expected_events(sets, endpoint)
+        draws = comparison.anchors.once(
+            about.key, lambda: [_learned(panel, sets, endpoint) for panel in sets.draws]
+        )
     except NotJudgedError as reason:
         return comparison.not_judged(about, str(reason))
     try:
-        half, other = (
-            auc(*endpoint_scores(panel, sets.test, endpoint, sets.seed))
-            for panel in (sets.half, sets.other_half)
-        )
-        floor = abs(half - other)
-    except NotJudgedError:  # halves may have too few events where the whole has enough
-        floor = None
-    try:
-        synthetic = auc(*endpoint_scores(sets.synthetic, sets.test, endpoint, sets.seed))
+        learned = endpoint_scores(sets.synthetic, sets.test, endpoint, sets.seed)
+        synthetic, low, high = auc(*learned), *auc_interval(*learned)
     except NotJudgedError as reason:  # nothing can be learned of an event that all or none have
-        synthetic, about = 0.5, replace(about, note=f"Synthetic patients teach nothing here: {reason}")
+        synthetic, low, high = _NO_SKILL, _NO_SKILL, _NO_SKILL
+        about = replace(about, note=f"Synthetic patients teach nothing here: {reason}")
     rows = [Row("AUC, learned from real", real), Row("AUC, learned from synthetic", synthetic)]
-    return comparison.figure(about, real - synthetic, floor, rows=rows)
+    # The interval is that of the synthetic AUC on these test patients; that of the real one moves with it.
+    return comparison.figure(
+        about,
+        real - synthetic,
+        noise_of([real - learned for learned in draws], real - _NO_SKILL),
+        interval=(real - high, real - low) if high > low else None,
+        rows=rows,
+        finding=f"{endpoint.name} is predicted with an AUC of {synthetic:.2f}, "
+        f"{real:.2f} if learned from real patients",
+    )
+
+
+def _learned(panel: Panel, sets: Sets, endpoint: Endpoint) -> float:
+    """Return the AUC learned from a panel; 1/2 where it has too few events."""
+    try:
+        return auc(*endpoint_scores(panel, sets.test, endpoint, sets.seed))
+    except NotJudgedError:
+        return _NO_SKILL
+
+
+def _check_expected_events(sets: Sets, endpoint: Endpoint) -> None:
+    """Refuse to judge a cohort so small that real patients, as many, would have too few events.
+
+    Raises:
+        NotJudgedError: they would.
+    """
+    _, labels = _endpoint_data(sets.real, endpoint)
+    expected = labels.mean() * sets.synthetic.num_patients
+    if min(expected, sets.synthetic.num_patients - expected) < 2 * _FEWEST_EVENTS:
+        raise NotJudgedError(
+            f"Too few patients: {expected:.0f} events are expected among {sets.synthetic.num_patients}; at "
+            f"least {2 * _FEWEST_EVENTS} with and without the event are needed."
+        )
 
 
 def endpoint_scores(train: Panel, test: Panel, endpoint: Endpoint, seed: int) -> tuple[Floats, Floats]:
@@ -257,80 +261,4 @@ def _in_words(endpoint: Endpoint) -> str:
     return (
         f"{condition.variable} {what} on at least {endpoint.num_steps} of the timesteps {endpoint.window[0]} "
         f"to {endpoint.window[1]}"
-    )
-
-
-# --- a treatment policy --------------------------------------------------------------------------
-
-
-def _policy(comparison: Comparison, sets: _Sets, policy: Policy) -> list[Figure]:
-    agree = About(
-        f"utility.policy_disagreement:{policy.name}",
-        f"Policy: {policy.name}",
-        "The share of real decisions at which the policy learned from synthetic patients advises another "
-        "treatment, or knows of none, where the policy learned from real ones advises one.",
-        f"Tabular Q-iteration on {policy.num_states} clustered states, as the off-policy lesson of the v2 "
-        "paper "
-        f"(doi 10.1016/j.jbi.2023.104514). {policy.reason}".rstrip(". "),
-        "percent",
-    )
-    worth = About(
-        f"utility.policy_value:{policy.name}",
-        f"Value of the policy: {policy.name}",
-        "How much reward unseen real patients would lose under the policy learned from synthetic rather than "
-        "from real patients, in standard deviations of their returns.",
-        "Fitted Q evaluation (Le et al., ICML 2019) in tabular form on patients not learned from",
-    )
-    try:
-        states = fit_states(sets.real, policy, sets.seed)
-        found = {
-            name: decisions_of(panel, policy, states)
-            for name, panel in vars(sets).items()
-            if isinstance(panel, Panel)
-        }
-    except NotJudgedError as reason:
-        return [comparison.not_judged(about, str(reason)) for about in (agree, worth)]
-    policies = {
-        name: learn(found[name], policy.discount) for name in ("real", "synthetic", "half", "other_half")
-    }
-    test = found["test"]
-    return [
-        _agreement(comparison, agree, policies, test),
-        _worth(comparison, worth, policies, test, policy),
-    ]
-
-
-def _agreement(
-    comparison: Comparison, about: About, policies: dict[str, Policies], test: Decisions
-) -> Figure:
-    """Return how often the policies differ, unless real ones do so as often as chance would."""
-    floor = disagreement(policies["half"], policies["other_half"], test)
-    chance = 1 - 1 / test.num_actions
-    threshold = comparison.config.threshold(about.key)
-    if threshold is not None and limits(threshold, floor)[0] >= chance:
-        return comparison.not_judged(
-            about,
-            f"Policies learned from two halves of the real patients differ at {100 * floor:.0f}% of "
-            f"decisions, policies drawn by lot at {100 * chance:.0f}%: with so few patients every cohort "
-            "would pass.",
-        )
-    return comparison.figure(about, disagreement(policies["real"], policies["synthetic"], test), floor)
-
-
-def _worth(
-    comparison: Comparison, about: About, policies: dict[str, Policies], test: Decisions, policy: Policy
-) -> Figure:
-    """Return what is lost of the real policy's value."""
-    values = {name: policy_value(test, learned, policy.discount) for name, learned in policies.items()}
-    spread = max(float(test.returns(policy.discount).std()), 1e-9)
-    rows = [
-        Row("value of the policy learned from real", values["real"]),
-        Row("value of the policy learned from synthetic", values["synthetic"]),
-        Row("value of what was done", float(test.returns(policy.discount).mean())),
-    ]
-    return comparison.figure(
-        about,
-        (values["real"] - values["synthetic"]) / spread,
-        abs(values["half"] - values["other_half"]) / spread,
-        rows=rows,
     )

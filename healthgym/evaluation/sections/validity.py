@@ -1,15 +1,21 @@
 """Rules that every patient must obey."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import About, Comparison, Side
-from healthgym.evaluation.figure import Row, Section
+from healthgym.evaluation.figure import Figure, Row, Section, show
 from healthgym.evaluation.statistics.conditions import holds
-from healthgym.evaluation.statistics.panel import Panel
+from healthgym.evaluation.statistics.singles import ratio
 from healthgym.schema import Rule
+
+_MARGIN = 0.1
+_SURE = 1.96
+
+Rates = dict[str, tuple[float, float]]
+"""Of each variable or rule: a share and its standard error over patients."""
 
 STATIC = About(
     "validity.static",
@@ -76,10 +82,10 @@ def section(comparison: Comparison) -> Section:
         "validity", "Rules", "Does every synthetic patient obey what the schema and the data demand?"
     )
     part.figures = [
-        comparison.measured(STATIC, changing_static),
-        comparison.measured(RANGE, out_of_range),
-        comparison.measured(NEGATIVE, negative_shares),
-        comparison.measured(ABSENT, absent_shares),
+        _rates_figure(comparison, STATIC, changing_static(comparison.synthetic)),
+        _rates_figure(comparison, RANGE, out_of_range(comparison.train, comparison.synthetic)),
+        _rates_figure(comparison, NEGATIVE, negative_shares(comparison.train, comparison.synthetic)),
+        _rates_figure(comparison, ABSENT, absent_shares(comparison.synthetic)),
     ]
     unfit = [Row(name, share) for name, share in sorted(comparison.unfit.items(), key=lambda x: -x[1])]
     part.figures.append(comparison.figure(UNFIT, max(comparison.unfit.values(), default=0.0), rows=unfit))
@@ -91,7 +97,9 @@ def section(comparison: Comparison) -> Section:
             f"{comparison.train.panel.num_timesteps}, as many as the longest real patient has, are compared."
         )
     if rules := comparison.schema.impossible:
-        part.figures.append(comparison.measured(IMPOSSIBLE, partial(impossible_shares, rules)))
+        part.figures.append(
+            _rates_figure(comparison, IMPOSSIBLE, impossible_shares(rules, comparison.synthetic))
+        )
     else:
         part.notes.append("The schema lists no impossible combinations, so none were looked for.")
     if comparison.raw_static:
@@ -100,65 +108,84 @@ def section(comparison: Comparison) -> Section:
     return part
 
 
-def changing_static(real: Side, synthetic: Side) -> dict[str, float]:
+def _rates_figure(comparison: Comparison, about: About, rates: Rates) -> Figure:
+    """Judge the worst of some rates by its interval; a rule without exception is judged by the rate
+    itself."""
+    if not rates:
+        return comparison.not_judged(
+            about, "The schema has no variable, or the patients no values, that this applies to."
+        )
+    name = max(rates, key=lambda name: rates[name][0])
+    value, error = rates[name]
+    threshold = comparison.config.threshold(about.key)
+    strict = threshold is None or not threshold.at_most or value == 0
+    interval = None if strict else (max(0.0, value - _SURE * error), value + _SURE * error)
+    rows = [Row(name, rate[0]) for name, rate in sorted(rates.items(), key=lambda item: -item[1][0])]
+    return comparison.figure(
+        about, value, interval=interval, rows=rows, finding=f"{name}: {show(value, about.style)}"
+    )
+
+
+def changing_static(synthetic: Side) -> Rates:
     """Return the share of patients in whom each static variable changes."""
     tally = synthetic.tally
-    return {name: count / tally.num_patients for name, count in tally.changing_static.items()}
+    return {name: (count / tally.num_patients, 0.0) for name, count in tally.changing_static.items()}
 
 
 def length_distance(real: Side, synthetic: Side) -> dict[str, float]:
     """Return the Kolmogorov-Smirnov distance of the numbers of timesteps."""
-    longest = max(len(side.tally.lengths) for side in (real, synthetic))
+    longest = max(len(side.lengths) for side in (real, synthetic))
     steps = []
     for side in (real, synthetic):
-        counts = np.pad(side.tally.lengths, (0, longest - len(side.tally.lengths)))
+        counts = np.pad(side.lengths, (0, longest - len(side.lengths)))
         steps.append(np.cumsum(counts) / counts.sum())
     return {"timesteps": float(np.abs(steps[0] - steps[1]).max())}
 
 
-def out_of_range(real: Side, synthetic: Side) -> dict[str, float]:
+def out_of_range(real: Side, synthetic: Side) -> Rates:
     """Return the share of values far outside the real range of each real variable."""
-    return _shares_outside(real.panel, synthetic.panel, margin=0.1)
-
-
-def negative_shares(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return the share of negative values of each real variable that is never negative in real data."""
     shares = {}
     for position, variable in enumerate(real.panel.schema.reals):
-        a, b = real.panel.real(position), synthetic.panel.real(position)
-        if len(a) and len(b) and a.min() >= 0:
-            shares[variable.name] = float(np.mean(b < 0))
+        a, b = real.panel.real(position), synthetic.panel.reals_NTR[:, :, position]
+        if len(a) and np.isfinite(b).any():
+            room = _MARGIN * float(np.ptp(a))
+            shares[variable.name] = _share((b < a.min() - room) | (b > a.max() + room), np.isfinite(b))
     return shares
 
 
-def absent_shares(real: Side, synthetic: Side) -> dict[str, float]:
+def negative_shares(real: Side, synthetic: Side) -> Rates:
+    """Return the share of negative values of each real variable that is never negative in real data."""
+    shares = {}
+    for position, variable in enumerate(real.panel.schema.reals):
+        a, b = real.panel.real(position), synthetic.panel.reals_NTR[:, :, position]
+        if len(a) and np.isfinite(b).any() and a.min() >= 0:
+            shares[variable.name] = _share(b < 0, np.isfinite(b))
+    return shares
+
+
+def absent_shares(synthetic: Side) -> Rates:
     """Return the share of timesteps without a value of each variable that must have one."""
     tally = synthetic.tally
     return {
-        variable.name: tally.missing[variable.name] / tally.num_rows
-        for variable in real.panel.schema.encoded
+        variable.name: (tally.missing[variable.name] / tally.num_rows, 0.0)
+        for variable in synthetic.panel.schema.encoded
         if variable.missing == "refuse"
     }
 
 
-def impossible_shares(rules: Sequence[Rule], real: Side, synthetic: Side) -> dict[str, float]:
+def impossible_shares(rules: Sequence[Rule], synthetic: Side) -> Rates:
     """Return the share of timesteps at which each rule is broken."""
     panel = synthetic.panel
     return {
-        rule.name: float(
-            np.logical_and.reduce([holds(panel, condition) for condition in rule.never])[
-                panel.present_NT
-            ].mean()
+        rule.name: _share(
+            np.logical_and.reduce([holds(panel, condition) for condition in rule.never]), panel.present_NT
         )
         for rule in rules
     }
 
 
-def _shares_outside(real: Panel, synthetic: Panel, margin: float) -> dict[str, float]:
-    shares = {}
-    for position, variable in enumerate(real.schema.reals):
-        a, b = real.real(position), synthetic.real(position)
-        if len(a) and len(b):
-            room = margin * float(np.ptp(a))
-            shares[variable.name] = float(np.mean((b < a.min() - room) | (b > a.max() + room)))
-    return shares
+def _share(found_NT: NDArray[np.bool_], known_NT: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return a share of timesteps and its standard error over patients; no error of very few patients."""
+    found, known = (found_NT & known_NT).sum(1).astype(float), known_NT.sum(1).astype(float)
+    value, error = ratio(found, known)
+    return (value, error) if np.isfinite(value) else (float(found.sum() / max(known.sum(), 1)), 0.0)

@@ -3,6 +3,7 @@
 N patients, T timesteps, R real and K binary or categorical variables, V = R + K.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -108,6 +109,20 @@ class Panel:
         static = self.schema.categoricals[position].static
         codes = self.codes_NTK[:, 0, position] if static else self.codes_NTK[:, :, position][self.present_NT]
         return np.asarray(codes[codes >= 0])
+
+
+def join(panels: Sequence[Panel]) -> Panel:
+    """Put panels of the same schema and scale under each other."""
+    longest = max(panel.num_timesteps for panel in panels)
+    reals = [np.pad(p.reals_NTR, _grow(p, longest), constant_values=np.nan) for p in panels]
+    codes = [np.pad(p.codes_NTK, _grow(p, longest), constant_values=-1) for p in panels]
+    lengths = np.concatenate([panel.lengths_N for panel in panels])
+    first = panels[0]
+    return Panel(first.schema, np.concatenate(reals), np.concatenate(codes), lengths, first.scale)
+
+
+def _grow(panel: Panel, longest: int) -> list[tuple[int, int]]:
+    return [(0, 0), (0, longest - panel.num_timesteps), (0, 0)]
 
 
 def panel_from_frame(frame: pd.DataFrame, schema: Schema, source: str) -> Panel:

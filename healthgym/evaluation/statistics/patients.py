@@ -9,11 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.evaluation.statistics.panel import Panel
+from healthgym.schema import Schema
 
 Vectors = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
 _BLOCK = 512
+_REAL_WORDS = (
+    "mean of {}",
+    "spread of {} within a patient",
+    "lowest {}",
+    "highest {}",
+    "first {}",
+    "last {}",
+    "slope of {} over time",
+    "size of the steps of {}",
+    "share of timesteps at which {} stays the same",
+)
+_CLASS_WORDS = ("how often {} changes", "first {}", "last {}")
 
 
 def sequence_vectors(panel: Panel, num_timesteps: int) -> Vectors:
@@ -59,6 +72,18 @@ def summary_features(panel: Panel) -> Floats:
             last = np.take_along_axis(codes, panel.lengths_N[:, None] - 1, axis=1)[:, 0]
             columns += [changed.sum(axis=1) / present, codes[:, 0].astype(float), last.astype(float)]
     return np.stack(columns, axis=1)
+
+
+def summary_names(schema: Schema) -> list[str]:
+    """Return what each of the summary features is, in words."""
+    names = ["number of timesteps"]
+    for variable in schema.reals:
+        names += [word.format(variable.name) for word in _REAL_WORDS]
+    for variable in schema.categoricals:
+        names += [f"share of timesteps with {variable.name} = {label}" for label in variable.labels]
+        if not variable.static:
+            names += [word.format(variable.name) for word in _CLASS_WORDS]
+    return names
 
 
 def _real_features(values_NT: Floats) -> list[Floats]:

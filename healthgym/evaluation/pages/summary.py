@@ -1,0 +1,164 @@
+"""Page one of a report: what a board must know, in sentences, and a few findings of every section."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from healthgym.evaluation.figure import Figure, Section, Verdict
+
+_FINDINGS = 3
+_ORDER = (Verdict.FAIL, Verdict.CAUTION, Verdict.PASS, Verdict.NOT_JUDGED, Verdict.SHOWN)
+_USES = {
+    "validity": "testing software on tables of this form",
+    "marginals": "describing single variables: means, ranges, shares",
+    "joint": "studying how variables go together, in all patients or in groups",
+    "dynamics": "studying courses over time and what follows what",
+    "follow_up": "studying how long patients are followed, and events",
+    "collapse": "counting kinds of patients and studying rare ones",
+    "discriminability": "passing for real patients, as in teaching or simulation",
+    "utility": "training models that are then used on real patients",
+}
+_WORDS = {
+    Verdict.PASS: "May be used for",
+    Verdict.CAUTION: "With care, and with the findings in mind, for",
+    Verdict.FAIL: "Not for",
+    Verdict.NOT_JUDGED: "Not shown to be fit for",
+}
+_ATTACKS = ("privacy.membership_auc", "privacy.membership_shadow")
+_COPIES = {
+    "privacy.copies": "equal a training patient",
+    "privacy.near_copies": "nearly equal one",
+    "privacy.courses": "repeat a stretch of one's course",
+}
+_ADVICE = {
+    Verdict.PASS: "No attack found anything that speaks against giving the cohort away.",
+    Verdict.CAUTION: "Read the privacy findings before the cohort is given away.",
+    Verdict.FAIL: "Do not give the cohort away: it exposes patients of the training data.",
+    Verdict.NOT_JUDGED: "Whether the cohort may be given away cannot be said from this report: see privacy.",
+}
+SMALL = 10
+_COLUMNS = (
+    "section", "key", "title", "verdict", "value", "low_95", "high_95", "noise_floor", "noise_limit",
+    "independent", "threshold", "finding", "note",
+)  # fmt: skip
+LEAVES = (
+    f"Nothing on this page or in report.json describes fewer than {SMALL} real patients: the page itself may "
+    "leave the place where they are kept."
+)
+
+
+@dataclass(frozen=True)
+class Use:
+    """What the cohort may be used for, by the verdict of a section."""
+
+    verdict: Verdict
+    words: str
+    purpose: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What stands on page one.
+
+    Args:
+        advice: what to do with the cohort, in a sentence.
+        uses: what it may be used for and what not.
+        privacy: sentences.
+        leaves: whether the page itself may be given away.
+    """
+
+    advice: str
+    uses: Sequence[Use]
+    privacy: Sequence[str]
+    leaves: str
+
+
+def summarise(sections: Sequence[Section]) -> Summary:
+    """Put a report in the sentences of page one."""
+    by_key = {section.key: section for section in sections}
+    privacy = by_key.get("privacy")
+    uses = [
+        Use(section.verdict, _WORDS[section.verdict], _USES[section.key])
+        for verdict in _WORDS
+        for section in sections
+        if section.key in _USES and section.verdict is verdict
+    ]
+    return Summary(
+        _ADVICE[privacy.verdict] if privacy and privacy.verdict in _ADVICE else "",
+        uses,
+        _privacy(privacy) if privacy else [],
+        LEAVES,
+    )
+
+
+def findings(section: Section) -> list[tuple[Figure, str]]:
+    """Return up to three findings of a section, the worst first, each a sentence."""
+    said = [figure for figure in section.figures if figure.finding]
+    worst = sorted(said, key=lambda figure: _ORDER.index(figure.verdict))[:_FINDINGS]
+    found = [(figure, f"{_upper(figure.finding)}.") for figure in worst]
+    if not found:
+        unjudged = [figure for figure in section.figures if figure.verdict is Verdict.NOT_JUDGED]
+        found = [(figure, figure.reason) for figure in unjudged[:1]]
+    return found
+
+
+def table(sections: Sequence[Section]) -> str:
+    """Return every figure as CSV: one line each, numbers in full."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for section in sections:
+        for figure in section.figures:
+            content = figure.to_json()
+            low, high = figure.interval or (None, None)
+            kept = {name: content[name] for name in _COLUMNS if name in content}
+            writer.writerow({"section": section.title, "low_95": low, "high_95": high} | kept)
+    return text.getvalue()
+
+
+def small_groups(counts: Mapping[str, Sequence[int]]) -> str:
+    """Say how many groups of static variables hold fewer than ten real patients, without their numbers."""
+    found = {name: sum(0 < count < SMALL for count in cells) for name, cells in counts.items()}
+    some = [f"{name} ({number})" for name, number in found.items() if number]
+    if not some:
+        return f"No class of a static variable, and no crossing of two, has fewer than {SMALL} real patients."
+    return (
+        f"Groups of fewer than {SMALL} real patients exist, whose members are more easily recognised: "
+        f"{', '.join(some)}. Their numbers are not shown."
+    )
+
+
+def _privacy(section: Section) -> list[str]:
+    """Say what attacks found, what is copied, and what is guaranteed."""
+    figures = {figure.key: figure for figure in section.figures}
+    tried = [figures[key] for key in _ATTACKS if key in figures and figures[key].value is not None]
+    sentences = []
+    if tried:
+        strongest = max(tried, key=lambda figure: figure.value or 0.0)
+        value = 100 * (strongest.value or 0.0)
+        sentences.append(
+            f"The strongest attack tells a patient of the training data from an outsider in {value:.0f} of "
+            f"100 pairs, where guessing is right in 50 ({strongest.title.lower()})."
+        )
+    else:
+        sentences.append(
+            "No attack on membership could be tried: that needs real patients held out of training."
+        )
+    counted = {
+        key: figures[key].value for key in _COPIES if key in figures and figures[key].value is not None
+    }
+    names = ("equal a training patient", "nearly equal one", "repeat a stretch of one's course")
+    said = [f"{value:,.0f} {name}" for name, value in zip(names, counted.values(), strict=False)]
+    sentences.append(
+        f"Of the synthetic patients {', '.join(said)}." if said else "Copies could not be counted."
+    )
+    sentences.append(
+        "There is no formal guarantee such as differential privacy: another attack may find what these "
+        "do not."
+    )
+    return sentences
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]

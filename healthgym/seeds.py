@@ -9,7 +9,9 @@ function that numpy documents), which leaps ahead as well and draws half as fast
 All purposes of random streams, after the seed:
 
 weights                             initial weights of a system
+validation                          which training patients are kept for validation
 order, EPOCH, STAGE                 which patients make which batch
+window, EPOCH, WINDOW               whole patients: the order of batches of similar lengths
 train, STEP, NAME                   noise of a training step (`systems.draws.PositionDraws`), NAME being
     critic/U/z, critic/U/slot, critic/U/alpha   update U of the critic: noise, slots, interpolation
     generator/z, generator/slot, generator/threshold   the generator's update

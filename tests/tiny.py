@@ -147,6 +147,7 @@ def assert_same_run(first: Checkpoint, second: Checkpoint) -> None:
     assert first.progress.step == second.progress.step
     assert_same_tree(first.state, second.state)
     assert_same_tree(first.meter, second.meter)
+    assert_same_tree(first.trainer, second.trainer)
 
 
 def assert_same_tree(first: Any, second: Any, place: str = "state") -> None:

@@ -275,9 +275,12 @@ SystemConfig = Annotated[WGANConfig | DiffusionConfig | AutoregressiveConfig, Fi
 class CurriculumConfig(StrictModel):
     """Which lengths an epoch walks, and in which batches.
 
-    `lengths: auto` means every `every` timesteps up to the longest length that enough patients have to
-    fill a batch, `full` that length only; longer patients are cut there, and a run says how many.
-    Patients shorter than a stage's length sit that stage out. `whole` is one stage in which every patient
+    Where all patients have the same number of timesteps, `lengths: auto` means every `every` timesteps up to
+    that number, `full` that number only. Where they differ, `auto` divides the patients by length into stages
+    that fill at least a batch each, and `full` puts all in one; everybody trains at full length, and what a
+    patient is shorter than its stage is padded and masked. A list of lengths makes stages of those who are at
+    least as long, cut to it; who is shorter than the first never trains, and more of them than the share
+    `accept_left_out` of the training patients stop the run. `whole` is one stage in which every patient
     takes part at full length, whatever it is: what `auto` means for systems that learn from such, and open to
     no other.
     """
@@ -285,6 +288,7 @@ class CurriculumConfig(StrictModel):
     lengths: Literal["auto", "full", "whole"] | tuple[Positive, ...] = "auto"
     every: Positive = 10
     batch_size: Positive = 256
+    accept_left_out: Annotated[float, Field(ge=0, le=1)] = 0.02
 
     @model_validator(mode="after")
     def _increasing(self) -> "CurriculumConfig":

@@ -36,14 +36,21 @@ def test_published_lengths() -> None:
     batch_size=st.integers(2, 6),
     every=st.integers(1, 12),
     seed=st.integers(0, 3),
+    listed=st.booleans(),
 )
-def test_each_stage_holds_each_long_enough_patient_at_most_once(
-    lengths: list[int], batch_size: int, every: int, seed: int
+def test_each_stage_holds_each_of_its_patients_at_most_once(
+    lengths: list[int], batch_size: int, every: int, seed: int, listed: bool
 ) -> None:
     config = CurriculumConfig(batch_size=batch_size, every=every)
+    if listed:
+        filled = int(np.sort(lengths)[-batch_size])
+        config = config.model_copy(update={"lengths": tuple(sorted({max(1, filled // 2), filled}))})
     curriculum = Curriculum(config, Lengths(lengths), seed)
+    divided = curriculum.plan.divided
+    assert divided == (not listed and len(set(lengths)) > 1)
     orders = []
     for epoch in range(2):
+        shorter = 0
         for index, stage in enumerate(curriculum.stages):
             steps = [
                 step
@@ -55,6 +62,10 @@ def test_each_stage_holds_each_long_enough_patient_at_most_once(
             seen = np.concatenate([curriculum.batch(step) for step in steps])
             assert len(set(seen)) == len(seen) == stage.num_batches * batch_size
             eligible = np.array(lengths) >= stage.length
+            if divided:
+                last = stage is curriculum.stages[-1]
+                eligible = (np.array(lengths) > shorter) & (last | (np.array(lengths) <= stage.length))
+                shorter = stage.length
             assert eligible[seen].all()
             assert eligible.sum() - len(seen) < batch_size, "only an incomplete batch may be left out"
             orders.append(tuple(seen))
@@ -70,13 +81,21 @@ def test_epochs_and_seeds_differ() -> None:
     assert not np.array_equal(first.batch(0), other.batch(0))
 
 
-def test_auto_stops_at_the_longest_length_that_fills_a_batch() -> None:
-    patients = Lengths([60] * 3 + [25] * 10)
-    curriculum = Curriculum(CurriculumConfig(batch_size=8), patients, 0)
-    assert [stage.length for stage in curriculum.stages] == [10, 20, 25]
-    assert curriculum.num_cut == 3
-    curriculum = Curriculum(CurriculumConfig(batch_size=8, lengths="full"), patients, 0)
-    assert [stage.length for stage in curriculum.stages] == [25]
+def test_everybody_is_in_a_stage() -> None:
+    lengths = [1] * 40 + [2] * 3 + [3] * 30 + [9] * 20 + [17] * 2
+    curriculum = Curriculum(CurriculumConfig(batch_size=8), Lengths(lengths), 0)
+    assert [(stage.length, stage.num_patients) for stage in curriculum.stages] == [(1, 40), (3, 33), (17, 22)]
+    curriculum = Curriculum(CurriculumConfig(batch_size=8, lengths="full"), Lengths(lengths), 0)
+    assert [(stage.length, stage.num_patients) for stage in curriculum.stages] == [(17, 95)]
+    curriculum = Curriculum(CurriculumConfig(batch_size=90), Lengths(lengths), 0)
+    assert [(stage.length, stage.num_patients) for stage in curriculum.stages] == [(17, 95)]
+
+
+def test_one_patient_far_longer_than_the_others_is_cut() -> None:
+    curriculum = Curriculum(CurriculumConfig(batch_size=8), Lengths([3] * 30 + [5] * 170 + [5000]), 0)
+    assert curriculum.plan.lengths == (3, 5)
+    assert curriculum.stages[-1].num_patients == 171
+    assert curriculum.plan.group_of(np.array([3, 5, 5000])).tolist() == [0, 0, 1]
 
 
 def test_one_value_is_no_batch() -> None:

@@ -274,7 +274,7 @@ class Wild(FakeSystem):
     def __init__(self, layout: FeatureLayout) -> None:
         self.layout, self.device = layout, torch.device("cpu")
 
-    def sample(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
+    def sample_features(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
         width = self.layout.num_features
         z = seeds.uniform_rows((length, width), num_patients, first_patient, seed, "wild")
         return torch.from_numpy(z) * 3 - 1

@@ -114,7 +114,7 @@ def config(folder: Path, system: str = "v2", **sections: Mapping[str, Any]) -> R
     values: dict[str, Any] = {
         "data": str(folder / "prepared.h5"),
         "system": SYSTEMS[system],
-        "curriculum": {"lengths": [3, 6], "batch_size": 8},
+        "curriculum": {"lengths": [3, 6], "batch_size": 8, "accept_left_out": 1},
         "training": {"epochs": 3, "seed": 5, "log_every_steps": 3, "threads": 1, "device": "cpu"},
         "checkpoint": {"every_steps": 1000, "every_minutes": 1000, "keep": 3},
     }

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from healthgym.cells import LEAST_PATIENTS
+from healthgym.config import CurriculumConfig
 from healthgym.data.prepare import SplitSettings, prepare_parts
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.sources import Source, find_source
+from healthgym.data.stages import stages_of, usage_of
 from healthgym.errors import ConfigError, StorageError, UnreadableError
 from healthgym.faults import refused
 from healthgym.files import atomic_path
@@ -135,6 +137,20 @@ def _open_intact(out: Path) -> PreparedCohort | None:
         return None
 
 
+def _training_lines(cohort: PreparedCohort) -> list[str]:
+    """Say who would train with the curriculum that is the default."""
+    config, number = CurriculumConfig(), cohort.train.num_patients
+    batch_size = min(config.batch_size, number)
+    stages = stages_of(config.model_copy(update={"batch_size": batch_size}), cohort.train.lengths_N)
+    first, *others = usage_of(stages, cohort.train, cohort.schema).lines()
+    lines = [f"  training  {first} (curriculum.lengths: auto)", *(f"            {line}" for line in others)]
+    if number < config.batch_size:
+        lines.append(
+            f"  note      fewer than a batch of {config.batch_size}: set curriculum.batch_size lower"
+        )
+    return lines
+
+
 def _summary(cohort: PreparedCohort, source: Source, out: Path, done: str, tables: Path | None) -> str:
     """Return a few lines about a prepared cohort."""
     train, holdout, schema = cohort.train, cohort.holdout, cohort.schema
@@ -152,6 +168,7 @@ def _summary(cohort: PreparedCohort, source: Source, out: Path, done: str, table
     ]
     if cohort.grid:
         lines.append(f"  grid      {cohort.grid}")
+    lines += _training_lines(cohort)
     if not holdout.num_patients:
         lines.append("  note      nobody is held out: evaluation can say nothing about privacy or utility")
     if tables is not None:

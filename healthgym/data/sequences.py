@@ -133,6 +133,10 @@ class Sequences:
             raise ValueError("this prepared cohort holds no cells")
         return self.cells, self._arrays.codes
 
+    def first_codes(self) -> NDArray[np.uint8]:
+        """Return the class indices of each patient's first timestep, shape (N, K)."""
+        return self._arrays.codes.take(self._starts_N, axis=0)
+
     def raw(self, first: int = 0, last: int | None = None) -> tuple[NDArray[Any], ...]:
         """Return (patient_ids, timesteps from 0, raw_R, codes_K) of the rows of patients `first:last`.
 

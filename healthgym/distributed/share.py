@@ -124,20 +124,27 @@ class Share:
         everything[self.first_row : self.first_row + len(own)] = own
         return self.ranks.sum(everything)
 
-    def co_moments(self, rows_NF: Tensor) -> Moments:
-        """Return means and co-moments (F, F) of the global batch; given are this process's rows."""
-        mean_F, count = self._mean(rows_NF)
+    def co_moments(self, rows_NF: Tensor, uneven: bool = False) -> Moments:
+        """Return means and co-moments (F, F) of the global batch; given are this process's rows.
+
+        Args:
+            rows_NF: rows of its patients.
+            uneven: whether patients have different numbers of rows.
+        """
+        mean_F, count = self._mean(rows_NF, uneven)
         centred_NF = rows_NF.detach() - mean_F
         return Moments(count, mean_F, self.ranks.sum(centred_NF.T @ centred_NF))
 
-    def square_moments(self, rows_NF: Tensor) -> Moments:
-        """Return means and centred squares (F,) of the global batch; given are this process's rows."""
-        mean_F, count = self._mean(rows_NF)
+    def square_moments(self, rows_NF: Tensor, uneven: bool = False) -> Moments:
+        """Return means and centred squares (F,) of the global batch, as `co_moments` does."""
+        mean_F, count = self._mean(rows_NF, uneven)
         return Moments(count, mean_F, self.ranks.sum((rows_NF.detach() - mean_F).square().sum(0)))
 
-    def _mean(self, rows_NF: Tensor) -> tuple[Tensor, int]:
+    def _mean(self, rows_NF: Tensor, uneven: bool) -> tuple[Tensor, int]:
         count = len(rows_NF)
-        if not self.ranks.alone:
+        if uneven:
+            count = int(self.ranks.sum(rows_NF.new_tensor(float(count), dtype=torch.float64)))
+        elif not self.ranks.alone:
             own = self.own(self.batch_size or 0)
             count = count // (own.stop - own.start) * (self.batch_size or 0)
         return self.ranks.sum(rows_NF.detach().sum(0)) / count, count

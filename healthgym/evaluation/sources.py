@@ -13,6 +13,7 @@ from tqdm import tqdm
 from healthgym.data.reading import FORMS
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.sources import list_tables, read_files
+from healthgym.data.stages import in_a_sentence
 from healthgym.data.table import check_table
 from healthgym.errors import CohortError, TableError, listed
 from healthgym.evaluation.comparison import Side
@@ -81,7 +82,8 @@ def _open_shards(path: Path, schema: Schema) -> Source:
         str(path),
         reader.num_patients,
         lambda: (panel_from_frame(frame, schema, str(path)) for frame in reader.iter_frames(verify=False)),
-        {"synthetic from": f"checkpoint {manifest.checkpoint_sha256[:16]}, seed {manifest.seed}"},
+        {"synthetic from": f"checkpoint {manifest.checkpoint_sha256[:16]}, seed {manifest.seed}"}
+        | ({"trained on": in_a_sentence(manifest.training_patients)} if manifest.training_patients else {}),
         {name: rates["timestep_rate"] for name, rates in manifest.static_disagreement.items()},
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from healthgym.data.sequences import PreparedCohort
+from healthgym.data.stages import in_a_sentence
 from healthgym.errors import ConfigError
 from healthgym.evaluation.figure import show
 from healthgym.release.effect import SIDES
@@ -24,7 +25,7 @@ _REMOVED = (
 )
 _REMAINS = (
     "the smallest and the largest value of each real variable among the training patients, in its transform",
-    "how many training patients have each length",
+    "how many training patients have each length, among those of a static class too (10 or more of each)",
     "the weights, which may have learned single patients: judge a cohort made from this file with "
     "jobs/evaluate.py",
 )
@@ -76,6 +77,7 @@ def make_card(
             "title": source.schema.title,
             "source": source.schema.source,
             "training_patients": source.statistics.num_patients,
+            "training_use": json.loads(source.statistics.usage or "null"),
             "split": recipe or None,
         },
         "training": {"steps": source.progress.step, "seconds": round(source.progress.seconds, 1)},
@@ -115,6 +117,7 @@ def in_words(card: dict[str, Any], reports: str) -> str:
         "",
         f"- report on a cohort made from it: {verdict}, see below",
         f"- schema: {data['schema']}; {data['training_patients']:,} training patients; split: {split}",
+        *([f"- training patients: {in_a_sentence(use)}"] if (use := data.get("training_use")) else []),
         f"- trained for {card['training']['steps']:,} steps",
         *(f"- sha256 of the {name}: `{value}`" for name, value in card["sha256"].items()),
         *(

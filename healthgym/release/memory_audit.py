@@ -111,6 +111,7 @@ def _latents(system: System, patients: Sequences) -> NDArray[np.float32]:
     for length in np.unique(patients.lengths_N):
         same = np.flatnonzero(patients.lengths_N == length)
         for batch in np.array_split(same, -(-len(same) // _BATCH)):
-            known = map(torch.from_numpy, patients.gather(batch, int(length)))
-            found[batch] = system.memory_prototypes(Batch(system.layout, *known)).numpy()
+            reals, codes, lengths = map(torch.from_numpy, patients.gather(batch, int(length)))
+            known = Batch(system.layout, reals, codes, lengths)
+            found[batch] = system.memory_prototypes(known).numpy()
     return found

@@ -1,6 +1,7 @@
 """The release form of a checkpoint: what sampling needs and no more, with a card that says what it is."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from healthgym.data.length_groups import from_text, to_text
 from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import ConfigError, HealthgymError, TableError
 from healthgym.evaluation.figure import Section
@@ -92,6 +94,19 @@ def release(
         shutil.rmtree(work, ignore_errors=True)
         raise
     return card
+
+
+def _common_groups(text: str, at_least: int) -> str:
+    """Return groups of lengths in which each length counts that many patients, as `common_lengths` has it."""
+    groups = [
+        replace(group, lengths=dict(common_lengths(_as_array(group.lengths), at_least).T.tolist()))
+        for group in from_text(text)
+    ]
+    return to_text(groups) if groups else ""
+
+
+def _as_array(lengths: Mapping[int, int]) -> NDArray[np.int64]:
+    return np.array([list(lengths), list(lengths.values())], np.int64)
 
 
 def common_lengths(lengths_2U: NDArray[np.int64], at_least: int) -> NDArray[np.int64]:
@@ -211,6 +226,7 @@ def _without_training(source: Checkpoint, state: dict[str, Any], at_least: int) 
         data_fingerprint="",
         correlation_FF=np.zeros((0, 0)),
         lengths_2U=common_lengths(source.statistics.lengths_2U, at_least),
+        length_groups=_common_groups(source.statistics.length_groups, at_least),
     )
     config = source.config.model_copy(update={"data": Path("withheld")})
     return replace(

@@ -60,6 +60,9 @@ class Statistics:
         num_patients: training patients.
         first_timestep: number of each patient's first timestep in the table.
         time: what makes visit times of generated gaps, as `TimeForm.to_tree` has it.
+        stages: lengths of the curriculum's stages.
+        usage: how many training patients were used at full length, cut and left out, as JSON.
+        length_groups: the lengths of patients by static classes, as `data.length_groups` writes them.
     """
 
     data_fingerprint: str
@@ -68,6 +71,9 @@ class Statistics:
     num_patients: int
     first_timestep: int = 0
     time: Tree = field(default_factory=lambda: TimeForm().to_tree())
+    stages: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    usage: str = ""
+    length_groups: str = ""
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,10 @@ class Receipt(StrictModel):
 
 
 class Manifest(StrictModel):
-    """What a complete cohort is."""
+    """What a complete cohort is.
+
+    `training_patients` says how many of them were used at full length, cut and left out.
+    """
 
     kind: Literal["synthetic cohort"] = "synthetic cohort"
     version: Literal[1] = 1
@@ -105,6 +108,7 @@ class Manifest(StrictModel):
     software: dict[str, str]
     acceptance_rate: float = Field(gt=0, le=1)
     static_disagreement: dict[str, dict[str, float]]
+    training_patients: dict[str, Any] = Field(default_factory=dict)
     cohort_schema: str
     shards: tuple[ShardRecord, ...] = Field(min_length=1)
 

@@ -12,7 +12,6 @@ import torch
 from healthgym import __version__, stopping
 from healthgym.distributed.parallel import granted_cores
 from healthgym.errors import CohortError, ConfigError, StorageError
-from healthgym.schema import Schema
 from healthgym.storage.checkpoint import list_checkpoints
 from healthgym.storage.shard_file import COMPRESSIONS, Compression, FileFormat
 from healthgym.storage.shards import (
@@ -131,7 +130,7 @@ def synthesize(request: SynthesisRequest, opener: Opener = open_source) -> Outco
         patients_made = _make(Task(request.out, plan, checkpoint, opener), source, shards, request.workers)
         receipts = _receipts(request.out, plan)
         if len(receipts) == plan.num_shards:
-            write_manifest(request.out, _manifest(plan, source.schema, receipts))
+            write_manifest(request.out, _manifest(plan, source, receipts))
             remove_left_overs(request.out, time.time() - _LEFT_OVER_SECONDS)
     return Outcome(
         folder=request.out,
@@ -273,7 +272,8 @@ def _state(
     return "interrupted" if stopping.requested() and not finished.issuperset(shards) else "waiting"
 
 
-def _manifest(plan: SynthesisPlan, schema: Schema, receipts: list[Receipt]) -> Manifest:
+def _manifest(plan: SynthesisPlan, source: Source, receipts: list[Receipt]) -> Manifest:
+    schema = source.schema
     records = tuple(receipt.record for receipt in receipts)
     patients, rows = sum(record.patients for record in records), sum(record.rows for record in records)
     return Manifest(
@@ -297,6 +297,7 @@ def _manifest(plan: SynthesisPlan, schema: Schema, receipts: list[Receipt]) -> M
             }
             for name in receipts[0].static_disagreement
         },
+        training_patients=dict(source.usage),
         cohort_schema=schema.to_json(),
         shards=records,
     )

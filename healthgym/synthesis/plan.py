@@ -42,7 +42,7 @@ class SynthesisPlan(StrictModel):
             one kind only.
     """
 
-    form: Literal[2] = 2
+    form: Literal[3] = 3
     checkpoint_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     seed: int = 0
     num_patients: Positive

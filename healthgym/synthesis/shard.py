@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from healthgym.data.length_groups import draw_lengths
 from healthgym.data.visits import follow_times, visit_times
 from healthgym.schema import Schema, measured_class
 from healthgym.storage.shard_file import Shard, blank_code, code_dtype
@@ -43,7 +44,8 @@ def make_shard(
         The shard and the disagreement of its static variables, or None if it was to stop.
     """
     tried_before, batches = system.num_candidates, _batches(source, system, plan, index)
-    columns = None if system.makes_lengths else _Columns(source, plan.lengths(index, source.lengths))
+    later = system.makes_lengths or _given_classes(source, plan)
+    columns = None if later else _Columns(source, plan.lengths(index, source.lengths))
     waiting: list[_Part] = []
     while True:
         if stop():
@@ -57,7 +59,10 @@ def make_shard(
             waiting.append(part)
         tell(len(part[0]))
     if columns is None:
-        columns = _Columns(source, np.concatenate([made.lengths_B for _, made in waiting]))
+        lengths_N = np.empty(len(plan.patients(index)), np.int32)
+        for members_B, made in waiting:
+            lengths_N[members_B] = made.lengths_B
+        columns = _Columns(source, lengths_N)
         for part in waiting:
             columns.put(*part)
     tried = system.num_candidates - tried_before
@@ -82,7 +87,9 @@ def _of_drawn_lengths(source: Source, system: System, plan: SynthesisPlan, index
     """Make patients of the lengths that the plan draws.
 
     A patient of length L is sampled at the shortest length >= L that the system was trained at, and cut.
-    Patients who are sampled at one length follow each other in the noise, whatever their numbers.
+    Where training patients differ in length, the plan's length decides only that, and the patient's own is
+    drawn given its static classes. Patients who are sampled at one length follow each other in the noise,
+    whatever their numbers.
     """
     first, lengths_N = plan.patients(index).start, plan.lengths(index, source.lengths)
     ends = np.array(sorted({*source.stages, int(lengths_N.max())}))
@@ -93,8 +100,29 @@ def _of_drawn_lengths(source: Source, system: System, plan: SynthesisPlan, index
         for start in range(0, len(members_L), plan.batch_size):
             members_B = members_L[start : start + plan.batch_size]
             draws = SampleDraws(plan.seed, first + place, len(members_B))
-            yield members_B, system.sample(lengths_N[members_B], draws, int(length))
+            if _given_classes(source, plan):
+                yield members_B, _sample_given(source, system, draws, int(length))
+            else:
+                yield members_B, system.sample(lengths_N[members_B], draws, int(length))
             place += len(members_B)
+
+
+def _given_classes(source: Source, plan: SynthesisPlan) -> bool:
+    """Whether a patient's length is drawn given its static classes."""
+    return bool(source.length_groups) and plan.timesteps == "training"
+
+
+def _sample_given(source: Source, system: System, draws: SampleDraws, length: int) -> Made:
+    """Make patients sampled at one length, whose own lengths are drawn given their static classes."""
+    groups = [group for group in source.length_groups if group.stage == length]
+    u_B = draws.uniform_rows((), "length given classes").astype(np.float64)
+    static = {v.name: k for k, v in enumerate(source.schema.categoricals) if v.static}
+
+    def choose(codes_KB: NDArray[np.uint8]) -> NDArray[np.int32]:
+        return draw_lengths(groups, length, {name: codes_KB[k] for name, k in static.items()}, u_B)
+
+    shortest = min(min(group.lengths) for group in groups)
+    return system.sample_given(choose, shortest, draws, length)
 
 
 def _of_generated_lengths(source: Source, system: System, plan: SynthesisPlan, index: int) -> Iterator[_Part]:

@@ -1,15 +1,17 @@
 """What patients are made from: a checkpoint's system, transform and lengths."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from healthgym.cells import Cells
 from healthgym.config import SAMPLING_SETTINGS, CurriculumConfig, RunConfig
+from healthgym.data.length_groups import LengthGroup, from_text
 from healthgym.data.transform import Transform
 from healthgym.errors import ConfigError, listed
 from healthgym.schema import Schema
@@ -35,6 +37,8 @@ class Source:
             samples, as `key.path=value`.
         first_timestep: number of each patient's first timestep, as in the training table.
         time: what makes visit times of generated gaps.
+        length_groups: lengths of training patients by static classes; none where all have one length.
+        usage: how many training patients were used, as `Usage.to_dict` has it.
     """
 
     sha256: str
@@ -45,6 +49,8 @@ class Source:
     build: Callable[[str, Sequence[str]], System]
     first_timestep: int = 0
     time: TimeForm = field(default_factory=TimeForm)
+    length_groups: tuple[LengthGroup, ...] = ()
+    usage: Mapping[str, Any] = field(default_factory=dict)
 
 
 Opener: TypeAlias = Callable[[Path], Source]
@@ -68,10 +74,13 @@ def open_source(checkpoint_path: Path) -> Source:
         schema=checkpoint.schema,
         transform=Transform.from_tree(checkpoint.transform),
         lengths=lengths,
-        stages=_stages(checkpoint.config.curriculum, max(lengths)),
+        stages=tuple(map(int, checkpoint.statistics.stages))
+        or _stages(checkpoint.config.curriculum, max(lengths)),
         build=build,
         first_timestep=checkpoint.statistics.first_timestep,
         time=TimeForm.from_tree(checkpoint.statistics.time),
+        length_groups=from_text(checkpoint.statistics.length_groups),
+        usage=json.loads(checkpoint.statistics.usage or "{}"),
     )
 
 
@@ -130,7 +139,7 @@ def resample(config: RunConfig, settings: Sequence[str]) -> RunConfig:
 
 
 def _stages(curriculum: CurriculumConfig, longest: int) -> tuple[int, ...]:
-    """Return the lengths of the curriculum's stages; a checkpoint's lengths end with the longest one."""
+    """Return the lengths of the stages of an older checkpoint; its lengths end with the longest one."""
     if curriculum.lengths == "auto":
         return (*range(curriculum.every, longest, curriculum.every), longest)
     return (longest,) if isinstance(curriculum.lengths, str) else tuple(map(int, curriculum.lengths))

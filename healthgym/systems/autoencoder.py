@@ -32,13 +32,26 @@ class Autoencoder(nn.Module):
         return latent_BTZ, self.decoder(latent_BTZ)
 
 
-def autoencoder_loss(x_BTE: Tensor, latent_BTZ: Tensor, reconstruction_BTE: Tensor) -> Tensor:
+def autoencoder_loss(
+    x_BTE: Tensor, latent_BTZ: Tensor, reconstruction_BTE: Tensor, mask_BT: Tensor | None = None
+) -> Tensor:
     """Return the reconstruction's MSE plus sum over Z of -0.5 (1 + log var - mean^2 - var).
 
-    Mean and variance are taken over all rows of the batch.
+    Mean and variance are taken over all rows of the batch, but for those that a mask leaves out.
     """
-    var_Z, mean_Z = torch.var_mean(latent_BTZ, (0, 1))
-    return mse_loss(reconstruction_BTE, x_BTE) + latent_divergence(var_Z, mean_Z)
+    if mask_BT is None:
+        var_Z, mean_Z = torch.var_mean(latent_BTZ, (0, 1))
+    else:
+        var_Z, mean_Z = torch.var_mean(latent_BTZ[mask_BT], 0)
+    return patient_mse(reconstruction_BTE, x_BTE, mask_BT) + latent_divergence(var_Z, mean_Z)
+
+
+def patient_mse(first_BTE: Tensor, second_BTE: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """Return the mean squared difference; under a mask, of each patient's own timesteps, then of patients."""
+    if mask_BT is None:
+        return mse_loss(first_BTE, second_BTE)
+    error_BT = (first_BTE - second_BTE).square().mean(2) * mask_BT
+    return (error_BT.sum(1) / mask_BT.sum(1)).mean()
 
 
 def latent_divergence(var_Z: Tensor, mean_Z: Tensor) -> Tensor:

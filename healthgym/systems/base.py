@@ -4,7 +4,7 @@ Shapes: B batch, T timesteps, F features, R reals, K binary and categorical vari
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -127,6 +127,25 @@ class System(ABC):
             CohortError: the system made numbers that are not finite.
         """
         x_BTF = self.sample_features(length, draws.seed, draws.first_patient, draws.num_patients)
+        return decode(x_BTF[:, : int(lengths_B.max())], lengths_B, self.layout)
+
+    def sample_given(
+        self,
+        choose: Callable[[NDArray[np.uint8]], NDArray[np.integer[Any]]],
+        shortest: int,
+        draws: SampleDraws,
+        length: int,
+    ) -> Made:
+        """Make patients whose lengths are drawn given their static classes.
+
+        Args:
+            choose: returns the lengths of patients of these classes (K, B), of which static ones count.
+            shortest: timesteps that every patient has, which decide the classes.
+            draws, length: as of `sample`.
+        """
+        x_BTF = self.sample_features(length, draws.seed, draws.first_patient, draws.num_patients)
+        seen = decode(x_BTF[:, :shortest], np.full(len(x_BTF), shortest), self.layout)
+        lengths_B = choose(seen.codes_KTB[:, 0])
         return decode(x_BTF[:, : int(lengths_B.max())], lengths_B, self.layout)
 
     def sample_features(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:

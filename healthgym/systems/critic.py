@@ -46,15 +46,24 @@ class Critic(nn.Module):
         return scores
 
 
-def gradient_penalty(critic: nn.Module, real_BTF: Tensor, fake_BTF: Tensor, alpha_B11: Tensor) -> Tensor:
+def gradient_penalty(
+    critic: nn.Module,
+    real_BTF: Tensor,
+    fake_BTF: Tensor,
+    alpha_B11: Tensor,
+    mask_BT: Tensor | None = None,
+) -> Tensor:
     """Return mean((||dD/dx||_2 - 1)^2) at x = alpha real + (1 - alpha) fake.
 
-    The norm runs over all timesteps and features of a patient.
+    The norm runs over all timesteps and features of a patient; padding, which no patient can change, is left
+    out by a mask.
 
     Source: Gulrajani et al., *Improved training of Wasserstein GANs*, 2017, equation 3.
     """
     x = torch.lerp(fake_BTF, real_BTF, alpha_B11).requires_grad_()
     scores = critic(x, penalised=True)
     (gradient_BTF,) = torch.autograd.grad(scores, x, torch.ones_like(scores), create_graph=True)
+    if mask_BT is not None:
+        gradient_BTF = gradient_BTF * mask_BT.unsqueeze(2)
     norm_B = torch.sqrt(gradient_BTF.square().sum((1, 2)) + 1e-12)
     return (norm_B - 1).square().mean()

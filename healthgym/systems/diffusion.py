@@ -7,7 +7,7 @@ Source: Ho et al. 2020; Kuo et al. 2023, arXiv 2303.12281.
 Shapes: B batch, F features, R reals, T timesteps, P timesteps of the canvas, S noise levels.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from healthgym.nn.precision import bfloat16_is_wanted
 from healthgym.nn.unet import UNet1d, shape_table
 from healthgym.systems.base import Batch, Draws, SampleDraws, State, System
 from healthgym.systems.guardrail import build_guardrail, give_up
-from healthgym.systems.noise import NoiseSchedule, blended_reconstruction, masked_mse
+from healthgym.systems.noise import NoiseSchedule, blended_reconstruction, masked_mse, patient_mse
 from healthgym.systems.optimiser import Optimiser, copy_into, load_module_state, module_state
 from healthgym.systems.samplers import Prediction, build_sampler, constant_level
 from healthgym.systems.update import update
@@ -56,35 +56,47 @@ class DiffusionSystem(System):
         # Of the patients' time means in [-1, 1]: their number, sum and sum of squares.
         self.means_3F = torch.zeros(3, layout.num_features, dtype=torch.float64, device=device)
         self.trained_length = 0
+        # Whether stages divide the patients by length, so that each length has patients of its own kind.
+        self.divided = False
         self.num_candidates = 0
 
     # --- training --------------------------------------------------------------------------------
 
     def compute_step(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        x_BTF = batch.x_BTF
-        x_BFP, mask_B1P = self.to_canvas(x_BTF)
+        x_BTF, mask_BT = batch.x_BTF, batch.mask_BT if batch.is_padded else None
+        x_BFP, mask_B1P = self.to_canvas(x_BTF, mask_BT)
+        mse = masked_mse if mask_BT is None else patient_mse
 
         def backward(part: Part) -> dict[str, Tensor]:
             own = draws.from_row(part.first_row)
-            return self._backward(x_BFP[part.rows], mask_B1P[part.rows], own, part.weight)
+            return self._backward(x_BFP[part.rows], mask_B1P[part.rows], own, part.weight, mse)
 
         losses = update(self.optimiser, self.share, len(x_BFP), backward)
-        mean_BF = 2.0 * x_BTF.mean(1).double() - 1.0
+        mean_BF = 2.0 * _time_mean(x_BTF, mask_BT).double() - 1.0
         sums = [torch.ones_like(mean_BF).sum(0), mean_BF.sum(0), mean_BF.square().sum(0)]
         self.means_3F += self.share.ranks.sum(torch.stack(sums))
         return losses
 
     def count_step(self, batch: Batch) -> None:
         self.trained_length = max(self.trained_length, batch.num_timesteps)
+        self.divided |= batch.is_padded
 
     def step_kind(self, batch: Batch) -> Hashable | None:
         # float16's scaler decides in Python whether a step is taken.
-        return None if self.optimiser.scaler.is_enabled() else tuple(batch.codes_BTK.shape)
+        scaled = self.optimiser.scaler.is_enabled()
+        return None if scaled else (tuple(batch.codes_BTK.shape), batch.is_padded)
 
-    def _backward(self, x_BFP: Tensor, mask_B1P: Tensor, draws: Draws, weight: float) -> dict[str, Tensor]:
+    def _backward(
+        self,
+        x_BFP: Tensor,
+        mask_B1P: Tensor,
+        draws: Draws,
+        weight: float,
+        mse: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> dict[str, Tensor]:
         """Add a part's gradients to the denoiser's; return its losses.
 
-        All patients of a batch have the same length, so a mean under the mask is a mean over patients.
+        Of patients of one length a mean under the mask is a mean over patients; of others `mse` makes it one.
         """
         level_B = draws.index("level", len(x_BFP), self.schedule.num_levels)
         eta_BFP = draws.normal("noise", tuple(x_BFP.shape))
@@ -92,9 +104,9 @@ class DiffusionSystem(System):
         noised_BFP = self.schedule.add_noise(x_BFP, eta_BFP, level_B)
         with self.optimiser.autocast():
             eps_BFP = self.denoiser(noised_BFP, level_B).to(x_BFP.dtype)
-        noise_loss = masked_mse(eps_BFP, eta_BFP, mask_B1P)
+        noise_loss = mse(eps_BFP, eta_BFP, mask_B1P)
         clean_BFP = blended_reconstruction(self.schedule, noised_BFP, eps_BFP, eta_BFP, blend_BFP, level_B)
-        reconstruction_loss = masked_mse(clean_BFP, x_BFP, mask_B1P)
+        reconstruction_loss = mse(clean_BFP, x_BFP, mask_B1P)
         loss = noise_loss + self.config.reconstruction_weight * reconstruction_loss
         self.optimiser.backward(weight * loss)
         return {
@@ -103,12 +115,18 @@ class DiffusionSystem(System):
             "reconstruction_loss": reconstruction_loss.detach(),
         }
 
-    def to_canvas(self, x_BTF: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the recentred, padded data (B, F, P) and the mask of its timesteps (B, 1, P)."""
+    def to_canvas(self, x_BTF: Tensor, mask_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the recentred, padded data (B, F, P) and the mask of its timesteps (B, 1, P).
+
+        Timesteps that are padding already are zeros there too.
+        """
         length = x_BTF.shape[1]
         padding = (0, self.canvas(length) - length)
         mask_B1T = x_BTF.new_ones(len(x_BTF), 1, length)
         x_BFT = (2.0 * x_BTF - 1.0).transpose(1, 2)
+        if mask_BT is not None:
+            mask_B1T = mask_BT.unsqueeze(1).to(x_BTF.dtype)
+            x_BFT = x_BFT * mask_B1T
         return functional.pad(x_BFT, padding), functional.pad(mask_B1T, padding)
 
     def canvas(self, length: int) -> int:
@@ -168,8 +186,9 @@ class DiffusionSystem(System):
 
     def _candidates(self, length: int, draws: SampleDraws, patients: list[int], attempt: int) -> Tensor:
         """Return one attempt for each of the patients, (B, F, T) in [-1, 1] but for the guardrail."""
-        # Shorter patients are cut from what the denoiser was trained to make.
-        whole = max(self.trained_length, length)
+        # Shorter patients are cut from what the denoiser was trained to make, unless it learned each length
+        # from other patients.
+        whole = length if self.divided else max(self.trained_length, length)
         canvas = self.canvas(whole)
         streams = [draws.stream(patient, attempt) for patient in patients]
         num_reals = self.layout.num_reals
@@ -261,12 +280,14 @@ class DiffusionSystem(System):
             "means": self.means_3F,
             "num_updates": self.optimiser.num_updates,
             "trained_length": torch.tensor(self.trained_length),
+            "divided": torch.tensor(int(self.divided)),
         }
 
     def _load_seen(self, seen: Mapping[str, Any]) -> None:
         copy_into(self.means_3F, seen["means"])
         copy_into(self.optimiser.num_updates, seen["num_updates"])
         self.trained_length = int(seen["trained_length"])
+        self.divided = bool(int(seen.get("divided", 0)))
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.denoiser.parameters())
@@ -288,3 +309,10 @@ def _optimiser_settings(config: DiffusionConfig) -> OptimiserConfig:
         average_decay=config.ema_decay,
         amp=config.amp,
     )
+
+
+def _time_mean(x_BTF: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """Return each patient's mean over timesteps, of its own ones where there is a mask."""
+    if mask_BT is None:
+        return x_BTF.mean(1)
+    return (x_BTF * mask_BT.unsqueeze(2)).sum(1) / mask_BT.sum(1, keepdim=True)

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 
 from healthgym.config import AdamConfig
 from healthgym.distributed.share import WHOLE, Moments, Part, Share, var_mean_of
-from healthgym.systems.autoencoder import Autoencoder, autoencoder_loss, latent_divergence
+from healthgym.systems.autoencoder import Autoencoder, autoencoder_loss, latent_divergence, patient_mse
 from healthgym.systems.base import Draws, SampleDraws, State
 from healthgym.systems.draws import to_index
+from healthgym.systems.losses import rows_of
 from healthgym.systems.optimiser import Optimiser, copy_into, load_module_state, module_state
 from healthgym.systems.update import update
 
@@ -45,8 +45,13 @@ class UniformLatent:
         """Return what two steps share whose device's parts are the same operations; None for one alone."""
         return ""
 
-    def train_step(self, x_BTE: Tensor, draws: Draws, share: Share = WHOLE) -> dict[str, Tensor]:
-        """Learn from a batch of embedded features, or this process's share of one; return losses."""
+    def train_step(
+        self, x_BTE: Tensor, draws: Draws, share: Share = WHOLE, mask_BT: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Learn from a batch of embedded features, or this process's share of one; return losses.
+
+        A mask says which timesteps are the patients' own, where some are padding.
+        """
         return {}
 
     def draw(self, place: str, num_rows: int, length: int, draws: Draws) -> Tensor:
@@ -71,7 +76,7 @@ class UniformLatent:
         """The filled slots of the latent memory, shape (M, Z); None for noise without one."""
         return None
 
-    def prototypes(self, x_BTE: Tensor) -> Tensor:
+    def prototypes(self, x_BTE: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         """Return what the latent memory keeps of each patient, shape (B, Z)."""
         raise NotImplementedError
 
@@ -139,9 +144,8 @@ class BufferedLatent(UniformLatent):
     def slots(self) -> Tensor | None:
         return self.slots_MZ[: self._num_filled]
 
-    def prototypes(self, x_BTE: Tensor) -> Tensor:
-        latent_BTZ: Tensor = self.autoencoder(x_BTE)[0]
-        return latent_BTZ.mean(1)
+    def prototypes(self, x_BTE: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+        return _time_mean(self.autoencoder(x_BTE)[0], mask_BT)
 
     def count_step(self, num_rows: int) -> None:
         self._num_filled = min(self._num_filled + num_rows, len(self.slots_MZ))
@@ -155,44 +159,51 @@ class BufferedLatent(UniformLatent):
         z_BTZ = draws.uniform(f"{place}/z", (num_rows, length, self.latent_dim))
         return self._place(z_BTZ, draws.index(f"{place}/slot", num_rows, self._filled))
 
-    def train_step(self, x_BTE: Tensor, draws: Draws, share: Share = WHOLE) -> dict[str, Tensor]:
+    def train_step(
+        self, x_BTE: Tensor, draws: Draws, share: Share = WHOLE, mask_BT: Tensor | None = None
+    ) -> dict[str, Tensor]:
         parts = share.parts(len(x_BTE))
         if not share.whole(parts):
-            return self._shared_step(x_BTE, draws, share, parts)
+            return self._shared_step(x_BTE, draws, share, parts, mask_BT)
         latents: list[Tensor] = []
 
         def backward(part: Part) -> dict[str, Tensor]:
             latent_BTZ, reconstruction_BTE = self.autoencoder(x_BTE)
-            loss = autoencoder_loss(x_BTE, latent_BTZ, reconstruction_BTE)
+            loss = autoencoder_loss(x_BTE, latent_BTZ, reconstruction_BTE, mask_BT)
             loss.backward()
             latents.append(latent_BTZ.detach())
             return {"autoencoder_loss": loss.detach()}
 
         losses = update(self.optimiser, share, len(x_BTE), backward)
-        self._remember(latents[0].mean(1), latents[0].std((0, 1)), draws)
+        (latent_BTZ,) = latents
+        deviation_Z = latent_BTZ.std((0, 1)) if mask_BT is None else latent_BTZ[mask_BT].std(0)
+        self._remember(_time_mean(latent_BTZ, mask_BT), deviation_Z, draws)
         return losses
 
     def _shared_step(
-        self, x_BTE: Tensor, draws: Draws, share: Share, parts: Sequence[Part]
+        self, x_BTE: Tensor, draws: Draws, share: Share, parts: Sequence[Part], mask_BT: Tensor | None
     ) -> dict[str, Tensor]:
         """The same with the global batch in several parts."""
         with torch.no_grad():
             latent_BTZ = torch.cat([self.autoencoder(x_BTE[part.rows])[0] for part in parts])
-        moments = share.square_moments(latent_BTZ.flatten(0, 1))
+        moments = share.square_moments(rows_of(latent_BTZ, mask_BT), uneven=mask_BT is not None)
 
         def backward(part: Part) -> dict[str, Tensor]:
-            return self._backward(x_BTE[part.rows], moments, part.weight)
+            own_BT = None if mask_BT is None else mask_BT[part.rows]
+            return self._backward(x_BTE[part.rows], moments, part.weight, own_BT)
 
         losses = update(self.optimiser, share, len(x_BTE), backward)
         deviation_Z = (moments.co / (moments.count - 1)).sqrt()
-        self._remember(share.all_rows(latent_BTZ.mean(1)), deviation_Z, draws)
+        self._remember(share.all_rows(_time_mean(latent_BTZ, mask_BT)), deviation_Z, draws)
         return losses
 
-    def _backward(self, x_BTE: Tensor, moments: Moments, weight: float) -> dict[str, Tensor]:
+    def _backward(
+        self, x_BTE: Tensor, moments: Moments, weight: float, mask_BT: Tensor | None
+    ) -> dict[str, Tensor]:
         """Add a part's gradients to the autoencoder's; return its loss."""
         latent_BTZ, reconstruction_BTE = self.autoencoder(x_BTE)
-        divergence = latent_divergence(*var_mean_of(latent_BTZ.flatten(0, 1), moments))
-        error = mse_loss(reconstruction_BTE, x_BTE)
+        divergence = latent_divergence(*var_mean_of(rows_of(latent_BTZ, mask_BT), moments))
+        error = patient_mse(reconstruction_BTE, x_BTE, mask_BT)
         (weight * error + divergence).backward()
         return {"autoencoder_loss": error.detach() + divergence.detach()}
 
@@ -256,3 +267,10 @@ class BufferedLatent(UniformLatent):
         placed_TBZ = torch.empty_like(z_BTZ.transpose(0, 1), memory_format=torch.contiguous_format)
         torch.addcmul(self.slots_MZ[slot_B], z_BTZ.transpose(0, 1), self.scale_Z, out=placed_TBZ)
         return placed_TBZ.transpose(0, 1)
+
+
+def _time_mean(latent_BTZ: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """Return each patient's mean over timesteps, of its own ones where there is a mask."""
+    if mask_BT is None:
+        return latent_BTZ.mean(1)
+    return (latent_BTZ * mask_BT.unsqueeze(2)).sum(1) / mask_BT.sum(1, keepdim=True)

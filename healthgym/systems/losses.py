@@ -1,6 +1,6 @@
 """The correlation loss.
 
-Shapes: N rows, F features.
+Shapes: B patients, T timesteps, N rows, F features.
 """
 
 import torch
@@ -32,3 +32,8 @@ def correlation_loss(fake_FF: Tensor, real_FF: Tensor, threshold_FF: Tensor) -> 
     clipped_fake = torch.clamp(fake_FF, -threshold_FF, threshold_FF)
     clipped_real = torch.clamp(real_FF, -threshold_FF, threshold_FF)
     return (clipped_fake - clipped_real).abs().mean()
+
+
+def rows_of(x_BTF: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """Return the timesteps of all patients as rows, without those that a mask leaves out."""
+    return x_BTF.flatten(0, 1) if mask_BT is None else x_BTF[mask_BT]

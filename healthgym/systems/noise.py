@@ -68,6 +68,12 @@ def masked_mse(predicted_BFT: Tensor, target_BFT: Tensor, mask_B1T: Tensor) -> T
     return error.sum() / (mask_B1T.sum() * predicted_BFT.shape[1])
 
 
+def patient_mse(predicted_BFT: Tensor, target_BFT: Tensor, mask_B1T: Tensor) -> Tensor:
+    """Return the same of each patient's own timesteps, and of that the mean over patients."""
+    error_B = ((predicted_BFT - target_BFT).square() * mask_B1T).sum((1, 2))
+    return (error_B / (mask_B1T.sum((1, 2)) * predicted_BFT.shape[1])).mean()
+
+
 def blended_reconstruction(
     schedule: NoiseSchedule,
     x_BFT: Tensor,

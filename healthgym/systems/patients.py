@@ -28,12 +28,15 @@ class Batch:
             scaled to [0, 1], or int16 codes of cells.
         codes_BTK: class indices, uint8.
         lengths_B: timesteps of each patient, int64, at most T.
+        is_padded: whether patients may have fewer than T, which is known here without asking the device: a
+            system then keeps padding out of what it learns.
     """
 
     layout: FeatureLayout
     reals_BTR: Tensor
     codes_BTK: Tensor
     lengths_B: Tensor
+    is_padded: bool = False
 
     @classmethod
     def of_features(cls, layout: FeatureLayout, x_BTF: Tensor) -> "Batch":
@@ -69,7 +72,8 @@ class Batch:
 
     def rows(self, rows: slice) -> "Batch":
         """Return some of the patients, padded as far as before."""
-        part = Batch(self.layout, self.reals_BTR[rows], self.codes_BTK[rows], self.lengths_B[rows])
+        tensors = self.reals_BTR[rows], self.codes_BTK[rows], self.lengths_B[rows]
+        part = Batch(self.layout, *tensors, self.is_padded)
         for name in ("x_BTF", "mask_BT"):
             if name in vars(self):
                 vars(part)[name] = vars(self)[name][rows]

@@ -15,7 +15,7 @@ from healthgym.distributed.share import Moments, Part, correlation_of
 from healthgym.systems.base import Batch, Draws, SampleDraws, State, System
 from healthgym.systems.critic import Critic, gradient_penalty
 from healthgym.systems.latent import UniformLatent
-from healthgym.systems.losses import correlation_loss, correlation_matrix
+from healthgym.systems.losses import correlation_loss, correlation_matrix, rows_of
 from healthgym.systems.optimiser import Optimiser, load_module_state, module_state
 from healthgym.systems.update import update
 
@@ -53,20 +53,22 @@ class WGANSystem(System):
         self.correlation_weight = correlation_weight
 
     def compute_step(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        x_BTF = batch.x_BTF
+        mask_BT = batch.mask_BT if batch.is_padded else None
+        x_BTF = _own(batch.x_BTF, mask_BT)
         with torch.no_grad():
             embedded = self.critic.embedding(x_BTF)
-        metrics = self.latent.train_step(embedded, draws, self.share)
+        metrics = self.latent.train_step(embedded, draws, self.share, mask_BT)
         for number in range(self.num_critic_updates):
-            metrics |= self._critic_update(x_BTF, f"critic/{number}", draws)
-        return metrics | self._generator_update(x_BTF, draws)
+            metrics |= self._critic_update(x_BTF, mask_BT, f"critic/{number}", draws)
+        return metrics | self._generator_update(x_BTF, mask_BT, draws)
 
     def count_step(self, batch: Batch) -> None:
         self.latent.count_step(self.share.num_rows(len(batch)))
 
     def step_kind(self, batch: Batch) -> Hashable | None:
         latent = self.latent.step_kind(len(batch))
-        return None if latent is None else (tuple(batch.codes_BTK.shape), latent)
+        # How many timesteps a mask keeps differs from batch to batch.
+        return None if latent is None or batch.is_padded else (tuple(batch.codes_BTK.shape), latent)
 
     def sample_features(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
         with torch.no_grad():
@@ -106,7 +108,8 @@ class WGANSystem(System):
 
     @torch.no_grad()
     def memory_prototypes(self, batch: Batch) -> Tensor:
-        return self.latent.prototypes(self.critic.embedding(batch.x_BTF))
+        mask_BT = batch.mask_BT if batch.is_padded else None
+        return self.latent.prototypes(self.critic.embedding(batch.x_BTF), mask_BT)
 
     def check_length(self, length: int) -> None:
         with torch.no_grad():
@@ -119,20 +122,25 @@ class WGANSystem(System):
             for parameter in network.parameters()
         )
 
-    def _critic_update(self, real_BTF: Tensor, place: str, draws: Draws) -> dict[str, Tensor]:
+    def _critic_update(
+        self, real_BTF: Tensor, mask_BT: Tensor | None, place: str, draws: Draws
+    ) -> dict[str, Tensor]:
         def backward(part: Part) -> dict[str, Tensor]:
-            own = draws.from_row(part.first_row)
-            return self._critic_backward(real_BTF[part.rows], place, own, part.weight)
+            own, rows = draws.from_row(part.first_row), part.rows
+            return self._critic_backward(real_BTF[rows], _part(mask_BT, part), place, own, part.weight)
 
         return update(self.optimiser_D, self.share, len(real_BTF), backward)
 
     def _critic_backward(
-        self, real_BTF: Tensor, place: str, draws: Draws, weight: float
+        self, real_BTF: Tensor, mask_BT: Tensor | None, place: str, draws: Draws, weight: float
     ) -> dict[str, Tensor]:
-        """Add a part's gradients to the critic's; return its losses."""
+        """Add a part's gradients to the critic's; return its losses.
+
+        Where real patients are padded, generated ones have the same lengths and zeros after them too.
+        """
         B, T, _ = real_BTF.shape
         with torch.no_grad():
-            fake_BTF = self.generator(self.latent.draw(place, B, T, draws))
+            fake_BTF = _own(self.generator(self.latent.draw(place, B, T, draws)), mask_BT)
         # One backward per term, and its graph forgotten, frees its buffers before the next needs room.
         real_score = self.critic(real_BTF).mean()
         (-weight * real_score).backward()
@@ -141,28 +149,32 @@ class WGANSystem(System):
         (weight * fake_score).backward()
         fake_score = fake_score.detach()
         alpha_B11 = draws.uniform(f"{place}/alpha", (B, 1, 1))
-        penalty = self.gradient_penalty_weight * gradient_penalty(self.critic, real_BTF, fake_BTF, alpha_B11)
+        penalty = self.gradient_penalty_weight * gradient_penalty(
+            self.critic, real_BTF, fake_BTF, alpha_B11, mask_BT
+        )
         (weight * penalty).backward()
         gap = fake_score - real_score
         penalty = penalty.detach()
         return {"critic_loss": gap + penalty, "critic_gap": -gap, "gradient_penalty": penalty}
 
-    def _generator_update(self, real_BTF: Tensor, draws: Draws) -> dict[str, Tensor]:
+    def _generator_update(self, real_BTF: Tensor, mask_BT: Tensor | None, draws: Draws) -> dict[str, Tensor]:
         B, T, F = real_BTF.shape
         threshold_FF = draws.shared_uniform("generator/threshold", (F, F))
         parts = self.share.parts(B)
-        moments = self._foreseen_moments(parts, T, draws) if len(parts) > 1 else None
+        moments = self._foreseen_moments(parts, T, mask_BT, draws) if len(parts) > 1 else None
 
         def backward(part: Part) -> dict[str, Tensor]:
-            return self._generator_backward(part, T, draws, threshold_FF, moments)
+            return self._generator_backward(part, T, _part(mask_BT, part), draws, threshold_FF, moments)
 
         return update(self.optimiser_G, self.share, B, backward)
 
-    def _foreseen_moments(self, parts: Sequence[Part], length: int, draws: Draws) -> Moments:
+    def _foreseen_moments(
+        self, parts: Sequence[Part], length: int, mask_BT: Tensor | None, draws: Draws
+    ) -> Moments:
         """Return the moments of all generated rows before a gradient is wanted of some of them."""
         with torch.no_grad():
-            rows = [self._fake(part, length, draws).flatten(0, 1) for part in parts]
-        return self.share.co_moments(torch.cat(rows))
+            rows = [rows_of(self._fake(part, length, draws), _part(mask_BT, part)) for part in parts]
+        return self.share.co_moments(torch.cat(rows), uneven=mask_BT is not None)
 
     def _fake(self, part: Part, length: int, draws: Draws) -> Tensor:
         draws = draws.from_row(part.first_row)
@@ -170,20 +182,36 @@ class WGANSystem(System):
         return x_BTF
 
     def _generator_backward(
-        self, part: Part, length: int, draws: Draws, threshold_FF: Tensor, moments: Moments | None
+        self,
+        part: Part,
+        length: int,
+        mask_BT: Tensor | None,
+        draws: Draws,
+        threshold_FF: Tensor,
+        moments: Moments | None,
     ) -> dict[str, Tensor]:
         """Add a part's gradients to the generator's; return its losses."""
-        fake_BTF = self._fake(part, length, draws)
+        fake_BTF = _own(self._fake(part, length, draws), mask_BT)
         self.critic.requires_grad_(False)  # its weights' gradients would be thrown away
         adversarial = -self.critic(fake_BTF).mean()
         self.critic.requires_grad_(True)
-        fake_NF = fake_BTF.reshape(-1, fake_BTF.shape[2])
+        fake_NF = rows_of(fake_BTF, mask_BT)
         if self.share.whole([part]) and moments is None:
             fake_FF = correlation_matrix(fake_NF)
         else:
-            fake_FF = correlation_of(fake_NF, moments or self.share.co_moments(fake_NF))
+            uneven = mask_BT is not None
+            fake_FF = correlation_of(fake_NF, moments or self.share.co_moments(fake_NF, uneven))
         correlation = correlation_loss(fake_FF, self.correlation_FF, threshold_FF)
         # The correlation loss is that of the whole batch; its gradient flows through this part's rows.
         (part.weight * adversarial + self.correlation_weight * correlation).backward()
         loss = adversarial.detach() + self.correlation_weight * correlation.detach()
         return {"generator_loss": loss, "correlation_loss": correlation.detach()}
+
+
+def _own(x_BTF: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """Return features with zeros where a mask says that a timestep is padding."""
+    return x_BTF if mask_BT is None else x_BTF * mask_BT.unsqueeze(2)
+
+
+def _part(mask_BT: Tensor | None, part: Part) -> Tensor | None:
+    return None if mask_BT is None else mask_BT[part.rows]

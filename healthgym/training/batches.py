@@ -82,7 +82,8 @@ class Batches(Iterator[Step]):
         reals, codes, lengths = (
             each.to(self._system.device, non_blocking=True) for each in found.batch.tensors().values()
         )
-        return found._replace(batch=Batch(self._system.layout, reals, codes, lengths))
+        padded = found.batch.is_padded
+        return found._replace(batch=Batch(self._system.layout, reals, codes, lengths, padded))
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -105,7 +106,9 @@ class Batches(Iterator[Step]):
         )
         self._step += 1
         own_B = chosen_B[self._system.share.own(len(chosen_B))]
-        return Step(step, length, len(chosen_B), Batch(self._system.layout, *self._source(own_B, length)))
+        padded = self._curriculum.plan.divided
+        batch = Batch(self._system.layout, *self._source(own_B, length), padded)
+        return Step(step, length, len(chosen_B), batch)
 
 
 def _fits(patients: Sequences, form: RealForm, device: torch.device) -> bool:

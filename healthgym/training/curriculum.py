@@ -1,8 +1,8 @@
 """Which patients make which batch: a function of (seed, step).
 
-One epoch walks the stages in order of length; a stage is every batch of the patients who have that many
-timesteps, in a random order, the last incomplete batch left out. Nothing lists the patients of a stage: an
-order is computed for the places of a batch, and one index serves all stages, if patients differ in length.
+One epoch walks the stages in order of length; a stage is every batch of its patients (see `data.stages`), in
+a random order, the last incomplete batch left out. Nothing lists the patients of a stage: an order is
+computed for the places of a batch, and one index serves all stages, if patients differ in length.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from healthgym import seeds
 from healthgym.config import CurriculumConfig
+from healthgym.data.stages import Stages, stages_of
 from healthgym.errors import ConfigError
 
 
@@ -30,13 +31,15 @@ class Stage:
 
     Args:
         length: timesteps.
-        num_patients: who have them.
+        num_patients: who are in it.
         num_batches: whole batches of them.
+        first: place of the first of them in the order of lengths.
     """
 
     length: int
     num_patients: int
     num_batches: int
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Curriculum:
 
     Attributes:
         stages: by length.
-        num_cut: patients longer than the last stage, whose later timesteps are never seen.
+        plan: which patients they hold.
 
     Args:
         config: lengths and batch size.
@@ -66,14 +69,14 @@ class Curriculum:
 
     def __init__(self, config: CurriculumConfig, patients: HasLengths, seed: int) -> None:
         self.batch_size, self._seed = config.batch_size, seed
-        counts = [
-            (length, int((patients.lengths_N >= length).sum())) for length in _stage_lengths(config, patients)
-        ]
-        self.stages = tuple(Stage(length, count, count // config.batch_size) for length, count in counts)
+        self.plan = stages_of(config, patients.lengths_N)
+        self.stages = tuple(
+            Stage(stage.length, stage.count, stage.count // config.batch_size, stage.first)
+            for stage in self.plan.stages
+        )
         _check(self.stages, config, int(patients.lengths_N.max(initial=0)))
-        self.num_cut = int((patients.lengths_N > self.max_length).sum())
         self._ends = np.cumsum([stage.num_batches for stage in self.stages])
-        self._longest_first = _longest_first(patients, self.max_length)
+        self._order = _by_length(patients, self.plan)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -96,9 +99,9 @@ class Curriculum:
         place = self.place(step)
         first = place.batch * self.batch_size
         places_B = np.arange(first, first + self.batch_size)
-        count = self.stages[place.stage].num_patients
-        chosen_B = seeds.shuffled(places_B, count, self._seed, "order", place.epoch, place.stage)
-        return chosen_B if self._longest_first is None else self._longest_first[chosen_B].astype(np.int64)
+        stage = self.stages[place.stage]
+        chosen_B = seeds.shuffled(places_B, stage.num_patients, self._seed, "order", place.epoch, place.stage)
+        return chosen_B if self._order is None else self._order[stage.first + chosen_B].astype(np.int64)
 
     def length(self, step: int) -> int:
         """Return T, the timesteps of a step's batch."""
@@ -117,33 +120,12 @@ class Curriculum:
         return total
 
 
-def _longest_first(patients: HasLengths, length: int) -> NDArray[Any] | None:
-    """Return the patients by length, so that each stage's come first; None if all are in every stage."""
-    if (patients.lengths_N >= length).all():
+def _by_length(patients: HasLengths, plan: Stages) -> NDArray[Any] | None:
+    """Return the patients by length, as the plan's stages want them; None if all are in every stage."""
+    if not plan.divided and (patients.lengths_N >= plan.lengths[-1]).all():
         return None
-    order_N = np.argsort(-patients.lengths_N, kind="stable")
+    order_N = np.argsort(patients.lengths_N if plan.divided else -patients.lengths_N, kind="stable")
     return order_N.astype(np.min_scalar_type(len(order_N)))
-
-
-def _stage_lengths(config: CurriculumConfig, patients: HasLengths) -> tuple[int, ...]:
-    if not isinstance(config.lengths, str):
-        return config.lengths
-    # The longest length that still fills a batch, so that a few long patients stop nobody.
-    lengths = np.sort(patients.lengths_N)
-    longest = int(lengths[-config.batch_size]) if len(lengths) >= config.batch_size else 0
-    if longest == 0:
-        raise ConfigError(
-            f"curriculum.batch_size is {config.batch_size} and there are {len(lengths)} training patients: "
-            f"not one whole batch. Choose a batch size of at most {len(lengths)}."
-        )
-    if config.lengths == "whole":
-        raise ConfigError(
-            "curriculum.lengths is whole, and this system learns from patients of one length at a time. "
-            "Write lengths: auto, full, or a list of lengths."
-        )
-    if config.lengths == "full":
-        return (longest,)
-    return (*range(config.every, longest, config.every), longest)
 
 
 def _check(stages: tuple[Stage, ...], config: CurriculumConfig, longest: int) -> None:

@@ -71,7 +71,8 @@ class _Kind:
     @classmethod
     def like(cls, batch: Batch) -> "_Kind":
         """Return a kind of step with memory for such batches."""
-        return cls(Batch(batch.layout, *map(torch.empty_like, batch.tensors().values())))
+        reals, codes, lengths = map(torch.empty_like, batch.tensors().values())
+        return cls(Batch(batch.layout, reals, codes, lengths, batch.is_padded))
 
     def renew(self, batch: Batch, draws: Draws) -> None:
         """Copy what is new in this step to where the recording reads it."""

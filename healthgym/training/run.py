@@ -9,11 +9,14 @@ from typing import TextIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from healthgym import stopping
 from healthgym.config import RunConfig
+from healthgym.data.length_groups import LengthGroup, fit_groups, to_text
 from healthgym.data.sequences import PreparedCohort
+from healthgym.data.stages import Usage, refuse_left_out, static_codes, usage_of
 from healthgym.distributed.parallel import granted_cores, place_from
 from healthgym.distributed.ranks import Ranks, joined
 from healthgym.distributed.share import Share
@@ -43,6 +46,7 @@ from healthgym.training.plots import draw_losses
 from healthgym.training.progress import ProgressReport
 from healthgym.training.run_folder import RunFolder, saving_to
 from healthgym.training.subnormals import start_workers
+from healthgym.training.whole import WholeCurriculum
 from healthgym.training.trainer import Snapshot, Trainer
 
 
@@ -87,6 +91,8 @@ def _train(
     )
     course = set_course(cohort.train, system, config)
     curriculum, validation = course.curriculum, course.validation
+    usage = usage_of(curriculum.plan, cohort.train, cohort.schema)
+    refuse_left_out(usage, config.curriculum)
     folder = RunFolder(run_dir)
     start = _begin(folder, config, ranks)
     _refuse_other_data(start, cohort, config)
@@ -108,7 +114,7 @@ def _train(
         folder.write_config(config)
     batches = Batches(curriculum, course.patients, system, here.step, config.training.data_on_device)
     with ProgressReport(course.pace.total, here.step, stream) as report, stopping.listening(), batches:
-        report.say(_greeting(run_dir, system.num_parameters(), start, here, course, config))
+        report.say(_greeting(run_dir, system.num_parameters(), usage, start, here, course, config))
         trainer = Trainer(
             system=system,
             take_step=_stepper(system, config, report),
@@ -117,7 +123,7 @@ def _train(
             config=config,
             metrics=MetricsFile(folder.metrics_path, here.step, folder.check) if ranks.first else None,
             report=report,
-            save=_saver(folder, cohort, curriculum, config, here),
+            save=_saver(folder, cohort, curriculum, usage, config, here),
             step=here.step,
             seconds=here.seconds,
             meter=meter,
@@ -215,7 +221,12 @@ def choose_threads(config: RunConfig) -> int:
 
 
 def _saver(
-    folder: RunFolder, cohort: PreparedCohort, curriculum: Curriculum, config: RunConfig, here: Progress
+    folder: RunFolder,
+    cohort: PreparedCohort,
+    curriculum: Curriculum,
+    usage: Usage,
+    config: RunConfig,
+    here: Progress,
 ) -> Callable[[Snapshot], None]:
     """Return a function that writes a snapshot as a checkpoint."""
     cut = np.minimum(cohort.train.lengths_N, curriculum.max_length)
@@ -226,6 +237,9 @@ def _saver(
         num_patients=cohort.train.num_patients,
         first_timestep=cohort.first_timestep,
         time=cohort.time.to_tree(),
+        stages=np.array(curriculum.plan.lengths, np.int64),
+        usage=usage.to_json(),
+        length_groups=to_text(_length_groups(cohort, cut, curriculum)),
     )
     transform = cohort.transform.to_tree()
     cells = cohort.cells.to_tree() if cohort.cells else {}
@@ -254,6 +268,17 @@ def _saver(
     return save
 
 
+def _length_groups(
+    cohort: PreparedCohort, lengths_N: NDArray[np.int32], curriculum: Curriculum
+) -> tuple[LengthGroup, ...]:
+    """Return what the number of timesteps is drawn from; nothing where it is one for all or is generated."""
+    if isinstance(curriculum, WholeCurriculum) or (lengths_N == lengths_N[0]).all():
+        return ()
+    codes_NS, names = static_codes(cohort.train, cohort.schema)
+    num_classes = [len(cohort.schema[name].classes) for name in names]
+    return fit_groups(codes_NS, names, num_classes, lengths_N, curriculum.plan.lengths)
+
+
 def _refuse_other_data(start: Checkpoint | None, cohort: PreparedCohort, config: RunConfig) -> None:
     if start is not None and start.statistics.data_fingerprint != cohort.fingerprint:
         raise ConfigError(
@@ -266,23 +291,20 @@ def _refuse_other_data(start: Checkpoint | None, cohort: PreparedCohort, config:
 def _greeting(
     run_dir: Path,
     num_parameters: int,
+    usage: Usage,
     start: Checkpoint | None,
     here: Progress,
     course: Course,
     config: RunConfig,
 ) -> str:
-    pace, curriculum = course.pace, course.curriculum
+    pace = course.pace
     lines = [
         f"run {run_dir} on {_resources(here)}, process {os.getpid()}: "
         f"{num_parameters:,} parameters, {pace.total:,} steps"
         + (f", or as many as fit into {pace.minutes:g} min" if pace.minutes else ""),
         course.description(),
     ]
-    if curriculum.num_cut:
-        lines.append(
-            f"note: {curriculum.num_cut:,} patients are longer than the last stage and are cut there, and so "
-            f"will synthetic ones be; a smaller curriculum.batch_size or lengths of your own reach further"
-        )
+    lines += usage.lines()
     if start is not None:
         lines.append(f"going on from step {here.step:,}")
         micro = (start.config.training.micro_batch_size, config.training.micro_batch_size)

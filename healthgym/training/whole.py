@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from healthgym import seeds
 from healthgym.config import CurriculumConfig
+from healthgym.data.stages import StagePatients, Stages
 from healthgym.errors import ConfigError
 from healthgym.training.curriculum import Curriculum, HasLengths, Stage
 
@@ -43,7 +44,7 @@ class WholeCurriculum(Curriculum):
             raise ConfigError("There is no training patient with a timestep to learn from.")
         self.batch_size = min(config.batch_size, count)
         self.stages = (Stage(longest, count, count // self.batch_size),)
-        self.num_cut = 0
+        self.plan = Stages((StagePatients(longest, 0, count),), divided=True)
         self._ends = np.array([self.stages[0].num_batches])
         nearly_equal = int(patients.lengths_N.min()) >= _NEARLY_EQUAL * longest
         self.fixed_length = fixed_length or nearly_equal

@@ -204,10 +204,23 @@ def _kernel_density(values: Array, grid: Array) -> Array:
     return np.asarray(stats.gaussian_kde(values)(grid))
 
 
-def ribbons(name: str, title: str, step: str, unit: str, real: Array, synthetic: Array) -> Picture:
-    """Draw median and 10% to 90% over time, real and synthetic; each of shape (3, T)."""
+def ribbons(
+    name: str,
+    title: str,
+    step: str,
+    unit: str,
+    real: Array,
+    synthetic: Array,
+    at_risk: Sequence[Array] = (),
+) -> Picture:
+    """Draw median and 10% to 90% over time, real and synthetic; each of shape (3, T).
+
+    Below stands how many patients are still there, real and synthetic, where `at_risk` has it per timestep
+    and they do not all stay.
+    """
     skewed = bool(np.nanmin(real) > 0 and np.nanmax(real[2]) > 20 * np.nanmedian(real[1]))
-    with _Canvas(3.2, 2.1) as (canvas, axes):
+    leaving = any(np.ptp(counts) for counts in at_risk)
+    with _Canvas(3.2, 2.5 if leaving else 2.1) as (canvas, axes):
         for lines, colour, label in ((real, REAL, "real"), (synthetic, SYNTHETIC, "synthetic")):
             steps = np.arange(lines.shape[1])
             axes.fill_between(steps, lines[0], lines[2], color=colour, alpha=0.15, linewidth=0)
@@ -220,6 +233,13 @@ def ribbons(name: str, title: str, step: str, unit: str, real: Array, synthetic:
             ylabel=shorten(unit, _UNIT),
         )
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if leaving:
+            longest = max(len(counts) for counts in at_risk)
+            ticks = np.unique(np.linspace(0, longest - 1, 5).astype(int))
+            counts = [np.pad(each, (0, longest - len(each)))[ticks] for each in at_risk]
+            axes.set_xticks(ticks, [str(tick) for tick in ticks])
+            _numbers_at_risk(axes, ticks, (counts[0], counts[1]))
+            axes.set_xlabel(f"{shorten(step, _UNIT)}; still there: real, synthetic", labelpad=26)
         _legend(canvas)
         return Picture(name, _svg(canvas, name), f"{title} over time: median and 10 to 90%")
 

@@ -11,6 +11,7 @@ from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
 from healthgym.evaluation.statistics.panel import Panel
 from healthgym.evaluation.statistics.relations import LAGS
 from healthgym.evaluation.statistics.scale import LARGEST
+from healthgym.evaluation.statistics.survival import AT_RISK
 
 Floats = NDArray[np.float64]
 
@@ -139,31 +140,43 @@ def autocorrelation(panel: Panel, position: int, lag: int) -> float:
 
 
 def trajectory_distances(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return the mean distance of three quantile lines over time of each real variable, on the common
-    scale."""
+    """Return the mean distance of three quantile lines over time of each real variable, on the common scale.
+
+    Each timestep weighs as the real patients who are still there; those with fewer than 10 on either side are
+    left out.
+    """
     steps = min(real.panel.num_timesteps, synthetic.panel.num_timesteps)
     distances = {}
     for position, variable in enumerate(real.panel.schema.reals):
         if not variable.static:
             a, b = (quantile_lines(side.panel.scaled_NTR[:, :steps, position]) for side in (real, synthetic))
-            known = np.isfinite(a) & np.isfinite(b)
+            known = (np.isfinite(a) & np.isfinite(b)).all(axis=0)
             if np.isfinite(a).any():
-                distances[variable.name] = float(np.abs(a - b)[known].mean()) if known.any() else LARGEST
+                weights = at_risk(real.panel.lengths_N, steps)[known]
+                apart = np.abs(a - b)[:, known].mean(axis=0)
+                distances[variable.name] = (
+                    float(np.average(apart, weights=weights)) if known.any() else LARGEST
+                )
     return distances
 
 
 def quantile_lines(values_NT: Floats, fewest: int = 0) -> Floats:
     """Return the 10%, 50% and 90% quantile at each timestep, shape (3, T).
 
-    NaN where nobody is left, or fewer than `fewest` patients lie beyond the line.
+    NaN where fewer than 10 patients are left, or fewer than `fewest` lie beyond the line.
     """
     lines = np.full((len(_QUANTILES), values_NT.shape[1]), np.nan)
     for step in range(values_NT.shape[1]):
         known = values_NT[np.isfinite(values_NT[:, step]), step]
-        if len(known):
+        if len(known) >= AT_RISK:
             beyond = [min(q, 1 - q) * len(known) >= fewest for q in _QUANTILES]
             lines[:, step] = np.where(beyond, np.quantile(known, _QUANTILES), np.nan)
     return lines
+
+
+def at_risk(lengths_N: NDArray[np.int64], num_timesteps: int) -> NDArray[np.int64]:
+    """Return how many patients are still there at each timestep, shape (T,)."""
+    return np.asarray((lengths_N[:, None] > np.arange(num_timesteps)).sum(axis=0))
 
 
 def _within_pictures(comparison: Comparison) -> list[Picture]:
@@ -208,7 +221,9 @@ def _trajectory_pictures(comparison: Comparison) -> list[Picture]:
                     variable.name,
                     comparison.schema.timestep_unit,
                     variable.unit,
-                    *lines,
+                    lines[0],
+                    lines[1],
+                    at_risk=[at_risk(panel.lengths_N, panel.num_timesteps) for panel in sides],
                 )
             )
     lags = [lag for lag in range(1, 25) if lag < min(panel.num_timesteps for panel in sides)]

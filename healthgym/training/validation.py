@@ -106,8 +106,11 @@ class Validation:
         sums_2 = torch.zeros(2, dtype=torch.float64, device=system.device)
         for chosen_B in self._batches[ranks.place.rank :: ranks.place.num_processes]:
             length = self._fixed_length or int(self.patients.lengths_N[chosen_B].max())
-            known = self.patients.gather(chosen_B, length, system.real_form)
-            batch = Batch(system.layout, *(torch.from_numpy(each).to(system.device) for each in known))
+            reals, codes, lengths = (
+                torch.from_numpy(each).to(system.device)
+                for each in self.patients.gather(chosen_B, length, system.real_form)
+            )
+            batch = Batch(system.layout, reals, codes, lengths, is_padded=True)
             with subnormals_are_zero():
                 found = system.validate(batch)
             sums_2 += torch.stack([found[name].double() for name in ("nats", "timesteps")])

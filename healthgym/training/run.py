@@ -46,8 +46,8 @@ from healthgym.training.plots import draw_losses
 from healthgym.training.progress import ProgressReport
 from healthgym.training.run_folder import RunFolder, saving_to
 from healthgym.training.subnormals import start_workers
-from healthgym.training.whole import WholeCurriculum
 from healthgym.training.trainer import Snapshot, Trainer
+from healthgym.training.whole import WholeCurriculum
 
 
 def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> bool:

@@ -14,6 +14,7 @@ from test_faults import assert_right, saved
 
 ROOT = Path(__file__).parent.parent.parent
 STEPS = 1300  # about 70 seconds
+WARNING = 10  # seconds; Slurm warns up to 30 earlier, and then the program must have started
 WAIT = """
 import time
 from healthgym import stopping
@@ -28,7 +29,7 @@ def submit_what_saves_nothing(cluster: Cluster, folder: Path) -> str:
     script = (ROOT / "slurm" / "evaluate.sbatch").read_text()
     (folder / "evaluate.sbatch").write_text(script.replace('"jobs/$program"', f'"{folder}/wait.py"'))
     words = ["--parsable", "--partition=grace", "--time=1", "--mem=500M", "--cpus-per-task=1"]
-    words += ["--signal=USR2@30", f"--output={folder}/log", str(folder / "evaluate.sbatch")]
+    words += [f"--signal=USR2@{WARNING}", f"--output={folder}/log", str(folder / "evaluate.sbatch")]
     return cluster.run("sbatch", *words, str(folder / "report"), "s", "r", "c").strip()
 
 

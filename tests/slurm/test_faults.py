@@ -68,6 +68,16 @@ def test_requeued_by_hand(cluster: Cluster, tmp_path: Path) -> None:
     assert_right(run, 150, [0, 1])
 
 
+def test_time_limit(cluster: Cluster, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = cluster.settings(tmp_path, time='"2"')
+    number = cluster.submit(CountJob(run, steps=1300, save_every=10_000), settings)
+    cluster.until("a save before the limit", lambda: saved(run)["step"], seconds=150)
+    assert cluster.until_over(number, seconds=240) == "COMPLETED"
+    assert_right(run, 1300, sorted(saved(run)["lives"]))
+    assert len(saved(run)["lives"]) > 1
+
+
 def test_cancelled_stays_cancelled(cluster: Cluster, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = cluster.settings(tmp_path)

@@ -74,3 +74,26 @@ def test_wrong_words_end_at_once(cluster: Cluster, tmp_path: Path) -> None:
     assert cluster.until_over(number) == "FAILED"
     [log] = tmp_path.glob("slurm-*.out")
     assert "usage: sbatch slurm/train.sbatch RUN_FOLDER CONFIG" in log.read_text()
+
+
+def test_work_that_saves_nothing_is_not_queued_again_at_its_limit(cluster: Cluster, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    wait = tmp_path / "wait.py"
+    wait.write_text(
+        "import time\nfrom healthgym import stopping\nwith stopping.without_saving():\n    time.sleep(600)\n"
+    )
+    os.environ["PYTHON"] = sys.executable
+    script = (ROOT / "slurm" / "evaluate.sbatch").read_text().replace('"jobs/$program"', f'"{wait}"')
+    (tmp_path / "evaluate.sbatch").write_text(script)
+    words = [
+        "--parsable",
+        "--partition=grace",
+        "--time=1",
+        "--mem=500M",
+        "--cpus-per-task=1",
+        "--signal=USR2@30",
+    ]
+    places = [f"--output={tmp_path}/log", str(tmp_path / "evaluate.sbatch"), str(report), "s", "r", "c"]
+    number = cluster.run("sbatch", *words, *places).strip()
+    assert cluster.until_over(number, seconds=180) == "TIMEOUT"
+    assert cluster.restarts(number) == 0

@@ -11,7 +11,6 @@ from counting import CountJob
 from slurm_cluster import Cluster
 from test_faults import assert_right, started
 
-from healthgym.config import RunConfig
 from healthgym.launch.jobs import TrainJob
 from healthgym.storage.checkpoint import list_checkpoints, load_checkpoint
 
@@ -38,24 +37,15 @@ def test_one_killed(cluster: Cluster, tmp_path: Path) -> None:
     assert_right(run, 200, [0, 1])
 
 
-def config(folder: Path) -> RunConfig:
-    return tiny.config(folder, "v2", training={"epochs": 40}, checkpoint={"every_steps": 10})
-
-
-@pytest.fixture(scope="module")
-def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a prepared cohort and a run of two processes that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    tiny.cohort(folder)
-    number = cluster.submit(TrainJob.of(folder / "run", config(folder)), settings(cluster, folder))
-    assert cluster.until_over(number, seconds=240) == "COMPLETED"
-    return folder
-
-
 @pytest.mark.parametrize("fault", ["preempted", "killed"])
-def test_training(cluster: Cluster, tmp_path: Path, undisturbed: Path, fault: str) -> None:
+def test_training(cluster: Cluster, tmp_path: Path, fault: str) -> None:
+    tiny.cohort(tmp_path)
+    config = tiny.config(tmp_path, "v2", training={"epochs": 40}, checkpoint={"every_steps": 10})
+    where = settings(cluster, tmp_path)
+    undisturbed = cluster.submit(TrainJob.of(tmp_path / "undisturbed", config), where)
+    assert cluster.until_over(undisturbed, seconds=240) == "COMPLETED"
     run = tmp_path / "run"
-    number = cluster.submit(TrainJob.of(run, config(undisturbed)), settings(cluster, tmp_path))
+    number = cluster.submit(TrainJob.of(run, config), where)
     cluster.until("a first save", lambda: list_checkpoints(run / "checkpoints"))
     if fault == "preempted":
         cluster.preempt(number)
@@ -63,4 +53,4 @@ def test_training(cluster: Cluster, tmp_path: Path, undisturbed: Path, fault: st
         os.kill(json.loads((run / "owner.json").read_text())["pid"], signal.SIGKILL)
     assert cluster.until_over(number, seconds=240) == "COMPLETED"
     assert cluster.restarts(number) == 1
-    tiny.assert_same_run(load_checkpoint(undisturbed / "run"), load_checkpoint(run))
+    tiny.assert_same_run(load_checkpoint(tmp_path / "undisturbed"), load_checkpoint(run))

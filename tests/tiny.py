@@ -109,6 +109,11 @@ def cohort(folder: Path, **kwargs: Any) -> PreparedCohort:
     return prepare(table(**kwargs), SCHEMA, folder / "prepared.h5")
 
 
+def opened(folder: Path) -> PreparedCohort:
+    """Open the prepared cohort of `cohort` again."""
+    return PreparedCohort.open(folder / "prepared.h5")
+
+
 def config(folder: Path, system: str = "v2", **sections: Mapping[str, Any]) -> RunConfig:
     """Return settings of a short run on that cohort: 3 epochs of stages 3 and 6."""
     values: dict[str, Any] = {

@@ -29,6 +29,11 @@ _REMAINS = (
     "the weights, which may have learned single patients: judge a cohort made from this file with "
     "jobs/evaluate.py",
 )
+_CELLS_REMAIN = (
+    "for each real variable the single values and intervals that its values were pooled into, each of "
+    "several training patients (at least 10, unless it was prepared otherwise), and how many rows each has",
+    *_REMAINS[1:],
+)
 _FLOOR = "The noise floor is what a figure is among real patients, on average over splits of them."
 
 
@@ -52,6 +57,7 @@ def make_card(
     released: Checkpoint,
     sha256: str,
     memory: dict[str, Any] | None,
+    likelihood: dict[str, Any] | None,
     cohort: PreparedCohort | None,
     report: dict[str, Any] | None,
     effect: dict[str, Any],
@@ -63,6 +69,7 @@ def make_card(
         released: its release, without a path or a fingerprint of the training data.
         sha256: the release's.
         memory: what became of the latent memory, None where the system has none.
+        likelihood: membership by likelihood (`healthgym.release.likelihood`), None where it was not asked.
         cohort: what it was trained on, if that was given.
         report: report.json on a cohort of the checkpoint, if that was given.
         effect: `effect.measure`'s finding, or {"measured": False, "why": reason}.
@@ -89,8 +96,9 @@ def make_card(
         },
         "removed": list(_REMOVED),
         "latent_memory": memory,
+        "membership_by_likelihood": likelihood,
         "report_effect": effect,
-        "still_in_it": list(_REMAINS),
+        "still_in_it": list(_CELLS_REMAIN if released.cells else _REMAINS),
         "report": {
             "title": report["title"],
             "verdict": report["verdict"],
@@ -126,6 +134,7 @@ def in_words(card: dict[str, Any], reports: str) -> str:
         ),
         *("", "## Left out", "", *(f"- {item}" for item in card["removed"])),
         *("", "## Latent memory", "", *_memory_in_words(card["latent_memory"])),
+        *("", "## Membership by likelihood", "", *_likelihood_in_words(card["membership_by_likelihood"])),
         *("", "## Effect on the report", "", *_effect_in_words(effect, reports)),
         *("", "## What it still tells", "", *(f"- {item}" for item in card["still_in_it"])),
         *("", "## Report on the checkpoint", "", *_report_in_words(card["report"], effect)),
@@ -154,6 +163,25 @@ def _memory_in_words(memory: dict[str, Any] | None) -> list[str]:
         for row in memory["effect"]
     ]
     return [*lines, "", *_table(("figure of the audit", "before", "after", "threshold"), rows)]
+
+
+def _likelihood_in_words(audit: dict[str, Any] | None) -> list[str]:
+    if audit is None:
+        return [
+            "Not asked: this system gives no likelihoods, or --data, the prepared cohort it was trained on "
+            "with a holdout, was not given."
+        ]
+    low, high = audit["auc_interval"]
+    least, most = audit["true_positive_rate_interval"]
+    nats = audit["nats_per_timestep"]
+    return [
+        f"Whoever holds the weights can score any patient. By that score, the {audit['training_patients']:,} "
+        f"patients it learned from are told from the {audit['holdout_patients']:,} held-out ones with AUC "
+        f"{audit['auc']:.3f} (95% interval {low:.3f} to {high:.3f}; 0.5 is chance). At 1% false positives "
+        f"{audit['true_positive_rate']:.1%} of them are found ({least:.1%} to {most:.1%}; 1% is chance). The "
+        f"most exposed 1% are likelier than {audit['most_exposed_above_holdout']:.1%} of the held-out ones. "
+        f"Nats per timestep: {nats['training']:.2f} and {nats['holdout']:.2f}."
+    ]
 
 
 def _effect_in_words(effect: dict[str, Any], reports: str) -> list[str]:

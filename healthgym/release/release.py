@@ -20,10 +20,12 @@ from healthgym.faults import refused
 from healthgym.files import require_place, write_json, write_text
 from healthgym.release.card import in_words, make_card, read_report
 from healthgym.release.effect import Cohorts, measure
+from healthgym.release.likelihood import likelihood_audit
 from healthgym.release.memory_audit import latents_of, slots_of
 from healthgym.release.trained import find_trained, is_release
 from healthgym.storage.checkpoint import Checkpoint, write_checkpoint
 from healthgym.synthesis.source import trained_system
+from healthgym.systems.base import System
 from healthgym.training.trainer import to_arrays
 
 AT_LEAST = 10
@@ -78,8 +80,10 @@ def release(
     cohort = _trained_on(source, checkpoint, data) if data else None
     if cohort and effect:
         effect.sized(cohort.train.num_patients, settings.min_patients)
-    state, memory = _state(source, checkpoint, at_least, settings, cohort, data)
-    released = _without_training(source, state, at_least)
+    system = trained_system(source, "cpu")
+    state, memory = _state(system, source, checkpoint, at_least, settings, cohort, data)
+    released = _without_training(source, state, at_least, system.real_form == "cells")
+    likelihood = likelihood_audit(system, source, cohort) if cohort else None
     work = out.with_name(f".{out.name}.work")
     try:
         with refused(out, "write"):
@@ -88,7 +92,7 @@ def release(
             if data and effect:
                 files = {"before": file, "after": work / "release.h5"}
                 changed = measure(effect, data, settings, files, work / "effect")
-            card = make_card(source, released, sha256, memory, cohort, judged, changed)
+            card = make_card(source, released, sha256, memory, likelihood, cohort, judged, changed)
             _publish(card, work, out)
     except HealthgymError:
         shutil.rmtree(work, ignore_errors=True)
@@ -167,6 +171,7 @@ def _publish(card: dict[str, Any], work: Path, out: Path) -> None:
 
 
 def _state(
+    system: System,
     source: Checkpoint,
     checkpoint: Path,
     at_least: int,
@@ -175,7 +180,6 @@ def _state(
     data: Path | None,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return what sampling needs, the latent memory made coarse, and what the card says of that."""
-    system = trained_system(source, "cpu")
     state, slots_MZ = to_arrays(system.sampling_state()), slots_of(system)
     if slots_MZ is None:
         return state, None
@@ -219,8 +223,11 @@ def _coarsen(
     return centroids_CZ.astype(np.float32), counts_C
 
 
-def _without_training(source: Checkpoint, state: dict[str, Any], at_least: int) -> Checkpoint:
-    """Leave out what only training needs or what tells of the training data."""
+def _without_training(source: Checkpoint, state: dict[str, Any], at_least: int, by_cells: bool) -> Checkpoint:
+    """Leave out what only training needs or what tells of the training data.
+
+    A system that makes values from cells needs no transform, whose ends are single patients' values.
+    """
     statistics = replace(
         source.statistics,
         data_fingerprint="",
@@ -229,8 +236,20 @@ def _without_training(source: Checkpoint, state: dict[str, Any], at_least: int) 
         length_groups=_common_groups(source.statistics.length_groups, at_least),
     )
     config = source.config.model_copy(update={"data": Path("withheld")})
+    transform = dict(source.transform)
+    if by_cells:
+        transform |= {name: np.zeros_like(transform[name]) for name in ("min", "lambda")}
+        transform["range"] = np.ones_like(transform["range"])
     return replace(
-        source, config=config, statistics=statistics, state=state, meter={}, trainer={}, released=True
+        source,
+        config=config,
+        statistics=statistics,
+        transform=transform,
+        cells=source.cells if by_cells else {},
+        state=state,
+        meter={},
+        trainer={},
+        released=True,
     )
 
 

@@ -45,6 +45,7 @@ class System(ABC):
         makes_lengths: whether the number of timesteps is generated with the patient, by `make`; else it is
             drawn from the training patients' lengths and given to `sample`.
         takes_conditions: whether `make` can be told which patients are wanted.
+        scores_patients: whether `nats_by_patient` tells how likely patients are.
         block: if the system makes lengths, how many patients `make` is asked for at once; 0 for as many as
             the plan's batch size. Blocks are aligned to multiples of it, whatever the shards.
         layout: meaning of the features.
@@ -57,6 +58,7 @@ class System(ABC):
     real_form: ClassVar[Literal["scaled", "cells"]] = "scaled"
     whole_patients: ClassVar[bool] = False
     takes_conditions: ClassVar[bool] = False
+    scores_patients: ClassVar[bool] = False
     validates: ClassVar[bool] = False
     makes_lengths: ClassVar[bool] = False
     block: int = 0
@@ -204,6 +206,10 @@ class System(ABC):
         """Take over what `sampling_state` returned: the system can sample, but not go on training."""
 
     # --- what can be asked of it -----------------------------------------------------------------
+
+    def nats_by_patient(self, batch: Batch) -> Tensor:
+        """Return minus the log-likelihood of each patient under the weights that sampling uses, nats (B,)."""
+        raise NotImplementedError
 
     def memory_slots(self) -> Tensor | None:
         """Return the filled slots of the latent memory, shape (M, Z); None for a system without one."""

@@ -72,6 +72,7 @@ class AutoregressiveSystem(System):
     real_form: ClassVar[Literal["scaled", "cells"]] = "cells"
     makes_lengths: ClassVar[bool] = True
     takes_conditions: ClassVar[bool] = True
+    scores_patients: ClassVar[bool] = True
     whole_patients: ClassVar[bool] = True
     validates: ClassVar[bool] = True
     block = _BLOCK

@@ -1,0 +1,68 @@
+"""Membership by likelihood: whether a trained system finds its own training patients likelier than others.
+
+A system that gives exact likelihoods allows the strongest honest attack: whoever holds its weights can score
+any patient. The score is the log-likelihood per timestep.
+
+Source: Yeom et al., *Privacy risk in machine learning*, CSF 2018 (the loss as the score); Carlini et al.,
+*Membership inference attacks from first principles*, S&P 2022 (the rate at few false positives).
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from healthgym.data.sequences import PreparedCohort, Sequences
+from healthgym.evaluation.statistics.ranking import auc, auc_interval, rate_interval, true_positive_rate
+from healthgym.storage.checkpoint import Checkpoint
+from healthgym.systems.base import Batch, System
+from healthgym.training.validation import split
+
+_BATCH = 256
+_EXPOSED = 0.01
+
+
+def likelihood_audit(system: System, trained: Checkpoint, cohort: PreparedCohort) -> dict[str, Any] | None:
+    """Return how well training patients are told from held-out ones; None where that cannot be asked.
+
+    Args:
+        system: the trained system.
+        trained: its checkpoint.
+        cohort: what it was trained on, with its holdout.
+
+    Returns:
+        AUC and true-positive rate at 1% false positives, each with its 95% interval; for the most exposed
+        1% of the training patients, the share of held-out patients who are less likely than the least exposed
+        of them; the mean nats per timestep of both groups.
+    """
+    if not system.scores_patients or not cohort.holdout.num_patients:
+        return None
+    settings = trained.config.training
+    learned_N, _ = split(cohort.train.num_patients, settings.validation, settings.seed)
+    members = -nats_per_timestep(system, cohort.train.only(learned_N))
+    others = -nats_per_timestep(system, cohort.holdout)
+    exposed = np.sort(members)[::-1][: max(1, round(_EXPOSED * len(members)))]
+    return {
+        "training_patients": len(members),
+        "holdout_patients": len(others),
+        "auc": auc(members, others),
+        "auc_interval": list(auc_interval(members, others)),
+        "true_positive_rate": true_positive_rate(members, others),
+        "true_positive_rate_interval": list(rate_interval(members, others, settings.seed)),
+        "most_exposed_above_holdout": float(np.mean(others < exposed[-1])),
+        "nats_per_timestep": {"training": float(-members.mean()), "holdout": float(-others.mean())},
+    }
+
+
+def nats_per_timestep(system: System, patients: Sequences) -> NDArray[np.float64]:
+    """Return minus each patient's log-likelihood, divided by its timesteps, nats (N,)."""
+    found = np.empty(patients.num_patients)
+    order = np.argsort(patients.lengths_N, kind="stable")
+    for start in range(0, len(order), _BATCH):
+        chosen = order[start : start + _BATCH]
+        length = int(patients.lengths_N[chosen].max())
+        known = map(torch.from_numpy, patients.gather(chosen, length, system.real_form))
+        nats_B = system.nats_by_patient(Batch(system.layout, *known)).double().cpu().numpy()
+        found[chosen] = nats_B / patients.lengths_N[chosen]
+    return found

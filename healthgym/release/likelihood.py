@@ -62,7 +62,8 @@ def nats_per_timestep(system: System, patients: Sequences) -> NDArray[np.float64
     for start in range(0, len(order), _BATCH):
         chosen = order[start : start + _BATCH]
         length = int(patients.lengths_N[chosen].max())
-        known = map(torch.from_numpy, patients.gather(chosen, length, system.real_form))
-        nats_B = system.nats_by_patient(Batch(system.layout, *known)).double().cpu().numpy()
+        reals, codes, lengths_B = map(torch.from_numpy, patients.gather(chosen, length, system.real_form))
+        batch = Batch(system.layout, reals, codes, lengths_B)
+        nats_B = system.nats_by_patient(batch).double().cpu().numpy()
         found[chosen] = nats_B / patients.lengths_N[chosen]
     return found

@@ -287,6 +287,13 @@ def test_whole_patients_are_learned_from_and_validation_ones_are_not(
 
 
 def test_resumed_equals_straight(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = Validation._measure
+
+    def worse_after_two_epochs(self: Validation) -> float:
+        late = self._system.optimiser.num_updates > 14  # type: ignore[attr-defined]
+        return measure(self) + 20 * float(late)
+
+    monkeypatch.setattr(Validation, "_measure", worse_after_two_epochs)
     assert train(folder / "straight", config(folder), io.StringIO())
     taken, original = 0, MeanSystem.train_step
 
@@ -304,6 +311,7 @@ def test_resumed_equals_straight(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         finished.append(train(folder / "run", config(folder), io.StringIO()))
     assert finished == [False] * 3 + [True]
     straight, resumed = saved(folder / "straight"), saved(folder / "run")
+    assert (straight.trainer["best_step"], straight.trainer["validations_since"]) == (14, 4)
     tiny.assert_same_run(straight, resumed)
     tiny.assert_same_tree(straight.trainer, resumed.trainer)
     assert tiny.losses(folder / "straight/metrics.jsonl") == tiny.losses(folder / "run/metrics.jsonl")

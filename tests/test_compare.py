@@ -175,7 +175,7 @@ def test_page_shows_all_systems(page: Path) -> None:
     ):
         assert expected in text, expected
     assert "{{" not in text
-    cells = re.findall(r"<td>Kolmogorov-Smirnov distance</td>(.*?)</tr>", text)[0]
+    cells = re.findall(r"<td>Distribution of values</td>(.*?)</tr>", text)[0]
     assert len(re.findall("<td", cells)) == 1 + 3, "the noise floor, then every system"
     plans = {path.parent.name[:2]: json.loads(path.read_text()) for path in page.glob("cohorts/*/plan.json")}
     assert plans["v1"]["settings"] == []

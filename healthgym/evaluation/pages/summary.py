@@ -38,6 +38,7 @@ _ADVICE = {
     Verdict.NOT_JUDGED: "Whether the cohort may be given away cannot be said from this report: see privacy.",
 }
 SMALL = 10
+_EVENTS = "follow_up.events"
 _COLUMNS = (
     "section", "key", "title", "verdict", "value", "low_95", "high_95", "noise_floor", "noise_limit",
     "independent", "threshold", "finding", "note",
@@ -82,7 +83,7 @@ def summarise(sections: Sequence[Section]) -> Summary:
         Use(section.verdict, _WORDS[section.verdict], _USES[section.key])
         for verdict in _WORDS
         for section in sections
-        if section.key in _USES and section.verdict is verdict
+        if section.key in _USES and section.verdict is verdict and _speaks(section)
     ]
     return Summary(
         _ADVICE[privacy.verdict] if privacy and privacy.verdict in _ADVICE else "",
@@ -90,6 +91,11 @@ def summarise(sections: Sequence[Section]) -> Summary:
         _privacy(privacy) if privacy else [],
         LEAVES,
     )
+
+
+def _speaks(section: Section) -> bool:
+    """Return whether a section says what its use needs: without events, follow-up is no more than lengths."""
+    return section.key != "follow_up" or any(each.key == _EVENTS for each in section.figures)
 
 
 def findings(section: Section) -> list[tuple[Figure, str]]:

@@ -1,0 +1,79 @@
+"""Page one: what a board reads, and what nobody may read in it."""
+
+import csv
+import io
+
+import pytest
+
+from healthgym.evaluation.figure import Figure, Noise, Section, Verdict
+from healthgym.evaluation.pages.summary import findings, small_groups, summarise, table
+
+
+def figure(key: str, verdict: Verdict, value: float | None = 0.5, finding: str = "") -> Figure:
+    return Figure(key, "Title", "What it is.", "nobody", value, verdict=verdict, finding=finding)
+
+
+def section(key: str, *figures: Figure) -> Section:
+    return Section(key, key, "", list(figures))
+
+
+def test_uses_follow_the_verdicts_of_sections() -> None:
+    found = summarise(
+        [
+            section("privacy", figure("privacy.copies", Verdict.FAIL, 3.0)),
+            section("marginals", figure("marginals.ks", Verdict.PASS)),
+            section("joint", figure("joint.lost", Verdict.FAIL)),
+            section("follow_up", figure("follow_up.lengths", Verdict.PASS)),
+        ]
+    )
+    assert [(use.verdict, use.words) for use in found.uses] == [
+        (Verdict.PASS, "May be used for"),
+        (Verdict.FAIL, "Not for"),
+    ]
+    assert "single variables" in found.uses[0].purpose
+    assert "exposes patients" in found.advice
+    assert "3 equal a training patient" in " ".join(found.privacy)
+    assert "No attack on membership could be tried" in found.privacy[0]
+
+
+def test_the_strongest_attack_is_named() -> None:
+    attacks = (
+        figure("privacy.membership_auc", Verdict.PASS, 0.52),
+        figure("privacy.membership_shadow", Verdict.CAUTION, 0.61),
+    )
+    said = summarise([section("privacy", *attacks)]).privacy
+    assert "61 of 100 pairs" in said[0]
+    assert "no formal guarantee" in said[-1]
+
+
+def test_three_findings_at_most_and_the_worst_first() -> None:
+    made = [
+        figure("joint.a", Verdict.PASS, finding="a is right"),
+        figure("joint.b", Verdict.CAUTION, finding="b is doubtful"),
+        figure("joint.c", Verdict.FAIL, finding="c is wrong"),
+        figure("joint.d", Verdict.PASS, finding="d is right"),
+    ]
+    assert [said for _, said in findings(section("joint", *made))] == [
+        "C is wrong.",
+        "B is doubtful.",
+        "A is right.",
+    ]
+
+
+def test_small_groups_are_counted_and_their_numbers_not_shown() -> None:
+    said = small_groups({"sex": [40, 60], "sex x group": [0, 7, 53, 9]})
+    assert "sex x group (2)" in said
+    assert "7" not in said
+    assert "No class" in small_groups({"sex": [40, 60]})
+
+
+def test_the_csv_has_every_figure() -> None:
+    made = Figure(
+        "joint.lost", "Lost", "What.", "nobody", 0.25, Noise(0.0, 0.1, 0.8), (0.2, 0.3), Verdict.CAUTION
+    )
+    rows = list(csv.DictReader(io.StringIO(table([section("joint", made)]))))
+    assert len(rows) == 1
+    assert rows[0]["key"] == "joint.lost"
+    assert [float(rows[0][name]) for name in ("value", "low_95", "noise_limit", "independent")] == [
+        pytest.approx(x) for x in (0.25, 0.2, 0.1, 0.8)
+    ]

@@ -38,7 +38,16 @@ class CohortError(HealthgymError):
 
 
 class DivergenceError(HealthgymError):
-    """Training met a loss that is not a finite number."""
+    """Training diverges: a loss or a weight is not finite, or a loss is far beyond its usual size.
+
+    Args:
+        message: what was found.
+        since: the first step from which on the weights are in doubt.
+    """
+
+    def __init__(self, message: str, since: int = 0) -> None:
+        super().__init__(message)
+        self.since = since
 
 
 class SamplingError(HealthgymError):

@@ -154,7 +154,7 @@ def test_manifest_says_what_the_cohort_is(request_: SynthesisRequest) -> None:
     synthesize(request_, open_fake)
     manifest = open_cohort(request_.out).manifest
     assert manifest.description.startswith("330 synthetic patients (")
-    assert "no row is a real person's" in manifest.description
+    assert "Whether one is a copy of a real patient was not looked for" in manifest.description
     assert manifest.plan["num_patients"] == 330
     assert manifest.checkpoint_sha256 == open_fake(request_.checkpoint or Path()).sha256
     assert {"healthgym", "torch", "numpy", "python"} <= set(manifest.software)

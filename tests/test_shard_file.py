@@ -95,7 +95,7 @@ def test_h5py_alone_reads_an_hdf5_shard(tmp_path: Path) -> None:
     with h5py.File(save(tmp_path, "hdf5", "gzip")) as file:
         assert Schema.from_json(file.attrs["schema"]) == SCHEMA
         assert file.attrs["kind"] == "synthetic cohort shard"
-        assert "no row is a real person's" in file.attrs["description"]
+        assert "copies of real patients were not looked for" in file.attrs["description"]
         assert list(file["columns"])[:3] == ["PatientID", "Timestep", "Gender"]
         assert {len(column) for column in file["columns"].values()} == {8}
         assert file["offsets"][:].tolist() == [0, 3, 4, 8]

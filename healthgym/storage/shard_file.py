@@ -238,9 +238,9 @@ def _attributes(variable: Variable) -> dict[str, Any]:
 
 def _description(schema: Schema) -> str:
     return (
-        f"Synthetic patients in the form of {schema.title or schema.name}: no row is a real person's. One "
-        f"row per patient and {schema.timestep_unit}; a categorical column holds the index into its "
-        f"attribute 'labels'."
+        f"Synthetic patients in the form of {schema.title or schema.name}, drawn from noise through a "
+        f"trained generator; copies of real patients were not looked for. One row per patient and "
+        f"{schema.timestep_unit}; a categorical column holds the index into its attribute 'labels'."
     )
 
 

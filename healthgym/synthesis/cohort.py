@@ -279,7 +279,8 @@ def _manifest(plan: SynthesisPlan, source: Source, receipts: list[Receipt]) -> M
     return Manifest(
         description=(
             f"{patients:,} synthetic patients ({rows:,} rows) in the form of {schema.title or schema.name}, "
-            f"made by healthgym {__version__} from a trained generator; no row is a real person's."
+            f"drawn from noise by healthgym {__version__} through a trained generator. Whether one is a copy "
+            f"of a real patient was not looked for: jobs/evaluate.py does, given the training data."
         ),
         num_patients=patients,
         num_rows=rows,

@@ -1,7 +1,9 @@
 """Losses on their way from the device to a file."""
 
+import errno
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,8 +14,10 @@ import torch
 from torch import Tensor
 
 from healthgym.distributed.share import WHOLE, Share
-from healthgym.errors import DivergenceError
+from healthgym.errors import DivergenceError, StorageError
+from healthgym.faults import sentence
 from healthgym.files import write_text
+from healthgym.training.divergence import Watch
 
 
 class Meter:
@@ -28,7 +32,7 @@ class Meter:
     """
 
     def __init__(self, share: Share = WHOLE) -> None:
-        self._share, self._num_merged = share, 0
+        self._share, self._num_merged, self._watch = share, 0, Watch()
         self._names: list[str] = []
         self._pending: list[Tensor] = []
         self._steps: list[int] = []
@@ -43,16 +47,11 @@ class Meter:
         """Look at the kept losses.
 
         Raises:
-            DivergenceError: one is not a finite number; names it, the step and the process.
+            DivergenceError: one is not a finite number, or too large (`Watch`); names it, the step and, where
+                it is not finite, the process.
         """
         self._merge()
-        values = self._values()
-        bad = np.argwhere(~np.isfinite(values))
-        if len(bad):
-            row, column = bad[0]
-            raise DivergenceError(
-                f"{self._names[column]} is {values[row, column]} at step {self._steps[row]}"
-            )
+        self._watch.look(self._names, self._steps, self._values())
 
     def means(self) -> dict[str, float]:
         """Return the mean of each loss and forget the steps."""
@@ -66,13 +65,16 @@ class Meter:
 
     def state(self) -> dict[str, Any]:
         """Return what has not been logged yet, so that a resumed run logs the same means."""
-        return {"names": self._names, "steps": self._steps, "values": self._values().astype(np.float32)}
+        values = self._values().astype(np.float32)
+        return {"names": self._names, "steps": self._steps, "values": values, "watch": self._watch.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned."""
         self._names, self._steps = list(state["names"]), list(state["steps"])
         self._pending = [torch.from_numpy(row) for row in np.asarray(state["values"])]
         self._num_merged = len(self._pending)
+        if "watch" in state:  # older checkpoints have none
+            self._watch.load_state(state["watch"])
 
     def _merge(self) -> None:
         """Replace this process's losses by those of the global batch."""
@@ -85,7 +87,8 @@ class Meter:
             row, process, column = (int(place) for place in bad[0])
             raise DivergenceError(
                 f"{self._names[column]} is {float(values_PSL[process, row, column])} at step "
-                f"{self._steps[self._num_merged + row]} in process {process} of {len(values_PSL)}"
+                f"{self._steps[self._num_merged + row]} in process {process} of {len(values_PSL)}",
+                since=self._steps[self._num_merged + row],
             )
         merged_SL = torch.einsum("psl,p->sl", values_PSL, self._share.weights())
         self._pending[self._num_merged :] = list(merged_SL.float())
@@ -105,17 +108,45 @@ class MetricsFile:
     on from, are taken out on opening: the file then reads as if nothing had happened.
     """
 
-    def __init__(self, path: Path, after_step: int, guard: Callable[[], None] = lambda: None) -> None:
-        self.path, self._guard = path, guard
+    def __init__(
+        self,
+        path: Path,
+        after_step: int,
+        guard: Callable[[], None] = lambda: None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.path, self._guard, self._say = path, guard, say
+        self._waiting: list[str] = []
         guard()
         kept = [record for record in read_metrics(path) if record["step"] <= after_step]
         write_text(path, "".join(map(_line, kept)))
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a line; numbers that are not finite are written as null, since JSON has none."""
-        self._guard()
-        with self.path.open("a") as stream:
-            stream.write(_line(record))
+        """Add a line; numbers that are not finite are written as null, since JSON has none.
+
+        What cannot be written waits for the next line, since no loss curve is worth a run.
+        """
+        self._waiting.append(_line(record))
+        try:
+            self._guard()
+            _append(self.path, "".join(self._waiting).encode())
+        except (OSError, StorageError) as error:
+            if len(self._waiting) == 1:
+                self._say(f"note: {sentence(error, self.path, 'write') or error} Training goes on.")
+            return
+        self._waiting.clear()
+
+
+def _append(path: Path, content: bytes) -> None:
+    """Add to a file, all of the content or nothing."""
+    with path.open("ab", buffering=0) as stream:
+        size = stream.tell()
+        try:
+            if stream.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            stream.truncate(size)
+            raise
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -22,19 +22,22 @@ from healthgym.distributed.ranks import Ranks, joined
 from healthgym.distributed.share import Share
 from healthgym.errors import ConfigError
 from healthgym.faults import sentence
+from healthgym.files import require_place
 from healthgym.nn.precision import set_precision
 from healthgym.storage.checkpoint import (
     Checkpoint,
     Progress,
     Statistics,
     checkpoint_path,
+    list_checkpoints,
     newest_checkpoint,
     prune_checkpoints,
     read_checkpoint,
     set_aside_newer,
+    step_of,
     write_checkpoint,
 )
-from healthgym.systems.base import Batch, Draws, System
+from healthgym.systems.base import Batch, Draws, State, System
 from healthgym.systems.build import build_system
 from healthgym.systems.patients import CohortFacts
 from healthgym.training.batches import Batches
@@ -45,8 +48,9 @@ from healthgym.training.metrics import Meter, MetricsFile
 from healthgym.training.plots import draw_losses
 from healthgym.training.progress import ProgressReport
 from healthgym.training.run_folder import RunFolder, saving_to
+from healthgym.training.saving import Saving, Snapshot
 from healthgym.training.subnormals import start_workers
-from healthgym.training.trainer import Snapshot, Trainer
+from healthgym.training.trainer import Trainer
 from healthgym.training.whole import WholeCurriculum
 
 
@@ -111,6 +115,7 @@ def _train(
         num_processes=ranks.place.num_processes,
     )
     if ranks.first:
+        require_place(folder.checkpoints, _num_bytes(system.state()), folder=True)
         folder.write_config(config)
     batches = Batches(curriculum, course.patients, system, here.step, config.training.data_on_device)
     with ProgressReport(course.pace.total, here.step, stream) as report, stopping.listening(), batches:
@@ -121,9 +126,14 @@ def _train(
             curriculum=curriculum,
             batches=batches,
             config=config,
-            metrics=MetricsFile(folder.metrics_path, here.step, folder.check) if ranks.first else None,
+            metrics=_metrics(folder, here.step, report) if ranks.first else None,
             report=report,
-            save=_saver(folder, cohort, curriculum, usage, config, here),
+            saving=Saving(
+                _saver(folder, cohort, curriculum, usage, config, here),
+                report.say,
+                here.step,
+                lambda: [(step_of(path), path) for path in list_checkpoints(folder.checkpoints)],
+            ),
             step=here.step,
             seconds=here.seconds,
             meter=meter,
@@ -143,6 +153,11 @@ def _draw(folder: RunFolder, report: ProgressReport) -> None:
         draw_losses(folder.metrics_path, folder.losses_path)
     except OSError as error:
         report.say(f"no picture of the losses: {sentence(error, folder.losses_path) or error}")
+
+
+def _metrics(folder: RunFolder, step: int, report: ProgressReport) -> MetricsFile:
+    with saving_to(folder.path):
+        return MetricsFile(folder.metrics_path, step, folder.check, report.say)
 
 
 def _begin(folder: RunFolder, config: RunConfig, ranks: Ranks) -> Checkpoint | None:
@@ -167,6 +182,14 @@ def _begin(folder: RunFolder, config: RunConfig, ranks: Ranks) -> Checkpoint | N
     if not ranks.first and step is not None:
         start = read_checkpoint(checkpoint_path(folder.checkpoints, step))
     return start
+
+
+def _num_bytes(state: State) -> int:
+    """Return the size of a checkpoint, about."""
+    return sum(
+        _num_bytes(value) if isinstance(value, dict) else getattr(value, "nbytes", 0)
+        for value in state.values()
+    )
 
 
 def _share(batch_size: int, config: RunConfig, ranks: Ranks) -> Share:

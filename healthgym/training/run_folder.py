@@ -18,7 +18,8 @@ import yaml
 
 from healthgym.config import FREE_ON_RESUME, RunConfig
 from healthgym.errors import ConfigError, FencedError, StorageError
-from healthgym.files import remove_stale, write_json, write_text
+from healthgym.faults import sentence
+from healthgym.files import read_text, remove_stale, write_json, write_text
 from healthgym.identity import Identity, mine
 from healthgym.strict import differences, load
 
@@ -31,9 +32,10 @@ def saving_to(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        said = sentence(error, path, "write to") or f"Cannot write to {path}: {error}."
         raise StorageError(
-            f"Cannot write to {path}: {error.strerror or error}. Choose another --run-dir, free some space "
-            f"or mend its permissions; then the same command goes on from the last checkpoint."
+            f"{said} Then the same command goes on from the last checkpoint. A new run can have another "
+            f"--run-dir."
         ) from error
 
 
@@ -84,7 +86,8 @@ class RunFolder:
     def write_config(self, config: RunConfig) -> None:
         """Keep the resolved settings beside the checkpoints, for people."""
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        write_text(self.config_path, text)
+        with saving_to(self.path):
+            write_text(self.config_path, text)
 
     def refuse_other_config(self, config: RunConfig) -> None:
         """Refuse to go on with settings that would train something else.
@@ -108,7 +111,7 @@ class RunFolder:
 
     def _owner(self) -> dict[str, Any]:
         try:
-            owner: dict[str, Any] = json.loads(self._owner_path.read_text())
+            owner: dict[str, Any] = json.loads(read_text(self._owner_path))
         except FileNotFoundError:
             return {}
         return owner

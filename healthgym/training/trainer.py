@@ -17,33 +17,13 @@ from healthgym.errors import DivergenceError, HealthgymError
 from healthgym.systems.base import Batch, Draws, PositionDraws, State, System
 from healthgym.training.batches import Step
 from healthgym.training.curriculum import Curriculum
+from healthgym.training.divergence import not_finite
 from healthgym.training.metrics import Meter, MetricsFile
 from healthgym.training.pace import Pace
 from healthgym.training.progress import ProgressReport
+from healthgym.training.saving import Saving, Snapshot
 from healthgym.training.subnormals import subnormals_are_zero
 from healthgym.training.validation import Validation
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Everything that the next step depends on, in arrays and numbers of its own.
-
-    Args:
-        step: steps taken.
-        seconds: time they took.
-        state: the system's.
-        meter: losses not yet logged.
-        trainer: the plan and what is known from validation.
-    """
-
-    step: int
-    seconds: float
-    state: State
-    meter: State
-    trainer: State
-
-
-Save = Callable[[Snapshot], None]
 
 
 @dataclass
@@ -58,7 +38,7 @@ class Trainer:
         config: the run's settings.
         metrics: where losses go; None in a process that writes none.
         report: where people look.
-        save: writes a snapshot; called in another thread, one at a time.
+        saving: writes snapshots; called in another thread, one at a time.
         step: steps already taken.
         seconds: time they took.
         meter: losses not yet logged.
@@ -73,7 +53,7 @@ class Trainer:
     config: RunConfig
     metrics: MetricsFile | None
     report: ProgressReport
-    save: Save
+    saving: Saving
     step: int
     seconds: float
     meter: Meter
@@ -100,11 +80,13 @@ class Trainer:
         """Train to the end, or until a signal asks to stop; return whether the end was reached.
 
         Raises:
-            DivergenceError: a loss is not a finite number. Nothing is saved from then on.
+            DivergenceError: a loss or a weight is not finite, or a loss far too large. Nothing is saved from
+                then on.
+            StorageError: the last checkpoint cannot be written.
         """
         self.system.plan(self.pace.total)
         self._first_step, self._started, self._saved_at = self.step, time.monotonic(), time.monotonic()
-        self._saved_step, self._seconds_before = self.step, self.seconds
+        self._seconds_before = self.seconds
         self._writing: Future[None] | None = None
         with ThreadPoolExecutor(1) as self._writer:
             stop, save = self._wishes()
@@ -117,9 +99,7 @@ class Trainer:
                 stop, save = self._wishes()
                 if save or planned:
                     self._snapshot()
-            if self.step > self._saved_step:
-                self._snapshot()
-            self._await_writer()
+            self._save_last()
         return self.finished
 
     def _wishes(self) -> tuple[bool, bool]:
@@ -203,18 +183,28 @@ class Trainer:
         return (
             self.step % settings.every_steps == 0
             or time.monotonic() - self._saved_at >= 60 * settings.every_minutes
+            or self.saving.wants_again()
         )
 
     def _snapshot(self) -> None:
         """Copy the state and let the writer thread save it while training goes on."""
-        self._check()
         self._await_writer()
-        snapshot = self._agreed(to_arrays(self.system.state()))
+        snapshot = self._arrays()
         if self._ranks.first:
-            trainer = self.pace.state() | (self.validation.state() if self.validation else {})
-            made = Snapshot(self.step, self.seconds, snapshot, self.meter.state(), trainer)
-            self._writing = self._writer.submit(self.save, made)
-        self._saved_at, self._saved_step = time.monotonic(), self.step
+            self._writing = self._writer.submit(self.saving, self._of(snapshot))
+        self._saved_at = time.monotonic()
+
+    def _of(self, state: State) -> Snapshot:
+        trainer = self.pace.state() | (self.validation.state() if self.validation else {})
+        return Snapshot(self.step, self.seconds, state, self.meter.state(), trainer)
+
+    def _save_last(self) -> None:
+        """Save where the run ends, unless that was done: what fails now is an error."""
+        self._await_writer()
+        if any(self._ranks.any(self._ranks.first and self.step > self.saving.step)):
+            snapshot = self._arrays()
+            if self._ranks.first:
+                self.saving.last(self._of(snapshot))
 
     def _agreed(self, state: State) -> State:
         """Return the first process's state; nodes of different makes may differ in the last bits."""
@@ -236,16 +226,32 @@ class Trainer:
         except DivergenceError as error:
             raise self._diverged(error) from None
 
+    def _arrays(self) -> State:
+        """Return a copy of the system's state, the same in every process.
+
+        Raises:
+            DivergenceError: it holds numbers that are not finite.
+        """
+        self._check()
+        state = self._agreed(to_arrays(self.system.state()))
+        if name := not_finite(state):
+            found = DivergenceError(f"{name} has numbers that are not finite after step {self.step - 1}")
+            found.since = self.step
+            raise self._diverged(found)
+        return state
+
     def _diverged(self, error: DivergenceError) -> HealthgymError:
-        """Return the error for a user, the same in every process."""
+        """Return the error for a user, the same in every process, with the last good checkpoint."""
+        self._await_writer()
+        error.since = error.since or self.step
         place = self.curriculum.place(self.step - 1)
         length = self.curriculum.stages[place.stage].length
-        saved = f"of step {self._saved_step}, is untouched" if self._saved_step else "was still to come"
         return self._ranks.agreed(
             DivergenceError(
-                f"Training diverged: {error} (epoch {place.epoch + 1}, stage of length {length}). The last "
-                f"checkpoint, {saved}. Start a new run with another training.seed or a smaller "
-                f"system.optimiser.learning_rate."
+                f"Training diverged: {error} (epoch {place.epoch + 1}, stage of length {length}). "
+                f"{self.saving.last_good(error.since)} Start a new run with another training.seed or a "
+                f"smaller system.optimiser.learning_rate.",
+                error.since,
             )
         )
 

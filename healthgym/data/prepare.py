@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def prepare_parts(
 def _scratch(out: Path) -> Iterator[Path]:
     """Yield a folder beside the output, and remove what a killed process left of one."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    for left in out.parent.glob(f".{out.name}.*{_SUFFIX}"):
+    for left in out.parent.glob(f".{escape(out.name)}.*{_SUFFIX}"):
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(_SUFFIX, f".{out.name}.", out.parent) as folder:
         yield Path(folder)

@@ -33,6 +33,9 @@ __all__ = [
     "refuse_empty",
 ]
 
+LARGEST_REAL = float(np.finfo(np.float32).max)
+"""Cohorts keep reals as float32."""
+
 
 def check_table(
     frame: pd.DataFrame, schema: Schema, source: str = "table", sort: bool = False
@@ -165,6 +168,12 @@ def read_real(column: pd.Series, variable: Variable, problems: Problems) -> NDAr
 
     note(np.isnan(numbers) & ~missing, "not a number", "Write numbers with a decimal point and no unit.")
     note(np.isinf(numbers), "infinite", "Correct it, or leave it empty.")
+    with np.errstate(invalid="ignore"):
+        note(
+            np.isfinite(numbers) & (np.abs(numbers) > LARGEST_REAL),
+            f"beyond {LARGEST_REAL:.1e}, the largest number of a cohort's files",
+            f"Correct it, or give '{variable.name}' in a larger unit.",
+        )
     shift = BOXCOX_EPS + variable.offset
     with np.errstate(invalid="ignore"):
         note(

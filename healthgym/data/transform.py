@@ -155,7 +155,8 @@ def _variance(blocks: Iterable[Array]) -> float:
     count, mean, squares = 0, 0.0, 0.0
     for block in blocks:
         added, shift = len(block), float(np.mean(block)) - mean
-        squares += float(np.var(block)) * added + shift**2 * (count * added / (count + added))
+        # A product that is too large is infinite; a power would raise.
+        squares += float(np.var(block)) * added + shift * shift * (count * added / (count + added))
         count += added
         mean += shift * (added / count)
     return squares / count

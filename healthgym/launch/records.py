@@ -11,6 +11,7 @@ import os
 import pwd
 import re
 import secrets
+import shlex
 import stat
 import time
 from collections.abc import Mapping
@@ -94,7 +95,7 @@ def require_private(folder: Path) -> None:
             raise LaunchError(
                 f"{place} can be written by others (mode {stat.S_IMODE(found.st_mode):03o}, owner "
                 f"{found.st_uid}). Job files there run as you: "
-                f"chmod go-w {place}, or choose a folder of yours."
+                f"chmod go-w {shlex.quote(str(place))}, or choose a folder of yours."
             )
     for place in folder.parents:
         mode = place.stat().st_mode

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,8 @@ from healthgym.release.effect import SIDES
 from healthgym.storage.checkpoint import Checkpoint
 
 CARD_VERSION = 2
+# Between letters, an underscore is none.
+_MARKS = re.compile(r"[\\`*{}\[\]<>#|~$&!^]|(?<![^\W_])_|_(?![^\W_])")
 _PACKAGES = ("healthgym", "torch", "numpy", "h5py", "scikit-learn")
 _RECIPE = ("holdout", "seed", "max_patients")
 _REMOVED = (
@@ -119,12 +122,12 @@ def in_words(card: dict[str, Any], reports: str) -> str:
     effect = card["report_effect"]
     verdict = f"**{effect['verdict']['after']}**" if effect["measured"] else "not measured"
     lines = [
-        f"# Release: {data['title'] or data['schema']}",
+        f"# Release: {plain(data['title'] or data['schema'])}",
         "",
         "A trained generator of synthetic patients, without what only its training needed.",
         "",
         f"- report on a cohort made from it: {verdict}, see below",
-        f"- schema: {data['schema']}; {data['training_patients']:,} training patients; split: {split}",
+        f"- schema: {plain(data['schema'])}; {data['training_patients']:,} training patients; split: {split}",
         *([f"- training patients: {in_a_sentence(use)}"] if (use := data.get("training_use")) else []),
         f"- trained for {card['training']['steps']:,} steps",
         *(f"- sha256 of the {name}: `{value}`" for name, value in card["sha256"].items()),
@@ -142,6 +145,11 @@ def in_words(card: dict[str, Any], reports: str) -> str:
         *("", "## Thresholds", "", *_thresholds_in_words(card), ""),
     ]
     return "\n".join(lines)
+
+
+def plain(text: str) -> str:
+    """Return a text in one line, in which Markdown and HTML see no marks of theirs."""
+    return _MARKS.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def _memory_in_words(memory: dict[str, Any] | None) -> list[str]:
@@ -224,7 +232,7 @@ def _figures(rows: Sequence[Mapping[str, Any]], with_threshold: bool = False) ->
     lines = []
     for row in rows:
         cells = [f"{show(row['value'][side], row['style'])}, {row['verdict'][side]}" for side in SIDES]
-        lines.append((row["section"], row["title"], *cells, show(row["noise_floor"], row["style"])))
+        lines.append((row["section"], plain(row["title"]), *cells, show(row["noise_floor"], row["style"])))
     head: tuple[str, ...] = ("section", "figure", *SIDES, "noise floor")
     if with_threshold:
         head += ("threshold",)
@@ -235,7 +243,7 @@ def _figures(rows: Sequence[Mapping[str, Any]], with_threshold: bool = False) ->
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def _report_in_words(report: dict[str, Any] | None, effect: dict[str, Any]) -> list[str]:
@@ -243,7 +251,7 @@ def _report_in_words(report: dict[str, Any] | None, effect: dict[str, Any]) -> l
         return ["The one before, above." if effect["measured"] else "None was given."]
     whose = "a cohort of the source checkpoint" if report["judged_a_cohort_of_the_source"] else "ANOTHER"
     return [
-        f"{report['title']}: **{report['verdict']}** (judged: {whose})",
+        f"{plain(report['title'])}: **{report['verdict']}** (judged: {whose})",
         "",
         *(f"- {title}: {verdict}" for title, verdict in report["sections"].items()),
     ]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from healthgym.data.length_groups import draw_lengths
 from healthgym.data.visits import follow_times, visit_times
+from healthgym.errors import CohortError
 from healthgym.schema import Schema, measured_class
 from healthgym.storage.shard_file import Shard, blank_code, code_dtype
 from healthgym.storage.shards import Disagreement
@@ -183,7 +184,9 @@ class _Columns:
                 np.clip(self._reals[row], low_R[row], high_R[row], out=self._reals[row])
         for start in range(0, self._reals.shape[1] if self._scaled else 0, _ROWS_AT_ONCE):
             part = self._reals[:, start : start + _ROWS_AT_ONCE]
-            part[:] = self._source.transform.inverse_reals(part.T).T  # in float64, then float32
+            with np.errstate(over="ignore"):  # what is too large is refused below
+                part[:] = self._source.transform.inverse_reals(part.T).T  # in float64, then float32
+        self._refuse_out_of_range()
         names = (variable.name for variable in self._schema.reals)
         columns: dict[str, NDArray[Any]] = dict(zip(names, self._reals, strict=True))
         for codes, variable in zip(self._codes, self._schema.categoricals, strict=True):
@@ -195,6 +198,16 @@ class _Columns:
                 column = columns[variable.name] = columns[variable.name].copy()
                 column[blank] = np.nan if variable.kind == "real" else blank_code(variable)
         return columns
+
+    def _refuse_out_of_range(self) -> None:
+        """Refuse reals that float32 cannot hold: infinity is no value of a clinical variable."""
+        for variable, values in zip(self._schema.reals, self._reals, strict=True):
+            if count := int(np.isinf(values).sum()):
+                raise CohortError(
+                    f"The trained system makes {count} value(s) of '{variable.name}' beyond 3.4e38, the "
+                    f"largest number of a shard: it leaves the range of its training data far behind. Choose "
+                    f"an earlier checkpoint with --checkpoint or, for v3, --set system.guardrail.kind=clamp."
+                )
 
 
 def _times(schema: Schema) -> set[str]:

@@ -13,7 +13,8 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from healthgym.errors import ConfigError, HealthgymError, nearest
+from healthgym.errors import ConfigError, HealthgymError, UnreadableError, nearest
+from healthgym.files import read_text
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -109,10 +110,15 @@ def load_yaml(path: Path, words: bool = False) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, has a key twice, or is not a mapping.
     """
     try:
-        with path.open(encoding="utf-8") as stream:
-            content = (_WordLoader if words else _Loader)(stream).get_single_data()
-    except OSError as error:
-        raise ConfigError(f"Cannot read {path}: {error.strerror}. Give the path of a YAML file.") from error
+        loader = (_WordLoader if words else _Loader)(read_text(path))
+        loader.name = str(path)  # for messages
+        content = loader.get_single_data()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"Cannot read {path}: there is no such file. Give the path of a YAML file."
+        ) from None
+    except UnreadableError as error:
+        raise ConfigError(str(error)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):

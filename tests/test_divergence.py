@@ -75,7 +75,7 @@ def test_a_resumed_watch_finds_the_same() -> None:
 def test_arrays_that_hold_no_numbers_are_named() -> None:
     state = {"G": {"w": np.ones(3), "n": np.array([1, 2])}, "D": {"w": np.array([1.0, np.nan])}, "x": "text"}
     assert not_finite(state) == "D.w"
-    assert not_finite({"G": state["G"]}) == ""
+    assert not_finite({"G": state["G"], "best": np.array(np.inf)}) == ""
 
 
 # --- in a run ------------------------------------------------------------------------------------

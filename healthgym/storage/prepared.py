@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.errors import StorageError, listed
-from healthgym.faults import patiently
+from healthgym.faults import patiently, reading
 from healthgym.files import atomic_path
 from healthgym.storage.hdf5 import open_to_read
 from healthgym.storage.output import Output, hdf5_output
@@ -221,6 +221,10 @@ def open_prepared(
     """
     _require(path)
     seal = verify_seal(path) if verify else check_size(path)
+    return patiently(lambda: _open(path, seal), f"reading {path}")
+
+
+def _open(path: Path, seal: str) -> tuple[dict[str, Any], NDArray[np.float64], dict[str, SplitArrays], str]:
     with _reading(path) as file:
         splits = {
             name: SplitArrays(
@@ -234,7 +238,9 @@ def open_prepared(
 
 
 def _require(path: Path) -> None:
-    if not path.exists():
+    with reading(path):
+        found = path.exists()
+    if not found:
         raise StorageError(
             f"There is no prepared cohort {path}: prepare it first with jobs/prepare.py, or give its path by "
             f"--data."

@@ -97,11 +97,19 @@ class Watch:
 
 
 def not_finite(state: Mapping[str, Any], prefix: str = "") -> str:
-    """Return the name of an array of a state that holds a number that is not finite; "" if none does."""
+    """Return the name of an array of a state that holds a number that is not finite; "" if none does.
+
+    A single number may be infinite, as the best loss is before there is one.
+    """
     for name, value in state.items():
         if isinstance(value, Mapping):
             if found := not_finite(value, f"{prefix}{name}."):
                 return found
-        elif isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
+        elif (
+            isinstance(value, np.ndarray)
+            and value.dtype.kind == "f"
+            and value.ndim
+            and not np.isfinite(value).all()
+        ):
             return f"{prefix}{name}"
     return ""

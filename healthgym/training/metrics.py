@@ -66,13 +66,18 @@ class Meter:
     def state(self) -> dict[str, Any]:
         """Return what has not been logged yet, so that a resumed run logs the same means."""
         values = self._values().astype(np.float32)
-        return {"names": self._names, "steps": self._steps, "values": values, "watch": self._watch.state()}
+        names, steps = (
+            list(self._names),
+            list(self._steps),
+        )  # another thread writes them while steps are added
+        return {"names": names, "steps": steps, "values": values, "watch": self._watch.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned."""
         self._names, self._steps = list(state["names"]), list(state["steps"])
         self._pending = [torch.from_numpy(row) for row in np.asarray(state["values"])]
         self._num_merged = len(self._pending)
+        del self._steps[self._num_merged :]  # a step that was added while an older version wrote them
         if "watch" in state:  # older checkpoints have none
             self._watch.load_state(state["watch"])
 

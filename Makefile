@@ -32,9 +32,15 @@ demo: $(INSTALLED)
 	$(BIN)/python jobs/train.py configs/demo.yaml --data $(DEMO)/prepared.h5 --run-dir $(DEMO)/run --on local
 	$(BIN)/python jobs/synthesize.py --run-dir $(DEMO)/run --patients 4000 --patients-per-shard 1000 \
 	  --out $(DEMO)/cohort
+	$(BIN)/python jobs/train.py configs/demo_ar.yaml --data $(DEMO)/prepared.h5 --run-dir $(DEMO)/run-ar --on local
+	$(BIN)/python jobs/synthesize.py --run-dir $(DEMO)/run-ar --patients 2048 --patients-per-shard 1024 \
+	  --out $(DEMO)/cohort-ar
+	$(BIN)/python jobs/compare.py --schema configs/schemas/art_hiv.yaml --real $(DEMO)/tables/train.csv \
+	  --holdout $(DEMO)/tables/holdout.csv --out $(DEMO)/comparison --patients 512 $(DEMO)/run $(DEMO)/run-ar
 	$(BIN)/python jobs/evaluate.py --schema configs/schemas/art_hiv.yaml --real $(DEMO)/tables/train.csv \
-	  --holdout $(DEMO)/tables/holdout.csv --synthetic $(DEMO)/cohort --out $(DEMO)/report
-	@echo "The report is $(DEMO)/report/report.html; the loss curves are $(DEMO)/run/losses.png."
+	  --holdout $(DEMO)/tables/holdout.csv --synthetic $(DEMO)/cohort-ar --out $(DEMO)/report
+	@echo "Both systems side by side: $(DEMO)/comparison/compare.html. The report on ar:"
+	@echo "$(DEMO)/report/report.html. Loss curves: $(DEMO)/run/losses.png, $(DEMO)/run-ar/losses.png."
 
 # Two processes, each with whole files of tests; WORKERS=0 is one process, for a debugger.
 WORKERS ?= 2

@@ -304,7 +304,7 @@ class TrainingConfig(StrictModel):
 
     Args:
         epochs: at most; `auto` is 100, and for systems that learn from whole patients the more the fewer
-            patients there are: 40 at 3,500, between 3 and 120.
+            patients there are: 20 at 3,500, between 3 and 60.
         minutes: training ends within so many, over all starts; how many steps fit is decided once, from the
             time that the first ones take, and a schedule of the learning rate fits them. No limit if null.
         validation: share of the training patients, at least 10 and at most 2,000, on whom systems that can

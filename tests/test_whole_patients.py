@@ -86,7 +86,7 @@ def test_whole_is_for_systems_that_can() -> None:
 
 
 def test_fewer_patients_are_seen_more_often() -> None:
-    assert [default_epochs(count) for count in (10, 300, 3_500, 60_000, 10**7)] == [120, 120, 40, 11, 3]
+    assert [default_epochs(count) for count in (10, 300, 3_500, 60_000, 10**7)] == [60, 60, 20, 6, 3]
 
 
 # --- validation ----------------------------------------------------------------------------------

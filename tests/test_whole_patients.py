@@ -392,7 +392,7 @@ def test_epochs_are_chosen_by_the_number_of_patients(folder: Path) -> None:
         folder / "run", config(folder, epochs="auto", patience=1, validate_every_steps=10**6), stream
     )
     steps = saved(folder / "run").progress.step
-    assert steps == 120 * 7, stream.getvalue()
+    assert steps == 60 * 7, stream.getvalue()
 
 
 def test_a_checkpoint_without_a_trainer_s_part_is_read(folder: Path, tmp_path: Path) -> None:

@@ -67,6 +67,13 @@ class VariableCells:
     decimals: int
     holds: bool
 
+    def __str__(self) -> str:
+        single = int((self.low_P == self.high_P).sum())
+        return (
+            f"{single:,} single values and {self.num_pieces - single:,} intervals in {self.num_bins} bins, "
+            f"from {self.low_P[0]:g} to {self.high_P[-1]:g}, {self.decimals} decimals"
+        )
+
     @property
     def num_pieces(self) -> int:
         """P."""

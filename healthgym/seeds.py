@@ -17,9 +17,12 @@ train, STEP, NAME                   noise of a training step (`systems.draws.Pos
     generator/z, generator/slot, generator/threshold   the generator's update
     autoencoder/slots                           which prototypes a full latent memory keeps
     level, noise, blend                         the denoiser's update
+    dropout/PLACE                               ar: which entries are dropped
 synthesis, length                   the plan: lengths of synthetic patients, one row per patient
 synthesis, LENGTH, z | slot         v1-v2.5: noise of patients of one length, one row per patient
 synthesis, PATIENT, ATTEMPT         v3: noise of one attempt at one patient
+synthesis, static [, ATTEMPT]; timestep, T; value, T; shares
+                                    ar: decisions and values, one row per patient
 simulate, NAME                      the simulated cohort, one row per patient
 sample; noise floor, SPLIT; classifier; neighbours, SIDE; kendall, SIDE; clusters, SIDE; states;
 one timestep each, SIDE; next step; test; true-positive rate; nearer to training

@@ -155,6 +155,11 @@ def test_odd_cohorts_have_cells_too() -> None:
     assert fit(np.ones((30, 4))).holds
 
 
+def test_cells_in_words() -> None:
+    cells = fit(np.repeat([[1.0, 2.5]], 20, 0))
+    assert str(cells) == "2 single values and 0 intervals in 2 bins, from 1 to 2.5, 1 decimals"
+
+
 def test_there_and_back_through_a_file() -> None:
     values = np.round(np.random.default_rng(3).lognormal(2, 1, (50, 7)), 1)
     cells = Cells((fit(values), fit(-values)), fit(np.full((50, 1), 7.0)))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import healthgym
+from healthgym.cells import Cells
 from healthgym.config import RunConfig
 from healthgym.errors import StorageError, UnreadableError
 from healthgym.schema import Schema
@@ -238,12 +239,23 @@ def describe(path: Path) -> str:
         f"cohort      {checkpoint.schema.name}: {statistics.num_patients:,} training patients, "
         f"{checkpoint.schema.layout.num_features} features, data {data}",
         f"versions    {', '.join(f'{name} {version}' for name, version in checkpoint.versions.items())}",
+        *_cells_in_words(checkpoint),
         "settings",
         *(f"  {name}: {value}" for name, value in _flat(checkpoint.config.model_dump(mode="json"))),
         "arrays",
         *(f"  {name}: {value.dtype} {value.shape}" for name, value in _flat(checkpoint.state)),
     ]
     return "\n".join(lines)
+
+
+def _cells_in_words(checkpoint: Checkpoint) -> list[str]:
+    """Return a line for each real variable's cells, and for those of the number of timesteps."""
+    if not checkpoint.cells:
+        return []
+    cells = Cells.from_tree(checkpoint.cells)
+    names = [variable.name for variable in checkpoint.schema.reals]
+    named = zip([*names, "timesteps"], [*cells.variables, cells.length], strict=True)
+    return ["cells", *(f"  {name}: {each}" for name, each in named)]
 
 
 def _flat(tree: Tree, prefix: str = "") -> list[tuple[str, Any]]:

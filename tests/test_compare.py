@@ -16,7 +16,7 @@ from healthgym.config import preset_of
 from healthgym.data.prepare import prepare
 from healthgym.errors import ConfigError, HealthgymError, StorageError
 from healthgym.evaluation.comparing.claims import Groups, Judged, Trained, check_claims
-from healthgym.evaluation.comparing.page import best_of, duration
+from healthgym.evaluation.comparing.page import best_of, duration, render_comparison
 from healthgym.evaluation.comparing.systems import compare_systems, to_json
 from healthgym.evaluation.figure import Figure, Noise, Section
 from healthgym.evaluation.report import Report
@@ -97,6 +97,18 @@ def test_json_holds_every_system() -> None:
     assert content["systems"][0]["groups"] == [{"name": "sex x age", "real": 4, "synthetic": 2}]
     assert content["systems"][1]["figures"] == {"marginals.ks": None}
     json.dumps(content, allow_nan=False)
+
+
+def test_a_figure_that_one_system_lacks_has_a_cell_all_the_same() -> None:
+    one, other = judged("v1"), judged("ar")
+    figure = Figure("marginals.own", "Of one kind", "Only v1 has it.", "nobody", value=0.5)
+    one.report.sections[0].figures.append(figure)
+    for each in (one, other):
+        each.report.facts.update({"synthetic": "4 patients", "training data": "9 patients"})
+    for pair in ([one, other], [other, one]):
+        text = render_comparison(pair, "title")
+        cells = re.findall(r"<td>Of one kind</td>(.*?)</tr>", text, re.DOTALL)[0]
+        assert len(re.findall("<td", cells)) == 1 + 2, "the noise floor, then both systems"
 
 
 def test_runs_of_one_name_are_refused(tmp_path: Path) -> None:

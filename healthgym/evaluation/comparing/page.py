@@ -47,9 +47,12 @@ def render_comparison(judged: Sequence[Judged], title: str) -> str:
 
 
 def _lines(judged: Sequence[Judged], place: int) -> list[_Line]:
+    """Return a line per figure that any of the systems has; some figures are of one kind of system."""
+    figures = {figure.key: figure for each in judged for figure in each.report.sections[place].figures}
     lines = []
-    for figure in judged[0].report.sections[place].figures:
-        cells = [each.figures[figure.key] for each in judged]
+    for key, figure in figures.items():
+        none = Figure(key, figure.title, figure.what, figure.source, reason="Does not apply to this system.")
+        cells = [each.figures.get(key, none) for each in judged]
         lines.append(_Line(figure, cells, best_of(cells, judged[0].report.thresholds)))
     return lines
 

@@ -54,8 +54,8 @@ def dropout_for(config: AutoregressiveConfig, num_patients: int) -> float:
     """Return the share of dropped entries; `auto` by the number of training patients.
 
     More of it makes rare changes rarer than they are: what is averaged over dropout in training is sharper
-    without. On 845 simulated patients .3 and .1 gave the same validation loss, and a combination of drugs changed
-    at .3% and .5% of the timesteps (.5% to .6% in the data).
+    without. On 845 simulated patients .3 and .1 gave the same validation loss, and a combination of drugs
+    changed at .3% and .5% of the timesteps (.5% to .6% in the data).
     """
     if config.dropout != "auto":
         return config.dropout

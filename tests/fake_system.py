@@ -18,6 +18,7 @@ from healthgym.files import sha256_of
 from healthgym.schema import Schema, Variable
 from healthgym.synthesis.source import Source
 from healthgym.systems.base import Made, SampleDraws, State, System
+from healthgym.systems.conditions import NO_CONDITIONS, Conditions
 
 SCHEMA = Schema(
     name="fake",
@@ -78,7 +79,9 @@ class GrownSystem(FakeSystem):
         super().__init__()
         self.block, self.calls = block, [] if calls is None else calls
 
-    def make(self, draws: SampleDraws, timesteps: int | None = None) -> Made:
+    def make(
+        self, draws: SampleDraws, timesteps: int | None = None, conditions: Conditions = NO_CONDITIONS
+    ) -> Made:
         self.calls.append(draws.patients)
         lengths_B = 1 + (draws.uniform_rows((), "length") * 9).astype(np.int64)
         lengths_B = lengths_B if timesteps is None else np.full(draws.num_patients, timesteps)

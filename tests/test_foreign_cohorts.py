@@ -44,8 +44,8 @@ def read(folder: Path, change: Change, schema: Schema = SCHEMA, name: str = "c.c
     [
         (put("rate", np.nan), None, None),
         (put("rate", "high"), "rate: not a number", r"'rate', not a number: line 7 (high)."),
-        (put("rate", "1e300"), "rate: beyond 3.4e+38, the largest number of single precision", "(1e+300)"),
-        (put("rate", "-1e39"), "rate: beyond 3.4e+38, the largest number of single precision", "line 7"),
+        (put("rate", "1e300"), "rate: beyond 3.4e+38, the largest number of a cohort's files", "(1e+300)"),
+        (put("rate", "-1e39"), "rate: beyond 3.4e+38, the largest number of a cohort's files", "line 7"),
         (put("rate", "inf"), "rate: infinite", "'rate', infinite: line 7 (inf)."),
         (put("rate", "-5"), None, None),
         (put("ward", "upper"), "ward: unknown class", "'ward', unknown class: line 7 (upper)."),

@@ -44,7 +44,7 @@ def test_settings_of_sampling_are_those_that_are_marked() -> None:
     guardrail = {
         f"system.guardrail.{name}" for name in ("kind", "max_attempts", "min_acceptance", "quantile")
     }
-    assert {"system.start"} | sampler | guardrail == SAMPLING_SETTINGS
+    assert {"system.start", "system.temperature"} | sampler | guardrail == SAMPLING_SETTINGS
 
 
 def test_what_trains_something_else_is_not_free() -> None:

@@ -151,14 +151,6 @@ def _read_columns(table: pd.DataFrame, schema: Schema, problems: Problems) -> pd
         if schema.follow_up and variable.name == schema.follow_up.time and has_dates(column):
             column = days_in(column)
         numbers = read_real(column, variable, problems)
-        large = np.flatnonzero(np.isfinite(numbers) & (np.abs(numbers) > _LARGEST))
-        problems.add(
-            f"beyond {_LARGEST:.2g}, the largest number of single precision",
-            "",
-            variable.name,
-            large,
-            column.iloc[large[:3]],
-        )
         columns[variable.name] = np.where(np.abs(numbers) <= _LARGEST, numbers, np.nan)
     return pd.DataFrame(columns)
 

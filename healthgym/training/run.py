@@ -96,8 +96,9 @@ def _train(
     course = set_course(cohort.train, system, config)
     curriculum, validation = course.curriculum, course.validation
     usage = usage_of(curriculum.plan, cohort.train, cohort.schema)
-    refuse_left_out(usage, config.curriculum)
     folder = RunFolder(run_dir)
+    if not list_checkpoints(folder.checkpoints):  # what was begun goes on as it was
+        refuse_left_out(usage, config.curriculum)
     start = _begin(folder, config, ranks)
     _refuse_other_data(start, cohort, config)
     system.check_length(curriculum.max_length)

@@ -16,7 +16,8 @@ from torch.nn import functional
 from healthgym.cells import ABSENT, HELD, NONE, Cells
 from healthgym.layout import FeatureLayout
 from healthgym.nn.causal import CausalTransformer, Drop, keep
-from healthgym.systems.autoregressive.head import Drawn, Given, Head, Step
+from healthgym.systems.autoregressive.deciders import Drawn, Given
+from healthgym.systems.autoregressive.head import Head, Step
 from healthgym.systems.autoregressive.history import (
     NUM_MOVES,
     NUM_REFERENCES,

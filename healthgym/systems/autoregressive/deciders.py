@@ -1,0 +1,95 @@
+"""Who decides: the data in training, chance in sampling.
+
+Legend: N rows, n the rows that a decision is about, S decisions.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from healthgym.systems.autoregressive.head import Rows
+from healthgym.systems.autoregressive.tables import ValueTable
+
+
+class Given:
+    """The data decides; the logits only tell how likely that was.
+
+    Args:
+        targets: {(what, which): class of each row (N,)}; piece targets as ("piece", r).
+        weights_N: 1 for rows that count, 0 for padding; None where all count.
+        by_row: whether the likelihood of each row is wanted, not their sum alone.
+    """
+
+    def __init__(
+        self, targets: Mapping[tuple[str, int], Tensor], weights_N: Tensor | None, by_row: bool = False
+    ) -> None:
+        self._targets, self._weights_N, self._by_row = targets, weights_N, by_row
+        self.nats: dict[tuple[str, int], Tensor] = {}
+
+    def wants(self, gate_N: Tensor) -> Rows:
+        return Rows(gate_N, None if self._weights_N is not None else gate_N.nonzero()[:, 0])
+
+    def choose(self, what: str, which: int, logits_nK: Tensor, rows: Rows) -> Tensor:
+        target_n = rows.of(self._targets[what, which])
+        if self._weights_N is not None:
+            target_n = torch.where(rows.gate_N, target_n, 0)
+        nats_n = functional.cross_entropy(logits_nK, target_n, reduction="none")
+        if self._weights_N is not None:
+            nats_n = torch.where(rows.gate_N, nats_n, 0.0) * self._weights_N
+        if self._by_row:
+            nats_n = rows.put(nats_n, torch.zeros_like(rows.gate_N, dtype=nats_n.dtype))
+        self.nats[what, which] = nats_n if self._by_row else nats_n.sum()
+        return target_n
+
+    def piece(
+        self, which: int, table: ValueTable, bin_n: Tensor, cell_n: Tensor, before_n: Tensor, rows: Rows
+    ) -> Tensor:
+        return rows.of(self._targets["piece", which])
+
+    def total(self, rows_ND: Tensor) -> Tensor:
+        """Return the sum over all decisions about some rows: a scalar, or (N,) by row."""
+        nothing = rows_ND.new_zeros(len(rows_ND) if self._by_row else ())
+        return torch.stack([nothing, *self.nats.values()]).sum(0)
+
+
+class Drawn:
+    """Chance decides.
+
+    Args:
+        u_NS: uniform numbers, one column per decision as `Slots.columns` has them.
+        columns: number of each decision.
+        temperature: divides the logits; 1 draws as learned.
+        dense: whether all rows are computed, so that shapes do not depend on what was drawn.
+    """
+
+    def __init__(
+        self,
+        u_NS: Tensor,
+        columns: Mapping[tuple[str, int], int],
+        temperature: float = 1.0,
+        dense: bool = False,
+    ) -> None:
+        self._u_NS, self._columns, self._temperature, self._dense = u_NS, columns, temperature, dense
+
+    def wants(self, gate_N: Tensor) -> Rows:
+        return Rows(gate_N, None if self._dense else gate_N.nonzero()[:, 0])
+
+    def choose(self, what: str, which: int, logits_nK: Tensor, rows: Rows) -> Tensor:
+        u_n = rows.of(self._u_NS[:, self._columns[what, which]])
+        if logits_nK.shape[1] == 2:
+            share_n = torch.sigmoid((logits_nK[:, 0] - logits_nK[:, 1]) / self._temperature)
+            return (u_n >= share_n).long()
+        ends_nK = (logits_nK / self._temperature).softmax(-1).cumsum(-1)
+        # The last end may be a hair below 1; u stays below it, and a class of share 0 is never met.
+        return torch.searchsorted(ends_nK, (u_n * ends_nK[:, -1]).unsqueeze(1), right=True)[:, 0].clamp(
+            max=logits_nK.shape[1] - 1
+        )
+
+    def piece(
+        self, which: int, table: ValueTable, bin_n: Tensor, cell_n: Tensor, before_n: Tensor, rows: Rows
+    ) -> Tensor:
+        return table.draw_piece(
+            bin_n, cell_n, before_n, rows.of(self._u_NS[:, self._columns["piece", which]])
+        )

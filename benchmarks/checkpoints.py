@@ -17,7 +17,7 @@ import torch
 from training_step import make_side
 
 from healthgym.storage.tree import write_tree
-from healthgym.systems.wgan import WGANSystem
+from healthgym.systems.adversarial.wgan import WGANSystem
 from healthgym.training.trainer import to_arrays
 
 

@@ -19,10 +19,10 @@ from published_diffusion import PlainUNet
 from torch import Tensor
 
 from healthgym.config import DiffusionConfig
-from healthgym.layout import FeatureLayout
 from healthgym.nn.precision import bfloat16_is_wanted
+from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.build import build_system
-from healthgym.systems.diffusion import DiffusionSystem
+from healthgym.systems.denoising.diffusion import DiffusionSystem
 
 # ART for HIV, all 13 variables: 37 features.
 LAYOUT = FeatureLayout(3, (2, 4, 6, 4, 4, 6, 2, 2, 2, 2), (2, 4, 4, 4, 4, 4, 2, 2, 2, 2))

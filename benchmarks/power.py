@@ -20,8 +20,8 @@ import numpy as np
 from corruptions import Around, Cohort, corruptions
 from tqdm import tqdm
 
-from healthgym.data.simulate import simulate_art_hiv
-from healthgym.data.table import check_table, read_table
+from healthgym.data.simulation.simulate import simulate_art_hiv
+from healthgym.data.tables.table import check_table, read_table
 from healthgym.evaluation.report import SECTIONS, compare, make_report
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.sources import source_of

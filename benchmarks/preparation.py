@@ -26,8 +26,8 @@ import torch
 from healthgym.config import CurriculumConfig, RunConfig
 from healthgym.data.prepare import prepare_parts
 from healthgym.data.sequences import PreparedCohort, Sequences
-from healthgym.data.simulate import simulate_chunks
-from healthgym.data.sources import find_source
+from healthgym.data.simulation.simulate import simulate_chunks
+from healthgym.data.tables.sources import find_source
 from healthgym.schema import load_schema
 from healthgym.storage.prepared import SplitArrays
 from healthgym.strict import parse

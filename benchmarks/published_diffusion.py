@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from healthgym.nn.unet import ResidualBlock, UNet1d, fit_length
 from healthgym.systems.base import Draws
-from healthgym.systems.diffusion import DiffusionSystem
+from healthgym.systems.denoising.diffusion import DiffusionSystem
 
 
 class PlainUNet:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, mse_loss, softmax
 
-from healthgym.layout import FeatureLayout
+from healthgym.schema.layout import FeatureLayout
+from healthgym.systems.adversarial.latent import BufferedLatent
+from healthgym.systems.adversarial.transformer import TransformerGenerator
+from healthgym.systems.adversarial.wgan import WGANSystem
 from healthgym.systems.base import Draws
-from healthgym.systems.latent import BufferedLatent
-from healthgym.systems.transformer import TransformerGenerator
-from healthgym.systems.wgan import WGANSystem
 
 
 class LSTM(nn.Module):

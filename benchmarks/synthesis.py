@@ -20,18 +20,18 @@ import torch
 from torch import Tensor
 
 from healthgym.config import SYSTEM_PRESETS, RunConfig
-from healthgym.data.transform import Transform
+from healthgym.data.fitting.transform import Transform
 from healthgym.schema import load_schema
 from healthgym.storage.shard_file import encode_shard
 from healthgym.strict import parse
 from healthgym.synthesis.plan import SynthesisPlan
 from healthgym.synthesis.shard import make_shard
 from healthgym.synthesis.source import Source
+from healthgym.systems.adversarial.generators import LEAK, BiLSTMGenerator
+from healthgym.systems.adversarial.wgan import WGANSystem
 from healthgym.systems.base import SampleDraws
 from healthgym.systems.build import build_system
 from healthgym.systems.decode import decode
-from healthgym.systems.generators import LEAK, BiLSTMGenerator
-from healthgym.systems.wgan import WGANSystem
 
 # Where the published loop is fastest on the Xeon of our results, and what its authors' batches come to.
 _PUBLISHED_BATCHES = (256, 1024)

@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from healthgym.config import DiffusionConfig, TransformerGeneratorConfig, UniformLatentConfig, WGANConfig
-from healthgym.layout import FeatureLayout
 from healthgym.nn import recurrent
 from healthgym.nn.precision import set_precision
 from healthgym.nn.unet import UNet1d
+from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.base import Batch, PositionDraws, System
 from healthgym.systems.build import build_system
-from healthgym.systems.diffusion import DiffusionSystem
+from healthgym.systems.denoising.diffusion import DiffusionSystem
 from healthgym.training.graphs import CudaRecorder, RecordedSteps
 
 LAYOUTS = {

@@ -20,14 +20,14 @@ from typing import Any
 
 import tiny
 import torch
-from test_perform import Does
+from does import Does
 
 from healthgym import stopping
 from healthgym.config import RunConfig
 from healthgym.errors import StorageError
 from healthgym.launch.perform import Outcome, perform
+from healthgym.systems.adversarial.wgan import WGANSystem
 from healthgym.systems.base import PositionDraws, State, System
-from healthgym.systems.wgan import WGANSystem
 from healthgym.training import run as run_module
 from healthgym.training import trainer as trainer_module
 from healthgym.training.run import train

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from healthgym import seeds
-from healthgym.data.transform import Transform
+from healthgym.data.fitting.transform import Transform
 from healthgym.files import sha256_of
 from healthgym.schema import Schema, Variable
 from healthgym.synthesis.source import Source

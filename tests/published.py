@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from healthgym.layout import FeatureLayout
+from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.base import Draws
 
 Weights = Mapping[str, Tensor]

@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 
 from healthgym.config import RunConfig
-from healthgym.data.columns import in_memory
-from healthgym.data.fit_cells import fit_cells
+from healthgym.data.fitting.columns import in_memory
+from healthgym.data.fitting.fit_cells import fit_cells
 from healthgym.data.prepare import prepare
 from healthgym.data.sequences import PreparedCohort
 from healthgym.schema import Schema, Variable
@@ -20,7 +20,7 @@ from healthgym.storage.checkpoint import Checkpoint
 from healthgym.strict import parse
 from healthgym.systems.base import Batch
 from healthgym.systems.patients import CohortFacts
-from healthgym.training.metrics import read_metrics
+from healthgym.training.monitoring.metrics import read_metrics
 from healthgym.training.run import train
 
 NUM_SLOTS = 80

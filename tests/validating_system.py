@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from healthgym.config import OptimiserConfig
 from healthgym.distributed.share import Part
-from healthgym.layout import FeatureLayout
+from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.base import Batch, Draws, State, System
 from healthgym.systems.optimiser import Optimiser, copy_into, load_module_state, module_state
 from healthgym.systems.update import update

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from healthgym.cells import LEAST_PATIENTS
 from healthgym.config import CurriculumConfig
 from healthgym.data.prepare import SplitSettings, prepare_parts
 from healthgym.data.sequences import PreparedCohort
-from healthgym.data.sources import Source, find_source
 from healthgym.data.stages import stages_of, usage_of
+from healthgym.data.tables.sources import Source, find_source
 from healthgym.errors import ConfigError, StorageError, UnreadableError
 from healthgym.faults import refused
 from healthgym.files import atomic_path
 from healthgym.schema import Schema, load_schema
+from healthgym.schema.cells import LEAST_PATIENTS
 from healthgym.storage.prepared import read_head
 
 _TABLE_PATIENTS = 2000  # written at a time

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from healthgym.layout import FeatureLayout
 from healthgym.schema import Schema, Variable, measured_class
+from healthgym.schema.layout import FeatureLayout
 
 
 def labelled(classes_N: NDArray[Any], variable: Variable) -> "pd.Categorical[Any]":

@@ -18,17 +18,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from healthgym.cells import LEAST_PATIENTS, Cells, to_lists
-from healthgym.data.correlation import Moments
 from healthgym.data.encode import design_matrix, encode_codes
-from healthgym.data.fitting import fit
-from healthgym.data.missing import Fills
+from healthgym.data.fitting.correlation import Moments
+from healthgym.data.fitting.fitting import fit
+from healthgym.data.fitting.stream import Patients, RowStore
+from healthgym.data.fitting.transform import Transform
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.split import held_out
-from healthgym.data.stream import Patients, RowStore
-from healthgym.data.transform import Transform
+from healthgym.data.tables.missing import Fills
 from healthgym.errors import TableError
 from healthgym.schema import Schema
+from healthgym.schema.cells import LEAST_PATIENTS, Cells, to_lists
 from healthgym.storage.prepared import SplitWriter, prepared_writer
 
 _SUFFIX = ".rows"
@@ -42,8 +42,8 @@ class SplitSettings:
         holdout: share of the patients that training never sees.
         seed: of the split.
         max_patients: take so many, those with the lowest ids.
-        least_patients: k of `healthgym.cells`: nothing that a trained system keeps of single values belongs
-            to fewer patients.
+        least_patients: k of `healthgym.schema.cells`: nothing that a trained system keeps of single values
+            belongs to fewer patients.
     """
 
     holdout: float = 0.2

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from healthgym.cells import Cells
 from healthgym.data.encode import decode
-from healthgym.data.transform import Transform
-from healthgym.data.visits import decode_times
+from healthgym.data.fitting.transform import Transform
+from healthgym.data.tables.visits import decode_times
 from healthgym.schema import Schema
+from healthgym.schema.cells import Cells
+from healthgym.schema.timing import TimeForm
 from healthgym.storage.prepared import SplitArrays, open_prepared
-from healthgym.timing import TimeForm
 
 RealForm: TypeAlias = Literal["scaled", "cells"]
 """How real variables are given: scaled to [0, 1], or as codes of their cells."""

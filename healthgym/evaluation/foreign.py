@@ -17,16 +17,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from healthgym.data.grid import GridCounts, on_grid
-from healthgym.data.keys import numbers_in, patient_ids
-from healthgym.data.missing import Fills, apply_flags
-from healthgym.data.problems import Problems
-from healthgym.data.sources import read_files
-from healthgym.data.table import in_one_form, read_classes, read_real
-from healthgym.data.visits import Rows, days_in, has_dates
+from healthgym.data.tables.grid import GridCounts, on_grid
+from healthgym.data.tables.keys import numbers_in, patient_ids
+from healthgym.data.tables.missing import Fills, apply_flags
+from healthgym.data.tables.problems import Problems
+from healthgym.data.tables.sources import read_files
+from healthgym.data.tables.table import in_one_form, read_classes, read_real
+from healthgym.data.tables.visits import Rows, days_in, has_dates
 from healthgym.errors import TableError, listed, nearest
 from healthgym.schema import Schema
-from healthgym.timing import Grid
+from healthgym.schema.timing import Grid
 from healthgym.words import one_form
 
 _ANY_NUMBER = 1e307

@@ -26,10 +26,10 @@ from healthgym.evaluation.sections import (
     joint,
     marginals,
     privacy,
-    utility,
     validity,
 )
 from healthgym.evaluation.sections.disclosure import can_be_counted, identifiers_of
+from healthgym.evaluation.sections.use import utility
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.sources import Source, open_real, open_synthetic, sample, side_of
 from healthgym.evaluation.statistics.anchors import Anchors

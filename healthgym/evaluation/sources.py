@@ -10,11 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from healthgym.data.reading import FORMS
 from healthgym.data.sequences import PreparedCohort
-from healthgym.data.sources import list_tables, read_files
 from healthgym.data.stages import in_a_sentence
-from healthgym.data.table import check_table
+from healthgym.data.tables.reading import FORMS
+from healthgym.data.tables.sources import list_tables, read_files
+from healthgym.data.tables.table import check_table
 from healthgym.errors import CohortError, TableError, listed
 from healthgym.evaluation.comparison import Side
 from healthgym.evaluation.foreign import read_foreign

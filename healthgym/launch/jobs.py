@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from healthgym import environment
-from healthgym.cells import LEAST_PATIENTS
 from healthgym.config import RunConfig
 from healthgym.errors import StorageError
 from healthgym.files import REPORT_BYTES, require_place
 from healthgym.launch.perform import Job, Outcome
+from healthgym.schema.cells import LEAST_PATIENTS
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,8 @@ class PrepareJob:
 
     def check(self, awaited: bool = False) -> None:
         """Refuse a schema that cannot be read, a table that is not there, and numbers that cannot be."""
-        from healthgym.data import command, sources
+        from healthgym.data import command
+        from healthgym.data.tables import sources
         from healthgym.schema import load_schema
 
         load_schema(self.schema)

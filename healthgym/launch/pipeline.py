@@ -7,13 +7,13 @@ and the rest is submitted.
 from collections.abc import Iterable
 from pathlib import Path
 
-from healthgym.cells import LEAST_PATIENTS
 from healthgym.config import RunConfig
 from healthgym.errors import ConfigError
 from healthgym.launch import records, submission
 from healthgym.launch.jobs import EvaluateJob, PrepareJob, SynthesizeJob, TrainJob
 from healthgym.launch.perform import Job
 from healthgym.launch.tracking import Tracked, track
+from healthgym.schema.cells import LEAST_PATIENTS
 from healthgym.strict import StrictModel, load
 from healthgym.synthesis.cohort import SynthesisRequest
 

@@ -23,7 +23,7 @@ def _run(run_dir: Path) -> str:
     from healthgym.config import RunConfig
     from healthgym.storage.checkpoint import list_checkpoints
     from healthgym.strict import load
-    from healthgym.training.metrics import read_metrics
+    from healthgym.training.monitoring.metrics import read_metrics
 
     saved = list_checkpoints(run_dir / "checkpoints")
     said = f"training, saved as {saved[0].name}" if saved else "training, nothing saved yet"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from healthgym.layout import FeatureLayout
+from healthgym.schema.layout import FeatureLayout
 
 
 class SoftEmbedding(nn.Module):

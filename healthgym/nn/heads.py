@@ -6,7 +6,7 @@ Shapes: F features, R reals, K categorical variables; the layout says which colu
 import torch
 from torch import Tensor
 
-from healthgym.layout import FeatureLayout
+from healthgym.schema.layout import FeatureLayout
 
 
 def apply_heads(logits_F: Tensor, layout: FeatureLayout) -> Tensor:

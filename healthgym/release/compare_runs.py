@@ -20,8 +20,8 @@ from healthgym.storage.shards import open_cohort
 from healthgym.strict import flatten, parse
 from healthgym.synthesis.cohort import SynthesisRequest, synthesize
 from healthgym.synthesis.source import resample, trained_system
-from healthgym.training.metrics import read_metrics
-from healthgym.training.plots import draw_losses
+from healthgym.training.monitoring.metrics import read_metrics
+from healthgym.training.monitoring.plots import draw_losses
 
 
 def compare_runs(

@@ -14,10 +14,15 @@ import torch
 from numpy.typing import NDArray
 
 from healthgym.data.sequences import PreparedCohort, Sequences
-from healthgym.evaluation.statistics.ranking import auc, auc_interval, rate_interval, true_positive_rate
+from healthgym.evaluation.statistics.models.ranking import (
+    auc,
+    auc_interval,
+    rate_interval,
+    true_positive_rate,
+)
 from healthgym.storage.checkpoint import Checkpoint
 from healthgym.systems.base import Batch, System
-from healthgym.training.validation import split
+from healthgym.training.monitoring.validation import split
 
 _BATCH = 256
 _EXPOSED = 0.01

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import healthgym
-from healthgym.cells import Cells
 from healthgym.config import RunConfig
 from healthgym.errors import StorageError, UnreadableError
 from healthgym.schema import Schema
+from healthgym.schema.cells import Cells
+from healthgym.schema.timing import TimeForm
 from healthgym.storage.tree import Tree, kind_of, read_tree, verify_seal, write_tree
 from healthgym.strict import parse
-from healthgym.timing import TimeForm
 
 KIND, RELEASE_KIND, VERSION = "checkpoint", "release", 1
 _OWN = ("progress", "meter", "config", "schema", "transform", "statistics", "versions")

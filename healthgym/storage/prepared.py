@@ -6,7 +6,7 @@
         reals       (rows, R) float32, transformed, gaps filled
         codes       (rows, K) uint8, class indices, gaps filled
         raw         (rows, R) float64, in the variables' units, NaN where the table has no value
-        cells       (rows, R) int16, pieces of values, held and absent (see `healthgym.cells`)
+        cells       (rows, R) int16, pieces of values, held and absent (see `healthgym.schema.cells`)
         lengths     (N,) int32, timesteps of each patient
         patient_ids (N,) int64 or text
 

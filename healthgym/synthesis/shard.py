@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.data.length_groups import draw_lengths
-from healthgym.data.visits import follow_times, visit_times
+from healthgym.data.tables.visits import follow_times, visit_times
 from healthgym.errors import CohortError
 from healthgym.schema import Schema, measured_class
 from healthgym.storage.shard_file import Shard, blank_code, code_dtype

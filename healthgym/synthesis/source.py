@@ -9,18 +9,18 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from healthgym.cells import Cells
 from healthgym.config import SAMPLING_SETTINGS, CurriculumConfig, RunConfig
+from healthgym.data.fitting.transform import Transform
 from healthgym.data.length_groups import LengthGroup, from_text
-from healthgym.data.transform import Transform
 from healthgym.errors import ConfigError, listed
 from healthgym.schema import Schema
+from healthgym.schema.cells import Cells
+from healthgym.schema.timing import TimeForm
 from healthgym.storage.checkpoint import Checkpoint, load_checkpoint
 from healthgym.strict import differences, merge, parse, parse_override
 from healthgym.systems.base import System
 from healthgym.systems.build import build_system
 from healthgym.systems.patients import CohortFacts
-from healthgym.timing import TimeForm
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from healthgym.distributed.share import WHOLE, Share
-from healthgym.layout import FeatureLayout
+from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.conditions import NO_CONDITIONS, Conditions
 from healthgym.systems.decode import decode
 from healthgym.systems.draws import Draws, KeptDraws, PositionDraws, SampleDraws

@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from healthgym import config as settings
 from healthgym import seeds
-from healthgym.layout import FeatureLayout
+from healthgym.schema.layout import FeatureLayout
+from healthgym.systems.adversarial.critic import Critic
+from healthgym.systems.adversarial.generators import BiLSTMGenerator
+from healthgym.systems.adversarial.latent import BufferedLatent, UniformLatent
+from healthgym.systems.adversarial.transformer import TransformerGenerator
+from healthgym.systems.adversarial.wgan import WGANSystem
 from healthgym.systems.autoregressive.system import AutoregressiveSystem
 from healthgym.systems.base import System
-from healthgym.systems.critic import Critic
-from healthgym.systems.diffusion import DiffusionSystem
-from healthgym.systems.generators import BiLSTMGenerator
-from healthgym.systems.latent import BufferedLatent, UniformLatent
+from healthgym.systems.denoising.diffusion import DiffusionSystem
 from healthgym.systems.patients import NO_FACTS, CohortFacts
-from healthgym.systems.transformer import TransformerGenerator
-from healthgym.systems.wgan import WGANSystem
 
 GENERATORS: dict[type, Callable[..., nn.Module]] = {
     settings.BiLSTMGeneratorConfig: lambda config, layout, latent_dim: BiLSTMGenerator(

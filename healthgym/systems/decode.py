@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from healthgym.errors import CohortError
-from healthgym.layout import FeatureLayout
+from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.patients import Disagreement, Made
 
 STATIC_REAL_TOLERANCE = 0.01

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from healthgym.cells import Cells
-from healthgym.layout import FeatureLayout
 from healthgym.nn.heads import decode_classes, one_hot
+from healthgym.schema.cells import Cells
+from healthgym.schema.layout import FeatureLayout
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu_
 
-from healthgym.layout import FeatureLayout
 from healthgym.nn.recurrent import BiLSTM
+from healthgym.schema.layout import FeatureLayout
 
 
 def stream_logits(

@@ -9,8 +9,8 @@ from healthgym.data.sequences import Sequences
 from healthgym.errors import ConfigError
 from healthgym.systems.base import System
 from healthgym.training.curriculum import Curriculum
+from healthgym.training.monitoring.validation import Validation, split
 from healthgym.training.pace import Pace
-from healthgym.training.validation import Validation, split
 from healthgym.training.whole import WholeCurriculum, default_epochs
 
 _EPOCHS = 100  # of systems that learn stage by stage, if nobody says

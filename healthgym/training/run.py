@@ -44,9 +44,9 @@ from healthgym.training.batches import Batches
 from healthgym.training.course import Course, set_course
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.graphs import CudaRecorder, RecordedSteps
-from healthgym.training.metrics import Meter, MetricsFile
-from healthgym.training.plots import draw_losses
-from healthgym.training.progress import ProgressReport
+from healthgym.training.monitoring.metrics import Meter, MetricsFile
+from healthgym.training.monitoring.plots import draw_losses
+from healthgym.training.monitoring.progress import ProgressReport
 from healthgym.training.run_folder import RunFolder, saving_to
 from healthgym.training.saving import Saving, Snapshot
 from healthgym.training.subnormals import start_workers

@@ -7,8 +7,8 @@ import torch
 from healthgym.config import RunConfig
 from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import ConfigError
-from healthgym.layout import FeatureLayout
 from healthgym.schema import load_schema
+from healthgym.schema.layout import FeatureLayout
 from healthgym.storage.checkpoint import load_checkpoint
 from healthgym.strict import load
 from healthgym.systems.build import build_system

@@ -17,13 +17,13 @@ from healthgym.errors import DivergenceError, HealthgymError
 from healthgym.systems.base import Batch, Draws, PositionDraws, State, System
 from healthgym.training.batches import Step
 from healthgym.training.curriculum import Curriculum
-from healthgym.training.divergence import not_finite
-from healthgym.training.metrics import Meter, MetricsFile
+from healthgym.training.monitoring.divergence import not_finite
+from healthgym.training.monitoring.metrics import Meter, MetricsFile
+from healthgym.training.monitoring.progress import ProgressReport
+from healthgym.training.monitoring.validation import Validation
 from healthgym.training.pace import Pace
-from healthgym.training.progress import ProgressReport
 from healthgym.training.saving import Saving, Snapshot
 from healthgym.training.subnormals import subnormals_are_zero
-from healthgym.training.validation import Validation
 
 
 @dataclass

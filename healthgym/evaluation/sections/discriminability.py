@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from healthgym.evaluation.comparison import About, Comparison
 from healthgym.evaluation.figure import Figure, Picture, Row, Section, Verdict
 from healthgym.evaluation.pages import pictures
-from healthgym.evaluation.statistics.classifiers import (
+from healthgym.evaluation.statistics.models.classifiers import (
     Scores,
     Telling,
     boosting_scores,
@@ -16,9 +16,9 @@ from healthgym.evaluation.statistics.classifiers import (
     ridge_scores,
     telling_features,
 )
+from healthgym.evaluation.statistics.models.ranking import auc, auc_interval
 from healthgym.evaluation.statistics.panel import Panel
 from healthgym.evaluation.statistics.patients import summary_features, summary_names
-from healthgym.evaluation.statistics.ranking import auc, auc_interval
 from healthgym.seeds import permutation
 
 Floats = NDArray[np.float64]

@@ -8,10 +8,10 @@ from healthgym.evaluation.figure import Picture, Section
 from healthgym.evaluation.pages import pictures
 from healthgym.evaluation.sections.joint import lost_figure, triangles
 from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
+from healthgym.evaluation.statistics.models.survival import AT_RISK
 from healthgym.evaluation.statistics.panel import Panel
 from healthgym.evaluation.statistics.relations import LAGS
 from healthgym.evaluation.statistics.scale import LARGEST
-from healthgym.evaluation.statistics.survival import AT_RISK
 
 Floats = NDArray[np.float64]
 

@@ -10,8 +10,7 @@ from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.figure import NotJudgedError, Picture, Section
 from healthgym.evaluation.pages import pictures
 from healthgym.evaluation.sections.validity import length_distance
-from healthgym.evaluation.statistics.panel import Panel
-from healthgym.evaluation.statistics.survival import (
+from healthgym.evaluation.statistics.models.survival import (
     AT_RISK,
     Curve,
     curve_distance,
@@ -21,6 +20,7 @@ from healthgym.evaluation.statistics.survival import (
     last_values,
     last_visits,
 )
+from healthgym.evaluation.statistics.panel import Panel
 
 Floats = NDArray[np.float64]
 

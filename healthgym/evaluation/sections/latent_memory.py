@@ -10,9 +10,14 @@ from sklearn.cluster import KMeans
 from healthgym.evaluation.comparison import About
 from healthgym.evaluation.figure import Figure, Noise, Section, in_words, judge, limits
 from healthgym.evaluation.settings import ReportConfig
-from healthgym.evaluation.statistics.membership import membership_scores, nearer_share
+from healthgym.evaluation.statistics.attacks.membership import membership_scores, nearer_share
+from healthgym.evaluation.statistics.models.ranking import (
+    auc,
+    auc_interval,
+    rate_interval,
+    true_positive_rate,
+)
 from healthgym.evaluation.statistics.patients import Vectors, k_nearest, neighbours
-from healthgym.evaluation.statistics.ranking import auc, auc_interval, rate_interval, true_positive_rate
 
 Floats = NDArray[np.float64]
 

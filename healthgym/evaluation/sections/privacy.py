@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from healthgym.evaluation.comparison import About, Comparison
 from healthgym.evaluation.figure import Figure, Noise, Section
 from healthgym.evaluation.sections.disclosure import NEEDS_HOLDOUT, attribute_figure, disclosure_figure
-from healthgym.evaluation.statistics.copies import (
+from healthgym.evaluation.statistics.attacks.copies import (
     LARGEST_RATIO,
     Hashes,
     copy_limit,
@@ -19,7 +19,7 @@ from healthgym.evaluation.statistics.copies import (
     nearest_other,
     repeated_courses,
 )
-from healthgym.evaluation.statistics.membership import (
+from healthgym.evaluation.statistics.attacks.membership import (
     ATTACK_NEIGHBOURS,
     as_if_equal,
     effective_nearest,
@@ -28,8 +28,13 @@ from healthgym.evaluation.statistics.membership import (
     nearest_in_first,
     trained_attack,
 )
+from healthgym.evaluation.statistics.models.ranking import (
+    auc,
+    auc_interval,
+    rate_interval,
+    true_positive_rate,
+)
 from healthgym.evaluation.statistics.patients import Vectors, sequence_vectors, squared_distances
-from healthgym.evaluation.statistics.ranking import auc, auc_interval, rate_interval, true_positive_rate
 
 Floats = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from healthgym.data.visits import with_gaps
+from healthgym.data.tables.visits import with_gaps
 from healthgym.errors import TableError, listed
 from healthgym.evaluation.statistics.scale import Scale
 from healthgym.schema import Schema

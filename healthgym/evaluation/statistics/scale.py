@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.data.transform import Transform
+from healthgym.data.fitting.transform import Transform
 from healthgym.schema import Schema
 
 NUM_BINS = 5

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from healthgym.cells import ABSENT, HELD, NONE, Cells
-from healthgym.layout import FeatureLayout
 from healthgym.nn.causal import CausalTransformer, Drop, keep
+from healthgym.schema.cells import ABSENT, HELD, NONE, Cells
+from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.autoregressive.deciders import Drawn, Given
 from healthgym.systems.autoregressive.head import Head, Step
 from healthgym.systems.autoregressive.history import (

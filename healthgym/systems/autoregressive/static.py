@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from healthgym.cells import Cells
 from healthgym.errors import CohortError
+from healthgym.schema.cells import Cells
 from healthgym.systems.autoregressive.network import Network
 from healthgym.systems.base import SampleDraws
 from healthgym.systems.conditions import NO_CONDITIONS, Conditions

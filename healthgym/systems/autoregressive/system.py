@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from healthgym.cells import LEAST_PATIENTS, Cells
 from healthgym.config import AutoregressiveConfig
 from healthgym.distributed.share import Part
 from healthgym.errors import ConfigError
-from healthgym.layout import FeatureLayout
 from healthgym.nn.causal import Drop, keep
+from healthgym.schema.cells import LEAST_PATIENTS, Cells
+from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.autoregressive.network import Course, Network, Sizes
 from healthgym.systems.autoregressive.static import draw_patients, share_of
 from healthgym.systems.base import Batch, Draws, Made, SampleDraws, State, System

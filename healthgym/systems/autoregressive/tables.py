@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from healthgym.cells import Cells, VariableCells
-from healthgym.layout import FeatureLayout
+from healthgym.schema.cells import Cells, VariableCells
+from healthgym.schema.layout import FeatureLayout
 
 
 @dataclass(frozen=True)

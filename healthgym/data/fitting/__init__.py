@@ -1,0 +1,1 @@
+"""What is fitted to the training patients: transforms, cells, correlations."""

@@ -1,0 +1,100 @@
+"""A column of numbers that is read in blocks, from memory or from a file, and what is fitted on it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from healthgym.data.fitting.scratch import ScratchFile
+
+BLOCK = 1 << 18  # values in memory at a time
+
+Array = NDArray[np.float64]
+Blocks = Callable[[], Iterator[Array]]  # gives a column's blocks, at each call from the first
+
+
+def in_memory(values_N: Array) -> Blocks:
+    """Return an array's blocks."""
+    return lambda: (values_N[start : start + BLOCK] for start in range(0, len(values_N), BLOCK))
+
+
+class ColumnFile:
+    """A column on disk; a call gives its blocks."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = ScratchFile(path, np.float64)
+
+    def append(self, values_N: Array) -> None:
+        """Write the next values."""
+        self._file.append(values_N)
+
+    def __call__(self) -> Iterator[Array]:
+        """Yield the values, block by block."""
+        return self._file.blocks(BLOCK)
+
+
+def extremes(blocks: Blocks) -> tuple[float, float]:
+    """Return the lowest and the highest value; infinity and minus infinity of none."""
+    low, high = np.inf, -np.inf
+    for block in blocks():
+        if len(block):
+            low, high = min(low, float(block.min())), max(high, float(block.max()))
+    return low, high
+
+
+def count_of(blocks: Blocks) -> int:
+    """Return how many values there are."""
+    return sum(len(block) for block in blocks())
+
+
+def median(blocks: Blocks) -> float:
+    """Return the median of at least one value."""
+    count = count_of(blocks)
+    return float(np.mean(order_statistics(blocks, [(count - 1) // 2, count // 2])))
+
+
+def quantiles(blocks: Blocks, shares: Sequence[float]) -> Array:
+    """Return quantiles of at least one value, interpolated linearly."""
+    place = np.asarray(shares) * (count_of(blocks) - 1)
+    low, high = np.floor(place).astype(int), np.ceil(place).astype(int)
+    found = order_statistics(blocks, [*low, *high])
+    below, above = found[: len(low)], found[len(low) :]
+    return np.asarray(below + (above - below) * (place - low))
+
+
+def order_statistics(blocks: Blocks, ranks: Sequence[int]) -> Array:
+    """Return the values of these ranks (0: the lowest), exactly and in fixed memory.
+
+    What is more than a block is mapped to integers of the same order; each of six passes finds 11 more
+    of their 64 bits by counting.
+    """
+    if count_of(blocks) <= BLOCK:
+        return np.asarray(np.sort(np.concatenate(list(blocks())))[list(ranks)])
+    left, found = [int(rank) for rank in ranks], [0 for _ in ranks]
+    for shift in (55, 44, 33, 22, 11, 0):
+        counts = {prefix: np.zeros(1 << 11, np.int64) for prefix in set(found)}
+        for block in blocks():
+            upper = _ordered(block) >> np.uint64(shift)
+            prefix_N, digit_N = upper >> np.uint64(11), (upper & np.uint64(0x7FF)).astype(np.int64)
+            for prefix, count in counts.items():
+                count += np.bincount(digit_N[prefix_N == prefix], minlength=1 << 11)
+        for i, prefix in enumerate(found):
+            ends = counts[prefix].cumsum()
+            digit = int(np.searchsorted(ends, left[i], side="right"))
+            left[i] -= int(ends[digit - 1]) if digit else 0
+            found[i] = prefix << 11 | digit
+    return _numbers(np.array(found, np.uint64))
+
+
+_SIGN = np.uint64(1 << 63)
+
+
+def _ordered(values_N: Array) -> NDArray[np.uint64]:
+    """Return integers in the order of the numbers: the sign bit is turned, all bits if it is negative."""
+    bits = (values_N + 0.0).view(np.uint64)  # -0 is 0
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
+
+
+def _numbers(ordered_N: NDArray[np.uint64]) -> Array:
+    return np.where(ordered_N & _SIGN, ordered_N & ~_SIGN, ~ordered_N).view(np.float64)

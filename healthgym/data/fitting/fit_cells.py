@@ -1,0 +1,343 @@
+"""Fit the cells of `healthgym.schema.cells` on the training patients, in memory that does not grow with rows.
+
+Legend: N rows, P pieces.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from healthgym.data.fitting.columns import Blocks, in_memory, quantiles
+from healthgym.schema.cells import Array, Cells, Ints, VariableCells, last_present
+
+_MOST_DISTINCT = 1 << 16  # values that are counted one by one; beyond, quantiles stand for them
+_NUM_QUANTILES = 4096
+_MOST_PIECES = 2048  # of each kind: single values, intervals
+_MOST_CELLS = 16  # of a bin
+_MOST_DECIMALS = 6
+_HARDLY = 0.02  # a variable that repeats less often than this gets no "held" decision
+_GRIDS = (1, 2, 5, 10, 20, 25, 50, 100)  # in units of the last decimal
+_MOSTLY = 0.8
+
+
+def fit_cells(
+    columns: Sequence[Blocks], lengths_N: NDArray[np.integer[Any]], least_patients: int, num_bins: int = 32
+) -> Cells:
+    """Fit the cells of all real variables and of the number of timesteps.
+
+    Args:
+        columns: of each real variable, its values for the training patients one after the other, NaN where
+            absent.
+        lengths_N: timesteps of each training patient.
+        least_patients: k, patients whose values a piece must pool.
+        num_bins: bins that are aimed at; values heavier than a bin get bins of their own beside.
+    """
+    variables = tuple(fit_variable(column, lengths_N, least_patients, num_bins) for column in columns)
+    ones_N = np.ones(len(lengths_N), np.int64)
+    return Cells(
+        variables, fit_variable(in_memory(lengths_N.astype(np.float64)), ones_N, least_patients, num_bins)
+    )
+
+
+def fit_variable(
+    column: Blocks, lengths_N: NDArray[np.integer[Any]], least_patients: int, num_bins: int
+) -> VariableCells:
+    """Fit the cells of one variable, reading its column a few times block by block; see `fit_cells`."""
+    rows = _Rows(column, lengths_N)
+    units = _count(rows, _known_values(rows))
+    labels, atom_P = _pool(units, rows, least_patients)
+    decimals = _decimals(units)
+    low, high, step, bounds = _ends(units, labels, atom_P, decimals)
+    kept = np.maximum(labels, -1 - labels)  # an absorbed unit's label is -1 minus its piece
+    new_P, all_P = (np.bincount(kept, each).astype(np.int64) for each in (units.new, units.all))
+    bin_P, cell_P = _bins(new_P, num_bins)
+    repeats = (units.all.sum() - units.new.sum()) / max(units.all.sum() - units.num_patients, 1)
+    holds = bool(repeats > _HARDLY)
+    return VariableCells(low, high, step, bounds, new_P, all_P, bin_P, cell_P, decimals, holds)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A column with the patients its rows belong to."""
+
+    column: Blocks
+    lengths_N: NDArray[np.integer[Any]]
+
+    def chunks(self) -> Iterator[tuple[Array, NDArray[np.integer[Any]]]]:
+        """Yield the values and lengths of whole patients, a few at a time."""
+        ends_N, first, begin = np.cumsum(self.lengths_N, dtype=np.int64), 0, 0
+        left = np.empty(0)
+        for block in self.column():
+            left = np.concatenate([left, block])
+            last = int(np.searchsorted(ends_N, begin + len(left), side="right"))
+            if last > first:
+                count = int(ends_N[last - 1]) - begin
+                yield left[:count], self.lengths_N[first:last]
+                left, first, begin = left[count:], last, begin + count
+
+    def new(self) -> Iterator[tuple[Array, Ints, Array]]:
+        """Yield, of a few patients at a time, the new values, whose they are, and all present values."""
+        for values_N, lengths_N in self.chunks():
+            present_N = ~np.isnan(values_N)
+            before_N, inside_N = last_present(values_N, present_N, lengths_N)
+            new_N = present_N & ~(inside_N & (values_N == values_N[before_N]))
+            patient_N = np.repeat(np.arange(len(lengths_N)), lengths_N)
+            yield values_N[new_N], patient_N[new_N], values_N[present_N]
+
+    def new_values(self) -> Iterator[Array]:
+        """Yield the new values, block by block."""
+        return (values for values, _, _ in self.new())
+
+
+@dataclass(frozen=True)
+class _Units:
+    """What pieces are pooled from, by rising value: single values, and what lies between known ones.
+
+    Args:
+        known: M values, rising.
+        index: of each unit that has rows: 2m + 1 is the value known[m], 2m lies just below it.
+        low, high: ends of each.
+        new, all, patients: rows and patients of each.
+        total: sum of the new values of each.
+        num_patients: who have any value.
+    """
+
+    known: Array
+    index: Ints
+    low: Array
+    high: Array
+    new: Ints
+    all: Ints
+    patients: Ints
+    total: Array
+    num_patients: int
+
+    @property
+    def single(self) -> NDArray[np.bool_]:
+        """Which units are one value."""
+        return np.asarray(self.index % 2 == 1)
+
+
+def _known_values(rows: _Rows) -> Array:
+    """Return all distinct values, or if they are too many the quantiles of the new ones."""
+    found = np.empty(0)
+    for values in rows.new_values():
+        found = np.union1d(found, values)
+        if len(found) > _MOST_DISTINCT:
+            return np.unique(quantiles(rows.new_values, np.linspace(0, 1, _NUM_QUANTILES).tolist()))
+    return found
+
+
+def _unit_of(values: Array, known: Array) -> Ints:
+    place = np.searchsorted(known, values, side="left")
+    same = known[np.minimum(place, len(known) - 1)] == values
+    return np.asarray(2 * place + same, dtype=np.int64)
+
+
+def _count(rows: _Rows, known: Array) -> _Units:
+    num_units = 2 * len(known) + 1
+    new, everything, patients = np.zeros((3, num_units), np.int64)
+    total, num_patients = np.zeros(num_units), 0
+    for values, patient, present in rows.new():
+        unit = _unit_of(values, known)
+        new += np.bincount(unit, minlength=num_units)
+        total += np.bincount(unit, values, minlength=num_units)
+        everything += np.bincount(_unit_of(present, known), minlength=num_units)
+        patients += np.bincount(np.unique(patient * num_units + unit) % num_units, minlength=num_units)
+        num_patients += len(np.unique(patient))
+    index = np.flatnonzero(new)
+    value = known[np.minimum(index // 2, len(known) - 1)]
+    below = known[np.maximum(index // 2 - 1, 0)]
+    low = np.where(index % 2, value, below)
+    return _Units(
+        known,
+        index,
+        low,
+        value,
+        new[index],
+        everything[index],
+        patients[index],
+        total[index],
+        num_patients,
+    )
+
+
+def _pool(units: _Units, rows: _Rows, least: int) -> tuple[Ints, NDArray[np.bool_]]:
+    """Return the piece of each unit, and which pieces are single values.
+
+    A unit that only counts as a piece, without widening it, has the label -1 minus that piece.
+    """
+    fewest_rows = units.new.sum() / _MOST_PIECES
+    atom = units.single & (units.patients >= least) & (units.new >= fewest_rows / 2)
+    labels, counts = _first_pools(units, atom, least, fewest_rows), units.patients
+    while True:
+        counts = _patients_of(labels, units, rows)
+        first = np.unique(labels, return_index=True)[1]
+        poor = np.flatnonzero((counts < least) & ~atom[first])
+        if not len(poor) or len(first) == 1:
+            break
+        labels, changed = _merged(labels, poor[0::2], first, atom)
+        if not changed:
+            break
+    return _absorbed(labels, counts, units, atom, least)
+
+
+def _first_pools(units: _Units, atom: NDArray[np.bool_], least: int, fewest_rows: float) -> Ints:
+    """Return labels, rising from 0, of groups that have enough patients if nobody counts twice."""
+    labels, label, patients, new = np.empty(len(atom), np.int64), -1, least, np.inf
+    for i, single in enumerate(atom.tolist()):
+        if single or atom[i - 1] or (patients >= least and new >= fewest_rows):
+            label, patients, new = label + 1, 0, 0.0
+        labels[i] = label
+        patients, new = patients + int(units.patients[i]), new + int(units.new[i])
+    return labels
+
+
+def _patients_of(labels: Ints, units: _Units, rows: _Rows) -> Ints:
+    """Return the distinct patients of each label."""
+    lookup = np.zeros(2 * len(units.known) + 1, np.int64)
+    lookup[units.index] = labels
+    count = int(labels[-1]) + 1
+    patients = np.zeros(count, np.int64)
+    for values, patient, _ in rows.new():
+        label = lookup[_unit_of(values, units.known)]
+        patients += np.bincount(np.unique(patient * count + label) % count, minlength=count)
+    return patients
+
+
+def _merged(labels: Ints, poor: Ints, first: Ints, atom: NDArray[np.bool_]) -> tuple[Ints, bool]:
+    """Join each of some labels with the next pool, else the one before; a pool between two atoms stays."""
+    target, last = np.arange(len(first)), len(first) - 1
+    for label in poor.tolist():
+        if label < last and not atom[first[label + 1]] and target[label + 1] == label + 1:
+            target[label + 1] = target[label]
+        elif label and not atom[first[label - 1]]:
+            target[label] = target[label - 1]
+    joined = np.unique(target[labels], return_inverse=True)[1]
+    return joined.astype(np.int64), bool((target != np.arange(len(first))).any())
+
+
+def _absorbed(
+    labels: Ints, counts: Ints, units: _Units, atom: NDArray[np.bool_], least: int
+) -> tuple[Ints, NDArray[np.bool_]]:
+    """Let pools of too few patients count as the piece nearest in value."""
+    first = np.unique(labels, return_index=True)[1]
+    enough = counts >= least
+    if not enough.any():
+        return np.zeros(len(labels), np.int64), np.array([False])
+    middle = (units.low + units.high) / 2
+    kept = np.flatnonzero(enough[labels])
+    ends = np.clip(np.searchsorted(kept, np.arange(len(labels))), 1, max(len(kept) - 1, 1))
+    before, after = kept[ends - 1], kept[np.minimum(ends, len(kept) - 1)]
+    nearest = np.where(np.abs(middle - middle[before]) <= np.abs(middle[after] - middle), before, after)
+    piece = np.cumsum(enough) - 1
+    found = np.where(enough[labels], piece[labels], -1 - piece[labels[nearest]])
+    return found.astype(np.int64), atom[first[enough]]
+
+
+def _decimals(units: _Units) -> int:
+    """Return with how many digits after the point the values are recorded, at most six."""
+    values, weights = units.high[units.single], units.new[units.single]
+    for decimals in range(_MOST_DECIMALS):
+        scaled = values * 10.0**decimals
+        if (weights * (np.abs(scaled - np.rint(scaled)) > 1e-6 * np.maximum(np.abs(scaled), 1))).sum() == 0:
+            return decimals
+    return _MOST_DECIMALS
+
+
+def _ends(
+    units: _Units, labels: Ints, atom_P: NDArray[np.bool_], decimals: int
+) -> tuple[Array, Array, Array, Array]:
+    """Return the lowest and highest value of each piece, its step, and the bounds between pieces."""
+    count, own, unit = len(atom_P), labels >= 0, 10.0**-decimals
+    places = np.flatnonzero(own)
+    first = places[np.unique(labels[own], return_index=True)[1]]
+    last = places[len(places) - 1 - np.unique(labels[own][::-1], return_index=True)[1]]
+    bounds = np.array([_bound(units, last[p], first[p + 1], decimals) for p in range(count - 1)])
+    low, high, step = _values_of_single(units, first), _values_of_single(units, first), np.full(count, unit)
+    for p in np.flatnonzero(~atom_P).tolist():
+        part = slice(first[p], last[p] + 1)
+        ends = _outer_ends(units, part, bounds[p - 1 : p] if p else bounds[:0], bounds[p : p + 1], unit)
+        low[p], high[p], step[p] = _on_grid(units, part, *ends, unit)
+    return np.round(low, decimals), np.round(high, decimals), step, bounds
+
+
+def _values_of_single(units: _Units, first: Ints) -> Array:
+    return units.high[first].copy()
+
+
+def _bound(units: _Units, last: int, first: int, decimals: int) -> float:
+    """Return the number with the fewest digits that divides a piece's last unit from the next one's first."""
+    below, above = float(units.high[last]), float(units.low[first])
+    if below < above:
+        return _roundest(below, above, decimals)
+    return float(np.nextafter(below, np.inf)) if units.single[last] else above
+
+
+def _outer_ends(units: _Units, part: slice, before: Array, after: Array, unit: float) -> tuple[float, float]:
+    """Return the ends of an interval between two bounds, or one of them, or none.
+
+    Where there is no bound, the end is that of an interval with the mean of the values: nobody's own value.
+    """
+    mean = float(units.total[part].sum() / units.new[part].sum())
+    if not len(before) and not len(after):
+        middle = (units.low[part] + units.high[part]) / 2
+        half = float(np.sqrt(3 * np.average((middle - mean) ** 2, weights=units.new[part])))
+        low, high = mean - half, mean + half
+    else:
+        low = float(before[0]) if len(before) else np.nan
+        high = float(after[0]) - unit if len(after) else 2 * mean - low
+        low = 2 * mean - high if np.isnan(low) else low
+    if units.low[0] >= 0:
+        low = max(low, 0.0)
+    return low, max(high, low)
+
+
+def _roundest(above: float, most: float, decimals: int) -> float:
+    """Return the number in (above, most] that has the fewest digits."""
+    for digits in range(-9, decimals + 1):
+        scaled = most * 10.0**digits
+        whole = float(np.rint(scaled))
+        if abs(whole - scaled) > 1e-12 * abs(scaled):  # else the product only missed it by rounding
+            whole = float(np.floor(scaled))
+        if above < whole / 10.0**digits:
+            return round(whole / 10.0**digits, max(digits, 0))
+    return most
+
+
+def _on_grid(units: _Units, part: slice, low: float, high: float, unit: float) -> tuple[float, float, float]:
+    """Return the ends and the step of the coarsest grid that most values of a piece lie on."""
+    single = units.single[part]
+    values, weights = units.high[part][single], units.new[part][single]
+    for multiple in _GRIDS[::-1]:
+        step = multiple * unit
+        scaled = values / step
+        on = (weights * (np.abs(scaled - np.rint(scaled)) < 1e-6 * np.maximum(np.abs(scaled), 1))).sum()
+        bottom, top = np.ceil(low / step - 1e-9) * step, np.floor(high / step + 1e-9) * step
+        if on > _MOSTLY * units.new[part].sum() and bottom <= top:
+            return float(bottom), float(top), step
+    bottom, top = np.ceil(low / unit - 1e-9) * unit, np.floor(high / unit + 1e-9) * unit
+    return (float(bottom), float(top), unit) if bottom <= top else (low, low, unit)
+
+
+def _bins(new_P: Ints, num_bins: int) -> tuple[Ints, Ints]:
+    """Return the bin of each piece, and its cell in the bin: at most `_MOST_CELLS`, of like shares."""
+    share, heavy = new_P / new_P.sum(), 1 / num_bins
+    bin_P, number, mass = np.empty(len(new_P), np.int64), -1, np.inf
+    for p, own in enumerate(share.tolist()):
+        if p == 0 or mass + own / 2 > heavy or own > heavy / 2:
+            number, mass = number + 1, 0.0
+        bin_P[p] = number
+        mass = np.inf if own > heavy / 2 else mass + own
+    cell_P = np.empty_like(bin_P)
+    for b in range(number + 1):
+        members = np.flatnonzero(bin_P == b)
+        if len(members) <= _MOST_CELLS:
+            cell_P[members] = np.arange(len(members))
+            continue
+        middle = (np.cumsum(share[members]) - share[members] / 2) / share[members].sum()
+        cell_P[members] = np.unique((middle * _MOST_CELLS).astype(int), return_inverse=True)[1]
+    return bin_P, cell_P

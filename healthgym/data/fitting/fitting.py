@@ -1,0 +1,151 @@
+"""What is fitted on the training patients: fills, transform, cells; memory does not grow with rows.
+
+The rows are read once. Each real column is then a file of its own, which is read a few dozen times.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from healthgym.data.fitting.columns import Array, Blocks, ColumnFile, count_of, extremes, median
+from healthgym.data.fitting.fit_cells import fit_cells
+from healthgym.data.fitting.stream import Patients, RowStore
+from healthgym.data.fitting.transform import BOXCOX_EPS, Transform
+from healthgym.data.tables.missing import Fills
+from healthgym.errors import TableError, listed
+from healthgym.schema import Schema, Variable
+from healthgym.schema.cells import Cells
+
+
+def fit(
+    store: RowStore, train: Patients, schema: Schema, source: str, folder: Path, least_patients: int
+) -> tuple[Fills, Transform, Cells]:
+    """Return the fills, the transform and the cells of the training patients.
+
+    Args:
+        store: all rows.
+        train: whom to fit on.
+        schema: of the table.
+        source: names it in messages.
+        folder: takes the column files.
+        least_patients: whose values a piece of a variable's cells must pool.
+
+    Raises:
+        TableError: a variable has no value, or always the same.
+    """
+    columns = _Columns(schema, folder)
+    for block in train.blocks():
+        columns.add(store, block)
+    values = {v.name: columns.fill(v) for v in schema.encoded if v.missing != "refuse"}
+    if schema.gap and values[schema.gap.name] is None:
+        raise TableError(
+            f"{source}: no training patient has a second visit, so that there is no time between visits to "
+            f"learn. Write whole-number timesteps, without `kind: irregular` in the schema."
+        )
+    empty = [name for name, value in values.items() if value is None]
+    if empty:
+        raise TableError(
+            f"{source}: column '{empty[0]}' has no value at all among the training patients. Take it out of "
+            f"the schema."
+        )
+    fills = Fills({name: value for name, value in values.items() if value is not None})
+    filled = [columns.filled(variable, fills) for variable in schema.reals]
+    _refuse_constant(
+        {v.name: extremes(each) for v, each in zip(schema.reals, filled, strict=True)}, schema, source
+    )
+
+    def keep(blocks: Iterator[Array]) -> Blocks:
+        (folder / "logarithms").unlink(missing_ok=True)
+        kept = ColumnFile(folder / "logarithms")
+        for block in blocks:
+            kept.append(block)
+        return kept
+
+    transform = Transform.fit_columns(filled, schema, keep)
+    by_patient = [columns.by_row(variable, fills) for variable in schema.reals]
+    return fills, transform, fit_cells(by_patient, train.lengths_N, least_patients)
+
+
+class _Columns:
+    """The training patients' columns: real ones in files, measured classes counted.
+
+    Args:
+        schema: of the table.
+        folder: takes the files.
+    """
+
+    def __init__(self, schema: Schema, folder: Path) -> None:
+        self._schema = schema
+        self._carried = {v.name: ColumnFile(folder / f"carried-{r}") for r, v in enumerate(schema.reals)}
+        self._measured = {
+            v.name: ColumnFile(folder / f"measured-{r}")
+            for r, v in enumerate(schema.reals)
+            if v.missing != "refuse"
+        }
+        self._classes: dict[str, Counter[str]] = {
+            v.name: Counter() for v in schema.categoricals if v.missing != "refuse"
+        }
+
+    def add(self, store: RowStore, patients: Patients) -> None:
+        """Take in the rows of some patients."""
+        table, schema = store.read(patients), self._schema
+        for name, column in self._measured.items():
+            column.append(table[name].dropna().to_numpy(np.float64))
+        for name, counts in self._classes.items():
+            counts.update({str(k): int(n) for k, n in table[name].value_counts().items()})
+        gaps = {v.name: np.nan if v.kind == "real" else v.labels[0] for v in schema.encoded}
+        carried = Fills(gaps).carry_forward(table, schema, modelled=False)
+        for name, column in self._carried.items():
+            column.append(carried[name].to_numpy(np.float64))
+
+    def fill(self, variable: Variable) -> float | str | None:
+        """Return what fills a gap that nothing precedes; None where there is no value at all."""
+        if variable.kind == "real":
+            column = self._measured[variable.name]
+            return median(column) if count_of(column) else None
+        counts = self._classes[variable.name]
+        return max(variable.labels, key=lambda label: counts[label]) if counts.total() else None
+
+    def by_row(self, variable: Variable, fills: Fills) -> Blocks:
+        """Return a real column with a value for each row: NaN where it is modelled as absent."""
+        return self._carried[variable.name] if variable.missing == "model" else self.filled(variable, fills)
+
+    def filled(self, variable: Variable, fills: Fills) -> Blocks:
+        """Return a real column with gaps carried forward and filled; modelled gaps are left out."""
+        column = self._carried[variable.name]
+        if variable.missing == "model":
+            return lambda: (block[~np.isnan(block)] for block in column())
+        if variable.missing == "carry_forward":
+            value = float(fills.values[variable.name])
+            return lambda: (np.where(np.isnan(block), value, block) for block in column())
+        return column
+
+
+def _refuse_constant(found: Mapping[str, tuple[float, float]], schema: Schema, source: str) -> None:
+    """A constant has no Box-Cox transform and nothing to learn; `found` has each lowest and highest value."""
+    shifts = {v.name: BOXCOX_EPS + v.offset for v in schema.reals}
+    constant = [name for name, (low, high) in found.items() if low + shifts[name] == high + shifts[name]]
+    if constant:
+        shown = listed(f"'{name}' = {found[name][0]:g}" for name in constant)
+        raise TableError(
+            f"{source}: the same value in every row of the training patients: {shown}. There is nothing to "
+            f"learn from it: take it out of the schema.{_constant_time(constant, schema)}"
+        )
+
+
+def _constant_time(constant: Sequence[str], schema: Schema) -> str:
+    """Say what a constant time is: the table has it in another form."""
+    words = ""
+    if schema.gap and schema.gap.name in constant:
+        words += (
+            f" '{schema.gap.name}' is the time between visits, always the same: number each patient's visits "
+            f"0, 1, 2, ... and leave out `kind: irregular`."
+        )
+    if schema.follow_up and schema.follow_up.time in constant:
+        words += (
+            f" '{schema.follow_up.time}' stands for the time from the last row to the end of follow-up: it "
+            f"says no more than the rows do, so leave out `follow_up` too."
+        )
+    return words

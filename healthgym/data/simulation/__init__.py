@@ -1,0 +1,1 @@
+"""The simulated cohort of people with HIV on antiretroviral therapy."""

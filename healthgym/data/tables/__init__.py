@@ -1,0 +1,1 @@
+"""Tables of patients: found, read and checked."""

@@ -1,0 +1,248 @@
+"""Read a clinical table from CSV or Parquet, as found, whole or in parts."""
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import pandas as pd
+
+from healthgym.data.tables.records import Records, read_records
+from healthgym.errors import TableError, listed
+from healthgym.faults import sentence
+from healthgym.schema import Schema, Variable
+from healthgym.storage.parquet import read_parquet_parts
+from healthgym.words import one_form
+
+FORMS = (".csv", ".csv.gz", ".parquet")
+# Since 3.1, pandas reads numbers to the last bit by itself, and calls the option that asks for it old.
+_OLD_PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1)
+_EXACT: Any = {"float_precision": "round_trip"} if _OLD_PANDAS else {}
+_CELLS = 1 << 20  # of a part: some 50 MB of text
+_EMPTY = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")
+
+
+def read_table(path: Path, schema: Schema) -> pd.DataFrame:
+    """Return the table as found, columns that the schema does not know included.
+
+    The index says where a row stands in the file: the line number of a CSV file (index name "line"),
+    else the row counted from 0. Empty lines are left out. An empty field, NA, NaN, null or None is a
+    missing value, unless the schema has a class of that name.
+
+    Raises:
+        TableError: the file is absent, damaged, of another format, or has nothing of the schema.
+    """
+    return next(read_parts(path, schema, None))
+
+
+def read_parts(
+    path: Path, schema: Schema, cells: int | None = _CELLS, beside: Collection[str] = ()
+) -> Iterator[pd.DataFrame]:
+    """Yield the rows of `read_table` in parts, at least one, of about so many cells; in one part if None.
+
+    Columns that the schema does not know may be left out; those `beside` the file are not missed.
+    """
+    if not path.name.lower().endswith(FORMS):
+        raise TableError(f"{path}: cannot tell the format from the name. Give a table as {', '.join(FORMS)}.")
+    parquet, wanted = path.suffix.lower() == ".parquet", _wanted(schema)
+    with _naming(path):
+        parts = _parquet_parts(path, schema, cells, beside) if parquet else _csv_parts(path, schema, cells)
+        for part in parts:
+            if not set(wanted) & set(part.columns):
+                raise TableError(
+                    f"{path}: none of the schema's columns ({listed(wanted)}) are there; the file has "
+                    f"{listed(part.columns)}. Check that file and schema belong together."
+                )
+            yield part
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn a failure to read into a sentence."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise TableError(f"{path}: there is no such file. Check the path.") from None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        if said := sentence(error, path, "read"):
+            raise TableError(said) from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise TableError(f"{path}: cannot be read: {reason}. Mend the file or export it again.") from None
+
+
+def _wanted(schema: Schema) -> list[str]:
+    return [schema.keys.patient, schema.keys.timestep, *schema.names()]
+
+
+def _parquet_parts(
+    path: Path, schema: Schema, cells: int | None, beside: Collection[str]
+) -> Iterator[pd.DataFrame]:
+    derived = {variable.name for variable in schema.encoded} - {v.name for v in schema.variables}
+    first = 0
+    for part in read_parquet_parts(path, _wanted(schema), derived | set(beside), cells):
+        yield part.set_axis(pd.RangeIndex(first, first + len(part)))
+        first += len(part)
+
+
+def _csv_parts(path: Path, schema: Schema, cells: int | None) -> Iterator[pd.DataFrame]:
+    parts = _csv_frames(path, schema, cells or _CELLS)
+    if cells is not None:
+        yield from parts
+        return
+    yield pd.concat(list(parts)).rename_axis(index="line")
+
+
+def _csv_frames(path: Path, schema: Schema, cells: int) -> Iterator[pd.DataFrame]:
+    packed = path.suffix.lower() == ".gz"
+    with cast(BinaryIO, gzip.open(path)) if packed else path.open("rb") as stream:
+        header: list[str] = []
+        empty = True
+        for records in read_records(stream, path):
+            if not header:
+                header = _header(records, path, schema)
+                records = records.slice(1)
+            sound = _sound(records, header, path)
+            if not (sound.ended or packed):  # what was packed by gzip carries its length and checksum
+                _refuse_torn(sound, header, schema, path)
+            rows = max(1, cells // len(header))
+            for first in range(0, len(sound.ends_N), rows):
+                part = _frame(sound.slice(first, first + rows), header, schema, path)
+                empty &= part.empty
+                if len(part):
+                    yield part
+    if not header:
+        raise TableError(f"{path}: the first line is empty; it must name the columns.")
+    if empty:
+        yield pd.DataFrame(columns=_distinct(header), index=pd.RangeIndex(0, name="line"))
+
+
+def _sound(records: Records, header: list[str], path: Path) -> Records:
+    """Return the records without empty lines, all with a field for each column.
+
+    Raises:
+        TableError: one has not: a row that was cut short does not have missing values.
+    """
+    wrong_N = records.fields_N != len(header)
+    alone = np.flatnonzero(wrong_N & (records.fields_N == 1)).tolist()
+    blank = [n for n in alone if not records.slice(n, n + 1).content.strip()]
+    wrong_N[blank] = False
+    if wrong_N.any():
+        shown = [
+            f"line {line} has {count}"
+            for line, count in zip(records.lines_N[wrong_N][:3], records.fields_N[wrong_N][:3], strict=True)
+        ]
+        more = wrong_N.sum() - len(shown)
+        raise TableError(
+            f"{path}: rows have another number of fields than the header, which names {len(header)}: "
+            f"{', '.join(shown)}{f', and at least {more} more' if more else ''}. A row that was cut short is "
+            f"damaged; a missing value is an empty field between its commas. Mend the rows, quote fields "
+            f"that hold commas, or export the table again."
+        )
+    kept_N = np.ones(len(wrong_N), bool)
+    kept_N[blank] = False
+    return records.only(kept_N)
+
+
+def _refuse_torn(records: Records, header: list[str], schema: Schema, path: Path) -> None:
+    """Refuse a last line without a line end, unless its last field proves that it is whole.
+
+    Many programs leave the last line end out. So does a copy that was broken off, and then 1001.25 may read
+    100. Nothing else in the file tells the two apart: the line is accepted where its last field is quoted, of
+    no interest, or a class whose writing no other class continues.
+    """
+    if not len(records.ends_N):
+        return
+    row = records.slice(len(records.ends_N) - 1)
+    last, name = next(csv.reader(io.StringIO(row.content.decode(errors="replace"))))[-1], header[-1]
+    classes = {word: k for v in schema.encoded if v.name == name for word, k in _class_words(v).items()}
+    sure = last in classes and all(k == classes[last] for word, k in classes.items() if word.startswith(last))
+    if sure or row.content.endswith(b'"') or name not in _wanted(schema):
+        return
+    raise TableError(
+        f"{path}, line {row.lines_N[0]}: the file ends within a line, without a line end, so that '{name}' "
+        f"({last!r}) may have been cut off, as in a copy that was broken off. Compare it with the original; "
+        f"if nothing is missing, add a line end to the file."
+    )
+
+
+def _frame(records: Records, header: list[str], schema: Schema, path: Path) -> pd.DataFrame:
+    """Return the values of some records, each row named by its line; rows without any value are left out."""
+    used = [name for name in _wanted(schema) if name in header]
+    # Classes are read as the text that stands there: pandas would take the label True for the code 1.
+    text = {schema.keys.patient, *(variable.name for variable in schema.categoricals)} & set(used)
+    try:
+        part: pd.DataFrame = pd.read_csv(
+            io.BytesIO(records.content),
+            header=None,
+            names=_distinct(header),
+            dtype=dict.fromkeys(text, str),
+            na_values={name: _missing_marks(schema, name) for name in used},
+            keep_default_na=False,
+            index_col=False,
+            skip_blank_lines=False,
+            low_memory=False,
+            **_EXACT,
+        )
+    except UnicodeDecodeError:
+        raise _not_utf8(records, path) from None
+    part.index = pd.Index(records.lines_N, name="line")
+    for name in set(used) - text:
+        if pd.api.types.infer_dtype(part[name]) == "boolean":  # the word True is no number
+            part[name] = part[name].map(str, na_action="ignore")
+    blank = part[used].isna().all(axis=1)
+    return part[~blank] if used and blank.any() else part
+
+
+def _distinct(header: list[str]) -> list[str]:
+    """Return the columns' names, those of no interest made distinct."""
+    return [f"{name} (column {i})" if name in header[: i - 1] else name for i, name in enumerate(header, 1)]
+
+
+def _not_utf8(records: Records, path: Path) -> TableError:
+    """Return the error for text in another encoding, with its line."""
+    try:
+        records.content.decode()
+    except UnicodeDecodeError as error:
+        line = records.lines_N[np.searchsorted(records.ends_N, error.start, side="right")]
+        return TableError(f"{path}, line {line}: not UTF-8 text ({error.reason}). Save the table as UTF-8.")
+    raise AssertionError("the bytes are UTF-8 text")
+
+
+def _missing_marks(schema: Schema, name: str) -> list[str]:
+    """What stands for a missing value in a column: not what is one of its classes."""
+    own = {word for variable in schema.encoded if variable.name == name for word in _class_words(variable)}
+    return [mark for mark in _EMPTY if mark not in own]
+
+
+def _class_words(variable: Variable) -> dict[str, int]:
+    """Return the class of each code and label as written."""
+    by_code = {str(code): k for k, code in enumerate(variable.codes)}
+    return by_code | {label: k for k, label in enumerate(variable.labels)}
+
+
+def _header(records: Records, path: Path, schema: Schema) -> list[str]:
+    """Return the columns that the first record names."""
+    line = records.slice(0, 1)
+    try:
+        row = next(csv.reader(io.StringIO(line.content.decode(), newline="")), [])
+    except UnicodeDecodeError:
+        raise _not_utf8(line, path) from None
+    header = [one_form(name) for name in row]
+    if not header:
+        raise TableError(f"{path}: the first line is empty; it must name the columns.")
+    other = re.search(r"[;\t|]", header[0])
+    if len(header) == 1 and other:
+        raise TableError(
+            f"{path}, line 1: the header has one column, {header[0][:60]!r}: the file seems to be "
+            f"separated by {other[0]!r}. Save it with commas."
+        )
+    twice = sorted({name for name in header if header.count(name) > 1} & set(_wanted(schema)))
+    if twice:
+        raise TableError(f"{path}, line 1: column '{twice[0]}' stands twice in the header. Rename one.")
+    return header

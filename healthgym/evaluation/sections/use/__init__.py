@@ -1,0 +1,1 @@
+"""Sections on the use of a cohort."""

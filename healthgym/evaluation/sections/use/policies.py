@@ -1,0 +1,114 @@
+"""Treatment policies learned from the cohort, beside those learned from real patients."""
+
+from dataclasses import dataclass
+
+from healthgym.evaluation.comparison import About, Comparison, noise_of
+from healthgym.evaluation.figure import Figure, NotJudgedError, Row
+from healthgym.evaluation.sections.use.learning import Sets
+from healthgym.evaluation.settings import Policy
+from healthgym.evaluation.statistics.models.policy import (
+    Decisions,
+    Policies,
+    decisions_of,
+    disagreement,
+    fit_states,
+    learn,
+    policy_value,
+)
+
+
+def policy_figures(comparison: Comparison, sets: Sets, policy: Policy) -> list[Figure]:
+    agree = About(
+        f"utility.policy_disagreement:{policy.name}",
+        f"Policy: {policy.name}",
+        "The share of real decisions at which the policy learned from synthetic patients advises another "
+        "treatment, or knows of none, where the policy learned from real ones advises one.",
+        f"Tabular Q-iteration on {policy.num_states} clustered states, as the off-policy lesson of the v2 "
+        "paper "
+        f"(doi 10.1016/j.jbi.2023.104514). {policy.reason}".rstrip(". "),
+        "percent",
+    )
+    worth = About(
+        f"utility.policy_value:{policy.name}",
+        f"Value of the policy: {policy.name}",
+        "How much reward unseen real patients would lose under the policy learned from synthetic rather than "
+        "from real patients, in standard deviations of their returns.",
+        "Fitted Q evaluation (Le et al., ICML 2019) in tabular form on patients not learned from",
+    )
+    taught = comparison.anchors.once(f"policy {policy.name}", lambda: _taught(sets, policy))
+    if isinstance(taught, str):
+        return [comparison.not_judged(about, taught) for about in (agree, worth)]
+    learned = learn(
+        decisions_of(sets.synthetic, policy, fit_states(sets.real, policy, sets.seed)), policy.discount
+    )
+    return [
+        _agreement(comparison, agree, taught, learned),
+        _worth(comparison, worth, taught, learned, policy.discount),
+    ]
+
+
+@dataclass(frozen=True)
+class _Taught:
+    """What real and independent patients teach.
+
+    Args:
+        test: decisions of real patients whom nobody learned from.
+        real, independent: policies.
+        pairs: policies of disjoint sets of real patients.
+    """
+
+    test: Decisions
+    real: Policies
+    independent: Policies
+    pairs: tuple[tuple[Policies, Policies], ...]
+
+
+def _taught(sets: Sets, policy: Policy) -> _Taught | str:
+    """Return what is learned from all but the cohort, or a sentence why nothing can be."""
+    try:
+        states = fit_states(sets.real, policy, sets.seed)
+        real, apart = (
+            learn(decisions_of(panel, policy, states), policy.discount)
+            for panel in (sets.real, sets.independent)
+        )
+        pairs = tuple(
+            (
+                learn(decisions_of(one, policy, states), policy.discount),
+                learn(decisions_of(other, policy, states), policy.discount),
+            )
+            for one, other in sets.halves
+        )
+        return _Taught(decisions_of(sets.test, policy, states), real, apart, pairs)
+    except NotJudgedError as reason:
+        return str(reason)
+
+
+def _agreement(comparison: Comparison, about: About, taught: _Taught, learned: Policies) -> Figure:
+    """Return how often the policies differ; policies drawn by lot are the other anchor."""
+    by_lot = 1 - 1 / taught.test.num_actions
+    apart = max(disagreement(taught.real, taught.independent, taught.test), by_lot)
+    noise = noise_of([disagreement(one, other, taught.test) for one, other in taught.pairs], apart)
+    value = disagreement(taught.real, learned, taught.test)
+    say = f"the policy learned advises another treatment at {100 * value:.0f}% of decisions"
+    return comparison.figure(about, value, noise, finding=say)
+
+
+def _worth(
+    comparison: Comparison, about: About, taught: _Taught, learned: Policies, discount: float
+) -> Figure:
+    """Return what is lost of the real policy's value."""
+    returns = taught.test.returns(discount)
+    spread = max(float(returns.std()), 1e-9)
+
+    def value(policies: Policies) -> float:
+        return policy_value(taught.test, policies, discount)
+
+    best, found = value(taught.real), value(learned)
+    losses = [(value(one) - value(other)) / spread for one, other in taught.pairs]
+    rows = [
+        Row("value of the policy learned from real", best),
+        Row("value of the policy learned from synthetic", found),
+        Row("value of what was done", float(returns.mean())),
+    ]
+    say = f"the policy learned loses {(best - found) / spread:.2f} deviations of the returns"
+    return comparison.figure(about, (best - found) / spread, noise_of(losses, None), rows=rows, finding=say)

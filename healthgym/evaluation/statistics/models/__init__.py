@@ -1,0 +1,1 @@
+"""Models fitted to cohorts, and how well they rank patients."""

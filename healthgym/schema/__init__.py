@@ -1,0 +1,18 @@
+"""What a cohort's variables mean, its keys and times, and the layout and cells that follow from them."""
+
+from healthgym.schema.reading import load_schema
+from healthgym.schema.rules import Condition, Limit, Rule
+from healthgym.schema.schema import Schema
+from healthgym.schema.variable import Code, Variable, measured_class, plain_word
+
+__all__ = [
+    "Code",
+    "Condition",
+    "Limit",
+    "Rule",
+    "Schema",
+    "Variable",
+    "load_schema",
+    "measured_class",
+    "plain_word",
+]

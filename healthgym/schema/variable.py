@@ -1,0 +1,132 @@
+"""One variable of a cohort: its kind, its unit or classes, and what a missing value means."""
+
+import re
+from decimal import Decimal
+from typing import Any, Literal, TypeAlias
+
+from pydantic import Field, field_validator, model_validator
+
+from healthgym.strict import StrictModel
+from healthgym.words import Name, Text, Word, one_form
+
+Code: TypeAlias = int | Word
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE]\+?[0-9]{1,2})?")
+
+
+def plain_word(value: object) -> str:
+    """Return a class's code or label as it is compared: how a number or a truth is written says nothing.
+
+    "3" for 3, 3.0, "3.0" and " 3 "; "True" for True, "true" and "TRUE". A leading zero says something.
+    """
+    text = one_form(value)
+    if text.lower() in ("true", "false"):
+        return text.capitalize()
+    if _NUMBER.fullmatch(text):
+        number = Decimal(text)
+        return str(int(number)) if number == int(number) else text
+    return text
+
+
+class Variable(StrictModel):
+    """One clinical variable.
+
+    Args:
+        name: the column's name in the table.
+        kind: real, binary (two classes) or categorical.
+        unit: of a real variable, for axes and file attributes.
+        offset: added to a real variable before its Box-Cox transform, so that all values are positive
+            (base excess or fluid balance can be negative).
+        classes: {raw code: label} of a binary or categorical variable, in order.
+        static: constant within a patient.
+        missing: what NaN means: refuse it; carry the last value forward and flag; or model the
+            missingness (the flag is generated and the value is blank where the flag says so).
+        measured_flag: the binary variable that says 1 where the value was measured. Where the table
+            has no such column, it is derived from the missing values.
+        fill: `first` gives a patient's rows without a value the first one that the patient has; static
+            variables only.
+        description: for people.
+    """
+
+    name: Name
+    kind: Literal["real", "binary", "categorical"]
+    unit: Word = ""
+    offset: float = Field(default=0.0, allow_inf_nan=False)
+    classes: dict[Code, Word] = Field(default_factory=dict)
+    static: bool = False
+    missing: Literal["refuse", "carry_forward", "model"] = "refuse"
+    measured_flag: Name | None = None
+    fill: Literal["first"] | None = None
+    description: Text = ""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _codes_from_list(cls, value: Any) -> Any:
+        """Let a list of labels stand for codes that are the labels themselves."""
+        if not isinstance(value, list):
+            return value
+        if twice := next((label for i, label in enumerate(value) if label in value[:i]), None):
+            raise ValueError(f"the class '{twice}' stands twice; keep one")
+        return {label: str(label) for label in value}
+
+    @model_validator(mode="after")
+    def _check(self) -> "Variable":
+        if self.kind == "real" and self.classes:
+            raise ValueError(f"'{self.name}' is real and has classes; drop them or make it categorical")
+        if self.kind == "binary" and len(self.classes) != 2:
+            raise ValueError(f"'{self.name}' is binary and needs two classes, not {len(self.classes)}")
+        if self.kind == "categorical" and len(self.classes) < 2:
+            raise ValueError(f"'{self.name}' is categorical and needs at least two classes")
+        if self.kind == "categorical" and len(self.classes) > 256:
+            raise ValueError(
+                f"'{self.name}' has {len(self.classes)} classes; at most 256 fit, so group rare ones"
+            )
+        if self.kind != "real" and self.unit:
+            raise ValueError(f"'{self.name}' is {self.kind} and has a unit; only reals have one")
+        if self.kind != "real" and self.offset:
+            raise ValueError(f"'{self.name}' is {self.kind} and has an offset; only reals have one")
+        if len(set(self.classes.values())) != len(self.classes):
+            raise ValueError(f"'{self.name}' has the same label twice")
+        if len({str(code) for code in self.classes}) != len(self.classes):
+            raise ValueError(f"'{self.name}' has the same code twice (as a number and as text)")
+        self._refuse_ambiguous_classes()
+        if self.missing != "refuse" and not self.measured_flag:
+            raise ValueError(
+                f"'{self.name}' has missing: {self.missing} and needs measured_flag: a column name"
+            )
+        if self.missing != "refuse" and self.static:
+            raise ValueError(
+                f"'{self.name}' is static; a missing static value can only be refused, or carried from the "
+                f"patient's first row to the others by fill: first"
+            )
+        if self.fill and not self.static:
+            raise ValueError(
+                f"'{self.name}' has fill: {self.fill} and is not static; say missing: carry_forward instead"
+            )
+        return self
+
+    def _refuse_ambiguous_classes(self) -> None:
+        """A table may hold codes or labels, so that no word may mean two classes."""
+        meant: dict[str, tuple[Code, str]] = {}
+        for code, label in self.classes.items():
+            for word in (plain_word(code), plain_word(label)):
+                other = meant.setdefault(word, (code, label))
+                if other[0] != code:
+                    raise ValueError(
+                        f"'{self.name}': a table's '{word}' could mean the class {other[0]} ({other[1]}) or "
+                        f"{code} ({label}); give labels that are no other class's code"
+                    )
+
+    @property
+    def codes(self) -> tuple[Code, ...]:
+        """Raw codes in class order."""
+        return tuple(self.classes)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class labels in class order."""
+        return tuple(self.classes.values())
+
+
+def measured_class(flag: Variable) -> int:
+    """Return which class of a measured flag says that the value was measured: code 1, else the second."""
+    return flag.codes.index(1) if 1 in flag.codes else 1

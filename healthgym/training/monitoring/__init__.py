@@ -1,0 +1,1 @@
+"""Metrics of a run: recorded, drawn, and watched for divergence."""

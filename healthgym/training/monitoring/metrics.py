@@ -1,0 +1,186 @@
+"""Losses on their way from the device to a file."""
+
+import errno
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from healthgym.distributed.share import WHOLE, Share
+from healthgym.errors import DivergenceError, StorageError
+from healthgym.faults import sentence
+from healthgym.files import write_text
+from healthgym.training.monitoring.divergence import Watch
+
+
+class Meter:
+    """Collects the losses of single steps and gives their means.
+
+    Losses stay on the device until they are read, so that no step waits for the device. With several
+    processes each keeps its own until they are read, by all at the same step; then all have the means of
+    the global batch.
+
+    Args:
+        share: this process's part of each batch.
+    """
+
+    def __init__(self, share: Share = WHOLE) -> None:
+        self._share, self._num_merged, self._watch = share, 0, Watch()
+        self._names: list[str] = []
+        self._pending: list[Tensor] = []
+        self._steps: list[int] = []
+
+    def add(self, step: int, losses: Mapping[str, Tensor]) -> None:
+        """Keep the losses of a step."""
+        self._names = sorted(losses)
+        self._pending.append(torch.stack([losses[name].detach().float() for name in self._names]))
+        self._steps.append(step)
+
+    def check(self) -> None:
+        """Look at the kept losses.
+
+        Raises:
+            DivergenceError: one is not a finite number, or too large (`Watch`); names it, the step and, where
+                it is not finite, the process.
+        """
+        self._merge()
+        self._watch.look(self._names, self._steps, self._values())
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each loss and forget the steps."""
+        self._merge()
+        means = self._values().mean(0)
+        self._pending, self._steps, self._num_merged = [], [], 0
+        return {name: float(mean) for name, mean in zip(self._names, means, strict=True)}
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def state(self) -> dict[str, Any]:
+        """Return what has not been logged yet, so that a resumed run logs the same means."""
+        values = self._values().astype(np.float32)
+        names, steps = (
+            list(self._names),
+            list(self._steps),
+        )  # another thread writes them while steps are added
+        return {"names": names, "steps": steps, "values": values, "watch": self._watch.state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self._names, self._steps = list(state["names"]), list(state["steps"])
+        self._pending = [torch.from_numpy(row) for row in np.asarray(state["values"])]
+        self._num_merged = len(self._pending)
+        del self._steps[self._num_merged :]  # a step that was added while an older version wrote them
+        if "watch" in state:  # older checkpoints have none
+            self._watch.load_state(state["watch"])
+
+    def _merge(self) -> None:
+        """Replace this process's losses by those of the global batch."""
+        ranks, new = self._share.ranks, self._pending[self._num_merged :]
+        if ranks.alone or not new:
+            return
+        values_PSL = torch.stack(ranks.gather(torch.stack(new).double().cpu()))
+        bad = (~values_PSL.isfinite()).transpose(0, 1).nonzero()
+        if len(bad):
+            row, process, column = (int(place) for place in bad[0])
+            raise DivergenceError(
+                f"{self._names[column]} is {float(values_PSL[process, row, column])} at step "
+                f"{self._steps[self._num_merged + row]} in process {process} of {len(values_PSL)}",
+                since=self._steps[self._num_merged + row],
+            )
+        merged_SL = torch.einsum("psl,p->sl", values_PSL, self._share.weights())
+        self._pending[self._num_merged :] = list(merged_SL.float())
+        self._num_merged = len(self._pending)
+
+    def _values(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        if not self._pending:
+            return np.zeros((0, len(self._names)))
+        values: np.ndarray[Any, np.dtype[np.float64]] = torch.stack(self._pending).double().cpu().numpy()
+        return values
+
+
+class MetricsFile:
+    """`metrics.jsonl`: a line per logged moment.
+
+    A line that a killed process left unfinished, and lines of steps after the checkpoint that a run goes
+    on from, are taken out on opening: the file then reads as if nothing had happened.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        after_step: int,
+        guard: Callable[[], None] = lambda: None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.path, self._guard, self._say = path, guard, say
+        self._waiting: list[str] = []
+        guard()
+        kept = [record for record in read_metrics(path) if record["step"] <= after_step]
+        write_text(path, "".join(map(_line, kept)))
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a line; numbers that are not finite are written as null, since JSON has none.
+
+        What cannot be written waits for the next line, since no loss curve is worth a run.
+        """
+        self._waiting.append(_line(record))
+        try:
+            self._guard()
+            _append(self.path, "".join(self._waiting).encode())
+        except (OSError, StorageError) as error:
+            if len(self._waiting) == 1:
+                self._say(f"note: {sentence(error, self.path, 'write') or error} Training goes on.")
+            return
+        self._waiting.clear()
+
+
+def _append(path: Path, content: bytes) -> None:
+    """Add to a file, all of the content or nothing."""
+    with path.open("ab", buffering=0) as stream:
+        size = stream.tell()
+        try:
+            if stream.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            stream.truncate(size)
+            raise
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a metrics file, in order of steps; none if it is absent.
+
+    A line that cannot be read, or whose step does not come after the one before it, is left out with a
+    warning: a second writer was at work before it was fenced off.
+    """
+    if not path.exists():
+        return []
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            continue  # its writer was killed
+        try:
+            record = json.loads(line)
+            in_order = record["step"] > (records[-1]["step"] if records else -1)
+        except (ValueError, TypeError, KeyError):
+            in_order = False
+        if in_order:
+            records.append(record)
+        else:
+            warnings.warn(f"Skipping line {number} of {path}: it is damaged or out of order.", stacklevel=2)
+    return records
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    clean = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+    return json.dumps(clean) + "\n"

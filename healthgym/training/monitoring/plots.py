@@ -1,0 +1,89 @@
+"""Loss curves of a run, one picture: a panel per loss, a line per stage.
+
+The sources judge training by these: the critic's gap narrows and steadies, the generator's loss flattens.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from healthgym.files import atomic_path
+from healthgym.training.monitoring.metrics import read_metrics
+
+_PLACES = {"step", "epoch", "length", "seconds", "sequences_per_second", "planned_steps"}
+_VALIDATION = {"validation_nats", "best_nats", "best_step"}
+_TITLES = {
+    "autoencoder_loss": "Autoencoder loss",
+    "critic_gap": "Critic gap: mean D(real) - mean D(fake)",
+    "critic_loss": "Critic loss",
+    "generator_loss": "Generator loss",
+    "gradient_penalty": "Gradient penalty",
+    "correlation_loss": "Correlation loss",
+    "nats": "Nats per timestep: training and validation",
+}
+
+
+def draw_losses(metrics_path: Path, picture_path: Path) -> bool:
+    """Draw a run's losses against its epochs; return whether there was anything to draw."""
+    records = read_metrics(metrics_path)
+    if not records:
+        return False
+    # Drawing is slow to import and has nothing to do with training.
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    validated = any("validation_nats" in record for record in records)
+    names = [name for name in records[-1] if name not in _PLACES | _VALIDATION]
+    if validated:
+        names = ["nats", *(name for name in names if name != "nats")]
+    columns = 2 if len(names) > 1 else 1
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(5.5 * columns, 2.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    lengths = sorted({record["length"] for record in records})
+    colours = matplotlib.colormaps["viridis"]
+    for panel, name in zip(axes.flat, names, strict=False):
+        panel.set_title(_TITLES.get(name, name.replace("_", " ").capitalize()), fontsize=10, loc="left")
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+        if validated and name == "nats":
+            _draw_validation(panel, records)
+            continue
+        for index, length in enumerate(lengths):
+            points = _by_epoch(records, name, length)
+            colour = colours(0.9 * index / max(len(lengths) - 1, 1))
+            panel.plot(points.keys(), points.values(), lw=1.4, color=colour, label=f"{length}",
+                       marker="." if len(points) < 3 else None)  # fmt: skip
+    for panel in axes.flat[len(names) :]:
+        panel.set_axis_off()
+    for panel in axes[-1]:
+        panel.set_xlabel("Epoch")
+    if validated:
+        axes.flat[0].set_xlabel("Step")
+    else:
+        axes.flat[0].legend(title="Stage length", fontsize=8, title_fontsize=8, ncols=2)
+    with atomic_path(picture_path) as beside:
+        figure.savefig(beside, format="png", dpi=130)
+    return True
+
+
+def _draw_validation(panel: Any, records: list[dict[str, Any]]) -> None:
+    """Draw the loss of training and of validation patients against the steps, and the weights chosen."""
+    for name, label in (("nats", "training"), ("validation_nats", "validation")):
+        points = {record["step"]: record[name] for record in records if record.get(name) is not None}
+        panel.plot(
+            points.keys(), points.values(), lw=1.4, label=label, marker="." if len(points) < 3 else None
+        )
+    last = [record for record in records if "best_nats" in record][-1]
+    panel.plot([last["best_step"]], [last["best_nats"]], "o", color="black", label="chosen")
+    panel.legend(fontsize=8)
+
+
+def _by_epoch(records: list[dict[str, Any]], name: str, length: int) -> dict[int, float]:
+    """Return the mean of a loss in each epoch of one stage."""
+    values: dict[int, list[float]] = {}
+    for record in records:
+        if record["length"] == length and record.get(name) is not None:
+            values.setdefault(record["epoch"] + 1, []).append(record[name])
+    return {epoch: sum(found) / len(found) for epoch, found in sorted(values.items())}

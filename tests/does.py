@@ -1,0 +1,28 @@
+"""A job that does what a test tells it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from healthgym.launch.perform import Outcome
+
+
+@dataclass(frozen=True)
+class Does:
+    """A job that does what it is told."""
+
+    what: Callable[[], Outcome]
+    saves: bool = True
+    kind: str = "count"
+    place: str = ""
+    ranks: bool = False
+    target: Path = Path("unused")
+    reads: tuple[Path, ...] = ()
+
+    def check(self, awaited: bool = False) -> None: ...
+
+    def deal(self, num_tasks: int) -> list["Does"]:
+        return [self]
+
+    def __call__(self) -> Outcome:
+        return self.what()

@@ -1,0 +1,164 @@
+"""A benchmark is worth something if both of its sides compute the same numbers."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from healthgym.config import (
+    AdamConfig,
+    BufferedLatentConfig,
+    CriticConfig,
+    DiffusionConfig,
+    UniformLatentConfig,
+    WGANConfig,
+)
+from healthgym.schema.layout import FeatureLayout
+from healthgym.systems.adversarial.wgan import WGANSystem
+from healthgym.systems.base import Batch, PositionDraws
+from healthgym.systems.build import build_system
+from healthgym.systems.denoising.diffusion import DiffusionSystem
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+LAYOUT = FeatureLayout(2, (2, 3), (2, 4))
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make benchmarks importable, as they are to each other."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Make new weights float64: in float32, Adam turns the rounding of a vanishing gradient into steps."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+class Float64Draws(PositionDraws):
+    """The usual numbers in float64."""
+
+    def from_row(self, first_row: int) -> "Float64Draws":
+        assert first_row == 0
+        return self
+
+    def uniform(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return super().uniform(name, shape).double()
+
+    def normal(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return super().normal(name, shape).double()
+
+    def shared_uniform(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return super().shared_uniform(name, shape).double()
+
+
+LSTM = {"kind": "bilstm", "hidden_dim": 8}
+TRANSFORMER = {"kind": "transformer", "num_heads": 2, "num_positions": 9}
+
+
+def tiny(latent: UniformLatentConfig | BufferedLatentConfig, generator: Any) -> WGANConfig:
+    return WGANConfig(
+        latent=latent,
+        critic=CriticConfig(hidden_dim=8, num_updates=2),
+        optimiser=AdamConfig(learning_rate=1e-3),
+        generator=generator,
+    )
+
+
+@pytest.mark.usefixtures("benchmarks", "float64")
+@pytest.mark.parametrize(
+    ("latent", "generator"),
+    [
+        (UniformLatentConfig(latent_dim=6), LSTM),
+        # 20 slots and 8 patients: the third step draws from a full memory.
+        (BufferedLatentConfig(latent_dim=6, hidden_dim=8, num_slots=20), LSTM),
+        (BufferedLatentConfig(latent_dim=6, hidden_dim=8, num_slots=20), TRANSFORMER),
+    ],
+    ids=["v1", "v2", "v2.5"],
+)
+def test_published_and_ours_compute_the_same(latent: Any, generator: Any) -> None:
+    from published_step import PublishedSystem
+    from training_step import patients
+
+    x_BTF = patients(LAYOUT, 8, 5, CPU).double()
+    ours = build_system(tiny(latent, generator), LAYOUT, torch.eye(LAYOUT.num_features), CPU, seed=0)
+    assert isinstance(ours, WGANSystem)
+    ours.correlation_FF = ours.correlation_FF.double()
+    published = PublishedSystem(ours)
+    for step in range(3):
+        found = ours.train_step(Batch.of_features(LAYOUT, x_BTF), Float64Draws(0, step, CPU))
+        expected = published.train_step(x_BTF, Float64Draws(0, step, CPU))
+        assert expected.keys() <= found.keys()
+        for name, loss in expected.items():
+            assert float(found[name]) == pytest.approx(float(loss), rel=1e-6), f"step {step}, {name}"
+    now = PublishedSystem(ours)
+    for network in ("generator", "critic"):
+        weights = getattr(published, network).state_dict()
+        for name, weight in getattr(now, network).state_dict().items():
+            torch.testing.assert_close(weight, weights[name], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.usefixtures("benchmarks", "float64")
+def test_plain_diffusion_and_ours_compute_the_same() -> None:
+    from published_diffusion import PublishedDiffusion
+    from training_step import patients
+
+    config = {"denoiser": {"hidden_dim": 16, "depth": 2}, "optimiser": {"learning_rate": 1e-3}}
+    system = DiffusionConfig.model_validate(config)
+    x_BTF = patients(LAYOUT, 8, 5, CPU).double()
+    ours = build_system(system, LAYOUT, torch.eye(LAYOUT.num_features), CPU, seed=0)
+    assert isinstance(ours, DiffusionSystem)
+    ours.denoiser.double()  # its table of levels is float32 otherwise
+    published = PublishedDiffusion(ours)
+    for step in range(3):
+        found = ours.train_step(Batch.of_features(LAYOUT, x_BTF), Float64Draws(0, step, CPU))
+        for name, loss in published.train_step(x_BTF, Float64Draws(0, step, CPU)).items():
+            assert float(found[name]) == pytest.approx(float(loss), rel=1e-6), f"step {step}, {name}"
+    weights = published.weights.state_dict()
+    for name, weight in ours.denoiser.state_dict().items():
+        torch.testing.assert_close(weight, weights[name], rtol=1e-6, atol=1e-6)  # they moved by 3e-3
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_alternating_calls_take_turns() -> None:
+    import measure
+
+    calls: list[str] = []
+    sides = {name: (lambda name=name: calls.append(name)) for name in "AB"}
+    seconds = measure.alternate(sides, rounds=2, clock=measure.Clock(CPU))
+    assert calls == ["A", "B"] * 3  # the first of each is not counted
+    assert {name: len(values) for name, values in seconds.items()} == {"A": 2, "B": 2}
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_operations_that_compute_are_counted() -> None:
+    import measure
+
+    x = torch.ones(3, 3)
+    assert measure.count_operations(lambda: (x.t() @ x).view(9).add_(1), CPU) == 2
+
+
+@pytest.mark.usefixtures("benchmarks")
+@pytest.mark.parametrize("system", ["v1", "v2.5", "v3"])
+def test_training_step_benchmark_runs(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import json
+
+    import training_step
+
+    out = tmp_path / "step.json"
+    small = ["--lengths", "2", "3", "--batch", "4", "--rounds", "1", "--no-memory", "--json", str(out)]
+    monkeypatch.setattr(sys, "argv", ["training_step.py", "--device", "cpu", "--system", system, *small])
+    training_step.main()
+    result = json.loads(out.read_text())
+    assert [row["length"] for row in result["rows"]] == [2, 3]
+    if system != "v3":
+        assert all(row["ours"]["operations"] < row["published"]["operations"] for row in result["rows"])
+    assert len(capsys.readouterr().out.splitlines()) == 4

@@ -1,0 +1,62 @@
+"""The program that compares two commits sees every difference, and times are none."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+def outputs(
+    folder: Path, loss: float = 1.0, shard: bytes = b"patients", metric: float = 0.5
+) -> dict[str, Any]:
+    """Write what a commit's programs would, and return what is compared."""
+    import same
+
+    for path in ("run", "cohort/shards", "report"):
+        (folder / path).mkdir(parents=True)
+    (folder / "prepared.h5").write_bytes(b"prepared")
+    (folder / "cohort/shards/shard-00000.h5").write_bytes(shard)
+    seconds = len(folder.name)
+    (folder / "run/metrics.jsonl").write_text(
+        json.dumps({"step": 2, "loss": loss, "seconds": seconds}) + "\n"
+    )
+    section = {"key": "joint", "figures": [{"key": "joint.pearson", "value": metric}]}
+    (folder / "report/report.json").write_text(
+        json.dumps({"facts": {"made": seconds}, "sections": [section]})
+    )
+    return same.results(folder)
+
+
+def test_equal_results_do_not_differ_by_their_times(tmp_path: Path) -> None:
+    import same
+
+    assert same.differences(outputs(tmp_path / "a"), outputs(tmp_path / "longer")) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"loss": 1.0000001}, "metrics, step 2, loss: 1.0 -> 1.0000001"),
+        ({"shard": b"patient!"}, "shard-00000.h5"),
+        ({"metric": 0.25}, "report, joint, figures.joint.pearson.value: 0.5 -> 0.25"),
+    ],
+)
+def test_every_difference_is_named(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    import same
+
+    (line,) = same.differences(outputs(tmp_path / "a"), outputs(tmp_path / "b", **change))
+    assert line.startswith(named)
+
+
+def test_what_is_on_one_side_only_differs() -> None:
+    import same
+
+    assert same.differences({"a": 1}, {"b": 2}) == ["a: 1 -> (absent)", "b: (absent) -> 2"]

@@ -1,0 +1,26 @@
+"""What documents say of the programs is so, and no docstring holds what a line splitter left."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(path for room in ("healthgym", "jobs", "benchmarks") for path in (ROOT / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_are_one_text(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found = re.search(r'"\s*\n\s*"', ast.get_docstring(node) or "")
+            assert found is None, f"{path}: the docstring of {getattr(node, 'name', 'the module')}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "slurm/README.md"])
+def test_the_programs_that_take_on_are_those_that_the_pages_name(page: str) -> None:
+    takes = {path.stem for path in (ROOT / "jobs").glob("*.py") if "launch(" in path.read_text()}
+    paragraphs = (ROOT / page).read_text().split("\n\n")
+    sentence = next(text for text in paragraphs if re.search(r"takes? `--on", text)).partition("`--on")[0]
+    assert takes == {path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem in sentence}

@@ -1,0 +1,104 @@
+"""What cannot run is refused before it is started or queued; what a stage of a pipeline awaits is not."""
+
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+from tables import VARIABLES, small_table
+
+from healthgym.errors import HealthgymError
+from healthgym.launch.executor import launch
+from healthgym.launch.jobs import EvaluateJob, PrepareJob, SynthesizeJob, TrainJob
+from healthgym.launch.perform import Job
+from healthgym.launch.pipeline import show_pipeline
+from healthgym.storage.checkpoint import load_checkpoint
+
+REPORT = Path(__file__).parents[2] / "configs" / "report.yaml"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"name": "small", "variables": VARIABLES}))
+    small_table().to_csv(tmp_path / "t.csv", index=False)
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+def prepare_job(folder: Path, **changes: object) -> PrepareJob:
+    return PrepareJob.of(
+        **{"schema": folder / "s.yaml", "table": folder / "t.csv", "out": folder / "p.h5"} | changes
+    )
+
+
+def evaluate_job(folder: Path, **changes: object) -> EvaluateJob:
+    table = folder / "t.csv"
+    usual = {"schema": folder / "s.yaml", "real": table, "synthetic": table, "out": folder / "report"}
+    return EvaluateJob.of(**usual | {"config": REPORT} | changes)
+
+
+def refused(folder: Path) -> list[tuple[Job, str]]:
+    """Return jobs that cannot run, and what is to be said of them."""
+    absent, out = folder / "absent", folder / "c"
+    return [
+        (
+            TrainJob.of(folder / "run", tiny.config(folder)),
+            "prepared.h5: prepare it first with jobs/prepare.py, or give its path by --data",
+        ),
+        (SynthesizeJob.of(run_dir=absent, out=out, patients=9), "absent is not there: check --run-dir, or"),
+        (SynthesizeJob.of(checkpoint=absent, out=out, patients=9), "absent is not there: check --checkpoint"),
+        (
+            SynthesizeJob.of(run_dir=folder / "empty", out=out, patients=9),
+            "empty holds no checkpoint: check --run-dir. Give a run folder",
+        ),
+        (prepare_job(folder, table=absent), "absent: there is no such file. Check the path"),
+        (evaluate_job(folder, real=absent), "--real"),
+        (evaluate_job(folder, synthetic=absent), "--synthetic"),
+        (evaluate_job(folder, holdout=absent), "--holdout"),
+    ]
+
+
+def test_a_dry_run_refuses_what_cannot_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(folder.rglob("*"))
+    for job, said in refused(folder):
+        assert launch(job, dry_run=True) == 1, job
+        written = capsys.readouterr()
+        assert said in written.err, job
+        assert written.out == ""
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_dry_run_for_slurm_refuses_it_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "cpu.yaml").write_text('time: "60"\nnode_local: []\n')
+    assert launch(prepare_job(folder, table=folder / "absent"), str(folder / "cpu.yaml"), dry_run=True) == 1
+    assert "there is no such file" in capsys.readouterr().err
+    assert launch(prepare_job(folder), str(folder / "cpu.yaml"), dry_run=True) == 0
+
+
+def test_what_a_stage_before_will_make_is_awaited(folder: Path) -> None:
+    for job, _ in refused(folder):
+        job.check(awaited=True)
+
+
+def test_what_no_stage_makes_up_for_is_refused_even_when_awaited(folder: Path) -> None:
+    with pytest.raises(HealthgymError, match="--holdout 1: give a share"):
+        prepare_job(folder, holdout=1.0).check(awaited=True)
+
+
+def test_a_dry_run_approves_what_is_there(folder: Path) -> None:
+    for job in (prepare_job(folder), evaluate_job(folder, holdout=folder / "t.csv")):
+        assert launch(job, dry_run=True) == 0
+
+
+def test_the_first_stage_of_a_pipeline_awaits_nothing(folder: Path) -> None:
+    (folder / "cpu.yaml").write_text('time: "60"\nnode_local: []\n')
+    stage = {"resources": str(folder / "cpu.yaml"), "schema_path": str(folder / "s.yaml")}
+    stage |= {"table": str(folder / "absent"), "out": str(folder / "p.h5")}
+    (folder / "pipeline.yaml").write_text(yaml.safe_dump({"prepare": stage}))
+    with pytest.raises(HealthgymError, match="there is no such file"):
+        show_pipeline(folder / "pipeline.yaml")
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(HealthgymError, match=r"absent is not there: check the path\. Give a run folder"):
+        load_checkpoint(tmp_path / "absent")

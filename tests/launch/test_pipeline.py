@@ -1,0 +1,176 @@
+"""All stages as one submission, with programs that only look like Slurm's."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import tiny
+from fake_slurm import FakeSlurm
+
+from healthgym.errors import HealthgymError
+from healthgym.launch.pipeline import Pipeline, show_pipeline, submit_pipeline
+from healthgym.launch.records import submissions_folder
+
+ROOT = Path(__file__).parents[2]
+STAGES = ("prepare", "train", "synthesize", "evaluate")
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """Slurm whose sbatch counts up from 41."""
+    tmp_path.chmod(0o755)
+    fake = FakeSlurm(tmp_path / "bin", monkeypatch)
+    for name in ("srun", "scontrol", "squeue", "sacct", "sbatch"):
+        fake.says(name)
+    count = tmp_path / "count"
+    count.write_text("41")
+    (fake.folder / "sbatch").write_text(
+        f'#!/bin/sh\n[ "$1" = --test-only ] && {{ echo trial >>{tmp_path}/trials; exit 0; }}\n'
+        f'n=$(cat {count}); echo $((n + 1)) >{count}; echo "Submitted batch job $n"\n'
+    )
+    return fake
+
+
+@pytest.fixture
+def pipeline(slurm: FakeSlurm, tmp_path: Path) -> Path:
+    (tmp_path / "cpu.yaml").write_text('time: "60"\nnode_local: []\n')
+    (tmp_path / "array.yaml").write_text('time: "60"\nnode_local: []\narray: {tasks: 2}\n')
+    work = tmp_path / "work"
+    path = tmp_path / "pipeline.yaml"
+    cpu, schema = f"resources: {tmp_path}/cpu.yaml", f"schema_path: {ROOT}/configs/schemas/art_hiv.yaml"
+    data = f"{work}/prepared.h5"
+    stages = {
+        "prepare": [cpu, schema, "dataset: simulated_art_hiv", f"out: {data}"],
+        "train": [cpu, f"config: {ROOT}/configs/demo.yaml", f"run_dir: {work}/run", f"set: [data={data}]"],
+        "synthesize": [
+            f"resources: {tmp_path}/array.yaml",
+            f"run_dir: {work}/run",
+            f"out: {work}/cohort",
+            "patients: 9000",
+        ],
+        "evaluate": [
+            cpu,
+            schema,
+            f"real: {data}",
+            f"synthetic: {work}/cohort",
+            f"out: {work}/report",
+            f"config: {ROOT}/configs/report.yaml",
+        ],
+    }
+    path.write_text("".join(f"{name}: {{{', '.join(words)}}}\n" for name, words in stages.items()))
+    return path
+
+
+def targets(tmp_path: Path) -> dict[str, Path]:
+    work = tmp_path / "work"
+    return dict(
+        zip(STAGES, (work / "prepared.h5", work / "run", work / "cohort", work / "report"), strict=True)
+    )
+
+
+def dependency(target: Path) -> str | None:
+    """Return what the newest batch script for a target waits for."""
+    scripts = submissions_folder(target).glob("*/*_submission.sh")
+    newest = max(scripts, key=lambda path: path.stat().st_mtime_ns).read_text()
+    found = re.search(r"--dependency=(\S+)", newest)
+    assert bool(found) == ("--kill-on-invalid-dep=yes" in newest)
+    return found[1] if found else None
+
+
+def finish(target: Path) -> None:
+    """Let all jobs of the newest submission say that they have finished."""
+    newest = max(
+        submissions_folder(target).glob("*/submission.json"), key=lambda path: path.stat().st_mtime_ns
+    )
+    for number in json.loads(newest.read_text())["places"]:
+        (newest.parent / f"state-{number}.json").write_text('{"state": "finished", "message": ""}')
+
+
+def test_each_stage_waits_for_the_one_before(pipeline: Path, tmp_path: Path) -> None:
+    assert submit_pipeline(pipeline) == ["41", "42", "43", "44"]
+    waits = [dependency(target) for target in targets(tmp_path).values()]
+    assert waits == [None, "afterok:41", "afterok:42", "afterok:43"]
+
+
+def test_submitting_again_goes_on(slurm: FakeSlurm, pipeline: Path, tmp_path: Path) -> None:
+    submit_pipeline(pipeline)
+    places = targets(tmp_path)
+    finish(places["prepare"])
+    [said] = [json.loads(path.read_text()) for path in places["train"].glob("submissions/*/submission.json")]
+    slurm.says("squeue", f"{said['name']}|42|RUNNING|n1\n")  # the rest was cancelled
+    assert submit_pipeline(pipeline) == ["45", "46"]
+    assert dependency(places["synthesize"]) == "afterok:42"
+    assert dependency(places["evaluate"]) == "afterok:45"
+
+
+def test_when_all_is_done_nothing_is_submitted(pipeline: Path, tmp_path: Path) -> None:
+    submit_pipeline(pipeline)
+    for target in targets(tmp_path).values():
+        finish(target)
+    assert submit_pipeline(pipeline) == []
+
+
+def test_a_changed_stage_and_all_after_it_are_done_again(pipeline: Path, tmp_path: Path) -> None:
+    submit_pipeline(pipeline)
+    for target in targets(tmp_path).values():
+        finish(target)
+    tiny.cohort(tmp_path / "work")  # what the finished stage had made
+    pipeline.write_text(pipeline.read_text().replace("set: [", "set: [training.epochs=77, "))
+    assert submit_pipeline(pipeline) == ["45", "46", "47"]
+    assert dependency(targets(tmp_path)["train"]) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("patients: 9000", "patients: 0", "synthesize.patients"),
+        ("patients: 9000", "patient: 9000", r"synthesize.patient: unknown key \(did you mean 'patients'\?\)"),
+        ("set: [", "set: [training.epoch=7, ", "training.epoch: unknown key"),
+        ("cpu.yaml, schema_path", "none.yaml, schema_path", "Cannot read .*none.yaml"),
+        ("configs/report.yaml", "configs/none.yaml", "Cannot read .*none.yaml"),
+    ],
+)
+def test_nothing_is_queued_if_any_stage_is_wrong(
+    pipeline: Path, tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    assert old in pipeline.read_text()
+    pipeline.write_text(pipeline.read_text().replace(old, new))
+    with pytest.raises(HealthgymError, match=said):
+        submit_pipeline(pipeline)
+    assert (tmp_path / "count").read_text() == "41"
+
+
+def test_every_stage_is_tried_out_before_the_first_is_queued(
+    pipeline: Path, slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    (slurm.folder / "sbatch").write_text(
+        '#!/bin/sh\ngrep -q synthesize "$2" && { echo "Invalid qos specification" >&2; exit 1; }\nexit 0\n'
+    )
+    with pytest.raises(
+        HealthgymError, match=r"Invalid qos specification\nLook at the key qos in .*array\.yaml"
+    ):
+        submit_pipeline(pipeline)
+    assert not any(submissions_folder(target).exists() for target in targets(tmp_path).values())
+
+
+def test_no_stage(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("{}")
+    with pytest.raises(HealthgymError, match="The pipeline has no stage"):
+        submit_pipeline(tmp_path / "p.yaml")
+
+
+def test_a_dry_run_shows_all(pipeline: Path, tmp_path: Path) -> None:
+    shown = show_pipeline(pipeline)
+    assert shown.count("#!/bin/bash") == 4
+    assert "afterok:NUMBER_OF_SYNTHESIZE" in shown
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_shipped_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    from healthgym.strict import load
+
+    monkeypatch.chdir(ROOT)
+    jobs = load(Pipeline, Path("slurm/pipeline.yaml")).jobs()
+    assert [job.kind for job, _ in jobs] == list(STAGES)
+    assert all(on.exists() for _, on in jobs)

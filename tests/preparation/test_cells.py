@@ -1,0 +1,167 @@
+"""Cells of real variables: pooled over enough patients, exact where values are common, on the grid."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from healthgym.data.fitting import columns, fit_cells
+from healthgym.data.fitting.columns import in_memory
+from healthgym.schema.cells import ABSENT, HELD, NONE, Cells, VariableCells, to_lists
+
+K = 10
+
+
+def fit(values_NT: NDArray[np.float64], least: int = K, num_bins: int = 16) -> VariableCells:
+    lengths = np.full(len(values_NT), values_NT.shape[1])
+    return fit_cells.fit_variable(in_memory(values_NT.ravel().astype(float)), lengths, least, num_bins)
+
+
+def patients_with(
+    values_NT: NDArray[np.float64], label_NT: NDArray[np.int64], count: int
+) -> NDArray[np.int64]:
+    """Return how many patients have each label."""
+    patient = np.repeat(np.arange(len(values_NT)), values_NT.shape[1])
+    pairs = np.unique(np.stack([patient, label_NT.ravel()]), axis=1)
+    return np.bincount(pairs[1], minlength=count)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> NDArray[np.float64]:
+    seed = draw(st.integers(0, 10_000))
+    random = np.random.default_rng(seed)
+    shape = draw(st.integers(K, 80)), draw(st.integers(1, 12))
+    kind = draw(st.sampled_from(["normal", "integers", "heavy", "zeros", "three", "own"]))
+    return {
+        "normal": random.normal(50, 10, shape),
+        "integers": random.poisson(7, shape).astype(float),
+        "heavy": np.round(random.lognormal(2, 1.5, shape), 1),
+        "zeros": np.where(random.random(shape) < 0.5, 0.0, random.lognormal(3, 1, shape)),
+        "three": random.integers(0, 3, shape) * 2.5,
+        "own": np.repeat(random.normal(size=(shape[0], 1)), shape[1], 1),  # a value of each patient's own
+    }[kind]
+
+
+@given(tables())
+@settings(max_examples=60, deadline=None)
+def test_every_piece_pools_enough_patients(values_NT: NDArray[np.float64]) -> None:
+    cells = fit(values_NT)
+    assert patients_with(values_NT, cells.encode(values_NT.ravel()), cells.num_pieces).min() >= K
+
+
+@given(tables())
+@settings(max_examples=60, deadline=None)
+def test_a_value_that_few_patients_had_is_no_piece_of_its_own(values_NT: NDArray[np.float64]) -> None:
+    cells = fit(values_NT)
+    single = cells.low_P[cells.low_P == cells.high_P]
+    for value in single:
+        # A pooled interval may end up with room for one value only, which then is a mean over its patients.
+        exact = (values_NT == value).any(1).sum()
+        pooled = patients_with(values_NT, cells.encode(values_NT.ravel()), cells.num_pieces)
+        assert exact >= K or pooled[cells.encode(np.array([value]))[0]] >= K
+
+
+@given(tables())
+@settings(max_examples=60, deadline=None)
+def test_draws_keep_the_distribution(values_NT: NDArray[np.float64]) -> None:
+    cells, values = fit(values_NT), values_NT.ravel()
+    assert np.all(np.diff(cells.bin_P) >= 0)
+    assert np.all(cells.low_P <= cells.high_P)
+    assert np.all(cells.high_P[:-1] <= cells.low_P[1:])
+    assert np.all(np.diff(cells.edges) > 0)
+    drawn = cells.decode(cells.encode(values), np.random.default_rng(0).random(len(values)))
+    np.testing.assert_array_equal(cells.encode(drawn)[cells.encode(drawn) != cells.encode(values)], [])
+    common = np.isin(values, cells.low_P[cells.low_P == cells.high_P])
+    np.testing.assert_array_equal(drawn[common], values[common])
+
+
+def test_outer_ends_are_nobodys_values() -> None:
+    values = np.random.default_rng(0).normal(size=(200, 20))
+    cells = fit(values)
+    assert cells.low_P[0] > values.min()
+    assert cells.high_P[-1] < values.max()
+    assert not np.isin([cells.low_P[0], cells.high_P[-1]], values).any()
+
+
+def test_integers_stay_integers_and_decimals_decimals() -> None:
+    random = np.random.default_rng(1)
+    for decimals in (0, 1, 3):
+        values = np.round(random.lognormal(3, 1, (300, 10)), decimals)
+        cells = fit(values)
+        assert cells.decimals == decimals
+        drawn = cells.decode(random.integers(0, cells.num_pieces, 5000), random.random(5000))
+        np.testing.assert_array_equal(drawn, np.round(drawn, decimals))
+
+
+def test_most_values_of_a_coarse_grid_give_a_coarse_grid() -> None:
+    values = 5.0 * np.random.default_rng(1).integers(20, 4000, (60, 4))
+    cells = fit(values)
+    drawn = cells.decode(
+        np.arange(cells.num_pieces).repeat(50), np.random.default_rng(0).random(50 * cells.num_pieces)
+    )
+    assert np.mean(drawn % 5 == 0) == 1
+
+
+def test_more_values_than_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(2).normal(size=(400, 30))
+    values[values < -1] = -1.0
+    whole = fit(values)
+    monkeypatch.setattr(fit_cells, "_MOST_DISTINCT", 300)
+    monkeypatch.setattr(fit_cells, "_NUM_QUANTILES", 200)
+    monkeypatch.setattr(columns, "BLOCK", 977)
+    pooled = fit(values)
+    assert patients_with(values, pooled.encode(values.ravel()), pooled.num_pieces).min() >= K
+    for cells in (whole, pooled):
+        assert cells.low_P[0] == cells.high_P[0] == -1.0, "the heavy value stays exact"
+    drawn = pooled.decode(pooled.encode(values.ravel()), np.random.default_rng(0).random(values.size))
+    assert np.abs(np.sort(drawn) - np.sort(values.ravel())).mean() < 0.01
+
+
+def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.round(np.random.default_rng(3).lognormal(2, 1, (50, 7)), 1)
+    whole = to_lists(fit(values).to_tree())
+    monkeypatch.setattr(columns, "BLOCK", 11)
+    assert to_lists(fit(values).to_tree()) == whole
+
+
+def test_held_absent_and_none_yet() -> None:
+    nan = np.nan
+    values = np.tile(np.array([[nan, 1.0, 1.0, nan, 1.0, 2.0]]), (12, 1))
+    cells = Cells((fit(values),), fit(np.full((12, 1), 6.0)))
+    code = cells.encode(values[:1].ravel()[:, None], np.array([6]))[:, 0]
+    np.testing.assert_array_equal(code, [NONE | ABSENT, 0, 0 | HELD, 0 | ABSENT, 0 | HELD, 1])
+    two = cells.encode(np.array([[1.0], [1.0], [2.0]]), np.array([1, 2]))[:, 0]
+    np.testing.assert_array_equal(two, [0, 0, 1]), "another patient's value before is nobody's"
+
+
+def test_a_new_value_is_never_the_value_before() -> None:
+    values = np.random.default_rng(0).integers(0, 400, (40, 3)).astype(float)
+    cells = fit(values)
+    piece = np.arange(cells.num_pieces).repeat(200)
+    before = cells.decode(piece, np.random.default_rng(1).random(len(piece)))
+    drawn = cells.decode(piece, np.random.default_rng(2).random(len(piece)), before)
+    wide = (cells.high_P > cells.low_P)[piece]
+    assert wide.any()
+    assert (drawn != before)[wide].all()
+
+
+def test_odd_cohorts_have_cells_too() -> None:
+    for values in (np.full((5, 3), 2.0), np.arange(15.0).reshape(5, 3), np.ones((30, 1))):
+        cells = fit(values)
+        assert cells.num_pieces == 1
+        assert np.isfinite(cells.scores_P).all()
+    assert not fit(np.arange(400.0).reshape(20, 20)).holds
+    assert fit(np.ones((30, 4))).holds
+
+
+def test_cells_in_words() -> None:
+    cells = fit(np.repeat([[1.0, 2.5]], 20, 0))
+    assert str(cells) == "2 single values and 0 intervals in 2 bins, from 1 to 2.5, 1 decimals"
+
+
+def test_there_and_back_through_a_file() -> None:
+    values = np.round(np.random.default_rng(3).lognormal(2, 1, (50, 7)), 1)
+    cells = Cells((fit(values), fit(-values)), fit(np.full((50, 1), 7.0)))
+    again = Cells.from_tree(to_lists(cells.to_tree()))
+    assert to_lists(again.to_tree()) == to_lists(cells.to_tree())

@@ -1,0 +1,307 @@
+"""ar: what it draws follows what it scores; nothing is left out; it can be told whom to make."""
+
+import ast
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from healthgym import config as settings
+from healthgym.data.fitting.columns import in_memory
+from healthgym.data.fitting.fit_cells import fit_cells
+from healthgym.errors import CohortError, ConfigError
+from healthgym.schema.cells import ABSENT, NONE, Cells
+from healthgym.schema.layout import FeatureLayout
+from healthgym.strict import parse
+from healthgym.systems.autoregressive.history import History
+from healthgym.systems.autoregressive.system import AutoregressiveSystem
+from healthgym.systems.base import Batch, PositionDraws, SampleDraws
+from healthgym.systems.conditions import Conditions
+from healthgym.systems.patients import CohortFacts
+
+CPU = torch.device("cpu")
+
+
+def build(layout: FeatureLayout, facts: CohortFacts, **changes: Any) -> AutoregressiveSystem:
+    values = {"system": tiny.SYSTEMS["ar"] | {"width": 16, "hidden_dim": 12} | changes}
+    config = parse(settings.RunConfig, values, "test").system
+    torch.manual_seed(0)
+    return AutoregressiveSystem(config, layout, facts, CPU)  # type: ignore[arg-type]
+
+
+def cells_of(values_NTR: np.ndarray, lengths_N: np.ndarray | None = None, least: int = 10) -> Cells:
+    N, T, R = values_NTR.shape
+    lengths_N = np.full(N, T) if lengths_N is None else lengths_N
+    kept = np.arange(T) < lengths_N[:, None]
+    return fit_cells([in_memory(values_NTR[..., r][kept]) for r in range(R)], lengths_N, least)
+
+
+def batch_of(
+    layout: FeatureLayout, cells: Cells, values_NTR: np.ndarray, codes_NTK: np.ndarray, lengths_N: np.ndarray
+) -> Batch:
+    N, T, R = values_NTR.shape
+    kept = np.arange(T) < lengths_N[:, None]
+    codes = np.zeros((N, T, R), np.int16)
+    codes[kept] = cells.encode(values_NTR[kept], lengths_N)
+    return Batch(layout, *map(torch.from_numpy, (codes, codes_NTK.astype(np.uint8), lengths_N)))
+
+
+def trained(system: AutoregressiveSystem, batch: Batch, steps: int) -> AutoregressiveSystem:
+    system.plan(steps)
+    for step in range(steps):
+        system.train_step(batch, PositionDraws(0, step, CPU))
+    return system
+
+
+# --- scoring and drawing agree -----------------------------------------------------------------------
+
+
+def small() -> tuple[FeatureLayout, CohortFacts, np.ndarray, np.ndarray, np.ndarray]:
+    """Two classes that go together, a real of three values, patients of 1 to 3 timesteps."""
+    random = np.random.default_rng(0)
+    N = 600
+    sex = random.integers(0, 2, N)
+    lengths = 1 + random.binomial(2, np.where(sex == 1, 0.8, 0.3))
+    codes = np.zeros((N, 3, 2), np.int64)
+    codes[..., 0] = sex[:, None]
+    codes[..., 1] = random.random((N, 3)) < np.where(sex == 1, 0.9, 0.2)[:, None]
+    values = random.choice([0.0, 1.0, 5.0], (N, 3, 1), p=[0.5, 0.3, 0.2])
+    values[:, 1:, 0] = np.where(random.random((N, 2)) < 0.6, values[:, :-1, 0], values[:, 1:, 0])
+    layout = FeatureLayout(1, (2, 2), (2, 2), static_classes=(True, False))
+    return layout, CohortFacts(cells_of(values, lengths), N, 3, lengths.mean()), values, codes, lengths
+
+
+def test_likelihoods_of_all_patients_there_can_be_add_up_to_one() -> None:
+    layout, facts, *_ = small()
+    system = build(layout, facts, dropout=0.0)
+    everybody = []
+    for length in (1, 2, 3):
+        for sex in (0, 1):
+            for flags in np.ndindex(*(2,) * length):
+                for values in np.ndindex(*(3,) * length):
+                    pad = [0] * (3 - length)
+                    everybody.append((length, [[sex, f] for f in (*flags, *pad)], [*values, *pad]))
+    lengths = np.array([each[0] for each in everybody])
+    codes = np.array([each[1] for each in everybody])
+    values = np.array([0.0, 1.0, 5.0])[np.array([each[2] for each in everybody])][..., None]
+    assert facts.cells is not None
+    nats = system.nats_by_patient(batch_of(layout, facts.cells, values, codes, lengths))
+    assert float(torch.exp(-nats.double()).sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_patients_are_drawn_as_they_are_scored() -> None:
+    layout, facts, values, codes, lengths = small()
+    assert facts.cells is not None
+    batch = batch_of(layout, facts.cells, values, codes, lengths)
+    system = trained(build(layout, facts, dropout=0.0), batch, 150)
+    made = system.make(SampleDraws(3, 0, 20_000))
+    found = [
+        (int(made.lengths_B[b]), *made.codes_KTB[:, : made.lengths_B[b], b].ravel().tolist(),
+         *made.reals_RTB[0, : made.lengths_B[b], b].tolist())
+        for b in range(20_000)
+    ]  # fmt: skip
+    kinds, counts = np.unique(np.array([str(each) for each in found]), return_counts=True)
+    common = kinds[np.argsort(-counts)[:12]]
+    for kind in common:
+        length, *rest = ast.literal_eval(kind)
+        one = np.zeros((1, 3, 1)), np.zeros((1, 3, 2), np.int64), np.array([length])
+        one[1][0, :length] = np.array(rest[: 2 * length]).reshape(2, length).T
+        one[0][0, :length, 0] = rest[2 * length :]
+        nats = system.nats_by_patient(batch_of(layout, facts.cells, *one))
+        share = float(torch.exp(-nats)[0])
+        error = np.sqrt(share * (1 - share) / 20_000)
+        assert counts[kinds == kind][0] / 20_000 == pytest.approx(share, abs=4 * error)
+
+
+def test_it_learns_what_there_is_to_learn() -> None:
+    layout, facts, values, codes, lengths = small()
+    assert facts.cells is not None
+    system = build(layout, facts, dropout=0.0)
+    batch = batch_of(layout, facts.cells, values, codes, lengths)
+    before = float(system.validate(batch)["nats"])
+    trained(system, batch, 150)
+    after = float(system.validate(batch)["nats"])
+    assert after < 0.8 * before
+    made = system.make(SampleDraws(1, 0, 5000))
+    sex_B, kept = made.codes_KTB[0, 0], np.arange(3)[:, None] < made.lengths_B
+    for sex in (0, 1):
+        assert made.lengths_B[sex_B == sex].mean() == pytest.approx(
+            lengths[codes[:, 0, 0] == sex].mean(), abs=0.1
+        )
+        real = codes[codes[:, 0, 0] == sex, 0, 1].mean()
+        assert made.codes_KTB[1][kept & (sex_B == sex)].mean() == pytest.approx(real, abs=0.06)
+    held = made.reals_RTB[0, 1:][kept[1:]] == made.reals_RTB[0, :-1][kept[1:]]
+    kept_N = np.arange(1, 3) < lengths[:, None]
+    assert held.mean() == pytest.approx((values[:, 1:, 0] == values[:, :-1, 0])[kept_N].mean(), abs=0.05)
+    assert set(np.unique(made.reals_RTB)) <= {0.0, 1.0, 5.0}
+
+
+def test_what_is_before_is_all_that_counts() -> None:
+    """Later timesteps and padding change nothing about earlier decisions."""
+    layout, facts, values, codes, _ = small()
+    assert facts.cells is not None
+    system = build(layout, facts, dropout=0.0)
+    short = np.full(len(values), 2)
+    wide = batch_of(layout, facts.cells, values, codes, short)
+    narrow = batch_of(layout, facts.cells, values[:, :2], codes[:, :2], short)
+    torch.testing.assert_close(system.nats_by_patient(wide), system.nats_by_patient(narrow))
+
+
+def test_dense_shapes_give_the_same_likelihood() -> None:
+    layout, facts, values, codes, lengths = small()
+    assert facts.cells is not None
+    system, batch = build(layout, facts), batch_of(layout, facts.cells, values, codes, lengths)
+    course = system.network.course(batch.reals_BTR, batch.codes_BTK, batch.lengths_B)
+    sparse, dense = (system.network.nats(course, dense=dense) for dense in (False, True))
+    torch.testing.assert_close(sparse, dense, rtol=1e-5, atol=1e-3)
+    by_patient = system.network.nats(course, by_patient=True)
+    torch.testing.assert_close(by_patient.sum(), sparse, rtol=1e-5, atol=1e-3)
+
+
+# --- missing values ----------------------------------------------------------------------------------
+
+
+def test_absence_is_generated_and_absent_values_are_not_modelled() -> None:
+    random = np.random.default_rng(1)
+    N, T = 300, 5
+    measured = random.random((N, T)) < 0.4
+    values = np.where(measured, random.normal(size=(N, T)).round(1), np.nan)[..., None]
+    stain = random.integers(0, 3, (N, T))
+    codes = np.stack([measured, np.where(measured, stain, 2)], -1).astype(np.int64)
+    layout = FeatureLayout(
+        1, (2, 3), (2, 4), flag_of_reals=(0,), flag_of_classes=(None, 0), flags=(0,), measured_classes=(1,)
+    )
+    facts = CohortFacts(cells_of(values), N, T, T)
+    assert facts.cells is not None
+    lengths = np.full(N, T)
+    batch = batch_of(layout, facts.cells, values, codes, lengths)
+    system = trained(build(layout, facts, dropout=0.0), batch, 120)
+    # Another value under an absent flag scores the same.
+    other = codes.copy()
+    other[..., 1] = np.where(measured, other[..., 1], 0)
+    twin = batch_of(layout, facts.cells, values, other, lengths)
+    torch.testing.assert_close(system.nats_by_patient(batch), system.nats_by_patient(twin))
+    made = system.make(SampleDraws(0, 0, 3000))
+    assert made.codes_KTB[0].mean() == pytest.approx(0.4, abs=0.03)
+    assert made.codes_KTB[1].max() < 3
+    there = made.codes_KTB[0] == 1
+    drawn = made.reals_RTB[0][there]
+    assert drawn.mean() == pytest.approx(np.nanmean(values), abs=0.15)
+    assert drawn.std() == pytest.approx(np.nanstd(values), rel=0.15)
+
+
+def test_numbers_of_history_by_hand() -> None:
+    history = History.empty(1, 1, 1, CPU)
+    steps = [(0.5, True, True), (0.5, True, False), (0.5, False, False), (1.5, True, True)]
+    for score, present, changed in steps:
+        row = torch.tensor([[score]])
+        history = history.add(
+            row, torch.tensor([[present]]), torch.tensor([[changed]]), torch.tensor([[False]])
+        )
+    assert history.count.item() == 3
+    assert history.changes.item() == 1
+    assert history.moved.item() == 1.0
+    assert history.held_for.item() == 0
+    assert history.class_held_for.item() == 4
+    references = history.references()[0, 0]
+    torch.testing.assert_close(references, torch.tensor([1.5, 0.5, 2.5 / 3, 0.8 * 0.5 + 0.2 * 1.5, 0.5]))
+
+
+# --- odd cohorts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", ["no reals", "no classes", "only statics", "one timestep", "three values", "200"]
+)
+def test_odd_cohorts_train_and_are_made(kind: str) -> None:
+    random = np.random.default_rng(0)
+    N, T = 40, 1 if kind == "one timestep" else 4
+    R, classes = (0 if kind == "no reals" else 2), ((200,) if kind == "200" else (2, 3))
+    classes = () if kind == "no classes" else classes
+    static = kind == "only statics"
+    values = random.normal(size=(N, T, R))
+    if kind == "three values":
+        values = random.integers(0, 3, (N, T, R)).astype(float)
+    codes = np.stack([random.integers(0, k, (N, T)) for k in classes], -1) if classes else np.zeros((N, T, 0))
+    if static:
+        values, codes = values[:, :1].repeat(T, 1), codes[:, :1].repeat(T, 1)
+    layout = FeatureLayout(R, classes, classes, (static,) * R, (static,) * len(classes))
+    facts = CohortFacts(cells_of(values), N, T, T)
+    assert facts.cells is not None
+    batch = batch_of(layout, facts.cells, values, codes, np.full(N, T))
+    system = trained(build(layout, facts), batch, 5)
+    made = system.make(SampleDraws(0, 0, 50))
+    assert np.isfinite(made.reals_RTB).all()
+    assert made.reals_RTB.shape == (R, T, 50)
+    assert made.codes_KTB.shape == (len(classes), T, 50)
+    if static and R:
+        assert (made.reals_RTB == made.reals_RTB[:, :1]).all()
+        assert (made.codes_KTB == made.codes_KTB[:, :1]).all()
+
+
+def test_a_cohort_without_cells_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"older version .* Prepare it anew"):
+        build(tiny.SCHEMA.layout, CohortFacts(None, 40, 6, 6.0))
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"num_heads is 3 and does not divide system.width = 16"):
+        build(tiny.SCHEMA.layout, tiny.facts(), num_heads=3)
+
+
+def test_rows_far_longer_than_trained_are_refused() -> None:
+    system = build(tiny.SCHEMA.layout, tiny.facts())
+    assert set(system.make(SampleDraws(0, 0, 5), 4).lengths_B) == {4}
+    with pytest.raises(ConfigError, match=r"has 6 timesteps; 7 are asked for"):
+        system.make(SampleDraws(0, 0, 5), 7)
+
+
+# --- whom to make ------------------------------------------------------------------------------------
+
+
+def test_conditions_are_met_and_the_rest_follows() -> None:
+    layout, facts, values, codes, lengths = small()
+    assert facts.cells is not None
+    batch = batch_of(layout, facts.cells, values, codes, lengths)
+    system = trained(build(layout, facts, dropout=0.0), batch, 150)
+    made = system.make(SampleDraws(0, 0, 2000), conditions=Conditions({0: frozenset({1})}))
+    assert (made.codes_KTB[0] == 1).all()
+    assert made.lengths_B.mean() == pytest.approx(lengths[codes[:, 0, 0] == 1].mean(), abs=0.12)
+    long = system.make(SampleDraws(0, 0, 500), conditions=Conditions(timesteps=(2, 3)))
+    assert set(long.lengths_B) == {2, 3}
+    shared = system.make(SampleDraws(0, 0, 4000), conditions=Conditions(shares={0: 0.9, 1: 0.1}, shared=0))
+    assert (shared.codes_KTB[0, 0] == 0).mean() == pytest.approx(0.9, abs=0.02)
+
+
+def test_a_group_of_few_real_patients_is_refused() -> None:
+    layout, facts, *_ = small()
+    system = build(layout, CohortFacts(facts.cells, 12, 3, 2.0))
+    system.check_conditions(Conditions(timesteps=(1, 3)))
+    with pytest.raises(ConfigError, match=r"of the 12 training patients were like this; at least 10"):
+        system.check_conditions(Conditions({0: frozenset({1})}))
+
+
+def test_who_cannot_be_found_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("healthgym.systems.autoregressive.static._MOST_ATTEMPTS", 3)
+    layout, facts, *_ = small()
+    with pytest.raises(CohortError, match=r"20 patients of the kind that is asked for were not found in 3"):
+        build(layout, facts).make(SampleDraws(0, 0, 20), conditions=Conditions(timesteps=(9, 9)))
+
+
+def test_a_patient_without_conditions_is_the_same_where_it_meets_them_anyway() -> None:
+    layout, facts, *_ = small()
+    system, draws = build(layout, facts), SampleDraws(0, 0, 30)
+    anyway = Conditions({0: frozenset({0, 1})})
+    np.testing.assert_array_equal(
+        system.make(draws).codes_KTB, system.make(draws, conditions=anyway).codes_KTB
+    )
+
+
+def test_codes_of_no_value_yet_are_understood() -> None:
+    system = build(tiny.SCHEMA.layout, tiny.facts())
+    codes = torch.tensor([[[NONE | ABSENT, 0], [3, NONE | ABSENT]]], dtype=torch.int16)
+    course = system.network.course(codes, torch.zeros(1, 2, 2, dtype=torch.uint8), torch.tensor([2]))
+    assert course.pieces_BTR[0, 0, 0] == system.network.tables[0].num_pieces
+    assert not course.present_BTR[0, 0, 0]

@@ -1,0 +1,192 @@
+"""Recorded steps: what can be seen of them without a GPU, and on one where there is one."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from host_tensors import HostTensors
+from steps import CPU, LAYOUT, T, batch, build, made_of
+from torch import Tensor
+
+from healthgym import config as settings
+from healthgym.distributed.share import Share
+from healthgym.errors import ConfigError
+from healthgym.strict import parse
+from healthgym.systems.base import Batch, Draws, KeptDraws, PositionDraws, System
+from healthgym.systems.build import build_system
+from healthgym.training.graphs import CudaRecorder, Losses, RecordedSteps
+from healthgym.training.trainer import to_arrays
+
+LENGTHS = [3, 6] * 9  # the latent memory of 20 slots is filling, overflows in step 3, and is full
+
+
+class Tape:
+    """Repeats a call by making it again, always into the same memory, as a graph does."""
+
+    def __init__(self) -> None:
+        self.recorded = self.repeated = 0
+
+    def rehearse(self, call: Callable[[], Losses]) -> Losses:
+        return call()
+
+    def record(self, call: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
+        self.recorded += 1
+        losses: Losses = {}
+
+        def repeat() -> None:
+            self.repeated += 1
+            losses.update(call())
+
+        return repeat, losses
+
+
+def run(
+    system: System, step: Callable[[Batch, Draws], Losses], lengths: list[int], device: torch.device
+) -> list[Losses]:
+    """Take steps of these lengths and return their losses."""
+    losses = []
+    for number, length in enumerate(lengths):
+        found = step(on(device, batch(number, length, system.real_form)), PositionDraws(1, number, device))
+        losses.append({name: loss.clone() for name, loss in found.items()})
+    return losses
+
+
+def on(device: torch.device, batch: Batch) -> Batch:
+    return Batch(batch.layout, *(each.to(device) for each in batch.tensors().values()))
+
+
+@pytest.fixture(params=tiny.SYSTEMS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_recorded_steps_are_the_usual_ones_bit_for_bit(name: str) -> None:
+    usual, other, tape = build(name), build(name), Tape()
+    expected, found = (
+        run(usual, usual.train_step, LENGTHS, CPU),
+        run(other, RecordedSteps(other, tape), LENGTHS, CPU),
+    )
+    assert tape.repeated >= 8
+    assert tape.recorded == 2  # of each length; while the memory is filling too few steps are alike
+    assert found == expected
+    assert flat(other) == flat(usual)
+    np.testing.assert_array_equal(made_of(other, 0, 0, 4).reals_RTB, made_of(usual, 0, 0, 4).reals_RTB)
+
+
+def flat(system: System) -> dict[str, bytes]:
+    def walk(tree: dict[str, Any], path: str) -> Iterator[tuple[str, bytes]]:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{path}{key}.")
+            else:
+                yield path + key, value.tobytes()
+
+    return dict(walk(to_arrays(system.state()), ""))
+
+
+def test_the_devices_part_of_a_step_leaves_python_alone(name: str) -> None:
+    """A repeated step runs no Python, so nothing may depend on what it would have done."""
+    system = build(name)
+    for number in range(4):
+        before = plain_numbers(system)
+        system.compute_step(batch(number, form=system.real_form), PositionDraws(1, number, CPU))
+        assert plain_numbers(system) == before
+        system.count_step(batch(number, form=system.real_form))
+
+
+def plain_numbers(system: System) -> dict[str, Any]:
+    parts = {"system": system, "latent": getattr(system, "latent", None)}
+    return {
+        f"{part}.{key}": value
+        for part, thing in parts.items()
+        for key, value in vars(thing or object).items()
+        if isinstance(value, int | float | str)
+    }
+
+
+class NoNumbers(Draws):
+    def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(shape, device="meta")
+
+    shared_uniform = uniform
+
+
+@contextmanager
+def on_meta() -> Iterator[HostTensors]:
+    # Adam keeps its counts on the CPU but on CUDA; autocast knows no meta device.
+    with (
+        mock.patch("torch.optim.Adam.step"),
+        mock.patch("torch.autocast", return_value=nullcontext()),
+        HostTensors() as host,
+    ):
+        yield host
+
+
+def test_a_step_takes_nothing_from_the_hosts_memory(name: str) -> None:
+    """A graph cannot record a copy from there. The meta device shows it without a GPU."""
+    run_config = parse(settings.RunConfig, {"system": tiny.SYSTEMS[name]}, "test")
+    meta = torch.device("meta")
+    system = build_system(run_config.system, LAYOUT, torch.eye(LAYOUT.num_features), meta, 3, tiny.facts(T))
+    patients = on(meta, batch(form=system.real_form))
+    with on_meta() as host:
+        for _ in range(4):
+            system.train_step(Batch(LAYOUT, *patients.tensors().values()), NoNumbers())
+    assert host.found == []
+
+
+def test_host_memory_is_noticed() -> None:
+    with on_meta() as host:
+        torch.empty(2, device="meta").copy_(torch.ones(2))
+    assert host.found
+
+
+def test_kept_draws_stay_where_they_are_and_change() -> None:
+    draws, numbers = KeptDraws(), []
+    for step in range(2):
+        draws.renew(PositionDraws(0, step, CPU))
+        numbers.append(draws.uniform("z", (3, 2)))
+        assert torch.equal(numbers[-1], PositionDraws(0, step, CPU).uniform("z", (3, 2)))
+    assert numbers[0] is numbers[1]
+
+
+def test_a_shared_or_divided_batch_is_not_recorded(name: str) -> None:
+    system, tape = build(name), Tape()
+    system.share = Share(micro_batch_size=3)
+    run(system, RecordedSteps(system, tape), [T] * 6, CPU)
+    assert tape.recorded == 0
+
+
+def test_a_step_that_cannot_be_recorded_says_what_to_do() -> None:
+    class Broken(Tape):
+        def record(self, call: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
+            raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    v1 = build("v1")
+    with pytest.raises(ConfigError, match=r"not permitted when stream.*training\.cuda_graphs=false"):
+        run(v1, RecordedSteps(v1, Broken()), [T] * 6, CPU)
+
+
+def test_other_threads_may_pin_memory_while_a_graph_is_recorded() -> None:
+    """In torch's default mode an allocation in any thread, as by the reader of batches, spoils the graph."""
+    with mock.patch("torch.cuda", autospec=True) as cuda:
+        CudaRecorder(torch.device("cuda")).record(dict)
+    assert cuda.graph.call_args.kwargs["capture_error_mode"] == "thread_local"
+
+
+@pytest.mark.cuda
+def test_graphs_give_what_single_operations_give_on_a_gpu(name: str) -> None:
+    device, sides = torch.device("cuda"), []
+    run_config = parse(settings.RunConfig, {"system": tiny.SYSTEMS[name]}, "test")
+    for recorded in (False, True):
+        system = build_system(
+            run_config.system, LAYOUT, torch.eye(LAYOUT.num_features), device, 3, tiny.facts(T)
+        )
+        step = RecordedSteps(system, CudaRecorder(device)) if recorded else system.train_step
+        sides.append(run(system, step, LENGTHS, device))
+    for usual, repeated in zip(*sides, strict=True):
+        torch.testing.assert_close(repeated, usual, rtol=1e-4, atol=1e-5)

@@ -18,6 +18,7 @@ from healthgym.schema import Schema
 from healthgym.schema.cells import Cells
 from healthgym.schema.timing import TimeForm
 from healthgym.storage.prepared import SplitArrays, open_prepared
+from healthgym.storage.rows import RowsOnDisk
 
 RealForm: TypeAlias = Literal["scaled", "cells"]
 """How real variables are given: scaled to [0, 1], or as codes of their cells."""
@@ -27,13 +28,13 @@ class Sequences:
     """The patients of one split, or some of them.
 
     Attributes:
-        cells: codes of the real variables' cells, int16 (rows, R); None if the file holds none.
+        cells: codes of the real variables' cells, int16 (rows, R) on disk; None if the file holds none.
     """
 
     def __init__(self, arrays: SplitArrays, chosen_N: NDArray[np.int64] | None = None) -> None:
         self._arrays, self._chosen_N = arrays, chosen_N
         self.lengths_N = arrays.lengths if chosen_N is None else arrays.lengths[chosen_N]
-        self.cells: NDArray[np.int16] | None = getattr(arrays, "cells", None)
+        self.cells: RowsOnDisk | None = getattr(arrays, "cells", None)
 
     @cached_property
     def patient_ids(self) -> NDArray[Any]:
@@ -121,8 +122,8 @@ class Sequences:
         indices_B = np.asarray(indices_B, np.int64)
         return indices_B * same, np.full(len(indices_B), min(same, length))
 
-    def encoded(self, form: RealForm = "scaled") -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        """Return reals in one of their forms, and class indices, of all rows, as memory maps.
+    def encoded(self, form: RealForm = "scaled") -> tuple[RowsOnDisk, RowsOnDisk]:
+        """Return reals in one of their forms, and class indices, of all rows, on disk.
 
         Raises:
             ValueError: cells are asked for and the file has none.

@@ -10,8 +10,8 @@
         lengths     (N,) int32, timesteps of each patient
         patient_ids (N,) int64 or text
 
-Datasets are contiguous, so that they are read by position through a memory map: memory holds only what
-is used. The file is sealed by a SHA-256 (see `healthgym.storage.tree`).
+Datasets are contiguous, so that their rows are read by position (`healthgym.storage.rows`): memory holds
+only what is used. The file is sealed by a SHA-256 (see `healthgym.storage.tree`).
 """
 
 import json
@@ -32,6 +32,7 @@ from healthgym.faults import patiently, reading
 from healthgym.files import atomic_path
 from healthgym.storage.hdf5 import open_to_read
 from healthgym.storage.output import Output, hdf5_output
+from healthgym.storage.rows import RowsOnDisk
 from healthgym.storage.tree import check_kind, check_size, seal_file, verify_seal
 
 KIND = "prepared cohort"
@@ -43,17 +44,17 @@ _COMPARED_ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class SplitArrays:
-    """One split: memory maps of its rows and lengths, and a function that reads the ids.
+    """One split: its rows, read when they are asked for, its lengths, and a function that reads the ids.
 
     A cohort that was prepared by version 0.1.0 has no cells.
     """
 
-    reals: NDArray[np.float32]
-    codes: NDArray[np.uint8]
-    raw: NDArray[np.float64]
+    reals: RowsOnDisk
+    codes: RowsOnDisk
+    raw: RowsOnDisk
     lengths: NDArray[np.int32]
     read_ids: Callable[[], NDArray[Any]]
-    cells: NDArray[np.int16] | None = None
+    cells: RowsOnDisk | None = None
 
 
 class SplitWriter:
@@ -175,7 +176,9 @@ def _compare(beside: Path, path: Path, meant: Mapping[str, int]) -> None:
 def _checksum_on_disk(path: Path, dataset: h5py.Dataset) -> int:
     if dataset.dtype.kind == "O":
         return _checksum(dataset.asstr()[()])
-    rows, checksum = _map(path, dataset), 0
+    if dataset.ndim != 2 or not dataset.size:
+        return _checksum(dataset[()])
+    rows, checksum = _rows(path, dataset), 0
     for first in range(0, len(rows), _COMPARED_ROWS):
         checksum = _checksum(rows[first : first + _COMPARED_ROWS], checksum)
     return checksum
@@ -228,7 +231,8 @@ def _open(path: Path, seal: str) -> tuple[dict[str, Any], NDArray[np.float64], d
     with _reading(path) as file:
         splits = {
             name: SplitArrays(
-                **{rows: _map(path, group[rows]) for rows in (*_ROW_TYPES, "lengths") if rows in group},
+                **{rows: _rows(path, group[rows]) for rows in _ROW_TYPES if rows in group},
+                lengths=group["lengths"][()],
                 read_ids=partial(_ids, path, name, seal),
             )
             for name, group in file.items()
@@ -260,11 +264,9 @@ def _reading(path: Path) -> Iterator[h5py.File]:
         ) from error
 
 
-def _map(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
-    """Return a dataset as a read-only memory map."""
-    if dataset.size == 0:
-        return np.empty(dataset.shape, dataset.dtype)
-    return np.asarray(np.memmap(path, dataset.dtype, "r", dataset.id.get_offset(), dataset.shape))
+def _rows(path: Path, dataset: h5py.Dataset) -> RowsOnDisk:
+    """Return a contiguous dataset's rows; HDF5 gives no place to one without numbers."""
+    return RowsOnDisk(path, dataset.dtype, dataset.shape, dataset.id.get_offset() or 0)
 
 
 def _ids(path: Path, split: str, seal: str) -> NDArray[Any]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from healthgym.data.sequences import RealForm, Sequences
+from healthgym.storage.rows import RowsOnDisk
 from healthgym.systems.base import Batch, System
 from healthgym.training.curriculum import Curriculum
 
@@ -145,12 +146,12 @@ class _Resident:
         return reals_BTR, codes_BTK, lengths_B
 
 
-def _copied(rows: NDArray[Any], device: torch.device) -> Tensor:
-    """Copy a memory map to the device block by block: the host holds one block at a time."""
+def _copied(rows: RowsOnDisk, device: torch.device) -> Tensor:
+    """Copy rows to the device block by block: the host holds one block at a time."""
     dtype = torch.from_numpy(np.empty(0, rows.dtype)).dtype
     whole = torch.empty(rows.shape, dtype=dtype, device=device)
     for start in range(0, len(rows), _BLOCK_ROWS):
-        block = np.array(rows[start : start + _BLOCK_ROWS])
+        block = rows[start : start + _BLOCK_ROWS]
         whole[start : start + len(block)] = torch.from_numpy(block).to(device)
     return whole
 

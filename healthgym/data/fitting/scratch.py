@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from healthgym.errors import StorageError
+from healthgym.storage.rows import RowsOnDisk
 
 _CHECKED_BYTES = 1 << 20
 
@@ -54,13 +55,9 @@ class ScratchFile:
                 yield block
 
     def take(self, rows_N: NDArray[np.int64]) -> NDArray[Any]:
-        """Return rows by position; the map is closed again, so that its pages do not stay in memory."""
+        """Return rows by position."""
         self._check()
-        if not self._width:
-            return np.empty((len(rows_N), 0), self._dtype)
-        mapped = np.memmap(self._path, self._dtype, "r", shape=(self._num_rows, self._width))
-        taken: NDArray[Any] = mapped.take(rows_N, axis=0)
-        return taken
+        return RowsOnDisk(self._path, self._dtype, (self._num_rows, self._width)).take(rows_N)
 
     def _check(self) -> None:
         """Compare the file with what was written, once after each write.

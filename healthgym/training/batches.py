@@ -151,7 +151,7 @@ def _copied(rows: RowsOnDisk, device: torch.device) -> Tensor:
     dtype = torch.from_numpy(np.empty(0, rows.dtype)).dtype
     whole = torch.empty(rows.shape, dtype=dtype, device=device)
     for start in range(0, len(rows), _BLOCK_ROWS):
-        block = rows[start : start + _BLOCK_ROWS]
+        block = np.array(rows[start : start + _BLOCK_ROWS])
         whole[start : start + len(block)] = torch.from_numpy(block).to(device)
     return whole
 

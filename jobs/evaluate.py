@@ -1,44 +1,8 @@
-"""Judge a synthetic cohort against real patients, and write a report.
+"""The same program as `healthgym evaluate`."""
 
-python jobs/evaluate.py --schema configs/schemas/art_hiv.yaml --real real.csv --synthetic cohort/ --out report
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
-_THRESHOLDS = Path(__file__).resolve().parent.parent / "configs" / "report.yaml"
-
-
-def main() -> int:
-    """Parse the command line and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--schema", type=Path, required=True, help="YAML file: what the columns mean")
-    parser.add_argument(
-        "--real", type=Path, required=True, help="training patients: CSV, Parquet or prepared.h5"
-    )
-    parser.add_argument(
-        "--holdout", type=Path, help="real patients unseen in training (prepared.h5 brings its own)"
-    )
-    parser.add_argument(
-        "--synthetic", type=Path, required=True, help="cohort folder, CSV or Parquet to be judged"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for report.html, report.json and pictures"
-    )
-    parser.add_argument("--config", type=Path, default=_THRESHOLDS, help="settings and thresholds (YAML)")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    from healthgym.launch.executor import add_arguments, launch
-
-    add_arguments(parser)
-    options = vars(parser.parse_args())
-    on, dry_run = options.pop("on"), options.pop("dry_run")
-
-    from healthgym.launch.jobs import EvaluateJob
-    from healthgym.programs import ended
-
-    return ended(lambda: launch(EvaluateJob.of(**options), on, dry_run), on == "debug")
-
+from healthgym.commands.evaluate import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,33 +1,8 @@
-"""Print what is in a checkpoint: progress, settings, arrays; and, on request, the shape of each stage."""
+"""The same program as `healthgym inspect`."""
 
-import argparse
 import sys
-from pathlib import Path
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the program and return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("path", type=Path, help="a checkpoint, a run folder for its newest one, or settings")
-    parser.add_argument("--shapes", action="store_true", help="print v3's shape contract instead")
-    parser.add_argument("--schema", type=Path, help="with settings: what the features are")
-    parser.add_argument("--length", type=int, help="timesteps; the longest training patients if not given")
-    options = parser.parse_args(argv)
-
-    from healthgym.programs import ended
-
-    def work() -> int:
-        from healthgym.storage.checkpoint import describe
-        from healthgym.training.shapes import is_settings, shape_contract
-
-        if options.shapes or is_settings(options.path):
-            print(shape_contract(options.path, options.schema, options.length))
-        else:
-            print(describe(options.path))
-        return 0
-
-    return ended(work)
-
+from healthgym.commands.inspect import main
 
 if __name__ == "__main__":
     sys.exit(main())

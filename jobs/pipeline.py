@@ -1,33 +1,8 @@
-"""Submit prepare, train, synthesize and evaluate at once, each after the one before it.
+"""The same program as `healthgym pipeline`."""
 
-python jobs/pipeline.py slurm/pipeline.yaml      the same command goes on with what is not done
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the program and return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pipeline", type=Path, help="what each stage does and where: slurm/pipeline.yaml")
-    parser.add_argument("--dry-run", action="store_true", help="show the batch scripts, and stop")
-    options = parser.parse_args(argv)
-
-    from healthgym.programs import ended
-
-    def work() -> int:
-        from healthgym.launch.pipeline import show_pipeline, submit_pipeline
-
-        if options.dry_run:
-            print(show_pipeline(options.pipeline))
-        else:
-            submit_pipeline(options.pipeline)
-        return 0
-
-    return ended(work)
-
+from healthgym.commands.pipeline import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,53 +1,8 @@
-"""Make a checkpoint fit to be given away, with a card of where it comes from and what that changes.
+"""The same program as `healthgym release`."""
 
-python jobs/release.py --run-dir runs/a --out release.h5 --data prepared.h5
-python jobs/synthesize.py --checkpoint release.h5 --patients 4000 --out cohort
-
-With --data, a cohort of the checkpoint and one of the release are made and judged, which takes minutes:
-the card shows both, the reports stay in release-reports/. Interrupted, the same command goes on.
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
-_THRESHOLDS = Path(__file__).resolve().parent.parent / "configs" / "report.yaml"
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the program and return its exit status."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    add = parser.add_argument
-    add("--run-dir", type=Path, required=True, help="a run folder, or a checkpoint")
-    add("--out", type=Path, required=True, help="release.h5; its card and reports go beside it")
-    add("--coarsen", type=int, default=10, metavar="K", help="patients per centroid (10)")
-    add("--report", type=Path, help="report.json on a cohort of the checkpoint")
-    add("--data", type=Path, help="its prepared cohort: measure what the release changes")
-    add("--no-effect", action="store_true", help="given --data, leave out the two cohorts and reports")
-    add("--patients", type=int, help="in each of the two (2000, or as many as trained on if fewer)")
-    add("--seed", type=int, default=0, help="of the two (0)")
-    add("--config", type=Path, default=_THRESHOLDS, help="settings and thresholds (YAML)")
-    asked = parser.parse_args(argv)
-
-    from healthgym.programs import ended
-
-    def work() -> int:
-        from healthgym import stopping
-        from healthgym.release.effect import Cohorts
-        from healthgym.release.release import release
-
-        effect = None if asked.no_effect else Cohorts(asked.patients, asked.seed)
-        try:
-            release(asked.run_dir, asked.out, asked.config, asked.coarsen, asked.report, asked.data, effect)
-        except KeyboardInterrupt:
-            print("Stopped, nothing released yet. Give the same command to go on.", file=sys.stderr)
-            return stopping.INTERRUPTED
-        print(f"released: {asked.out}; card: {asked.out.with_suffix('.md')}")
-        return 0
-
-    return ended(work)
-
+from healthgym.commands.release import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from healthgym import environment
+from healthgym import environment, shipped
 from healthgym.config import RunConfig
 from healthgym.errors import StorageError
 from healthgym.files import REPORT_BYTES, require_place
@@ -193,7 +193,7 @@ class PrepareJob:
     @classmethod
     def of(cls, **options: Any) -> "PrepareJob":
         """Make the job, with paths that hold wherever it runs."""
-        return cls(**_settled(options))
+        return cls(**_settled(options | {"schema": shipped.schema(options["schema"])}))
 
     @property
     def target(self) -> Path:
@@ -250,7 +250,9 @@ class EvaluateJob:
     @classmethod
     def of(cls, **options: Any) -> "EvaluateJob":
         """Make the job, with paths that hold wherever it runs."""
-        return cls(**_settled(options))
+        found = {"schema": shipped.schema(options["schema"])}
+        found["config"] = shipped.report_settings(options.get("config", shipped.thresholds()))
+        return cls(**_settled(options | found))
 
     @property
     def target(self) -> Path:

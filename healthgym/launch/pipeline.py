@@ -7,6 +7,7 @@ and the rest is submitted.
 from collections.abc import Iterable
 from pathlib import Path
 
+from healthgym import shipped
 from healthgym.config import RunConfig
 from healthgym.errors import ConfigError
 from healthgym.launch import records, submission
@@ -82,7 +83,7 @@ class Pipeline(StrictModel):
             values = self.prepare.model_dump(exclude={"resources", "schema_path"})
             found.append((PrepareJob.of(schema=self.prepare.schema_path, **values), self.prepare.resources))
         if self.train:
-            config = load(RunConfig, self.train.config, self.train.set)
+            config = load(RunConfig, shipped.settings(self.train.config), self.train.set)
             found.append((TrainJob.of(self.train.run_dir, config), self.train.resources))
         if self.synthesize:
             values = self.synthesize.model_dump(exclude={"resources"})

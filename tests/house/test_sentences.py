@@ -20,7 +20,8 @@ def test_docstrings_are_one_text(path: Path) -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "slurm/README.md"])
 def test_the_programs_that_take_on_are_those_that_the_pages_name(page: str) -> None:
-    takes = {path.stem for path in (ROOT / "jobs").glob("*.py") if "launch(" in path.read_text()}
+    commands = ROOT / "healthgym" / "commands"
+    takes = {path.stem for path in commands.glob("*.py") if "launch(" in path.read_text()}
     paragraphs = (ROOT / page).read_text().split("\n\n")
     sentence = next(text for text in paragraphs if re.search(r"takes? `--on", text)).partition("`--on")[0]
-    assert takes == {path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem in sentence}
+    assert takes == {path.stem for path in commands.glob("*.py") if path.stem in sentence}

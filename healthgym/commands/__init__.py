@@ -1,0 +1,1 @@
+"""The program `healthgym`: one module for each command, with its command line."""

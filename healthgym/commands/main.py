@@ -1,0 +1,55 @@
+"""`healthgym COMMAND ...`: finds the command and runs it; the files in `jobs/` run one command each."""
+
+import sys
+from importlib import import_module
+
+from healthgym import __version__
+from healthgym.errors import nearest
+
+COMMANDS = {
+    "describe": "look at a table, and write the schema that prepare needs",
+    "prepare": "check a table, hold patients out, fit the transform",
+    "train": "train a system, or go on with it",
+    "synthesize": "make a synthetic cohort from a trained run",
+    "evaluate": "judge a cohort against real patients, in a report",
+    "compare": "put several trained systems side by side on one page",
+    "release": "make a checkpoint fit to be given away, with a card",
+    "inspect": "print what is in a checkpoint",
+    "audit": "try to link a checkpoint's latent memory to its patients",
+    "pipeline": "submit prepare, train, synthesize and evaluate at once",
+    "status": "say what became of the jobs of a folder, and how far it is",
+}
+_ENDS = """\
+exit status:
+    0  done
+    1  an error, told in a sentence
+    2  the command line is wrong
+   85  stopped and saved; the same command goes on
+   86  a newer process has taken over the folder
+  137  another process of the same job was lost
+
+`healthgym COMMAND --help` says more. Presets and schemas go by name: `healthgym train ar --data p.h5`."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command that is named first, and return its exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    first = words[0] if words else "--help"
+    if first in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    if first == "--version":
+        print(f"healthgym {__version__}")
+        return 0
+    if first not in COMMANDS:
+        print(f"healthgym: there is no command '{first}'{nearest(first, COMMANDS)}\n", file=sys.stderr)
+        print(usage(), file=sys.stderr)
+        return 2
+    run = import_module(f"healthgym.commands.{first}").main
+    return int(run(words[1:], f"healthgym {first}"))
+
+
+def usage() -> str:
+    """Return the list of commands and of exit statuses."""
+    lines = [f"  {name:<11}{what}" for name, what in COMMANDS.items()]
+    return "\n".join(["usage: healthgym COMMAND ...", "", *lines, "", _ENDS])

@@ -1,0 +1,40 @@
+"""Turn a clinical table into a prepared cohort: check it, hold patients out, fit the transform."""
+
+import argparse
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
+    """Run the program and return its exit status."""
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser.add_argument("schema", type=Path, help="what the columns mean, e.g. configs/schemas/art_hiv.yaml")
+    parser.add_argument(
+        "--table",
+        type=Path,
+        help="a .csv, .csv.gz or .parquet; or a folder of such, or a 'pattern*' in quotes",
+    )
+    parser.add_argument("--dataset", help="instead of --table: art_hiv (fetched) or simulated_art_hiv")
+    parser.add_argument("--out", type=Path, required=True, help="the prepared cohort to write (HDF5)")
+    parser.add_argument("--tables", type=Path, help="folder for train.csv and holdout.csv, for evaluate.py")
+    parser.add_argument("--holdout", type=float, default=0.2, help="share of patients held out (0.2)")
+    parser.add_argument("--seed", type=int, default=0, help="decides who is held out, and simulates (0)")
+    parser.add_argument("--max-patients", type=int, help="use only so many patients, lowest ids first")
+    parser.add_argument(
+        "--least-patients",
+        type=int,
+        default=10,
+        help="values that fewer training patients had are pooled in what `ar` learns from (10)",
+    )
+    parser.add_argument("--sort", action="store_true", help="sort rows that are out of order")
+    parser.add_argument("--cache", type=Path, help="folder for fetched files (else $HEALTHGYM_CACHE)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a cohort made otherwise")
+    from healthgym.launch.executor import add_arguments, launch
+
+    add_arguments(parser)
+    options = vars(parser.parse_args(argv))
+    on, dry_run = options.pop("on"), options.pop("dry_run")
+
+    from healthgym.launch.jobs import PrepareJob
+    from healthgym.programs import ended
+
+    return ended(lambda: launch(PrepareJob.of(**options), on, dry_run), on == "debug")

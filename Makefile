@@ -4,6 +4,7 @@
 # make test-nightly  what is slow or seldom fails, with fifty kills where test-slow has five, and Slurm's storm
 # make test-slurm  start a real two-node Slurm on this host (Debian, as root) and run the tests on it
 # make test-cuda   what needs a GPU
+# make test-triton  the GPU's kernels in Triton's interpreter, without a GPU (installs Triton, 1 GB)
 # make test-image  build the image (minutes, as root), run the tests inside, and train in it on that Slurm
 # make bench       what it costs, against the published training step (under 8 minutes)
 # make lint types  what CI checks besides
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= runs/demo
 
-.PHONY: bench bench-all demo test test-slow test-nightly test-cuda test-slurm test-image lint types lock clean
+.PHONY: bench bench-all demo test test-slow test-nightly test-cuda test-triton test-slurm test-image lint types lock clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -46,19 +47,24 @@ demo: $(INSTALLED)
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 test: $(INSTALLED)
-	$(PYTEST) -m "not slow and not nightly and not slurm and not cuda"
+	$(PYTEST) -m "not slow and not nightly and not slurm and not cuda and not triton"
 
 test-slow: $(INSTALLED)
-	$(PYTEST) -m "slow and not nightly and not slurm and not cuda"
+	$(PYTEST) -m "slow and not nightly and not slurm and not cuda and not triton"
 
 # Without root and Debian's Slurm, its storm of preemptions is left out: make test-nightly STORM=
 STORM ?= storm
 test-nightly: $(INSTALLED)
-	$(PYTEST) -m "(slow or nightly) and not slurm and not cuda" --kills 50
+	$(PYTEST) -m "(slow or nightly) and not slurm and not cuda and not triton" --kills 50
 	$(if $(STORM),$(MAKE) test-slurm SLURM_WORDS="--kills 20 -k storm")
 
 test-cuda: $(INSTALLED)
 	$(BIN)/python -m pytest -m cuda
+
+# Where torch was built for CUDA, its Triton is there already; with a CPU build it is too large to ask of everybody.
+test-triton: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[kernels]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m triton tests/networks
 
 # Here the absence of Slurm is an error; `make test` skips these tests.
 SLURM_DIR ?= /var/tmp/healthgym-slurm

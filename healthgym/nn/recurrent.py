@@ -14,7 +14,8 @@ is the tangent of h along v, and those with respect to x and W are the tangents 
 
 The passes themselves are in `recurrent_passes`. On a CPU each direction runs by itself, since one
 direction's weights and state fit a core's cache: one after the other, or at once if torch has two threads
-or more. Elsewhere both run in one batched product per timestep.
+or more. Elsewhere both run in one batched product per timestep: on CUDA as `recurrent_hoisted` has it, where
+Triton is there.
 
 Source: Hochreiter and Schmidhuber, *Long short-term memory*, 1997, in the form with a forget gate of
 Gers et al. 2000. Gate order and the two biases follow the published Health Gym code.
@@ -25,17 +26,20 @@ K = I + H, D = 2 directions (the second reads time reversed).
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import EllipsisType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from healthgym.nn import recurrent_passes as passes
+from healthgym.nn.recurrent_hoisted import Hoisted
 from healthgym.nn.recurrent_passes import Tape
 from healthgym.nn.side_by_side import side_by_side
 
@@ -156,13 +160,31 @@ class _InputGradient:
         return self._dx_STBI[0]
 
 
-class _Forward(torch.autograd.Function):
-    """h = LSTM(x; W)."""
+class _Passes(Protocol):
+    """The passes of both directions, and what each leaves for the next."""
 
-    @staticmethod
     def forward(
-        ctx: Any, x_TBI: Tensor, weight_DGK: Tensor, bias_DG: Tensor, weights: _Weights, last_only: bool
-    ) -> Tensor:
+        self, x_TBI: Tensor, weight_DGK: Tensor, bias_DG: Tensor, last_only: bool
+    ) -> tuple[Tensor, Any]:
+        """Return h (T, D, B, H), or that of the last timestep, and what derivatives need."""
+
+    def adjoint(
+        self, dh_LDBH: Tensor, tape: Any, weight_DGK: Tensor, wants_weights: bool, keep: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Any]:
+        """Return dx, dW, db, and what the derivative of this needs."""
+
+    def adjoint_tangent(
+        self, v_TBI: Tensor, tape: Any, grads: Any, weight_DGK: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the tangents along v of h (all timesteps or the last), dx, dW and db."""
+
+
+class _Streams:
+    """The passes by way of `recurrent_passes`, stream by stream."""
+
+    def forward(
+        self, x_TBI: Tensor, weight_DGK: Tensor, bias_DG: Tensor, last_only: bool
+    ) -> tuple[Tensor, Any]:
         T, B, _ = x_TBI.shape
         hidden_TDBH = x_TBI.new_empty(1 if last_only else T, 2, B, weight_DGK.shape[1] // 4)
 
@@ -170,17 +192,87 @@ class _Forward(torch.autograd.Function):
             return passes.forward(_in_order(x_TBI, s), weight_DGK[s], bias_DG[s], hidden_TDBH[:, s].unbind())
 
         tapes = _tapes(run, x_TBI, _apart(x_TBI, hidden_TDBH.shape[-1]))
+        return hidden_TDBH[0] if last_only else hidden_TDBH, (x_TBI, tapes, last_only)
+
+    def adjoint(
+        self, dh_LDBH: Tensor, tape: Any, weight_DGK: Tensor, wants_weights: bool, keep: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Any]:
+        x_TBI, tapes, _ = tape
+        apart = _apart(x_TBI, dh_LDBH.shape[-1])
+        dx = _InputGradient(x_TBI, apart)
+        dweight = torch.zeros_like(weight_DGK) if wants_weights else None
+        dbias = weight_DGK.new_zeros(weight_DGK.shape[:2]) if wants_weights else None
+
+        def run(stream: _Stream) -> Tape:
+            return passes.adjoint(
+                tapes[stream],
+                weight_DGK[stream],
+                dh_LDBH[:, stream].unbind(),
+                *dx.of(stream),
+                dweight[stream] if dweight is not None else None,
+                dbias[stream] if dbias is not None else None,
+                keep,
+            )
+
+        grads = _tapes(run, x_TBI, apart)
+        return dx.sum(), dweight, dbias, grads
+
+    def adjoint_tangent(
+        self, v_TBI: Tensor, tape: Any, grads: Any, weight_DGK: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        (T, B, _), (_, tapes, last_only) = v_TBI.shape, tape
+        h_dot_TDBH = v_TBI.new_empty(1 if last_only else T, 2, B, weight_DGK.shape[1] // 4)
+        apart = _apart(v_TBI, h_dot_TDBH.shape[-1])
+        dx_dot = _InputGradient(v_TBI, apart)
+        dweight, dbias = torch.zeros_like(weight_DGK), weight_DGK.new_zeros(weight_DGK.shape[:2])
+
+        def run(stream: _Stream) -> Tape:
+            own, grad, weight_GK = tapes[stream], grads[stream], weight_DGK[stream]
+            v, h_dot, into = _in_order(v_TBI, stream), h_dot_TDBH[:, stream].unbind(), dweight[stream]
+            dots = passes.tangent(own, grad, weight_GK, v, h_dot, into)
+            passes.adjoint_tangent(own, grad, dots, weight_GK, *dx_dot.of(stream), into, dbias[stream])
+            return dots
+
+        _tapes(run, v_TBI, apart)
+        return h_dot_TDBH, dx_dot.sum(), dweight, dbias
+
+
+@cache
+def _fused() -> Hoisted | None:
+    """Return the passes with a kernel for the pointwise work of a timestep; None where Triton is missing."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from healthgym.nn.recurrent_triton import TritonPointwise
+
+    return Hoisted(TritonPointwise())
+
+
+def _passes_for(x_TBI: Tensor) -> _Passes:
+    """Return what computes a sequence's passes on its device."""
+    return (_fused() if x_TBI.device.type == "cuda" else None) or _Streams()
+
+
+class _Forward(torch.autograd.Function):
+    """h = LSTM(x; W)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_TBI: Tensor, weight_DGK: Tensor, bias_DG: Tensor, weights: _Weights, last_only: bool
+    ) -> Tensor:
+        passes = _passes_for(x_TBI)
+        hidden, tape = passes.forward(x_TBI, weight_DGK, bias_DG, last_only)
+        ctx.passes, ctx.tape, ctx.weights, ctx.last_only = passes, tape, weights, last_only
         ctx.save_for_backward(x_TBI)
-        ctx.weights, ctx.tapes, ctx.last_only = weights, tapes, last_only
-        return hidden_TDBH[0] if last_only else hidden_TDBH
+        return hidden
 
     @staticmethod
     def backward(ctx: Any, dh: Tensor) -> Any:
         (x_TBI,) = ctx.saved_tensors
         wants_weights = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         weights = ctx.weights
+        left = (ctx.passes, ctx.tape, ctx.last_only)
         dx, dweight, dbias = _apply_backward(
-            dh, x_TBI, weights.weight_DGK, weights.bias_DG, ctx.tapes, ctx.last_only, wants_weights
+            dh, x_TBI, weights.weight_DGK, weights.bias_DG, *left, wants_weights
         )
         return dx, dweight, dbias, None, None
 
@@ -195,33 +287,18 @@ class _Backward(torch.autograd.Function):
         x_TBI: Tensor,
         weight_DGK: Tensor,
         bias_DG: Tensor,
-        tapes: dict[_Stream, Tape],
+        passes: _Passes,
+        tape: Any,
         last_only: bool,
         wants_weights: bool,
     ) -> Any:
-        dh_TDBH, apart = dh.unsqueeze(0) if last_only else dh, _apart(x_TBI, dh.shape[-1])
-        dx = _InputGradient(x_TBI, apart)
-        dweight = torch.zeros_like(weight_DGK) if wants_weights else None
-        dbias = torch.zeros_like(bias_DG) if wants_weights else None
-        keep = any(ctx.needs_input_grad)
-
-        def run(stream: _Stream) -> Tape:
-            return passes.adjoint(
-                tapes[stream],
-                weight_DGK[stream],
-                dh_TDBH[:, stream].unbind(),
-                *dx.of(stream),
-                dweight[stream] if dweight is not None else None,
-                dbias[stream] if dbias is not None else None,
-                keep,
-            )
-
-        grads = _tapes(run, x_TBI, apart)
+        dh_LDBH, keep = dh.unsqueeze(0) if last_only else dh, any(ctx.needs_input_grad)
+        dx, dweight, dbias, grads = passes.adjoint(dh_LDBH, tape, weight_DGK, wants_weights, keep)
         if keep:
             ctx.save_for_backward(weight_DGK)
-            ctx.tapes, ctx.grads, ctx.last_only = tapes, grads, last_only
+            ctx.passes, ctx.tape, ctx.grads, ctx.last_only = passes, tape, grads, last_only
             ctx.set_materialize_grads(False)
-        return dx.sum(), dweight, dbias
+        return dx, dweight, dbias
 
     @staticmethod
     @once_differentiable
@@ -229,24 +306,11 @@ class _Backward(torch.autograd.Function):
         if dweight is not None or dbias is not None:
             raise RuntimeError("the LSTM's weight gradient is not differentiable; only its input gradient is")
         if v_TBI is None:
-            return (None,) * 7
+            return (None,) * 8
         (weight_DGK,) = ctx.saved_tensors
-        T, B, _ = v_TBI.shape
-        h_dot_TDBH = v_TBI.new_empty(1 if ctx.last_only else T, 2, B, weight_DGK.shape[1] // 4)
-        apart = _apart(v_TBI, h_dot_TDBH.shape[-1])
-        dx_dot = _InputGradient(v_TBI, apart)
-        dweight, dbias = torch.zeros_like(weight_DGK), weight_DGK.new_zeros(weight_DGK.shape[:2])
-
-        def run(stream: _Stream) -> Tape:
-            tape, grads, weight_GK = ctx.tapes[stream], ctx.grads[stream], weight_DGK[stream]
-            v, h_dot, into = _in_order(v_TBI, stream), h_dot_TDBH[:, stream].unbind(), dweight[stream]
-            dots = passes.tangent(tape, grads, weight_GK, v, h_dot, into)
-            passes.adjoint_tangent(tape, grads, dots, weight_GK, *dx_dot.of(stream), into, dbias[stream])
-            return dots
-
-        _tapes(run, v_TBI, apart)
-        dh_dot = h_dot_TDBH[0] if ctx.last_only else h_dot_TDBH
-        return dh_dot, dx_dot.sum(), dweight, dbias, None, None, None
+        passes: _Passes = ctx.passes
+        h_dot, dx_dot, dweight, dbias = passes.adjoint_tangent(v_TBI, ctx.tape, ctx.grads, weight_DGK)
+        return h_dot[-1] if ctx.last_only else h_dot, dx_dot, dweight, dbias, *(None,) * 4
 
 
 # torch leaves `apply` untyped.

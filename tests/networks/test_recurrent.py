@@ -94,3 +94,19 @@ def test_weight_gradients_are_not_differentiable_in_silence() -> None:
     (dweight,) = torch.autograd.grad(lstm(x).sum(), lstm.weight_DGK, create_graph=True)
     with pytest.raises(RuntimeError, match="weight gradient is not differentiable"):
         dweight.sum().backward()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (5, 3, 7, 33), (4, 64, 6, 128)], ids=str)
+def test_a_gpu_gives_the_plain_loop(shape: tuple[int, int, int, int]) -> None:
+    torch.manual_seed(0)
+    T, B, I, H = shape
+    lstm = BiLSTM(I, H).double().cuda()
+    x = torch.randn(T, B, I, dtype=torch.float64, device="cuda", requires_grad=True)
+    sides = []
+    for h in (lstm(x), plain(lstm, x, False)):
+        inputs = [x, *lstm.parameters()]
+        first = torch.autograd.grad(h.sin().sum(), inputs, retain_graph=True)
+        (dx,) = torch.autograd.grad(h.square().sum(), x, create_graph=True)
+        sides.append([h, *first, *torch.autograd.grad(dx.sin().sum(), inputs)])
+    torch.testing.assert_close(*sides, rtol=1e-10, atol=1e-10)

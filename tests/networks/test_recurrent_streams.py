@@ -1,4 +1,4 @@
-"""The ways of running the directions: in turn or at once (CPU), together (elsewhere); reuse of buffers."""
+"""The ways of running the directions: in turn or at once (CPU), together or hoisted (elsewhere); buffers."""
 
 from collections.abc import Iterator
 
@@ -9,23 +9,26 @@ from torch import Tensor
 
 from healthgym.nn import recurrent
 from healthgym.nn.recurrent import BiLSTM
+from healthgym.nn.recurrent_hoisted import Hoisted, PlainPointwise
 from healthgym.nn.recurrent_passes import Tape
 
 
-@pytest.fixture(params=["in turn", "at once", "together"])
+@pytest.fixture(params=["in turn", "at once", "together", "hoisted"])
 def lstm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[BiLSTM]:
     threads = torch.get_num_threads()
     streams = (...,) if request.param == "together" else (0, 1)
     monkeypatch.setattr(recurrent, "_streams", lambda x_TBI: streams)
     monkeypatch.setattr(recurrent, "_ENOUGH_FOR_TWO_THREADS", 1)
+    if request.param == "hoisted":
+        monkeypatch.setattr(recurrent, "_passes_for", lambda x_TBI: Hoisted(PlainPointwise()))
     torch.set_num_threads(2 if request.param == "at once" else 1)
     torch.manual_seed(0)
     yield BiLSTM(3, 4).double()
     torch.set_num_threads(threads)
 
 
-def inputs() -> Tensor:
-    return torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+def inputs(T: int = 5) -> Tensor:
+    return torch.randn(T, 2, 3, dtype=torch.float64, requires_grad=True)
 
 
 def derivatives(h: Tensor, x_TBI: Tensor, lstm: BiLSTM) -> tuple[Tensor, ...]:
@@ -36,8 +39,9 @@ def derivatives(h: Tensor, x_TBI: Tensor, lstm: BiLSTM) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("last_only", [False, True])
-def test_all_ways_give_the_plain_loop(lstm: BiLSTM, last_only: bool) -> None:
-    x = inputs()
+@pytest.mark.parametrize("T", [5, 1])
+def test_all_ways_give_the_plain_loop(lstm: BiLSTM, T: int, last_only: bool) -> None:
+    x = inputs(T)
     found, expected = lstm(x, last_only=last_only), plain(lstm, x, last_only)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(

@@ -282,7 +282,7 @@ class CurriculumConfig(StrictModel):
     least as long, cut to it; who is shorter than the first never trains, and more of them than the share
     `accept_left_out` of the training patients stop the run. `whole` is one stage in which every patient
     takes part at full length, whatever it is: what `auto` means for systems that learn from such, and open to
-    no other.
+    no other. There a batch is smaller than `batch_size` where an epoch would have fewer than 22 steps.
     """
 
     lengths: Literal["auto", "full", "whole"] | tuple[Positive, ...] = "auto"

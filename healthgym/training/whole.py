@@ -14,7 +14,7 @@ from healthgym.data.stages import StagePatients, Stages
 from healthgym.errors import ConfigError
 from healthgym.training.curriculum import Curriculum, HasLengths, Stage
 
-_WINDOW = 8  # batches within which patients are sorted by length, so that little of a batch is padding
+_LEAST_BATCHES, _SMALLEST_BATCH = 22, 8  # few patients make small batches, so that an epoch has some steps
 _MULTIPLE = 8  # of timesteps that a batch is padded to, so that few shapes occur
 _NEARLY_EQUAL = 0.9  # of the longest length: then every batch is padded to the longest
 
@@ -22,11 +22,14 @@ _NEARLY_EQUAL = 0.9  # of the longest length: then every batch is padded to the 
 class WholeCurriculum(Curriculum):
     """One stage: every patient at full length, the last incomplete batch of an epoch left out.
 
-    An epoch's order is random; within windows of 8 batches patients are sorted by length, and a batch is
-    padded to its longest patient.
+    An epoch's order is random, and a batch is padded to its longest patient. Batches are not made of patients
+    of like length, which would save padding: gradients are clipped to one norm, those of long patients more
+    often than those of short ones, so that short patients would count for more (of 353 patients with liver
+    cirrhosis 7.7% had one visit, and 13.4% of the synthetic ones).
 
     Args:
-        config: batch size; with fewer patients than that, a batch is all of them.
+        config: batch size; less where an epoch would have fewer than 22 steps, but not below 8. With fewer
+            patients than that, a batch is all of them.
         patients: the training patients.
         seed: the run's seed.
         fixed_length: pad every batch to the longest patient of all, so that all steps have one shape.
@@ -42,7 +45,7 @@ class WholeCurriculum(Curriculum):
         count, longest = len(patients.lengths_N), int(patients.lengths_N.max(initial=0))
         if count == 0 or longest == 0:
             raise ConfigError("There is no training patient with a timestep to learn from.")
-        self.batch_size = min(config.batch_size, count)
+        self.batch_size = min(config.batch_size, max(count // _LEAST_BATCHES, _SMALLEST_BATCH), count)
         self.stages = (Stage(longest, count, count // self.batch_size),)
         self.plan = Stages((StagePatients(longest, 0, count),), divided=True)
         self._ends = np.array([self.stages[0].num_batches])
@@ -52,15 +55,10 @@ class WholeCurriculum(Curriculum):
     def batch(self, step: int) -> NDArray[np.int64]:
         """Return the patients of a step's batch, int64 (batch_size,), the shortest first."""
         place, (stage,) = self.place(step), self.stages
-        window, within = divmod(place.batch, _WINDOW)
-        first = window * _WINDOW
-        num_batches = min(_WINDOW, stage.num_batches - first)
-        places_W = np.arange(first * self.batch_size, (first + num_batches) * self.batch_size)
-        chosen_W = seeds.shuffled(places_W, stage.num_patients, self._seed, "order", place.epoch, 0)
-        sorted_W = chosen_W[np.argsort(self._lengths_N[chosen_W], kind="stable")]
-        # Else each window would begin with its shortest patients.
-        order = seeds.permutation(num_batches, self._seed, "window", place.epoch, window)
-        batch_B: NDArray[np.int64] = sorted_W.reshape(num_batches, self.batch_size)[order[within]]
+        first = place.batch * self.batch_size
+        places_B = np.arange(first, first + self.batch_size)
+        chosen_B = seeds.shuffled(places_B, stage.num_patients, self._seed, "order", place.epoch, 0)
+        batch_B: NDArray[np.int64] = chosen_B[np.argsort(self._lengths_N[chosen_B], kind="stable")]
         return batch_B
 
     def length(self, step: int) -> int:

@@ -208,7 +208,8 @@ def diversity(real: Side, synthetic: Side) -> dict[str, float]:
 
 def duplicates(real: Side, synthetic: Side) -> dict[str, float]:
     """Return the share of synthetic patients that repeat another."""
-    return {"patients": 1 - len(np.unique(synthetic.hashes_N)) / len(synthetic.hashes_N)}
+    count = len(synthetic.hashes_N)
+    return {"patients": (count - len(np.unique(synthetic.hashes_N))) / count}
 
 
 def _vectors(real: Side, synthetic: Side) -> list[Vectors]:

@@ -83,8 +83,8 @@ NEAR_COPIES = About(
     "privacy.near_copies",
     "Near copies",
     "Synthetic patients who lie so close to a training patient, measured by how far that patient is from "
-    "the next "
-    "real one, that a hundred honest cohorts would not have one.",
+    "the next real one, that a hundred honest cohorts would not have one. Exact copies that chance explains "
+    "are not counted again.",
     f"Own definition: ratio of distances below {LARGEST_RATIO:g}, or below what the smallest ratios of "
     f"real patients "
     "who are no copies allow (Hill, Annals of Statistics 1975)",
@@ -222,12 +222,16 @@ def _membership(comparison: Comparison, found: _Distances) -> list[Figure]:
 
 def _copies(comparison: Comparison) -> Figure:
     """Count synthetic patients who equal a training patient; as often as holdout patients do is chance."""
+    return _count_figure(comparison, COPIES, *_equal_patients(comparison))
+
+
+def _equal_patients(comparison: Comparison) -> tuple[int, float]:
+    """Return how many synthetic patients equal a training patient, and how many may do so by chance."""
     count = int(np.isin(comparison.synthetic.hashes_N, comparison.train.hashes_N).sum())
-    by_chance = 0.0
-    if comparison.holdout:
-        equal = int(np.isin(comparison.holdout.hashes_N, comparison.train.hashes_N).sum())
-        by_chance = _allowed(equal, comparison.holdout.num_patients, comparison.synthetic.num_patients)
-    return _count_figure(comparison, COPIES, count, by_chance)
+    if not comparison.holdout:
+        return count, 0.0
+    equal = int(np.isin(comparison.holdout.hashes_N, comparison.train.hashes_N).sum())
+    return count, _allowed(equal, comparison.holdout.num_patients, comparison.synthetic.num_patients)
 
 
 def _near_copies(comparison: Comparison, found: _Distances) -> Figure:
@@ -245,6 +249,9 @@ def _near_copies(comparison: Comparison, found: _Distances) -> Figure:
     if comparison.all_synthetic is not None and found.attacked is not None:
         nearest = found.attacked[0][:, 0]
         count = max(count, int((nearest < limit * found.own[: len(nearest)]).sum()))
+    # Patients of one or two visits can be equal by chance; such are judged as copies.
+    equal, by_chance = _equal_patients(comparison)
+    count = max(count - equal, 0) if equal <= by_chance else count
     figure = _count_figure(comparison, NEAR_COPIES, count, 0.0)
     closest = float(ratios.min())
     say = (

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from healthgym.schema import Schema
-from healthgym.storage.shard_file import Shard
+from healthgym.storage.shard import Shard
 from healthgym.storage.shards import Manifest, save_shard, write_manifest
 
 SCHEMA = Schema.model_validate(

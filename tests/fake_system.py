@@ -102,7 +102,7 @@ def transform() -> Transform:
 
 
 def write_fake(path: Path, **settings: object) -> Path:
-    """Write a checkpoint; settings are `lengths`, `stages`, `delay` and `fault`."""
+    """Write a checkpoint; settings are `lengths`, `stages`, `delay`, `decimals` and `fault`."""
     path.write_text(json.dumps(settings))
     return path
 
@@ -122,4 +122,5 @@ def open_fake(path: Path) -> Source:
         lengths=lengths,
         stages=tuple(settings.get("stages", [max(lengths)])),
         build=build,
+        decimals=settings.get("decimals", {}),
     )

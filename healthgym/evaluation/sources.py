@@ -23,6 +23,7 @@ from healthgym.evaluation.statistics.scale import Scale
 from healthgym.evaluation.statistics.tally import Combination, Tally, tally_of
 from healthgym.schema import Schema
 from healthgym.seeds import permutation
+from healthgym.storage.cohort_folder import MANIFEST_FILE, is_cohort
 from healthgym.storage.shards import open_cohort
 
 _BLOCK = 20_000
@@ -61,11 +62,11 @@ def open_synthetic(path: Path, schema: Schema) -> Source:
     Raises:
         HealthgymError: it cannot be read, or is of shards that were made with other variables.
     """
-    if any((path / name).exists() for name in ("manifest.json", "plan.json")):
+    if is_cohort(path):
         return _open_shards(path, schema)
     if path.is_dir() and not list_tables(path):
         raise CohortError(
-            f"{path} is not a synthetic cohort: it has neither a manifest.json nor a table "
+            f"{path} is not a synthetic cohort: it has neither a {MANIFEST_FILE} nor a table "
             f"({', '.join(FORMS)}). Check the path."
         )
     read = read_foreign(path, schema)

@@ -131,29 +131,29 @@ class SynthesizeJob:
     def check(self, awaited: bool = False) -> None:
         """Refuse a trained system that is not there, and what contradicts the cohort begun in the folder."""
         from healthgym.synthesis.cohort import make_plan, named_system
-        from healthgym.synthesis.plan import agree, read_plan
+        from healthgym.synthesis.plan import read_plan, settle
 
         require_place(self.out, folder=True)
         if not awaited:
             named_system(self._request)
         begun = read_plan(self.out)
         if begun:
-            agree(self.out, make_plan(self._request, begun.checkpoint_sha256, begun.device))
+            settle(self.out, make_plan(self._request, begun.checkpoint_sha256, begun.device))
 
     def deal(self, num_tasks: int) -> Sequence[Job]:
         """Return the tasks that have shards to make; one, to declare the cohort complete, if none has."""
-        from healthgym.storage.shards import read_receipt
-        from healthgym.synthesis.plan import deal, read_plan
+        from healthgym.synthesis.cohort import find_receipt, make_plan
+        from healthgym.synthesis.plan import deal, read_plan, settle
 
         if self.place:
             return [self]
         request, begun = self._request, read_plan(self.out)
         num_shards = -(-request.patients // request.patients_per_shard)
-        missing = {
-            shard
-            for shard in range(num_shards)
-            if begun is None or read_receipt(self.out, shard, begun.sha256) is None
-        }
+        missing = set(range(num_shards))
+        if begun:
+            plan = settle(self.out, make_plan(request, begun.checkpoint_sha256, begun.device))
+            num_shards = plan.num_shards
+            missing = {shard for shard in range(num_shards) if find_receipt(self.out, plan, shard) is None}
         places = [(task, f"{task}/{num_tasks}") for task in range(num_tasks)]
         left = [place for task, place in places if missing.intersection(deal(num_shards, task, num_tasks))]
         if num_tasks == 1 or not missing:

@@ -4,13 +4,14 @@ from pathlib import Path
 
 from healthgym.errors import HealthgymError
 from healthgym.launch import records
+from healthgym.storage.cohort_folder import count_receipts, is_cohort, manifest_path, plan_path
 
 
 def progress(target: Path) -> str:
     """Return a sentence about a run folder, a cohort folder, a report folder or a prepared cohort."""
     if target.is_file():
         return f"a file of {target.stat().st_size:,} bytes"
-    if (target / "plan.json").exists() or (target / "manifest.json").exists():
+    if is_cohort(target):
         return _cohort(target)
     if (target / "config.yaml").exists() or (target / "checkpoints").is_dir():
         return _run(target)
@@ -40,10 +41,10 @@ def _run(run_dir: Path) -> str:
 
 
 def _cohort(folder: Path) -> str:
-    plan = records.read_json(folder / "plan.json")
-    shards = len(list((folder / "receipts").glob("shard-*.json")))
+    plan = records.read_json(plan_path(folder))
+    shards = count_receipts(folder)
     patients, size = plan.get("num_patients"), plan.get("patients_per_shard")
     total = f" of {-(-patients // size):,}" if isinstance(patients, int) and isinstance(size, int) else ""
-    complete = (folder / "manifest.json").exists()
+    complete = manifest_path(folder).exists()
     end = "complete" if complete else "not complete: the manifest is written last"
     return f"synthesis, {shards:,}{total} shards finished; {end}"

@@ -1,5 +1,6 @@
 """The release form of a checkpoint: what sampling needs and no more, with a card that says what it is."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -234,6 +235,7 @@ def _without_training(source: Checkpoint, state: dict[str, Any], at_least: int, 
         correlation_FF=np.zeros((0, 0)),
         lengths_2U=common_lengths(source.statistics.lengths_2U, at_least),
         length_groups=_common_groups(source.statistics.length_groups, at_least),
+        decimals=json.dumps(source.decimals),
     )
     config = source.config.model_copy(update={"data": Path("withheld")})
     transform = dict(source.transform)

@@ -31,12 +31,16 @@ HELD = 0x1000
 ABSENT = 0x2000
 """Bit of a row without a value; its piece is that of the value before."""
 
+MOST_DECIMALS = 6
+"""As many digits after the point are told apart."""
+
 LEAST_PATIENTS = 10
 """k where nothing else is said."""
 
 _VALUES = ("low_P", "high_P", "step_P", "bounds")
 _COUNTS = ("new_P", "all_P", "bin_P", "cell_P")
 _SMALLEST_TAIL = 1e-4
+_LARGEST_WHOLE = 2.0**53
 _SMALLEST_WIDTH = 1e-4
 
 
@@ -73,6 +77,12 @@ class VariableCells:
             f"{single:,} single values and {self.num_pieces - single:,} intervals in {self.num_bins} bins, "
             f"from {self.low_P[0]:g} to {self.high_P[-1]:g}, {self.decimals} decimals"
         )
+
+    @property
+    def exact(self) -> bool:
+        """Whether `decimals` is how values are recorded: six may be more, and float64 holds 15 digits."""
+        largest = float(max(abs(self.low_P[0]), abs(self.high_P[-1])))
+        return self.decimals < MOST_DECIMALS and largest * 10.0**self.decimals < _LARGEST_WHOLE
 
     @property
     def num_pieces(self) -> int:

@@ -155,11 +155,14 @@ class TimeForm:
         per_unit: steps of the visit times' recorded precision per unit, 0 if they have none.
         follow_per_unit: the same of the follow-up time.
         starts_at_zero: whether each patient's first visit is at time 0.
+        dated, follow_dated: whether the table gives the visits' times and the end of follow-up as dates.
     """
 
     per_unit: float = 0.0
     follow_per_unit: float = 0.0
     starts_at_zero: bool = False
+    dated: bool = False
+    follow_dated: bool = False
 
     def to_tree(self) -> dict[str, Any]:
         """Return it as numbers, for a file."""
@@ -167,6 +170,8 @@ class TimeForm:
             "per_unit": float(self.per_unit),
             "follow_per_unit": float(self.follow_per_unit),
             "starts_at_zero": int(self.starts_at_zero),
+            **({"dated": 1} if self.dated else {}),  # a table of numbers leaves no trace of it
+            **({"follow_dated": 1} if self.follow_dated else {}),
         }
 
     @classmethod
@@ -174,7 +179,11 @@ class TimeForm:
         """Read what `to_tree` gave; nothing gives the default."""
         if not tree:
             return cls()
-        return cls(float(tree["per_unit"]), float(tree["follow_per_unit"]), bool(int(tree["starts_at_zero"])))
+        return cls(
+            float(tree["per_unit"]),
+            float(tree["follow_per_unit"]),
+            *(bool(int(tree.get(name, 0))) for name in ("starts_at_zero", "dated", "follow_dated")),
+        )
 
 
 def rounded(times_N: NDArray[np.float64], per_unit: float) -> NDArray[np.float64]:

@@ -64,6 +64,7 @@ class Statistics:
         stages: lengths of the curriculum's stages.
         usage: how many training patients were used at full length, cut and left out, as JSON.
         length_groups: the lengths of patients by static classes, as `data.length_groups` writes them.
+        decimals: digits after the point of real variables, as JSON, where the file has no cells to say it.
     """
 
     data_fingerprint: str
@@ -75,6 +76,7 @@ class Statistics:
     stages: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     usage: str = ""
     length_groups: str = ""
+    decimals: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,14 @@ class Checkpoint:
     sha256: str = ""
     released: bool = False
     cells: Tree = field(default_factory=dict)
+
+    @property
+    def decimals(self) -> dict[str, int]:
+        """Digits after the point that each real variable is recorded with; empty if they are unknown."""
+        if not self.cells:
+            return dict(json.loads(self.statistics.decimals or "{}"))
+        cells = Cells.from_tree(self.cells).variables
+        return {v.name: each.decimals for v, each in zip(self.schema.reals, cells, strict=True) if each.exact}
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:

@@ -1,11 +1,14 @@
 """A synthetic cohort on disk: shards, their receipts, and the manifest that declares it complete.
 
-    cohort/plan.json                       everything that decides the bytes
+    cohort/_plan.json                      everything that decides the bytes
     cohort/shards/shard-00000.h5           patients 0, 1, ... as `storage.shard_file` has them
-    cohort/receipts/shard-00000.json       written after the shard: its size, SHA-256 and plan
-    cohort/manifest.json                   written last
+    cohort/_receipts/shard-00000.json      written after the shard: its size, SHA-256 and plan
+    cohort/_columns.csv                    what the columns mean
+    cohort/_manifest.json                  written last
 
-A shard counts as finished only where receipt, plan and file agree.
+A shard counts as finished only where receipt, plan and file agree. Names of what is no data begin with an
+underscore: programs that read a folder of Parquet files leave such files out. In cohorts of version 0.1.0
+they do not.
 """
 
 import json
@@ -20,15 +23,25 @@ from pydantic import Field
 
 from healthgym.errors import CohortError, listed
 from healthgym.faults import patiently, reading, sentence
-from healthgym.files import read_text, remove_stale, sha256_of, write_bytes, write_json
+from healthgym.files import read_text, remove_stale, sha256_of, write_bytes, write_json, write_text
 from healthgym.schema import Schema
-from healthgym.storage.shard_file import SUFFIXES, Compression, FileFormat, Shard, encode_shard, read_shard
+from healthgym.storage.cohort_folder import (
+    COLUMNS_FILE,
+    MANIFEST_FILE,
+    RECEIPTS,
+    count_receipts,
+    manifest_path,
+    plan_path,
+)
+from healthgym.storage.shard import Shard, columns_table
+from healthgym.storage.shard_file import Compression, FileFormat, encode_shard, read_shard, suffix
+from healthgym.storage.shard_table import frame_of, table_of
 from healthgym.strict import StrictModel, parse
 
 _TRIES = 3
 _SHA256 = r"^[0-9a-f]{64}$"
 # No other file can be named: a manifest from elsewhere cannot point outside its folder.
-_FILE = r"^shards/shard-[0-9]{5,9}\.(h5|parquet)$"
+_FILE = r"^shards/shard-[0-9]{5,9}\.(h5|parquet|csv|csv\.gz)$"
 
 
 class Disagreement(StrictModel):
@@ -93,7 +106,8 @@ class Receipt(StrictModel):
 class Manifest(StrictModel):
     """What a complete cohort is.
 
-    `training_patients` says how many of them were used at full length, cut and left out.
+    `training_patients` says how many of them were used at full length, cut and left out; `decimals` and
+    `dates` are those of `Shard`.
     """
 
     kind: Literal["synthetic cohort"] = "synthetic cohort"
@@ -109,6 +123,8 @@ class Manifest(StrictModel):
     acceptance_rate: float = Field(gt=0, le=1)
     static_disagreement: dict[str, dict[str, float]]
     training_patients: dict[str, Any] = Field(default_factory=dict)
+    decimals: dict[str, int] = Field(default_factory=dict)
+    dates: dict[str, bool] = Field(default_factory=dict)
     cohort_schema: str
     shards: tuple[ShardRecord, ...] = Field(min_length=1)
 
@@ -134,7 +150,7 @@ def save_shard(
     """
     content = encode_shard(shard, file_format, compression)
     record = ShardRecord(
-        file=f"shards/{shard_name(index)}{SUFFIXES[file_format]}",
+        file=f"shards/{shard_name(index)}{suffix(file_format, compression)}",
         bytes=len(content),
         sha256=sha256(content).hexdigest(),
         patients=len(shard.lengths_N),
@@ -168,11 +184,17 @@ def unwritable(path: Path, error: OSError) -> CohortError:
 
 def receipt_path(folder: Path, index: int) -> Path:
     """Return where the receipt of a shard lies."""
-    return folder / "receipts" / f"{shard_name(index)}.json"
+    return folder / RECEIPTS / f"{shard_name(index)}.json"
 
 
-def read_receipt(folder: Path, index: int, plan: str) -> Receipt | None:
+def read_receipt(folder: Path, index: int, plan: str, patients: int) -> Receipt | None:
     """Return a shard's receipt if there is a sound one for this plan; the shard itself is not looked at.
+
+    Args:
+        folder: the cohort's.
+        index: the shard's number.
+        plan: its plan's name.
+        patients: how many it must have.
 
     Raises:
         UnreadableError: the system refuses to read it.
@@ -182,22 +204,28 @@ def read_receipt(folder: Path, index: int, plan: str) -> Receipt | None:
         receipt = parse(Receipt, json.loads(text), "receipt", CohortError)
     except (FileNotFoundError, ValueError, TypeError, CohortError):
         return None
-    named = Path(receipt.record.file).stem == shard_name(index)
-    return receipt if receipt.plan == plan and receipt.shard == index and named else None
+    named = Path(receipt.record.file).name.partition(".")[0] == shard_name(index)
+    own = (receipt.plan, receipt.shard, receipt.record.patients) == (plan, index, patients)
+    return receipt if own and named else None
 
 
-def finished_shard(folder: Path, index: int, plan: str) -> Receipt | None:
+def finished_shard(folder: Path, index: int, plan: str, patients: int) -> Receipt | None:
     """Return a shard's receipt if the file agrees with it, so that the shard need not be made."""
-    receipt = read_receipt(folder, index, plan)
+    receipt = read_receipt(folder, index, plan, patients)
     return receipt if receipt and receipt.record.agrees_with(folder) else None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Declare a cohort complete. Several writers at once are harmless: they write the same bytes."""
+    """Declare a cohort complete, after a table of its columns.
+
+    Several writers at once are harmless: they write the same bytes.
+    """
+    schema = Schema.from_json(manifest.cohort_schema)
     try:
-        write_json(folder / "manifest.json", manifest.model_dump())
+        write_text(folder / COLUMNS_FILE, columns_table(schema, manifest.decimals, manifest.dates))
+        write_json(folder / MANIFEST_FILE, manifest.model_dump())
     except OSError as error:
-        raise unwritable(folder / "manifest.json", error) from error
+        raise unwritable(folder / MANIFEST_FILE, error) from error
 
 
 def remove_left_overs(folder: Path, older_than: float = 0.0, shards: Iterable[int] | None = None) -> None:
@@ -209,11 +237,11 @@ def remove_left_overs(folder: Path, older_than: float = 0.0, shards: Iterable[in
         shards: only what belongs to these shards.
     """
     if shards is None:
-        for place in (folder, folder / "shards", folder / "receipts"):
+        for place in (folder, folder / "shards", folder / RECEIPTS):
             remove_stale(place, older_than)
         return
     mine = {shard_name(index) for index in shards}
-    for place in (folder / "shards", folder / "receipts"):
+    for place in (folder / "shards", folder / RECEIPTS):
         for left in place.glob(".shard-*.tmp"):
             if left.name.split(".")[1] in mine:
                 left.unlink(missing_ok=True)
@@ -280,6 +308,20 @@ class CohortReader:
                 break
         return pd.concat(frames, ignore_index=True)
 
+    def iter_shards(self, verify: bool = True) -> Iterator[Shard]:
+        """Yield each shard as it was made."""
+        decimals, dates = self.manifest.decimals, self.manifest.dates
+        for frame in self.iter_frames(verify):
+            yield Shard.from_frame(frame, self.schema, decimals, dates)
+
+    def table(self) -> pd.DataFrame:
+        """Return all patients as one table: labels, whole numbers, decimals and dates as the data has them.
+
+        Raises:
+            CohortError: a shard is missing or altered.
+        """
+        return frame_of([table_of(shard) for shard in self.iter_shards()])
+
     def _complain(self, missing: list[str], altered: list[str]) -> None:
         problems = [
             f"{len(files)} of {len(self.manifest.shards)} shards {what}: {listed(files)}"
@@ -299,7 +341,7 @@ def open_cohort(folder: Path) -> CohortReader:
     Raises:
         CohortError: there is no manifest, it is damaged, or its totals contradict its shards.
     """
-    path = folder / "manifest.json"
+    path = manifest_path(folder)
     try:
         content = json.loads(read_text(path))
     except FileNotFoundError:
@@ -315,10 +357,9 @@ def open_cohort(folder: Path) -> CohortReader:
 
 
 def _unfinished(folder: Path) -> str:
-    if not (folder / "plan.json").is_file():
-        return f"{folder} is not a synthetic cohort: it has no manifest.json. Check the path."
-    receipts = len(list((folder / "receipts").glob("shard-*.json")))
+    if not plan_path(folder).is_file():
+        return f"{folder} is not a synthetic cohort: it has no {MANIFEST_FILE}. Check the path."
     return (
-        f"Cohort {folder} is not complete: it has no manifest.json, and {receipts} shards are finished. "
-        f"Give the command that began it again, and it goes on."
+        f"Cohort {folder} is not complete: it has no {MANIFEST_FILE}, and {count_receipts(folder)} shards "
+        f"are finished. Give the command that began it again, and it goes on."
     )

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import model_validator
 
 from healthgym import __version__, stopping
 from healthgym.distributed.parallel import granted_cores
 from healthgym.errors import CohortError, ConfigError, StorageError
 from healthgym.storage.checkpoint import list_checkpoints
+from healthgym.storage.cohort_folder import MANIFEST_FILE
+from healthgym.storage.one_file import require_ending, write_one_file
 from healthgym.storage.shard_file import COMPRESSIONS, Compression, FileFormat
 from healthgym.storage.shards import (
     Manifest,
     Receipt,
     finished_shard,
+    open_cohort,
     read_receipt,
     remove_left_overs,
     write_manifest,
@@ -42,7 +46,8 @@ class SynthesisRequest(StrictModel):
         run_dir: a training run; its newest checkpoint is taken.
         checkpoint: a checkpoint file instead.
         out: the cohort's folder.
-        patients: how many, in the whole cohort.
+        patients: how many, in the whole cohort; more of them enlarge a complete one.
+        one_file: a file for all patients, in the format of its name: .csv, .csv.gz, .parquet or .h5.
         seed: of the cohort.
         file_format, compression, patients_per_shard, batch_size, timesteps, settings, matmul_precision: see
             `SynthesisPlan`, as for `where` and `shares`; no compression means the format's default, no batch
@@ -56,6 +61,7 @@ class SynthesisRequest(StrictModel):
     checkpoint: Path | None = None
     out: Path
     patients: Positive
+    one_file: Path | None = None
     seed: int = 0
     file_format: FileFormat = "hdf5"
     compression: Compression | None = None
@@ -70,6 +76,12 @@ class SynthesisRequest(StrictModel):
     workers: Positive | None = None
     task: str = "0/1"
 
+    @model_validator(mode="after")
+    def _check(self) -> "SynthesisRequest":
+        if self.one_file:
+            require_ending(self.one_file)
+        return self
+
 
 class Outcome(StrictModel):
     """How far a cohort is after one task's work.
@@ -82,6 +94,7 @@ class Outcome(StrictModel):
         shards_total: of the cohort.
         patients_made: by this task now.
         seconds: this task's time.
+        one_file: with all patients, if that was asked for and the cohort is complete.
     """
 
     folder: Path
@@ -90,6 +103,7 @@ class Outcome(StrictModel):
     shards_total: int
     patients_made: int
     seconds: float
+    one_file: Path | None = None
 
     @property
     def exit_status(self) -> int:
@@ -99,7 +113,8 @@ class Outcome(StrictModel):
     def __str__(self) -> str:
         so_far = f"{self.shards_finished:,} of {self.shards_total:,} shards of {self.folder} are finished"
         return {
-            "complete": f"Cohort complete: {self.folder / 'manifest.json'}",
+            "complete": f"Cohort complete: {self.folder / MANIFEST_FILE}"
+            + (f"\nAll patients in one file: {self.one_file}" if self.one_file else ""),
             "waiting": f"This task is done; {so_far}. The last task writes the manifest.",
             "interrupted": f"Stopped on a signal; {so_far}. Give the same command to go on.",
         }[self.state]
@@ -125,13 +140,17 @@ def synthesize(request: SynthesisRequest, opener: Opener = open_source) -> Outco
         plan = make_plan(request, source.sha256, find_device(request, begun))
         if plan.settings or plan.where or plan.shares:  # bad ones are refused before anything is written
             _check_conditions(source.build("cpu", plan.settings), source, plan)
-        shards = deal(plan.num_shards, *parse_task(request.task))
-        agree(request.out, plan)
+        number, num_tasks = parse_task(request.task)
+        plan = agree(request.out, plan)
+        shards = deal(plan.num_shards, number, num_tasks)
         patients_made = _make(Task(request.out, plan, checkpoint, opener), source, shards, request.workers)
         receipts = _receipts(request.out, plan)
-        if len(receipts) == plan.num_shards:
+        complete = len(receipts) == plan.num_shards
+        if complete:
             write_manifest(request.out, _manifest(plan, source, receipts))
             remove_left_overs(request.out, time.time() - _LEFT_OVER_SECONDS)
+        if complete and request.one_file:
+            write_one_file(open_cohort(request.out), request.one_file)
     return Outcome(
         folder=request.out,
         state=_state(plan, shards, {receipt.shard for receipt in receipts}),
@@ -139,6 +158,7 @@ def synthesize(request: SynthesisRequest, opener: Opener = open_source) -> Outco
         shards_total=plan.num_shards,
         patients_made=patients_made,
         seconds=time.monotonic() - start,
+        one_file=request.one_file if complete else None,
     )
 
 
@@ -232,7 +252,7 @@ def _make(task: Task, source: Source, shards: range, workers: int | None) -> int
     """Make shards, in as many processes as are granted; return how many patients were made."""
     plan, made = task.plan, 0
     remove_left_overs(task.folder, shards=shards)
-    unfinished = sum(read_receipt(task.folder, index, plan.sha256) is None for index in shards)
+    unfinished = sum(find_receipt(task.folder, plan, index) is None for index in shards)
     wanted = workers or (1 if plan.device == "cuda" else granted_cores())
     num_workers = min(wanted, max(unfinished, 1))
     with Progress(sum(len(plan.patients(index)) for index in shards), len(shards)) as progress:
@@ -252,15 +272,23 @@ def _make(task: Task, source: Source, shards: range, workers: int | None) -> int
     return made
 
 
+def find_receipt(folder: Path, plan: SynthesisPlan, index: int) -> Receipt | None:
+    """Return a shard's receipt if there is a sound one; the shard itself is not looked at."""
+    return read_receipt(folder, index, plan.name(index), len(plan.patients(index)))
+
+
 def _receipts(folder: Path, plan: SynthesisPlan) -> list[Receipt]:
     """Return the receipts of all tasks' shards; if they are all there, those whose file agrees.
 
     Of the tasks that finish last, at least one finds every receipt, since each looks after it wrote its own.
     """
-    receipts = [read_receipt(folder, index, plan.sha256) for index in range(plan.num_shards)]
+    receipts = [find_receipt(folder, plan, index) for index in range(plan.num_shards)]
     if None in receipts:
         return [receipt for receipt in receipts if receipt]
-    agreeing = (finished_shard(folder, index, plan.sha256) for index in range(plan.num_shards))
+    agreeing = (
+        finished_shard(folder, index, plan.name(index), len(plan.patients(index)))
+        for index in range(plan.num_shards)
+    )
     return [receipt for receipt in agreeing if receipt]
 
 
@@ -299,6 +327,8 @@ def _manifest(plan: SynthesisPlan, source: Source, receipts: list[Receipt]) -> M
             for name in receipts[0].static_disagreement
         },
         training_patients=dict(source.usage),
+        decimals=source.written_decimals,
+        dates=source.dates,
         cohort_schema=schema.to_json(),
         shards=records,
     )

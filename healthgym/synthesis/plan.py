@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 from uuid import uuid4
@@ -14,12 +16,16 @@ from pydantic import Field, model_validator
 
 from healthgym.errors import CohortError, ConfigError
 from healthgym.faults import sentence
-from healthgym.files import read_text
+from healthgym.files import read_text, write_json
 from healthgym.seeds import uniform_rows
+from healthgym.storage.cohort_folder import (
+    PLAN_FILE,
+    count_receipts,
+    manifest_path,
+    plan_path,
+)
 from healthgym.storage.shard_file import COMPRESSIONS, Compression, FileFormat
 from healthgym.strict import Positive, StrictModel, differences, parse
-
-PLAN_FILE = "plan.json"
 
 
 class SynthesisPlan(StrictModel):
@@ -30,7 +36,9 @@ class SynthesisPlan(StrictModel):
         checkpoint_sha256: the trained system.
         seed: of the noise and of the lengths.
         num_patients: patients in the whole cohort.
-        patients_per_shard: patients in each shard but the last.
+        earlier: how many there were before each enlargement, where that did not fill the last shard, which
+            stays as it is: the next one begins there.
+        patients_per_shard: patients in each shard but the last, and the last before each enlargement.
         batch_size: patients per call of the generator; float32 products round differently by batch.
         file_format: of the shards.
         compression: of the shards' columns.
@@ -42,10 +50,11 @@ class SynthesisPlan(StrictModel):
             one kind only.
     """
 
-    form: Literal[3] = 3
+    form: Literal[4] = 4
     checkpoint_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     seed: int = 0
     num_patients: Positive
+    earlier: tuple[Positive, ...] = ()
     patients_per_shard: Positive = 4096
     batch_size: Positive = 512
     file_format: FileFormat = "hdf5"
@@ -64,25 +73,49 @@ class SynthesisPlan(StrictModel):
             raise ValueError(
                 f"compression '{self.compression}' is not for {self.file_format}; choose {', '.join(known)}"
             )
+        ends = (0, *self.earlier, self.num_patients)
+        if any(end <= before for before, end in pairwise(ends)):
+            raise ValueError("earlier: expected rising numbers below num_patients")
         return self
 
     @property
     def sha256(self) -> str:
-        """The plan's name in receipts."""
-        # What version 0.1.0 did not know is left out where it is not used: its cohorts keep their name.
-        later = {name for name in ("where", "shares") if not getattr(self, name)}
-        values = self.model_dump(exclude=later)
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        """The plan's name in the manifest."""
+        return _names(self)[-1]
+
+    def name(self, shard: int) -> str:
+        """Return the plan's name in a shard's receipt: a SHA-256 of what decides the bytes of such shards.
+
+        The number of all patients is not among it, so that a cohort can be enlarged; how many patients a
+        receipt must have is compared with it.
+        """
+        first = self.patients(shard).start
+        return _names(self)[sum(end <= first for end in self.earlier)]
 
     @property
     def num_shards(self) -> int:
         """Shards of the whole cohort."""
-        return -(-self.num_patients // self.patients_per_shard)
+        return sum(len(firsts) for firsts in self._firsts())
 
     def patients(self, shard: int) -> range:
         """Return the numbers of a shard's patients."""
-        first = shard * self.patients_per_shard
-        return range(first, min(first + self.patients_per_shard, self.num_patients))
+        for firsts in self._firsts():
+            if shard < len(firsts):
+                return range(firsts[shard], min(firsts[shard] + self.patients_per_shard, firsts.stop))
+            shard -= len(firsts)
+        raise IndexError(f"there are {self.num_shards} shards")
+
+    def _firsts(self) -> list[range]:
+        """Return the first patient of each shard: as the cohort was begun, and of each enlargement."""
+        ends = (0, *self.earlier, self.num_patients)
+        return [range(start, end, self.patients_per_shard) for start, end in pairwise(ends)]
+
+    def enlarged(self, num_patients: int) -> "SynthesisPlan":
+        """Return the plan of a cohort that has this one's shards, and more."""
+        begun = self.earlier[-1] if self.earlier else 0
+        full = (self.num_patients - begun) % self.patients_per_shard == 0
+        earlier = self.earlier if full else (*self.earlier, self.num_patients)
+        return self.model_copy(update={"num_patients": num_patients, "earlier": earlier})
 
     def lengths(self, shard: int, histogram: Mapping[int, int]) -> NDArray[np.int32]:
         """Return the timesteps of each of a shard's patients, shape (N,).
@@ -99,6 +132,14 @@ class SynthesisPlan(StrictModel):
         u_N = uniform_rows((), len(patients), patients.start, self.seed, "synthesis", "length")
         place_N = np.searchsorted(up_to, u_N.astype(np.float64) * up_to[-1], side="right")
         return np.asarray(lengths[place_N], dtype=np.int32)
+
+
+@lru_cache
+def _names(plan: SynthesisPlan) -> tuple[str, ...]:
+    """Return the plan's name as it was begun and after each enlargement."""
+    values = plan.model_dump(exclude={"num_patients"})
+    states = [values | {"earlier": plan.earlier[:count]} for count in range(len(plan.earlier) + 1)]
+    return tuple(hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest() for state in states)
 
 
 def parse_task(text: str) -> tuple[int, int]:
@@ -124,7 +165,7 @@ def read_plan(folder: Path) -> SynthesisPlan | None:
     Raises:
         CohortError: there is a plan, and it cannot be read.
     """
-    path = folder / PLAN_FILE
+    path = plan_path(folder)
     try:
         content = json.loads(read_text(path))
     except FileNotFoundError:
@@ -142,34 +183,91 @@ def read_plan(folder: Path) -> SynthesisPlan | None:
     return parse(SynthesisPlan, content, str(path), CohortError)
 
 
-def agree(folder: Path, plan: SynthesisPlan) -> None:
-    """Begin a cohort in a folder, or make sure that the one begun there has this very plan.
+def settle(folder: Path, wanted: SynthesisPlan) -> SynthesisPlan:
+    """Return the plan by which a cohort in a folder is begun, gone on with or enlarged.
+
+    Nothing is written. A cohort without any finished shard may be begun anew with another plan; a complete
+    one may be enlarged.
+
+    Raises:
+        CohortError: the folder holds another plan, with the difference.
+    """
+    begun = read_plan(folder)
+    if begun is None or begun == wanted.model_copy(update={"earlier": begun.earlier}):
+        return begun or wanted
+    if not count_receipts(folder) and not manifest_path(folder).exists():
+        return wanted
+    lines = differences(begun, wanted.model_copy(update={"earlier": begun.earlier}))
+    more = wanted.num_patients > begun.num_patients
+    if len(lines) == 1 and more and _patients_in_manifest(folder) == begun.num_patients:
+        return begun.enlarged(wanted.num_patients)
+    listed_lines = "\n".join(f"  - {line}" for line in lines)
+    remedy = "Give the settings it was begun with, or choose another folder with --out."
+    if len(lines) == 1 and more:
+        remedy = "Finish it with the number it was begun with, then give the larger one."
+    elif len(lines) == 1 and wanted.num_patients != begun.num_patients:
+        remedy = f"It has {begun.num_patients:,} patients; choose another folder with --out for fewer."
+    raise CohortError(
+        f"{folder} holds a cohort that was begun with other settings:\n{listed_lines}\n{remedy}"
+    )
+
+
+def agree(folder: Path, wanted: SynthesisPlan) -> SynthesisPlan:
+    """Begin a cohort in a folder, go on with it or enlarge it; return the plan that is in force there.
 
     Raises:
         CohortError: the folder holds another plan (with the difference), something else, or cannot
             be written.
     """
     try:
-        if not (folder / PLAN_FILE).exists():
-            _begin(folder, plan)
+        if not plan_path(folder).exists():
+            _begin(folder, wanted)
+        plan = settle(folder, wanted)
+        if plan != read_plan(folder):
+            if not count_receipts(folder):
+                _clear(folder)
+            write_json(folder / PLAN_FILE, plan.model_dump())
     except OSError as error:
         raise CohortError(
             sentence(error, folder, "begin a cohort in")
             or f"Cannot begin a cohort in {folder}: {error}. Choose another folder with --out."
         ) from error
-    begun = read_plan(folder)
-    if begun is not None and begun != plan:
-        lines = "\n".join(f"  - {line}" for line in differences(begun, plan))
+    return plan
+
+
+def require_own(folder: Path, plan: SynthesisPlan) -> None:
+    """Make sure that nobody began another cohort in the folder meanwhile.
+
+    Raises:
+        CohortError: somebody did.
+    """
+    if read_plan(folder) != plan:
         raise CohortError(
-            f"{folder} holds a cohort that was begun with other settings:\n{lines}\n"
-            f"Give the settings it was begun with, or choose another folder with --out."
+            f"{folder}: another command began a cohort there with other settings, so that this one ends. "
+            f"Give each a folder of its own with --out."
         )
+
+
+def _clear(folder: Path) -> None:
+    """Delete shards that nobody finished."""
+    for left in (folder / "shards").glob("shard-*"):
+        left.unlink(missing_ok=True)
+
+
+def _patients_in_manifest(folder: Path) -> int:
+    """Return how many patients the cohort has that was declared complete; 0 if none was."""
+    try:
+        content = json.loads(read_text(manifest_path(folder)))
+    except (FileNotFoundError, ValueError):
+        return 0
+    found = content.get("num_patients") if isinstance(content, dict) else 0
+    return found if isinstance(found, int) else 0
 
 
 def _begin(folder: Path, plan: SynthesisPlan) -> None:
     """Write the plan unless another task was faster: a link never replaces a file."""
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "shards").exists() or (folder / "manifest.json").exists():
+    if (folder / "shards").exists() or manifest_path(folder).exists():
         raise CohortError(
             f"{folder} holds shards or a manifest, but no {PLAN_FILE} that says how they were made. Choose "
             f"another folder with --out."

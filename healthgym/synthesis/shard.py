@@ -13,7 +13,7 @@ from healthgym.data.length_groups import draw_lengths
 from healthgym.data.tables.visits import follow_times, visit_times
 from healthgym.errors import CohortError
 from healthgym.schema import Schema, measured_class
-from healthgym.storage.shard_file import Shard, blank_code, code_dtype
+from healthgym.storage.shard import Shard, blank_code, code_dtype
 from healthgym.storage.shards import Disagreement
 from healthgym.synthesis.conditions import read_conditions
 from healthgym.synthesis.plan import SynthesisPlan
@@ -21,6 +21,8 @@ from healthgym.synthesis.source import Source
 from healthgym.systems.base import Made, SampleDraws, System
 
 _ROWS_AT_ONCE = 16_384
+_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST_WHOLE = 2.0**53
 
 
 def make_shard(
@@ -69,7 +71,17 @@ def make_shard(
     tried = system.num_candidates - tried_before
     first, lengths_N = plan.patients(index).start, columns.lengths_N
     finished, times_N = _with_times(columns.finish(), lengths_N, source)
-    shard = Shard(source.schema, first, lengths_N, finished, tried, source.first_timestep, times_N)
+    shard = Shard(
+        source.schema,
+        first,
+        lengths_N,
+        finished,
+        tried,
+        source.first_timestep,
+        times_N,
+        source.written_decimals,
+        source.dates,
+    )
     return shard, columns.disagreements
 
 
@@ -187,6 +199,7 @@ class _Columns:
             with np.errstate(over="ignore"):  # what is too large is refused below
                 part[:] = self._source.transform.inverse_reals(part.T).T  # in float64, then float32
         self._refuse_out_of_range()
+        self._round()
         names = (variable.name for variable in self._schema.reals)
         columns: dict[str, NDArray[Any]] = dict(zip(names, self._reals, strict=True))
         for codes, variable in zip(self._codes, self._schema.categoricals, strict=True):
@@ -199,14 +212,25 @@ class _Columns:
                 column[blank] = np.nan if variable.kind == "real" else blank_code(variable)
         return columns
 
+    def _round(self) -> None:
+        """Give reals the decimals that the training data has."""
+        decimals, times = self._source.written_decimals, _times(self._schema)
+        for row, variable in enumerate(self._schema.reals):
+            if variable.name in decimals and variable.name not in times:
+                values = np.round(self._reals[row].astype(np.float64), decimals[variable.name])
+                self._reals[row] = values + 0.0  # no negative zero
+
     def _refuse_out_of_range(self) -> None:
-        """Refuse reals that float32 cannot hold: infinity is no value of a clinical variable."""
+        """Refuse reals that a shard cannot hold: infinity is no value of a clinical variable."""
         for variable, values in zip(self._schema.reals, self._reals, strict=True):
-            if count := int(np.isinf(values).sum()):
+            whole = self._source.written_decimals.get(variable.name) == 0
+            largest = _LARGEST_WHOLE if whole else _LARGEST
+            if count := int((np.abs(values) > largest).sum()):
                 raise CohortError(
-                    f"The trained system makes {count} value(s) of '{variable.name}' beyond 3.4e38, the "
-                    f"largest number of a shard: it leaves the range of its training data far behind. Choose "
-                    f"an earlier checkpoint with --checkpoint or, for v3, --set system.guardrail.kind=clamp."
+                    f"The trained system makes {count} value(s) of '{variable.name}' beyond {largest:.2g}, "
+                    f"the largest number of a shard: it leaves the range of its training data far behind. "
+                    f"Choose an earlier checkpoint with --checkpoint or, for v3, "
+                    f"--set system.guardrail.kind=clamp."
                 )
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -39,6 +40,7 @@ class Source:
         time: what makes visit times of generated gaps.
         length_groups: lengths of training patients by static classes; none where all have one length.
         usage: how many training patients were used, as `Usage.to_dict` has it.
+        decimals: digits after the point that real variables are recorded with, where known.
     """
 
     sha256: str
@@ -51,6 +53,27 @@ class Source:
     time: TimeForm = field(default_factory=TimeForm)
     length_groups: tuple[LengthGroup, ...] = ()
     usage: Mapping[str, Any] = field(default_factory=dict)
+    decimals: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def written_decimals(self) -> dict[str, int]:
+        """Digits after the point of a cohort's real variables; times have a precision of their own."""
+        follow = self.schema.follow_up.time if self.schema.follow_up else ""
+        shown = {name: count for name, count in self.decimals.items() if name != follow}
+        if self.schema.gap:
+            shown.pop(self.schema.gap.name, None)
+        whole = self.time.follow_per_unit == 1.0 and not self.time.follow_dated
+        return shown | ({follow: 0} if follow and whole else {})
+
+    @cached_property
+    def dates(self) -> dict[str, bool]:
+        """Columns that the training table has as dates, and whether they are whole days."""
+        follow, found = self.schema.follow_up, {}
+        if self.time.dated:
+            found[self.schema.keys.timestep] = self.time.per_unit == 1.0
+        if follow and self.time.follow_dated:
+            found[follow.time] = self.time.follow_per_unit == 1.0
+        return found
 
 
 Opener: TypeAlias = Callable[[Path], Source]
@@ -81,6 +104,7 @@ def open_source(checkpoint_path: Path) -> Source:
         time=TimeForm.from_tree(checkpoint.statistics.time),
         length_groups=from_text(checkpoint.statistics.length_groups),
         usage=json.loads(checkpoint.statistics.usage or "{}"),
+        decimals=checkpoint.decimals,
     )
 
 

@@ -23,9 +23,9 @@ import torch
 from healthgym import stopping
 from healthgym.errors import CohortError, HealthgymError
 from healthgym.nn.precision import get_precision, set_precision
-from healthgym.storage.shard_file import Shard
+from healthgym.storage.shard import Shard
 from healthgym.storage.shards import Disagreement, Receipt, finished_shard, save_shard
-from healthgym.synthesis.plan import SynthesisPlan
+from healthgym.synthesis.plan import SynthesisPlan, require_own
 from healthgym.synthesis.shard import make_shard
 from healthgym.synthesis.source import Opener, Source
 
@@ -92,7 +92,7 @@ def _make_shards(
         for index in shards:
             if stop():
                 break
-            receipt = finished_shard(task.folder, index, plan.sha256)
+            receipt = finished_shard(task.folder, index, plan.name(index), len(plan.patients(index)))
             if receipt:
                 tell(Finished(receipt, made=False))
                 continue
@@ -110,8 +110,9 @@ def _write(
     task: Task, index: int, shard: Shard, disagreements: dict[str, Disagreement], tell: Listener
 ) -> None:
     plan = task.plan
+    require_own(task.folder, plan)
     receipt = save_shard(
-        task.folder, index, shard, plan.sha256, plan.file_format, plan.compression, disagreements
+        task.folder, index, shard, plan.name(index), plan.file_format, plan.compression, disagreements
     )
     tell(Finished(receipt, made=True))
 

@@ -189,7 +189,7 @@ def test_page_shows_all_systems(page: Path) -> None:
     assert "{{" not in text
     cells = re.findall(r"<td>Distribution of values</td>(.*?)</tr>", text)[0]
     assert len(re.findall("<td", cells)) == 1 + 3, "the noise floor, then every system"
-    plans = {path.parent.name[:2]: json.loads(path.read_text()) for path in page.glob("cohorts/*/plan.json")}
+    plans = {path.parent.name[:2]: json.loads(path.read_text()) for path in page.glob("cohorts/*/_plan.json")}
     assert plans["v1"]["settings"] == []
     assert plans["v3"]["settings"] == ["system.sampler.kind=ddim", "system.sampler.num_steps=2"]
     assert (page / "reports" / "v3" / "report.html").is_file()

@@ -155,11 +155,11 @@ def test_progress_of_each_kind_of_folder(tmp_path: Path, capsys: pytest.CaptureF
         return capsys.readouterr().out.splitlines()[0]
 
     cohort = tmp_path / "cohort"
-    (cohort / "receipts").mkdir(parents=True)
-    (cohort / "plan.json").write_text('{"num_patients": 10, "patients_per_shard": 4}')
-    (cohort / "receipts" / "shard-00000.json").write_text("{}")
+    (cohort / "_receipts").mkdir(parents=True)
+    (cohort / "_plan.json").write_text('{"num_patients": 10, "patients_per_shard": 4}')
+    (cohort / "_receipts" / "shard-00000.json").write_text("{}")
     assert "1 of 3 shards finished; not complete" in said(cohort)
-    (cohort / "manifest.json").write_text("{}")
+    (cohort / "_manifest.json").write_text("{}")
     assert said(cohort).endswith("; complete")
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)

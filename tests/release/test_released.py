@@ -99,7 +99,7 @@ def test_a_cohort(files: Path, form: str) -> None:
         again = made(files / "checkpoint.h5", cohort, form=form)
         assert (again.state, again.patients_made) == ("complete", 0)
     else:  # lengths are drawn otherwise by now
-        with pytest.raises(CohortError, match=r"form 2, .* makes form 3.* read it as it is"):
+        with pytest.raises(CohortError, match=r"form 2, .* makes form 4.* read it as it is"):
             made(files / "checkpoint.h5", cohort, form=form)
 
 

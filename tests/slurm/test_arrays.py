@@ -76,7 +76,7 @@ def test_preempted_array(cluster: Cluster, tmp_path: Path, undisturbed: Path) ->
     out = tmp_path / "cohort"
     settings = cluster.settings(tmp_path, array="{tasks: 2}")
     array = cluster.submit(request(undisturbed / "run", out), settings)
-    receipts = out / "receipts"
+    receipts = out / "_receipts"
     cluster.until("a first shard", lambda: receipts.is_dir() and len(list(receipts.iterdir())) >= 2)
     cluster.preempt(f"{array}_0", f"{array}_1")
     before = made_at(out)
@@ -100,7 +100,7 @@ def test_failed_task_is_submitted_again_alone(cluster: Cluster, tmp_path: Path, 
     assert cluster.until_over(f"{array}_1") == "FAILED"
     for task in (0, 2):
         assert cluster.until_over(f"{array}_{task}") == "COMPLETED"
-    assert not (out / "manifest.json").exists(), "an incomplete cohort was declared complete"
+    assert not (out / "_manifest.json").exists(), "an incomplete cohort was declared complete"
     assert {t.place: t.state for t in track(out)} == {"0/3": "finished", "1/3": "failed", "2/3": "finished"}
     before = made_at(out)
     again = cluster.submit(job, settings)

@@ -62,7 +62,7 @@ def test_synthesize(cluster: Cluster, folder: Path, tmp_path: Path) -> None:
     array = sbatch(cluster, tmp_path, [*options, "--array=0,2"], "synthesize", cohort, *arguments)
     for task in (0, 2):
         assert cluster.until_over(f"{array}_{task}") == "COMPLETED"
-    assert not (cohort / "manifest.json").exists()
+    assert not (cohort / "_manifest.json").exists()
     again = sbatch(cluster, tmp_path, [*options, "--array=1"], "synthesize", cohort, *arguments)
     assert cluster.until_over(f"{again}_1") == "COMPLETED"
     open_cohort(cohort).verify()

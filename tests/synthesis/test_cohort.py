@@ -79,7 +79,7 @@ def test_bytes_do_not_depend_on_processes_order_or_tasks(
     tasks = elsewhere(one, "tasks")
     states = []
     for number in reversed(range(9)):  # nine tasks for seven shards
-        assert not (tasks.out / "manifest.json").exists()
+        assert not (tasks.out / "_manifest.json").exists()
         states.append(synthesize(tasks.model_copy(update={"task": f"{number}/9"}), open_fake).state)
     assert states == ["waiting"] * 8 + ["complete"]
     assert content(one.out) == content(several.out) == content(tasks.out)
@@ -175,7 +175,7 @@ def test_finished_shards_are_skipped_and_altered_ones_made_anew(
     damaged[2000] ^= 16
     altered.write_bytes(damaged)
     (request_.out / "shards" / "shard-00006.h5").unlink()
-    (request_.out / "receipts" / "shard-00001.json").unlink()
+    (request_.out / "_receipts" / "shard-00001.json").unlink()
     again = synthesize(request_, open_fake)
     assert (again.state, again.patients_made) == ("complete", 50 + 30 + 50)
     assert content(request_.out) == before
@@ -200,7 +200,7 @@ def test_a_stop_between_batches_is_carried_on(
     assert calls == 10
     assert 0 < outcome.shards_finished < 7
     assert "Stopped on a signal; " in str(outcome)
-    assert not (request_.out / "manifest.json").exists()
+    assert not (request_.out / "_manifest.json").exists()
     stopping.clear()
     assert synthesize(request_, open_fake).exit_status == 0
     assert content(request_.out) == content(elsewhere(request_, "undisturbed").out)
@@ -220,7 +220,7 @@ def test_a_signal_to_all_processes_stops_and_the_same_command_goes_on(
     write_fake(request_.checkpoint, delay=0.05)
     slow = request_.model_copy(update={"workers": workers})
     process = drive(slow, start_new_session=True)
-    wait_for(slow.out / "receipts" / "shard-00000.json")
+    wait_for(slow.out / "_receipts" / "shard-00000.json")
     os.killpg(process.pid, number)  # as a scheduler does
     said, complained = process.communicate(timeout=60)
     assert process.returncode == stopping.INTERRUPTED, complained
@@ -302,7 +302,7 @@ def test_workers_do_not_outlive_a_killed_parent(request_: SynthesisRequest) -> N
     assert request_.checkpoint is not None
     write_fake(request_.checkpoint, delay=0.2)
     process = drive(request_.model_copy(update={"workers": 2}))
-    wait_for(request_.out / "receipts" / "shard-00000.json")
+    wait_for(request_.out / "_receipts" / "shard-00000.json")
     born = children(process.pid)
     assert len(born) >= 2
     process.kill()
@@ -319,7 +319,7 @@ def test_a_dead_worker_is_an_error_and_finished_shards_stay(request_: SynthesisR
     write_fake(request_.checkpoint, delay=0.1)
     two = request_.model_copy(update={"workers": 2})
     process = drive(two)
-    wait_for(two.out / "receipts" / "shard-00000.json")
+    wait_for(two.out / "_receipts" / "shard-00000.json")
     worker = next(child for child, name in children(process.pid).items() if "spawn_main" in name)
     os.kill(worker, signal.SIGKILL)
     _, complained = process.communicate(timeout=60)
@@ -333,7 +333,7 @@ def test_racing_manifest_writers_do_no_harm(
     request_: SynthesisRequest,
 ) -> None:
     synthesize(request_, open_fake)
-    (request_.out / "manifest.json").unlink()
+    (request_.out / "_manifest.json").unlink()
     barrier, states = threading.Barrier(6), []
 
     def finish(number: int) -> None:
@@ -431,7 +431,7 @@ def test_errors_in_a_worker_process_reach_the_user(request_: SynthesisRequest) -
     (request_.out / "shards").parent.mkdir()
     two = request_.model_copy(update={"workers": 2})
     synthesize(elsewhere(two, "other", patients=60), open_fake)
-    shutil.copy(elsewhere(two, "other").out / "plan.json", two.out / "plan.json")
+    shutil.copy(elsewhere(two, "other").out / "_plan.json", two.out / "_plan.json")
     (two.out / "shards").write_text("a file where the folder should be")
     with pytest.raises(CohortError, match=r"Cannot write .*shard-0000[01]\.h5: "):
         synthesize(two.model_copy(update={"patients": 60}), open_fake)

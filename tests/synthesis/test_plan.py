@@ -1,5 +1,6 @@
 """The plan: what decides a cohort's bytes, and who makes which shard."""
 
+import contextlib
 import json
 import threading
 from pathlib import Path
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from healthgym.environment import task
 from healthgym.errors import CohortError, ConfigError
+from healthgym.storage.shards import receipt_path
 from healthgym.strict import parse
-from healthgym.synthesis.plan import SynthesisPlan, agree, deal, parse_task, read_plan
+from healthgym.synthesis.plan import SynthesisPlan, agree, deal, parse_task, read_plan, require_own, settle
 
 PLAN = SynthesisPlan(checkpoint_sha256="a" * 64, num_patients=10_000, patients_per_shard=1000)
 
@@ -27,9 +29,10 @@ def test_tasks_and_shards_cover_every_patient_once(num_patients: int, per_shard:
     assert patients == list(range(num_patients))
 
 
-@pytest.mark.parametrize("field", sorted(set(SynthesisPlan.model_fields) - {"form"}))
+@pytest.mark.parametrize("field", sorted(set(SynthesisPlan.model_fields) - {"form", "num_patients"}))
 def test_every_field_changes_the_hash(field: str) -> None:
     other = {
+        "earlier": (7,),
         "checkpoint_sha256": "b" * 64,
         "file_format": "parquet",
         "compression": "lzf",
@@ -48,31 +51,82 @@ def test_plan_survives_the_disk_and_names_itself_by_content(tmp_path: Path) -> N
     agree(tmp_path / "c", PLAN)
     agree(tmp_path / "c", PLAN)
     assert read_plan(tmp_path / "c") == PLAN
-    assert [path.name for path in (tmp_path / "c").iterdir()] == ["plan.json"]
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["_plan.json"]
 
 
 def test_another_plan_in_the_folder_is_an_error_with_the_difference(tmp_path: Path) -> None:
     agree(tmp_path, PLAN)
+    finish(tmp_path, 0)
     with pytest.raises(CohortError, match="begun with other settings:\n  - seed: 0 -> 4\n") as error:
         agree(tmp_path, PLAN.model_copy(update={"seed": 4}))
     assert "choose another folder with --out" in str(error.value)
     assert read_plan(tmp_path) == PLAN
 
 
+def finish(folder: Path, shard: int) -> None:
+    """Leave a receipt."""
+    receipt_path(folder, shard).parent.mkdir(exist_ok=True)
+    receipt_path(folder, shard).write_text("{}")
+
+
+def test_a_cohort_without_a_finished_shard_is_begun_anew_with_other_settings(tmp_path: Path) -> None:
+    agree(tmp_path, PLAN)
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "shard-00000.h5").write_text("nobody finished it")
+    other = PLAN.model_copy(update={"seed": 4})
+    assert settle(tmp_path, other) == other
+    assert read_plan(tmp_path) == PLAN  # to look is not to write
+    assert agree(tmp_path, other) == read_plan(tmp_path) == other
+    assert not list((tmp_path / "shards").iterdir())
+
+
+def test_only_a_complete_cohort_is_enlarged_and_none_gets_smaller(tmp_path: Path) -> None:
+    agree(tmp_path, PLAN)
+    finish(tmp_path, 0)
+    more = PLAN.model_copy(update={"num_patients": 12_500})
+    with pytest.raises(
+        CohortError, match="Finish it with the number it was begun with, then give the larger"
+    ):
+        agree(tmp_path, more)
+    (tmp_path / "_manifest.json").write_text('{"num_patients": 10000}')
+    with pytest.raises(
+        CohortError, match=r"num_patients: 10000 -> 9\nIt has 10,000 patients; choose another"
+    ):
+        agree(tmp_path, PLAN.model_copy(update={"num_patients": 9}))
+    assert agree(tmp_path, more) == more == read_plan(tmp_path)  # all shards were full
+    assert agree(tmp_path, more) == more
+    (tmp_path / "_manifest.json").write_text('{"num_patients": 12500}')
+    assert agree(tmp_path, PLAN.model_copy(update={"num_patients": 20_000})).earlier == (12_500,)
+
+
+@given(sizes=st.lists(st.integers(1, 400), min_size=1, max_size=4), per_shard=st.integers(1, 90))
+def test_an_enlarged_cohort_keeps_its_shards_and_covers_every_patient_once(
+    sizes: list[int], per_shard: int
+) -> None:
+    plan = PLAN.model_copy(update={"num_patients": sizes[0], "patients_per_shard": per_shard})
+    for added in sizes[1:]:
+        before = [(plan.patients(shard), plan.name(shard)) for shard in range(plan.num_shards)]
+        plan = plan.enlarged(plan.num_patients + added)
+        after = [(plan.patients(shard), plan.name(shard)) for shard in range(plan.num_shards)]
+        assert after[: len(before)] == before
+    covered = [patient for shard in range(plan.num_shards) for patient in plan.patients(shard)]
+    assert covered == list(range(sum(sizes)))
+
+
 def test_shards_without_a_plan_are_refused(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
-    with pytest.raises(CohortError, match=r"holds shards or a manifest, but no plan\.json"):
+    with pytest.raises(CohortError, match=r"holds shards or a manifest, but no _plan\.json"):
         agree(tmp_path, PLAN)
 
 
 def test_unreadable_plan_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_text("{")
-    with pytest.raises(CohortError, match=r"Cannot read .*plan\.json"):
+    (tmp_path / "_plan.json").write_text("{")
+    with pytest.raises(CohortError, match=r"Cannot read .*_plan\.json"):
         agree(tmp_path, PLAN)
-    (tmp_path / "plan.json").write_text(json.dumps(PLAN.model_dump() | {"form": 1}))
-    with pytest.raises(CohortError, match=r"plan\.json is of form 1, .* finish it with the version"):
+    (tmp_path / "_plan.json").write_text(json.dumps(PLAN.model_dump() | {"form": 1}))
+    with pytest.raises(CohortError, match=r"_plan\.json is of form 1, .* finish it with the version"):
         agree(tmp_path, PLAN)
-    (tmp_path / "plan.json").write_text(json.dumps({"sed": 1}))
+    (tmp_path / "_plan.json").write_text(json.dumps({"sed": 1}))
     with pytest.raises(CohortError, match=r"sed: unknown key \(did you mean 'seed'\?\)"):
         agree(tmp_path, PLAN)
 
@@ -81,12 +135,13 @@ def test_of_racing_tasks_with_different_plans_exactly_one_plan_wins(tmp_path: Pa
     outcomes: list[int] = []
 
     def begin(seed: int) -> None:
+        plan = PLAN.model_copy(update={"seed": seed})
         barrier.wait()
-        try:
-            agree(tmp_path, PLAN.model_copy(update={"seed": seed}))
+        agree(tmp_path, plan)
+        barrier.wait()
+        with contextlib.suppress(CohortError):
+            require_own(tmp_path, plan)
             outcomes.append(seed)
-        except CohortError:
-            pass
 
     barrier = threading.Barrier(8)
     threads = [threading.Thread(target=begin, args=(seed,)) for seed in range(8)]
@@ -108,7 +163,7 @@ def test_a_file_system_without_links_gets_its_plan_too(
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     agree(tmp_path, PLAN)
     assert read_plan(tmp_path) == PLAN
-    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["_plan.json"]
 
 
 def test_compression_must_suit_the_format() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,15 +16,9 @@ from fake_system import SCHEMA
 
 from healthgym.errors import CohortError
 from healthgym.schema import Schema, Variable
-from healthgym.storage.shard_file import (
-    COMPRESSIONS,
-    Shard,
-    blank_code,
-    code_dtype,
-    encode_shard,
-    read_shard,
-    variables_in_order,
-)
+from healthgym.storage.shard import Shard, blank_code, code_dtype, variables_in_order
+from healthgym.storage.shard_file import COMPRESSIONS, encode_shard, read_shard, suffix
+from healthgym.storage.shard_table import frame_of, table_of
 
 FORMATS = [(name, compression) for name, offered in COMPRESSIONS.items() for compression in offered]
 LENGTHS = np.array([3, 1, 4], dtype=np.int32)
@@ -43,7 +38,7 @@ def make_shard(lengths_N: "np.ndarray[tuple[int], np.dtype[np.int32]]" = LENGTHS
 
 
 def save(tmp_path: Path, file_format: str, compression: str, shard: Shard | None = None) -> Path:
-    path = tmp_path / ("s.h5" if file_format == "hdf5" else "s.parquet")
+    path = tmp_path / f"s{suffix(file_format, compression)}"  # type: ignore[arg-type]
     path.write_bytes(encode_shard(shard or make_shard(), file_format, compression))  # type: ignore[arg-type]
     return path
 
@@ -140,6 +135,61 @@ def test_pandas_alone_reads_a_parquet_shard_with_labels_as_categories(tmp_path: 
     assert list(frame["Ethnic"].cat.categories) == ["X", "Y", "Z", "W"]
     assert frame["Ethnic"].tolist() == ["Z"]
     assert frame["Load"].dtype == np.float32
+
+
+def exact(values: "list[float]") -> Shard:
+    """Return a shard of one patient whose Load has one decimal and whose Age has none."""
+    shard = make_shard(np.array([len(values)], dtype=np.int32))
+    rows = np.array(values, np.float32)
+    shard.columns["Load"][:], shard.columns["Age"][:] = np.round(rows, 1), np.round(rows)
+    return replace(shard, decimals={"Load": 1, "Age": 0})
+
+
+def test_tables_have_the_decimals_and_the_integers_of_the_data(tmp_path: Path) -> None:
+    shard = exact([61.2, 0.1, 1234567.8, 16777216.0])
+    for file_format in ("parquet", "csv"):
+        path = save(tmp_path, file_format, "none", shard)
+        frame = pd.read_parquet(path) if file_format == "parquet" else pd.read_csv(path)
+        assert frame["Load"].tolist() == [61.2, 0.1, 1234567.8, 16777216.0]
+        assert (frame["Age"].dtype, frame["Age"].tolist()) == (np.int64, [61, 0, 1234568, 16777216])
+    with h5py.File(save(tmp_path, "hdf5", "none", shard)) as file:
+        assert file["columns/Load"].attrs["decimals"] == 1
+        assert "decimals" not in file["columns/Lactate"].attrs
+
+
+def test_a_csv_shard_has_labels_bare_numbers_and_empty_blanks(tmp_path: Path) -> None:
+    lines = save(tmp_path, "csv", "none", exact([61.2, 5, 7])).read_text().splitlines()
+    assert lines[0].startswith('"PatientID","Timestep","Gender","Load","Age","Lactate","Drug/Dose"')
+    assert re.fullmatch(r'100,0,"(Male|Female)",61\.2,61,-?[0-9.e-]+,"(A|B \+ C|Other)",.*', lines[1])
+    assert re.fullmatch(r'100,1,"[A-Za-z]+",5,5,,.*', lines[2])  # Lactate is blank
+    assert lines[3].split(",")[8] == ""  # Stain is blank
+
+
+@pytest.mark.parametrize("file_format", COMPRESSIONS)
+@pytest.mark.parametrize("whole", [True, False])
+def test_dates_count_from_a_day_that_nobody_lived(tmp_path: Path, file_format: str, whole: bool) -> None:
+    days = np.array([0.0, 3, 31, 0, 0, 1, 2, 366 + (0 if whole else 0.5)])
+    shard = replace(make_shard(), times_N=days.astype(np.int64) if whole else days, dates={"Timestep": whole})
+    path = save(tmp_path, file_format, "none", shard)
+    np.testing.assert_array_equal(read_shard(path, SCHEMA)["Timestep"], days)
+    if file_format == "hdf5":
+        with h5py.File(path) as file:
+            assert file["columns/Timestep"].attrs["unit"] == "days since 2000-01-01"
+        return
+    frame = pd.read_parquet(path) if file_format == "parquet" else pd.read_csv(path, parse_dates=["Timestep"])
+    last = "2001-01-01" if whole else "2001-01-01 12:00:00"
+    assert [str(frame["Timestep"][1])[:10], frame["Timestep"][7]] == ["2000-01-04", pd.Timestamp(last)]
+
+
+def test_a_shard_that_was_read_is_the_shard_that_was_made(tmp_path: Path) -> None:
+    shard = replace(exact([61.2, 5, 7]), first_timestep=1)
+    frame = read_shard(save(tmp_path, "parquet", "zstd", shard), SCHEMA)
+    again = Shard.from_frame(frame, SCHEMA, shard.decimals, {})
+    for file_format in ("hdf5", "parquet", "csv"):
+        assert encode_shard(again, file_format, "none") == encode_shard(shard, file_format, "none")  # type: ignore[arg-type]
+    joined = frame_of([table_of(shard), table_of(replace(make_shard(), decimals=shard.decimals))])
+    assert list(joined["Ethnic"].cat.categories) == ["X", "Y", "Z", "W"]
+    assert joined["Age"].dtype == np.int64
 
 
 def test_256_classes_leave_room_for_the_blank() -> None:

@@ -37,9 +37,9 @@ def cohort(made: Path, tmp_path: Path) -> Path:
 
 
 def change_manifest(cohort: Path, change: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
-    content = json.loads((cohort / "manifest.json").read_text())
+    content = json.loads((cohort / "_manifest.json").read_text())
     change(content)
-    (cohort / "manifest.json").write_text(json.dumps(content))
+    (cohort / "_manifest.json").write_text(json.dumps(content))
 
 
 def test_reader_gives_every_patient_in_order(cohort: Path) -> None:
@@ -77,22 +77,23 @@ def test_every_flipped_byte_is_noticed(cohort: Path) -> None:
     path, plan = cohort / "shards" / "shard-00003.h5", json.loads(receipt_path(cohort, 3).read_text())["plan"]
     size = path.stat().st_size
     for place in {0, size - 1, *np.random.default_rng(0).integers(0, size, 40).tolist()}:
-        assert finished_shard(cohort, 3, plan) is not None
+        assert finished_shard(cohort, 3, plan, 10) is not None
         flip_byte(path, place)
-        assert finished_shard(cohort, 3, plan) is None
+        assert finished_shard(cohort, 3, plan, 10) is None
         flip_byte(path, place)
 
 
 def test_a_receipt_of_another_plan_shard_or_form_does_not_count(cohort: Path) -> None:
     path = receipt_path(cohort, 1)
     content = json.loads(path.read_text())
-    assert read_receipt(cohort, 1, content["plan"]) is not None
-    assert read_receipt(cohort, 1, "0" * 64) is None
+    assert read_receipt(cohort, 1, content["plan"], 20) is not None
+    assert read_receipt(cohort, 1, "0" * 64, 20) is None
+    assert read_receipt(cohort, 1, content["plan"], 19) is None
     shutil.copy(receipt_path(cohort, 2), path)
-    assert read_receipt(cohort, 1, content["plan"]) is None
+    assert read_receipt(cohort, 1, content["plan"], 20) is None
     for damaged in ("", "{}", "[]", json.dumps(content)[:-9], json.dumps(content | {"shard": 2})):
         path.write_text(damaged)
-        assert read_receipt(cohort, 1, content["plan"]) is None
+        assert read_receipt(cohort, 1, content["plan"], 20) is None
 
 
 @pytest.mark.parametrize(
@@ -112,17 +113,17 @@ def test_totals_must_agree(cohort: Path) -> None:
 
 def test_unfinished_foreign_and_damaged_folders_get_a_sentence(cohort: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CohortError, match=r"is not a synthetic cohort: it has no manifest\.json"):
+    with pytest.raises(CohortError, match=r"is not a synthetic cohort: it has no _manifest\.json"):
         open_cohort(tmp_path / "empty")
-    (cohort / "manifest.json").write_text("[1]")
+    (cohort / "_manifest.json").write_text("[1]")
     with pytest.raises(CohortError, match="num_patients: is required and missing"):
         open_cohort(cohort)
-    (cohort / "manifest.json").write_text("{")
+    (cohort / "_manifest.json").write_text("{")
     with pytest.raises(CohortError, match=r"Cannot read .*manifest\.json"):
         open_cohort(cohort)
-    (cohort / "manifest.json").unlink()
+    (cohort / "_manifest.json").unlink()
     with pytest.raises(
-        CohortError, match=r"is not complete: it has no manifest\.json, and 4 shards are finished"
+        CohortError, match=r"is not complete: it has no _manifest\.json, and 4 shards are finished"
     ):
         open_cohort(cohort)
 

@@ -73,7 +73,7 @@ def test_parquet_by_two_tasks_of_an_array(
 ) -> None:
     asked = words(run_dir, tmp_path / "c", "--format", "parquet", "--timesteps", "4")
     assert program.main([*asked, "--task", "1/2"]) == 0
-    assert not (tmp_path / "c" / "manifest.json").exists()
+    assert not (tmp_path / "c" / "_manifest.json").exists()
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
     assert program.main(asked) == 0

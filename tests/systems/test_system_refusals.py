@@ -165,13 +165,13 @@ def test_an_unreadable_shard_is_neither_missing_nor_altered(
 
 
 def test_an_unreadable_receipt_is_not_an_absent_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert read_receipt(tmp_path, 0, "plan") is None
+    assert read_receipt(tmp_path, 0, "plan", 1) is None
     receipt_path(tmp_path, 0).parent.mkdir()
     receipt_path(tmp_path, 0).write_text("{}")
-    assert read_receipt(tmp_path, 0, "plan") is None
+    assert read_receipt(tmp_path, 0, "plan", 1) is None
     monkeypatch.setattr(Path, "read_text", failing(Path.read_text, PermissionError(13, "no"), 10**6))
     with pytest.raises(UnreadableError, match="permission is denied"):
-        read_receipt(tmp_path, 0, "plan")
+        read_receipt(tmp_path, 0, "plan", 1)
 
 
 def test_an_absent_file_is_said_to_be_absent(tmp_path: Path) -> None:

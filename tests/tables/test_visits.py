@@ -1,5 +1,6 @@
 """Irregular visits, visits on a grid, and follow-up: read, refused, learned as gaps and made again."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from torch import Tensor
 
 from healthgym import seeds
 from healthgym.data.prepare import SplitSettings, prepare, prepare_parts
+from healthgym.data.sequences import PreparedCohort
 from healthgym.data.tables.table import check_table
 from healthgym.data.tables.visits import visit_times, with_gaps
 from healthgym.errors import SchemaError, TableError
 from healthgym.schema import Schema
 from healthgym.schema.layout import FeatureLayout
 from healthgym.schema.timing import Resolution, TimeForm, ratio
-from healthgym.storage.shard_file import COMPRESSIONS, SUFFIXES, encode_shard, read_shard
+from healthgym.storage.shard_file import COMPRESSIONS, encode_shard, read_shard, suffix
 from healthgym.strict import parse
 from healthgym.synthesis.plan import SynthesisPlan
 from healthgym.synthesis.shard import make_shard
@@ -81,7 +83,9 @@ def test_dates_become_days_since_the_first_visit(tmp_path: Path, dtype: Any) -> 
     np.testing.assert_array_equal(back["futime"], frame["futime"])
     assert back["time"].dtype.kind == "i", "whole days stay whole"
     prepare(frame.assign(time=days), schema(DAYS), tmp_path / "b.h5", ALL)
-    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    numbered = PreparedCohort.open(tmp_path / "b.h5")
+    pd.testing.assert_frame_equal(back, numbered.frame("train"))
+    assert cohort.time == replace(numbered.time, dated=True, follow_dated=True)
     again = check_table(back.astype({"arm": str, "status": str}), cohort.schema)
     np.testing.assert_array_equal(again["time"], days)
     with pytest.raises(TableError, match=r"dates, which count in days: row .*Say `unit: day`"):
@@ -202,7 +206,9 @@ def test_statics_are_carried_from_the_first_row(tmp_path: Path) -> None:
     carried = schema(**{name: {"fill": "first"} for name in ("arm", "futime", "status")})
     prepare(sparse, carried, tmp_path / "a.h5")
     prepare(frame, carried, tmp_path / "b.h5")
-    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    numbered = PreparedCohort.open(tmp_path / "b.h5")
+    pd.testing.assert_frame_equal(back, numbered.frame("train"))
+    assert cohort.time == replace(numbered.time, dated=True, follow_dated=True)
     with pytest.raises(TableError, match=r"'arm': no value: row .*`fill: first`"):
         prepare(sparse, schema(), tmp_path / "c.h5")
     with pytest.raises(TableError, match=r"'arm': no value in any row of a patient: row 0 \(patient 0\)"):
@@ -281,7 +287,7 @@ class Wild(FakeSystem):
 
 
 @pytest.mark.parametrize("time", [IRREGULAR, grid(every=0.1), "time"])
-@pytest.mark.parametrize("file_format", ["hdf5", "parquet"])
+@pytest.mark.parametrize("file_format", ["hdf5", "parquet", "csv"])
 def test_any_synthetic_patient_is_one_that_could_be(time: Any, file_format: Any, tmp_path: Path) -> None:
     of = schema(time, index={"missing": "carry_forward", "measured_flag": "measured"})
     frame = table()
@@ -296,9 +302,9 @@ def test_any_synthetic_patient_is_one_that_could_be(time: Any, file_format: Any,
                          compression=COMPRESSIONS[file_format][0])  # fmt: skip
     made = make_shard(source, Wild(of.layout), plan, 0)
     assert made is not None
-    suffix = SUFFIXES[file_format]
-    (tmp_path / f"shard{suffix}").write_bytes(encode_shard(made[0], file_format, plan.compression))
-    read = read_shard(tmp_path / f"shard{suffix}", of)
+    path = tmp_path / f"shard{suffix(file_format, plan.compression)}"
+    path.write_bytes(encode_shard(made[0], file_format, plan.compression))
+    read = read_shard(path, of)
     assert "time (gap)" not in read
     checked = check_table(read.assign(index=1.0), of)  # not refused
     np.testing.assert_array_equal(checked["time"], read["time"])

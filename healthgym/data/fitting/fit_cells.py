@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.data.fitting.columns import Blocks, in_memory, quantiles
-from healthgym.schema.cells import Array, Cells, Ints, VariableCells, last_present
+from healthgym.schema.cells import MOST_DECIMALS, Array, Cells, Ints, VariableCells, last_present
 
 _MOST_DISTINCT = 1 << 16  # values that are counted one by one; beyond, quantiles stand for them
 _NUM_QUANTILES = 4096
 _MOST_PIECES = 2048  # of each kind: single values, intervals
 _MOST_CELLS = 16  # of a bin
-_MOST_DECIMALS = 6
 _HARDLY = 0.02  # a variable that repeats less often than this gets no "held" decision
 _GRIDS = (1, 2, 5, 10, 20, 25, 50, 100)  # in units of the last decimal
 _MOSTLY = 0.8
@@ -241,11 +240,11 @@ def _absorbed(
 def _decimals(units: _Units) -> int:
     """Return with how many digits after the point the values are recorded, at most six."""
     values, weights = units.high[units.single], units.new[units.single]
-    for decimals in range(_MOST_DECIMALS):
+    for decimals in range(MOST_DECIMALS):
         scaled = values * 10.0**decimals
         if (weights * (np.abs(scaled - np.rint(scaled)) > 1e-6 * np.maximum(np.abs(scaled), 1))).sum() == 0:
             return decimals
-    return _MOST_DECIMALS
+    return MOST_DECIMALS
 
 
 def _ends(

@@ -121,6 +121,8 @@ class TimeFinder:
             self._visits.per_unit if visits else 0.0,
             self._follow.per_unit if follow else 0.0,
             self.starts_at_zero and visits is not None,
+            bool(self._dated),
+            bool(self._follow_dated),
         )
 
     def see(self, keys: HasTimes, variables: pd.DataFrame, problems: Problems) -> None:

@@ -1,0 +1,81 @@
+"""All patients of a complete cohort in one file, written shard by shard."""
+
+import zlib
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from healthgym.errors import CohortError, ConfigError
+from healthgym.faults import sentence
+from healthgym.files import atomic_path, write_text
+from healthgym.storage.shard import columns_table
+from healthgym.storage.shard_hdf5 import encode_all
+from healthgym.storage.shard_table import csv_of, parquet_layout, table_of
+from healthgym.storage.shards import CohortReader
+
+ENDINGS = (".csv", ".csv.gz", ".parquet", ".h5")
+
+
+def require_ending(path: Path) -> str:
+    """Return how a file's name ends, which says its format.
+
+    Raises:
+        ValueError: it is none of `ENDINGS`.
+    """
+    found = next((end for end in ENDINGS if path.name.endswith(end)), None)
+    if found is None:
+        raise ValueError(f"'{path.name}' must end in {', '.join(ENDINGS)}, which says the format")
+    return found
+
+
+def write_one_file(reader: CohortReader, path: Path) -> None:
+    """Write a cohort's patients to one file, whole or not at all; beside a CSV what its columns mean.
+
+    Memory holds one shard at a time. The same cohort gives the same bytes.
+
+    Args:
+        reader: of a complete cohort.
+        path: its name says the format (`ENDINGS`).
+
+    Raises:
+        CohortError: a shard is missing or altered, or the file cannot be written.
+        ConfigError: the name ends otherwise.
+    """
+    try:
+        ending = require_ending(path)
+    except ValueError as error:
+        raise ConfigError(f"--one-file: {error}.") from None
+    write = {".parquet": _write_parquet, ".h5": _write_hdf5}.get(ending, _write_csv)
+    try:
+        with atomic_path(path) as beside:
+            write(reader, beside, ending)
+        if write is _write_csv:
+            manifest = reader.manifest
+            notes = columns_table(reader.schema, manifest.decimals, manifest.dates)
+            write_text(path.with_name(f"{path.name.removesuffix(ending)}.columns.csv"), notes)
+    except OSError as error:
+        said = sentence(error, path, "write") or f"Cannot write {path}: {error}."
+        raise CohortError(f"{said} The cohort itself is complete: the same command tries again.") from error
+
+
+def _write_csv(reader: CohortReader, path: Path, ending: str) -> None:
+    packer = zlib.compressobj(6, wbits=31) if ending.endswith(".gz") else None
+    with path.open("wb") as stream:
+        for number, shard in enumerate(reader.iter_shards()):
+            content = csv_of(shard, header=number == 0)
+            stream.write(packer.compress(content) if packer else content)
+        if packer:
+            stream.write(packer.flush())
+
+
+def _write_parquet(reader: CohortReader, path: Path, ending: str) -> None:
+    tables = (table_of(shard) for shard in reader.iter_shards())
+    first = next(tables)
+    with pq.ParquetWriter(path, first.schema, **parquet_layout(first.schema, "zstd")) as writer:
+        writer.write_table(first, first.num_rows)
+        for table in tables:
+            writer.write_table(table.cast(first.schema), table.num_rows)
+
+
+def _write_hdf5(reader: CohortReader, path: Path, ending: str) -> None:
+    encode_all(reader.iter_shards(), reader.num_patients, reader.num_rows, path)

@@ -83,7 +83,7 @@ def test_bytes_do_not_depend_on_processes_order_or_tasks(
         states.append(synthesize(tasks.model_copy(update={"task": f"{number}/9"}), open_fake).state)
     assert states == ["waiting"] * 8 + ["complete"]
     assert content(one.out) == content(several.out) == content(tasks.out)
-    assert len(content(one.out)) == 7 + 7 + 2
+    assert len(content(one.out)) == 7 + 7 + 3
 
 
 def test_a_patient_of_equal_length_does_not_depend_on_the_shards(request_: SynthesisRequest) -> None:

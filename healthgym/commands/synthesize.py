@@ -12,8 +12,12 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     parser.add_argument("--patients", type=int, required=True, help="how many, in the whole cohort")
     parser.add_argument("--out", type=Path, required=True, help="the cohort's folder")
     parser.add_argument("--format", dest="file_format", help="hdf5 (default), parquet or csv")
-    parser.add_argument("--one-file", type=Path, help="all patients also in this .csv, .csv.gz, .parquet or .h5")
-    parser.add_argument("--compression", help="hdf5: gzip, lzf, none; parquet: zstd, snappy, gzip, none; csv: none, gzip")
+    parser.add_argument(
+        "--one-file", type=Path, help="all patients also in this .csv, .csv.gz, .parquet or .h5"
+    )
+    parser.add_argument(
+        "--compression", help="hdf5: gzip, lzf, none; parquet: zstd, snappy, gzip, none; csv: none, gzip"
+    )
     parser.add_argument("--seed", type=int, help="of the cohort (0)")
     parser.add_argument("--patients-per-shard", type=int, help="patients in one file (4096)")
     parser.add_argument("--batch-size", type=int, help="patients sampled at once (512; GPU: a shard)")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from healthgym.environment import task
@@ -99,6 +99,7 @@ def test_only_a_complete_cohort_is_enlarged_and_none_gets_smaller(tmp_path: Path
     assert agree(tmp_path, PLAN.model_copy(update={"num_patients": 20_000})).earlier == (12_500,)
 
 
+@settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 400), min_size=1, max_size=4), per_shard=st.integers(1, 90))
 def test_an_enlarged_cohort_keeps_its_shards_and_covers_every_patient_once(
     sizes: list[int], per_shard: int

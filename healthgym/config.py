@@ -315,7 +315,9 @@ class TrainingConfig(StrictModel):
             are planned, but at least 5; never if null.
         matmul_precision: `highest` is float32, `high` TF32 on CUDA, `medium` bfloat16 where the device
             multiplies it, as `healthgym.nn.precision` has it.
-        cuda_graphs: on CUDA, record a step and launch it as one piece; elsewhere without effect.
+        cuda_graphs: on CUDA, record a step and launch it as one piece, which computes the same; elsewhere
+            without effect. `auto`: where one process takes the steps. With several, NCCL's sums are recorded
+            too, but the end of `collective_seconds` does not interrupt a recorded step.
         micro_batch_size: patients that a process computes at once; the gradients of its part of a batch
             are added up before each update, so that a small GPU computes what a large one does, up to
             the order of sums. All at once if null.
@@ -334,7 +336,7 @@ class TrainingConfig(StrictModel):
     threads: Annotated[Positive | Literal["auto"], Mark.FREE] = "auto"
     device: Annotated[Literal["auto", "cpu", "cuda"], Mark.FREE] = "auto"
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    cuda_graphs: Annotated[bool, Mark.FREE] = False
+    cuda_graphs: Annotated[bool | Literal["auto"], Mark.FREE] = "auto"
     micro_batch_size: Annotated[Positive | None, Mark.FREE] = None
     data_on_device: Annotated[bool | Literal["auto"], Mark.FREE] = "auto"
     collective_seconds: Annotated[PositiveFloat, Mark.FREE] = 600.0

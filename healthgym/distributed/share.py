@@ -178,10 +178,12 @@ def mean_of(losses: Sequence[Mapping[str, Tensor]], parts: Sequence[Part]) -> di
     """Return the mean of each loss over a process's parts."""
     if len(parts) == 1:
         return dict(losses[0])
-    weights = torch.tensor([part.weight for part in parts])
-    weights = weights / weights.sum()
-    stacked = {name: torch.stack([loss[name] for loss in losses]) for name in losses[0]}
-    return {name: (values @ weights.to(values)) for name, values in stacked.items()}
+    total = sum(part.weight for part in parts)
+    shares = [part.weight / total for part in parts]  # as plain numbers: a recorded step reads no host memory
+    return {
+        name: torch.stack([share * loss[name] for share, loss in zip(shares, losses, strict=True)]).sum()
+        for name in losses[0]
+    }
 
 
 def _with_value(computed: Tensor, value: Tensor) -> Tensor:

@@ -110,12 +110,24 @@ class KeptDraws(Draws):
     def __init__(self) -> None:
         self._source: Draws | None = None
         self._kept: dict[tuple[str, str, tuple[int, ...]], Tensor] = {}
+        self._parts: dict[int, KeptDraws] = {}
 
     def renew(self, source: Draws) -> None:
         """Take the numbers of another step."""
         self._source = source
+        for first_row, part in self._parts.items():
+            part.renew(source.from_row(first_row))
         for (kind, name, shape), numbers in self._kept.items():
             numbers.copy_(getattr(source, kind)(name, shape))
+
+    def from_row(self, first_row: int) -> "KeptDraws":
+        if not first_row:
+            return self
+        if first_row not in self._parts:
+            assert self._source is not None
+            part = self._parts[first_row] = KeptDraws()
+            part.renew(self._source.from_row(first_row))
+        return self._parts[first_row]
 
     def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
         return self._keep("uniform", name, shape)

@@ -10,7 +10,6 @@ from typing import TextIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from healthgym import stopping
 from healthgym.config import RunConfig
@@ -37,13 +36,14 @@ from healthgym.storage.checkpoint import (
     step_of,
     write_checkpoint,
 )
-from healthgym.systems.base import Batch, Draws, State, System
+from healthgym.systems.base import State
 from healthgym.systems.build import build_system
 from healthgym.systems.patients import CohortFacts
 from healthgym.training.batches import Batches
 from healthgym.training.course import Course, set_course
 from healthgym.training.curriculum import Curriculum
-from healthgym.training.graphs import CudaRecorder, RecordedSteps
+from healthgym.training.gpu import out_of_memory, refuse_shared_gpu
+from healthgym.training.graphs import choose_steps
 from healthgym.training.monitoring.metrics import Meter, MetricsFile
 from healthgym.training.monitoring.plots import draw_losses
 from healthgym.training.monitoring.progress import ProgressReport
@@ -77,7 +77,11 @@ def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> boo
     set_precision(config.training.matmul_precision)
     start_workers()
     with joined(device, config.training.collective_seconds) as ranks:
-        return _train(run_dir, config, stream if ranks.first else io.StringIO(), device, ranks)
+        refuse_shared_gpu(device, ranks)
+        try:
+            return _train(run_dir, config, stream if ranks.first else io.StringIO(), device, ranks)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(error, config, ranks.place.num_processes) from error
 
 
 def _train(
@@ -120,10 +124,11 @@ def _train(
         folder.write_config(config)
     batches = Batches(curriculum, course.patients, system, here.step, config.training.data_on_device)
     with ProgressReport(course.pace.total, here.step, stream) as report, stopping.listening(), batches:
-        report.say(_greeting(run_dir, system.num_parameters(), usage, start, here, course, config))
+        take_step, how = choose_steps(system, config.training.cuda_graphs, report.say)
+        report.say(_greeting(run_dir, system.num_parameters(), usage, start, here, course, config, how))
         trainer = Trainer(
             system=system,
-            take_step=_stepper(system, config, report),
+            take_step=take_step,
             curriculum=curriculum,
             batches=batches,
             config=config,
@@ -204,21 +209,6 @@ def _share(batch_size: int, config: RunConfig, ranks: Ranks) -> Share:
             )
         )
     return Share(ranks, batch_size, config.training.micro_batch_size)
-
-
-def _stepper(
-    system: System, config: RunConfig, report: ProgressReport
-) -> Callable[[Batch, Draws], dict[str, Tensor]]:
-    """Return what takes the system's steps: recorded ones if that is asked for and can be."""
-    if not config.training.cuda_graphs:
-        return system.train_step
-    if system.device.type == "cuda" and system.share.ranks.alone and not config.training.micro_batch_size:
-        return RecordedSteps(system, CudaRecorder(system.device))
-    report.say(
-        "note: training.cuda_graphs needs one process on CUDA and no training.micro_batch_size; steps are "
-        "taken one operation at a time"
-    )
-    return system.train_step
 
 
 def choose_device(config: RunConfig) -> torch.device:
@@ -320,12 +310,14 @@ def _greeting(
     here: Progress,
     course: Course,
     config: RunConfig,
+    how: str,
 ) -> str:
     pace = course.pace
     lines = [
         f"run {run_dir} on {_resources(here)}, process {os.getpid()}: "
         f"{num_parameters:,} parameters, {pace.total:,} steps"
-        + (f", or as many as fit into {pace.minutes:g} min" if pace.minutes else ""),
+        + (f", or as many as fit into {pace.minutes:g} min" if pace.minutes else "")
+        + (f"; {how}" if how else ""),
         course.description(),
     ]
     lines += usage.lines()

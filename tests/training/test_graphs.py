@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -14,12 +15,13 @@ from steps import CPU, LAYOUT, T, batch, build, made_of
 from torch import Tensor
 
 from healthgym import config as settings
+from healthgym.distributed.ranks import Ranks
 from healthgym.distributed.share import Share
 from healthgym.errors import ConfigError
 from healthgym.strict import parse
 from healthgym.systems.base import Batch, Draws, KeptDraws, PositionDraws, System
 from healthgym.systems.build import build_system
-from healthgym.training.graphs import CudaRecorder, Losses, RecordedSteps
+from healthgym.training.graphs import CudaRecorder, Losses, RecordedSteps, choose_steps
 from healthgym.training.trainer import to_arrays
 
 LENGTHS = [3, 6] * 9  # the latent memory of 20 slots is filling, overflows in step 3, and is full
@@ -115,6 +117,9 @@ class NoNumbers(Draws):
 
     shared_uniform = uniform
 
+    def from_row(self, first_row: int) -> Draws:
+        return self
+
 
 @contextmanager
 def on_meta() -> Iterator[HostTensors]:
@@ -127,11 +132,13 @@ def on_meta() -> Iterator[HostTensors]:
         yield host
 
 
-def test_a_step_takes_nothing_from_the_hosts_memory(name: str) -> None:
+@pytest.mark.parametrize("micro_batch_size", [None, 3])
+def test_a_step_takes_nothing_from_the_hosts_memory(name: str, micro_batch_size: int | None) -> None:
     """A graph cannot record a copy from there. The meta device shows it without a GPU."""
     run_config = parse(settings.RunConfig, {"system": tiny.SYSTEMS[name]}, "test")
     meta = torch.device("meta")
     system = build_system(run_config.system, LAYOUT, torch.eye(LAYOUT.num_features), meta, 3, tiny.facts(T))
+    system.share = Share(micro_batch_size=micro_batch_size)
     patients = on(meta, batch(form=system.real_form))
     with on_meta() as host:
         for _ in range(4):
@@ -154,11 +161,13 @@ def test_kept_draws_stay_where_they_are_and_change() -> None:
     assert numbers[0] is numbers[1]
 
 
-def test_a_shared_or_divided_batch_is_not_recorded(name: str) -> None:
-    system, tape = build(name), Tape()
-    system.share = Share(micro_batch_size=3)
-    run(system, RecordedSteps(system, tape), [T] * 6, CPU)
-    assert tape.recorded == 0
+def test_batches_in_parts_are_recorded_too(name: str) -> None:
+    usual, other, tape = build(name), build(name), Tape()
+    usual.share = other.share = Share(micro_batch_size=3)
+    expected = run(usual, usual.train_step, [T] * 9, CPU)
+    assert run(other, RecordedSteps(other, tape), [T] * 9, CPU) == expected
+    assert tape.recorded == 1
+    assert flat(other) == flat(usual)
 
 
 def test_a_step_that_cannot_be_recorded_says_what_to_do() -> None:
@@ -169,6 +178,54 @@ def test_a_step_that_cannot_be_recorded_says_what_to_do() -> None:
     v1 = build("v1")
     with pytest.raises(ConfigError, match=r"not permitted when stream.*training\.cuda_graphs=false"):
         run(v1, RecordedSteps(v1, Broken()), [T] * 6, CPU)
+    usual, other, said = build("v1"), build("v1"), list[str]()
+    expected = run(usual, usual.train_step, [T] * 6, CPU)
+    assert run(other, RecordedSteps(other, Broken(), said.append, give_up=True), [T] * 6, CPU) == expected
+    assert [text.split(" (")[0] for text in said] == ["note: this step cannot be recorded as a CUDA graph"]
+
+
+def test_padded_batches_are_taken_as_usual_where_a_system_cannot_record_them(name: str) -> None:
+    system, tape, said = build(name), Tape(), list[str]()
+    steps, padded = RecordedSteps(system, tape, said.append), batch(0, T, system.real_form)
+    padded = replace(padded, is_padded=True)
+    for step in range(5):
+        steps(padded, PositionDraws(1, step, CPU))
+    recorded = name in ("v3", "ar")
+    assert tape.recorded == recorded
+    assert len(said) == (not recorded)
+
+
+class TwoProcesses(Ranks):
+    alone = False  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "ranks", "recorded", "said"),
+    [
+        ("cuda", "auto", Ranks(), True, "steps recorded as CUDA graphs"),
+        ("cuda", True, TwoProcesses(), True, "steps recorded as CUDA graphs"),
+        (
+            "cuda",
+            "auto",
+            TwoProcesses(),
+            False,
+            "several processes record them with training.cuda_graphs=true",
+        ),
+        ("cuda", False, Ranks(), False, "one operation at a time (training.cuda_graphs=false)"),
+        ("cpu", "auto", Ranks(), False, ""),
+        ("cpu", True, Ranks(), False, "CUDA graphs need CUDA"),
+    ],
+)
+def test_graphs_are_chosen_where_they_can_be(
+    device: str, wanted: Any, ranks: Ranks, recorded: bool, said: str
+) -> None:
+    system = build("v1")
+    system.device, system.share = torch.device(device), Share(ranks)
+    with mock.patch("healthgym.training.graphs.CudaRecorder"):
+        steps, words = choose_steps(system, wanted, print)
+    assert isinstance(steps, RecordedSteps) == recorded
+    assert words.endswith(said)
+    assert bool(words) == bool(said)
 
 
 def test_other_threads_may_pin_memory_while_a_graph_is_recorded() -> None:

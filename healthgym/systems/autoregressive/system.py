@@ -56,8 +56,8 @@ def dropout_for(config: AutoregressiveConfig, num_patients: int) -> float:
 
     More of it makes rare changes rarer than they are: what is averaged over dropout in training is sharper
     without. On 845 simulated patients .3 and .1 gave the same validation loss, and a combination of drugs
-    changed at .3% and .5% of the timesteps (.5% to .6% in the data). On 353 patients with liver cirrhosis .2 was
-    better than .1 (8.743 and 8.753 nats, three seeds).
+    changed at .3% and .5% of the timesteps (.5% to .6% in the data). On 353 patients with liver cirrhosis
+    .2 was better than .1 (8.743 and 8.753 nats, three seeds).
     """
     if config.dropout != "auto":
         return config.dropout

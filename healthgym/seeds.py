@@ -4,7 +4,7 @@ No random state is ever saved. A resumed run draws what an undisturbed one draws
 draws the same whichever process computes it. On the CPU the bits come from two generators as numpy has
 them: the counter-based Philox (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011) for
 streams, and for rows, of which there are far more, PCG64 DXSM (O'Neill, *PCG*, 2014, with the output
-function that numpy documents), which leaps ahead as well and draws half as fast again.
+function that numpy documents), which can also be advanced to any position and is 1.5 times as fast.
 
 All purposes of random streams, after the seed:
 

@@ -1,8 +1,8 @@
 """From a table to a prepared cohort: check, split, fit on the training patients, encode, write.
 
 The table comes in parts and is read once. Its rows lie in files beside the output meanwhile, so that memory
-grows with the patients (their ids and lengths) and not with the rows. How a table is cut into parts changes
-no bit of the result.
+grows with the patients (their ids and lengths) and not with the rows. The size of the parts does not affect
+the output.
 """
 
 import shutil

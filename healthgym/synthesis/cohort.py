@@ -40,7 +40,7 @@ _SOFTWARE = ("torch", "numpy", "scipy", "h5py", "pyarrow")
 
 
 class SynthesisRequest(StrictModel):
-    """What a user asks for. Of two requests with one plan, each carries on the other's cohort.
+    """What a user asks for. Requests with equal plans resume the same cohort.
 
     Args:
         run_dir: a training run; its newest checkpoint is taken.

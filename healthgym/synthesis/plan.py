@@ -29,7 +29,7 @@ from healthgym.strict import Positive, StrictModel, differences, parse
 
 
 class SynthesisPlan(StrictModel):
-    """A cohort's recipe: two cohorts of one plan have the same bytes, whoever makes them.
+    """All that determines a cohort: cohorts with equal plans have the same bytes.
 
     Args:
         form: version of the way from plan to bytes; a release that changes the bytes counts it up.

@@ -90,9 +90,7 @@ class System(ABC):
         """Do Python's part of a step, after the device's."""
 
     def step_kind(self, batch: Batch) -> Hashable | None:
-        """Return what two steps share whose device's parts are the same operations; None for a step that
-        must not be recorded and repeated.
-        """
+        """Return a key: steps with equal keys share one CUDA graph. None if this step must not use one."""
         return None
 
     def plan(self, total_steps: int) -> None:  # noqa: B027 - most systems have no schedule

@@ -13,7 +13,7 @@ from healthgym.training.monitoring.validation import Validation, split
 from healthgym.training.pace import Pace
 from healthgym.training.whole import WholeCurriculum, default_epochs
 
-_EPOCHS = 100  # of systems that learn stage by stage, if nobody says
+_EPOCHS = 100  # default of systems that learn stage by stage
 _SHARE_OF_STEPS = 0.95  # of a time limit; the rest is for validation
 
 

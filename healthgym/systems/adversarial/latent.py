@@ -47,7 +47,7 @@ class UniformLatent:
         """Do Python's part of a step with so many patients, after the device's."""
 
     def step_kind(self, num_rows: int) -> str | None:
-        """Return what two steps share whose device's parts are the same operations; None for one alone."""
+        """Return a key: steps with equal keys share one CUDA graph. None if this step must not use one."""
         return ""
 
     def train_step(

@@ -18,7 +18,7 @@ from healthgym.systems.base import Batch, State, System
 from healthgym.training.subnormals import subnormals_are_zero
 
 _FEWEST, _MOST = 10, 2_000  # validation patients
-_MOST_STEPS = 1_000  # between two validations, if nobody says
+_MOST_STEPS = 1_000  # between two validations by default
 _LEAST_PATIENCE, _PATIENCE = 5, 0.15  # validations, and their share of all that are planned
 
 

@@ -24,7 +24,7 @@ from healthgym.evaluation.statistics.tally import Combination, Tally, tally_of
 from healthgym.schema import Schema
 from healthgym.seeds import permutation
 from healthgym.storage.cohort_folder import MANIFEST_FILE, is_cohort
-from healthgym.storage.shards import open_cohort
+from healthgym.storage.shards import Manifest, open_cohort
 
 _BLOCK = 20_000
 
@@ -83,10 +83,21 @@ def _open_shards(path: Path, schema: Schema) -> Source:
         str(path),
         reader.num_patients,
         lambda: (panel_from_frame(frame, schema, str(path)) for frame in reader.iter_frames(verify=False)),
-        {"synthetic from": f"checkpoint {manifest.checkpoint_sha256[:16]}, seed {manifest.seed}"}
-        | ({"trained on": in_a_sentence(manifest.training_patients)} if manifest.training_patients else {}),
+        _origin(manifest),
         {name: rates["timestep_rate"] for name, rates in manifest.static_disagreement.items()},
     )
+
+
+def _origin(manifest: Manifest) -> dict[str, str]:
+    """Return what a cohort's manifest says of its origin: checkpoint, training patients, who was asked for."""
+    facts = {"synthetic from": f"checkpoint {manifest.checkpoint_sha256[:16]}, seed {manifest.seed}"}
+    if manifest.training_patients:
+        facts["trained on"] = in_a_sentence(manifest.training_patients)
+    if where := manifest.plan.get("where"):
+        facts["only patients with"] = "; ".join(where)
+    if shares := manifest.plan.get("shares"):
+        facts["shares asked for"] = str(shares)
+    return facts
 
 
 def open_real(

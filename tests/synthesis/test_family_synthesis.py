@@ -11,6 +11,7 @@ from torch import Tensor
 from healthgym import stopping
 from healthgym.config import RunConfig
 from healthgym.errors import ConfigError
+from healthgym.evaluation.sources import open_synthetic
 from healthgym.storage.checkpoint import load_checkpoint
 from healthgym.storage.shards import Manifest, open_cohort
 from healthgym.synthesis.cohort import SynthesisRequest, synthesize
@@ -92,3 +93,15 @@ def test_acceptance_rate_is_in_the_manifest(tmp_path: Path) -> None:
     )
     assert synthesize(request, _open_choosy).state == "complete"
     assert open_cohort(tmp_path / "out").manifest.acceptance_rate == pytest.approx(1 / 3)
+
+
+def test_a_report_says_who_was_asked_for(trained: Path, tmp_path: Path) -> None:
+    stopping.clear()
+    where = ("timesteps=1..99",)
+    request = {"run_dir": trained / "ar", "out": tmp_path / "some", "patients": 6, "workers": 1}
+    static = next(v for v in tiny.SCHEMA.variables if v.static and v.kind != "real")
+    shares = f"{static.name}={static.labels[0]}:0.5,{static.labels[1]}:0.5"
+    synthesize(SynthesisRequest.model_validate(request | {"where": where, "shares": shares}))
+    facts = open_synthetic(tmp_path / "some", tiny.SCHEMA).facts
+    assert facts["only patients with"] == where[0]
+    assert facts["shares asked for"] == shares

@@ -8,6 +8,7 @@
 # make test-image  build the image (minutes, as root), run the tests inside, and train in it on that Slurm
 # make bench       what it costs, against the published training step (under 8 minutes)
 # make lint types  what CI checks besides
+# make docs        the pages of docs/ as HTML, in build/docs
 # make lock        pin today's newest versions anew
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= runs/demo
 
-.PHONY: bench bench-all demo test test-slow test-nightly test-cuda test-triton test-slurm test-image lint types lock clean
+.PHONY: bench bench-all demo test test-slow test-nightly test-cuda test-triton test-slurm test-image lint types docs lock clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -87,6 +88,11 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory docs
+
+# Warnings are errors; what mkdocs says of its own future is left out.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 types: $(INSTALLED)
 	$(BIN)/mypy
@@ -116,7 +122,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/diffusion.py --json $(BENCH)/diffusion.json
 	$(BIN)/python benchmarks/shards.py --repeats 1 --sizes 1024 4096 --json $(BENCH)/shards.json
 
-# All of the README's two tables: systems, precisions and lengths; half an hour on two cores.
+# All of the two tables of benchmarks/RESULTS.md: systems, precisions and lengths; half an hour on two cores.
 bench-all: bench
 	$(STEPS) --json $(BENCH)/training_step.json
 	$(STEPS) --variables 13 $(TWO)_13_variables.json

@@ -53,26 +53,50 @@ def run(
     check(holdout, max_patients, least_patients)
     declared = load_schema(schema)
     source = find_source(declared, table, dataset, seed, max_patients, cache)
-    recipe = {
-        "table": source.identity,
-        "schema": declared.fingerprint,
-        "holdout": holdout,
-        "seed": seed,
-        "max_patients": max_patients,
-        "least_patients": least_patients,
-    }
-    made = _is_made(out, recipe, overwrite)
-    cohort = _open_intact(out) if made else None
-    done = "is up to date" if cohort else "was damaged and is written anew" if made else "written"
-    if cohort is None:
-        settings = SplitSettings(holdout, seed, max_patients, least_patients)
-        cohort = _prepare(source, declared, out, settings, sort, recipe)
+    settings = SplitSettings(holdout, seed, max_patients, least_patients)
+    cohort, done = prepare_once(source, declared, out, settings, sort, overwrite)
     if tables is not None:
         for split in ("train", "holdout"):
             path = tables / f"{split}.csv"
             with refused(path, "write"), atomic_path(path) as beside:
                 _write_csv(cohort, split, beside)
     return _summary(cohort, source, out, done, tables)
+
+
+def prepare_once(
+    source: Source,
+    schema: Schema,
+    out: Path,
+    split: SplitSettings,
+    sort: bool = False,
+    overwrite: bool = False,
+) -> tuple[PreparedCohort, str]:
+    """Prepare a cohort unless it is there already; return it, and what was done.
+
+    Args:
+        source: the table.
+        schema: what its columns mean.
+        out: the prepared cohort.
+        split, sort: see `healthgym.data.prepare.prepare_parts`.
+        overwrite: whether to replace a cohort that was made from something else.
+
+    Raises:
+        HealthgymError: with what is wrong and what to do.
+    """
+    recipe = {
+        "table": source.identity,
+        "schema": schema.fingerprint,
+        "holdout": split.holdout,
+        "seed": split.seed,
+        "max_patients": split.max_patients,
+        "least_patients": split.least_patients,
+    }
+    made = _is_made(out, recipe, overwrite)
+    cohort = _open_intact(out) if made else None
+    done = "is up to date" if cohort else "was damaged and is written anew" if made else "written"
+    if cohort is None:
+        cohort = _prepare(source, schema, out, split, sort, recipe)
+    return cohort, done
 
 
 def check(holdout: float, max_patients: int | None, least_patients: int) -> None:

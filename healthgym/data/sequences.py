@@ -154,7 +154,14 @@ class Sequences:
 
 
 class PreparedCohort:
-    """A prepared cohort, opened: rows are read from the file when they are asked for."""
+    """A prepared cohort, opened: rows are read from the file when they are asked for.
+
+    Attributes:
+        path: the file.
+        schema: what the variables mean.
+        train, holdout: the patients to train on and those held out, as `Sequences`.
+        fingerprint: SHA-256 of the file's content.
+    """
 
     def __init__(
         self,
@@ -162,7 +169,9 @@ class PreparedCohort:
         correlation_FF: NDArray[np.float64],
         splits: dict[str, SplitArrays],
         fingerprint: str,
+        path: Path = Path(),
     ) -> None:
+        self.path = path
         self.schema = Schema.from_json(head["schema"])
         self.transform = Transform.from_tree(head["transform"])
         self.cells = Cells.from_tree(head["cells"]) if "cells" in head else None
@@ -186,7 +195,15 @@ class PreparedCohort:
         Raises:
             StorageError: the file is missing, cut short, altered, or of another kind or version.
         """
-        return cls(*open_prepared(path, verify))
+        return cls(*open_prepared(path, verify), path)
+
+    def __repr__(self) -> str:
+        train, holdout = self.train, self.holdout
+        return (
+            f"PreparedCohort({str(self.path)!r}: {train.num_patients:,} patients to train on, "
+            f"{holdout.num_patients:,} held out, {train.num_rows + holdout.num_rows:,} rows, "
+            f"{len(self.schema.reals)} real and {len(self.schema.categoricals)} other variables)"
+        )
 
     @cached_property
     def max_length(self) -> int:

@@ -32,6 +32,7 @@ from healthgym.words import one_form
 _ANY_NUMBER = 1e307
 _LARGEST = float(np.finfo(np.float32).max)
 _NO_VALUE = "no value"
+IN_MEMORY = "the data frame"
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,20 @@ class Foreign:
     remarks: list[str]
 
 
-def read_foreign(path: Path, schema: Schema) -> Foreign:
-    """Read a CSV or Parquet file, or a folder of them.
+def read_foreign(cohort: Path | pd.DataFrame, schema: Schema) -> Foreign:
+    """Read a CSV or Parquet file, or a folder of them; or take a table that is in memory.
 
     Raises:
         TableError: it cannot be read, names no patients, or has nothing to judge.
     """
-    parts = [in_one_form(part) for _, part in read_files(path, schema)]
+    if isinstance(cohort, pd.DataFrame):
+        path, tables = IN_MEMORY, [cohort]
+    else:
+        path, tables = str(cohort), [part for _, part in read_files(cohort, schema)]
+    parts = [in_one_form(part) for part in tables]
     table = pd.concat(parts, ignore_index=True)
     _check_can_be_judged(table, schema, path)
-    problems = Problems(str(path))
+    problems = Problems(path)
     problems.read_whole(_places(parts))
     columns = _read_columns(table, schema, problems)
     empty = [v.name for v in schema.variables if v.name not in columns or columns[v.name].isna().all()]
@@ -76,7 +81,7 @@ def read_foreign(path: Path, schema: Schema) -> Foreign:
     _note_times(patient_N[order_N], time_N[order_N], order_N, reduced, problems)
     dated = schema.keys.timestep in table and has_dates(table[schema.keys.timestep])
     frame = _in_order(variables.take(order_N), patient_N[order_N], time_N[order_N], reduced, dated)
-    frame = Fills.fit(frame, reduced, str(path)).carry_forward(frame, reduced, modelled=False)
+    frame = Fills.fit(frame, reduced, path).carry_forward(frame, reduced, modelled=False)
     unfit, remarks = _counted(problems, len(table))
     unfit |= {f"{name}: no value at all": 1.0 for name in empty}
     return Foreign(frame, reduced, unfit, remarks + _left_out(empty, table, schema))
@@ -123,7 +128,7 @@ def _places(parts: Sequence[pd.DataFrame]) -> Callable[[int], str]:
     return place
 
 
-def _check_can_be_judged(table: pd.DataFrame, schema: Schema, path: Path) -> None:
+def _check_can_be_judged(table: pd.DataFrame, schema: Schema, path: str) -> None:
     key, declared = schema.keys.patient, [schema.keys.patient, schema.keys.timestep, *schema.names()]
     if key not in table:
         raise TableError(

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import ConfigError, TableError, listed
 from healthgym.evaluation.comparison import Comparison, Side
 from healthgym.evaluation.figure import Section, Verdict, show, worst_section
@@ -117,17 +119,32 @@ def evaluate(
     Raises:
         HealthgymError: a file cannot be used, with the reason.
     """
-    read_schema, settings = load_schema(schema), load_report_config(config, tuple(overrides))
-    cohort = open_synthetic(synthetic, read_schema)
-    compared = cohort.schema or read_schema
-    train = open_real(real, read_schema, "train", compared)
-    if holdout is None and real.suffix.lower() == ".h5":
-        holdout = real
-    unseen = open_real(holdout, read_schema, "holdout", compared) if holdout else None
-    settings = settings.without({v.name for v in read_schema.encoded} - set(compared.names()))
-    report = make_report(compare(compared, settings, train, unseen, cohort), cohort.facts)
+    settings = load_report_config(config, tuple(overrides))
+    report = judge(load_schema(schema), settings, real, synthetic, holdout)
     write_report(report, out)
     return report
+
+
+def judge(
+    schema: Schema,
+    settings: ReportConfig,
+    real: Path | pd.DataFrame | PreparedCohort,
+    synthetic: Path | pd.DataFrame,
+    holdout: Path | pd.DataFrame | None = None,
+) -> Report:
+    """Judge a cohort in files or in memory.
+
+    Raises:
+        HealthgymError: it cannot be judged, with the reason.
+    """
+    cohort = open_synthetic(synthetic, schema)
+    compared = cohort.schema or schema
+    train = open_real(real, schema, "train", compared)
+    both = isinstance(real, PreparedCohort) or (isinstance(real, Path) and real.suffix.lower() == ".h5")
+    held = real if holdout is None and both else holdout
+    unseen = None if held is None else open_real(held, schema, "holdout", compared)
+    settings = settings.without({v.name for v in schema.encoded} - set(compared.names()))
+    return make_report(compare(compared, settings, train, unseen, cohort), cohort.facts)
 
 
 def compare(

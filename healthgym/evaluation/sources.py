@@ -17,7 +17,7 @@ from healthgym.data.tables.sources import list_tables, read_files
 from healthgym.data.tables.table import check_table
 from healthgym.errors import CohortError, TableError, listed
 from healthgym.evaluation.comparison import Side
-from healthgym.evaluation.foreign import read_foreign
+from healthgym.evaluation.foreign import IN_MEMORY, read_foreign
 from healthgym.evaluation.statistics.panel import Panel, join, panel_from_frame
 from healthgym.evaluation.statistics.scale import Scale
 from healthgym.evaluation.statistics.tally import Combination, Tally, tally_of
@@ -54,23 +54,23 @@ class Source:
     remarks: list[str] = field(default_factory=list)
 
 
-def open_synthetic(path: Path, schema: Schema) -> Source:
-    """Open a cohort to be judged: a folder of shards, a CSV or Parquet file, or a folder of such files.
+def open_synthetic(cohort: Path | pd.DataFrame, schema: Schema) -> Source:
+    """Open a cohort to be judged: a folder of shards, a CSV or Parquet file, a folder of such files, a table.
 
     What does not fit the schema is no error here: the report counts it.
 
     Raises:
         HealthgymError: it cannot be read, or is of shards that were made with other variables.
     """
-    if is_cohort(path):
-        return _open_shards(path, schema)
-    if path.is_dir() and not list_tables(path):
+    if isinstance(cohort, Path) and is_cohort(cohort):
+        return _open_shards(cohort, schema)
+    if isinstance(cohort, Path) and cohort.is_dir() and not list_tables(cohort):
         raise CohortError(
-            f"{path} is not a synthetic cohort: it has neither a {MANIFEST_FILE} nor a table "
+            f"{cohort} is not a synthetic cohort: it has neither a {MANIFEST_FILE} nor a table "
             f"({', '.join(FORMS)}). Check the path."
         )
-    read = read_foreign(path, schema)
-    source = source_of(panel_from_frame(read.frame, read.schema, str(path)), str(path))
+    read, name = read_foreign(cohort, schema), str(cohort) if isinstance(cohort, Path) else IN_MEMORY
+    source = source_of(panel_from_frame(read.frame, read.schema, name), name)
     return replace(source, schema=read.schema, unfit=read.unfit, remarks=read.remarks)
 
 
@@ -101,7 +101,7 @@ def _origin(manifest: Manifest) -> dict[str, str]:
 
 
 def open_real(
-    path: Path,
+    real: Path | pd.DataFrame | PreparedCohort,
     schema: Schema,
     split: Literal["train", "holdout"] = "train",
     compared: Schema | None = None,
@@ -109,7 +109,7 @@ def open_real(
     """Open real patients: tables that fit the schema without exception, or a prepared cohort.
 
     Args:
-        path: a CSV or Parquet file, a folder of them, or a prepared cohort.
+        real: a CSV or Parquet file, a folder of them, or a prepared cohort; or one that is open, or a table.
         schema: what its columns mean.
         split: which part of a prepared cohort.
         compared: the part of the schema that the synthetic cohort has; all of it by default.
@@ -118,11 +118,15 @@ def open_real(
         HealthgymError: it cannot be read or does not fit the schema.
     """
     compared = compared or schema
-    if path.suffix.lower() != ".h5":
-        table = pd.concat([part for _, part in read_files(path, schema)]).rename_axis(index="line")
-        frame = check_table(table, schema, str(path), sort=True)
-        return source_of(panel_from_frame(frame, compared, str(path)), str(path))
-    prepared = PreparedCohort.open(path)
+    if isinstance(real, Path) and real.suffix.lower() != ".h5":
+        table = pd.concat([part for _, part in read_files(real, schema)]).rename_axis(index="line")
+        frame = check_table(table, schema, str(real), sort=True)
+        return source_of(panel_from_frame(frame, compared, str(real)), str(real))
+    if isinstance(real, pd.DataFrame):
+        frame = check_table(real, schema, IN_MEMORY, sort=True)
+        return source_of(panel_from_frame(frame, compared, IN_MEMORY), IN_MEMORY)
+    prepared = PreparedCohort.open(real) if isinstance(real, Path) else real
+    path = real if isinstance(real, Path) else "the prepared cohort"
     if prepared.schema.fingerprint != schema.fingerprint:
         raise TableError(
             f"{path} was prepared with the schema '{prepared.schema.name}', which is not the '{schema.name}' "

@@ -18,7 +18,7 @@ def test_docstrings_are_one_text(path: Path) -> None:
             assert found is None, f"{path}: the docstring of {getattr(node, 'name', 'the module')}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "slurm/README.md"])
+@pytest.mark.parametrize("page", ["docs/cluster.md", "slurm/README.md"])
 def test_the_programs_that_take_on_are_those_that_the_pages_name(page: str) -> None:
     commands = ROOT / "healthgym" / "commands"
     takes = {path.stem for path in commands.glob("*.py") if "launch(" in path.read_text()}

@@ -1,0 +1,1 @@
+"""What `import healthgym` offers to Python: the programs' work on data frames. See `healthgym.__all__`."""

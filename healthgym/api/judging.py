@@ -1,0 +1,160 @@
+"""Judging synthetic patients, and what came of it."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from healthgym import shipped
+from healthgym.api.cohorts import AnyPath, AnySchema, overrides_of, schema_of
+from healthgym.data.sequences import PreparedCohort
+from healthgym.errors import ConfigError
+from healthgym.evaluation import report as reports
+from healthgym.evaluation.figure import Figure
+from healthgym.evaluation.pages.page import render
+from healthgym.evaluation.settings import load_report_config
+
+_FRAME_HEIGHT = 900
+
+
+class Evaluation:
+    """What a synthetic cohort is worth: verdicts, metrics and plots.
+
+    A verdict is "pass", "caution", "fail", "not judged" (too few patients to say) or "shown" (no threshold).
+    """
+
+    def __init__(self, report: reports.Report) -> None:
+        self.report = report
+
+    @property
+    def verdict(self) -> str:
+        """The worst verdict of all sections."""
+        return str(self.report.verdict)
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """The verdict of each section, by its title."""
+        return {section.title: str(section.verdict) for section in self.report.sections}
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """Every metric, one row each.
+
+        Columns: `section`, `key`, `title`, `value`, `low_95` and `high_95` (interval), `noise` (what it is on
+        average among real patients), `verdict`, `threshold` and `finding` (words), `note` and `source`.
+        """
+        rows = [
+            {"section": section.title, **_row(figure)}
+            for section in self.report.sections
+            for figure in section.figures
+        ]
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def plots(self) -> dict[str, str]:
+        """The report's drawings as SVG, by their names."""
+        return {each.name: each.svg for section in self.report.sections for each in section.pictures}
+
+    @cached_property
+    def html(self) -> str:
+        """The whole report as one page that needs no other file."""
+        return render(self.report.to_json(), self.report.sections)
+
+    def save(self, folder: AnyPath) -> None:
+        """Write report.html, report.json, report.csv and the drawings to a folder.
+
+        Raises:
+            StorageError: it cannot be written, with the cause.
+        """
+        reports.write_report(self.report, Path(folder))
+
+    def show(self) -> None:
+        """Show the whole report in a notebook; elsewhere, print the verdicts."""
+        try:
+            from IPython import get_ipython  # type: ignore[import-not-found, unused-ignore]
+            from IPython.display import HTML, display  # type: ignore[import-not-found, unused-ignore]
+        except ImportError:
+            get_ipython = None
+        if get_ipython is None or get_ipython() is None:
+            print(f"{self!r}\nThe whole report: .save(folder) writes it to folder/report.html.")
+            return
+        page = escape(self.html, quote=True)
+        display(HTML(f'<iframe srcdoc="{page}" width="100%" height="{_FRAME_HEIGHT}"></iframe>'))
+
+    def __repr__(self) -> str:
+        width = max(map(len, self.verdicts))
+        lines = [f"  {title:<{width}}  {verdict}" for title, verdict in self.verdicts.items()]
+        return "\n".join([f"Evaluation of {self.report.title}: {self.verdict}", *lines])
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><td style='text-align:left'>{escape(title)}</td><td>{verdict}</td></tr>"
+            for title, verdict in self.verdicts.items()
+        )
+        return f"<table><caption>{escape(self.report.title)}: {self.verdict}</caption>{cells}</table>"
+
+
+def evaluate(
+    real: PreparedCohort | pd.DataFrame | AnyPath,
+    synthetic: pd.DataFrame | AnyPath,
+    holdout: pd.DataFrame | AnyPath | None = None,
+    *,
+    schema: AnySchema | None = None,
+    config: AnyPath | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+) -> Evaluation:
+    """Judge synthetic patients against real ones.
+
+    Args:
+        real: the training patients: a prepared cohort (open, or its path), a data frame, or the path of a
+            CSV or Parquet file or a folder of them.
+        synthetic: the cohort to be judged: a data frame, as `sample` makes it or as any other program does;
+            or the path of a cohort's folder, of a CSV or Parquet file or of a folder of them.
+        holdout: real patients that training never saw; without them little can be said of privacy and
+            nothing of utility. A prepared cohort brings its own.
+        schema: what the columns mean; a prepared cohort brings its own.
+        config: a YAML file of thresholds; those that come with the package by default.
+        settings: others than the file's, as `{"num_patients": 2000}`.
+
+    Raises:
+        HealthgymError: the patients cannot be judged: too few of them, or a table that does not fit.
+    """
+    known = real if isinstance(real, PreparedCohort | pd.DataFrame) else Path(real)
+    if schema is None and isinstance(known, Path) and known.suffix.lower() == ".h5":
+        known = PreparedCohort.open(known)
+    if schema is None and isinstance(known, PreparedCohort):
+        schema = known.schema
+    if schema is None:
+        raise ConfigError(
+            "evaluate needs `schema`: what the columns of the real patients mean. Only a prepared cohort "
+            "brings its own."
+        )
+    asked = load_report_config(
+        Path(config) if config else shipped.thresholds(), tuple(overrides_of(settings))
+    )
+    made, held = (
+        each if each is None or isinstance(each, pd.DataFrame) else Path(each)
+        for each in (synthetic, holdout)
+    )
+    assert made is not None
+    return Evaluation(reports.judge(schema_of(schema), asked, known, made, held))
+
+
+def _row(figure: Figure) -> dict[str, Any]:
+    low, high = figure.interval or (None, None)
+    return {
+        "key": figure.key,
+        "title": figure.title,
+        "value": figure.value,
+        "low_95": low,
+        "high_95": high,
+        "noise": figure.floor,
+        "verdict": str(figure.verdict),
+        "threshold": figure.limit,
+        "finding": figure.finding,
+        "note": figure.reason,
+        "source": figure.source,
+    }

@@ -1,0 +1,167 @@
+"""Training a system, and making patients with it."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import pandas as pd
+
+from healthgym import shipped, stopping
+from healthgym.api.cohorts import AnyPath, overrides_of
+from healthgym.config import RunConfig
+from healthgym.data.sequences import PreparedCohort
+from healthgym.errors import StorageError
+from healthgym.storage.checkpoint import list_checkpoints
+from healthgym.storage.shards import open_cohort
+from healthgym.strict import load, parse
+from healthgym.synthesis.cohort import SynthesisRequest, synthesize
+from healthgym.training import run as training
+from healthgym.training.monitoring.metrics import read_metrics
+
+Wanted: TypeAlias = str | int | float | tuple[float, float] | Sequence[str]
+
+
+class Run:
+    """A run folder: settings, checkpoints and losses of one training.
+
+    Args:
+        path: the folder, as `train` or `jobs/train.py` wrote it.
+
+    Raises:
+        StorageError: there is no run.
+    """
+
+    def __init__(self, path: AnyPath) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise StorageError(f"{self.path} is no run folder: check the path, or train there first.")
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Checkpoint files, newest first."""
+        return list_checkpoints(self.path / "checkpoints")
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Losses, a row per logged step: `step`, `epoch`, `length` (timesteps), `seconds`, and each loss."""
+        return pd.DataFrame(read_metrics(self.path / "metrics.jsonl"))
+
+    def __repr__(self) -> str:
+        saved = self.checkpoints
+        said = f"saved at step {int(saved[0].stem.removeprefix('step-')):,}" if saved else "nothing saved yet"
+        return f"Run({str(self.path)!r}: {said})"
+
+
+def train(
+    data: PreparedCohort | AnyPath,
+    system: str = "ar",
+    run: AnyPath = "run",
+    *,
+    minutes: float | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+) -> Run:
+    """Train a system in a run folder, or go on with what was begun there.
+
+    An interrupt (Ctrl-C, or a notebook's stop button) saves and leaves; the same call goes on.
+
+    Args:
+        data: the prepared cohort, or its path.
+        system: a preset (`ar`, `v1`, `v2`, `v2_5`, `v3`), or the path of a YAML file of settings.
+        run: the run folder; made if absent.
+        minutes: an upper bound of the time that training takes, over all starts.
+        settings: others than the preset's, as `{"curriculum.batch_size": 32}` or `["training.epochs=9"]`.
+
+    Returns:
+        The run, finished or interrupted.
+
+    Raises:
+        HealthgymError: settings that cannot be, or others than the run was begun with; a loss that is not a
+            finite number.
+    """
+    overrides = overrides_of(settings)
+    if minutes is not None:
+        overrides.append(f"training.minutes={minutes}")
+    config = load(RunConfig, shipped.settings(Path(system)), overrides)
+    path = data.path if isinstance(data, PreparedCohort) else Path(data)
+    stopping.clear()
+    training.train(Path(run), config.model_copy(update={"data": path.absolute()}))
+    stopping.clear()
+    return Run(run)
+
+
+def sample(
+    run: Run | AnyPath,
+    n: int,
+    *,
+    where: Mapping[str, Wanted] | Sequence[str] = (),
+    shares: str = "",
+    timesteps: int | Literal["training"] = "training",
+    seed: int = 0,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    workers: int = 1,
+) -> pd.DataFrame:
+    """Make patients with a trained system.
+
+    The same arguments give the same patients. Larger cohorts are written as shards by `jobs/synthesize.py`,
+    which goes on where it was interrupted.
+
+    Args:
+        run: a run, its folder, or a checkpoint or release file.
+        n: how many patients.
+        where: which patients (`ar` only), by static variables or by `timesteps`: `{"Gender": "Female",
+            "Age": (60, 80), "timesteps": (24, 48)}`; a list of classes means any of them.
+        shares: classes and their shares (`ar` only), as "Gender=Female:0.5,Male:0.5".
+        timesteps: of each patient; `training` draws them as the training patients have them.
+        seed: of the patients.
+        settings: of how the system samples, as `{"system.guardrail.kind": "clamp"}`.
+        workers: processes; more than one needs a script whose work stands under `if __name__ ==
+            "__main__":`.
+
+    Returns:
+        A long table, a row per patient and time: the keys, the variables as in the training table (labels as
+        categories, whole numbers as integers, decimals as recorded, in the schema's units), NaN where blank.
+
+    Raises:
+        HealthgymError: the run holds no checkpoint, or cannot make such patients.
+        KeyboardInterrupt: it was interrupted.
+    """
+    given = run.path if isinstance(run, Run) else Path(run)
+    with tempfile.TemporaryDirectory(prefix="healthgym-") as folder:
+        request = parse(
+            SynthesisRequest,
+            {
+                ("run_dir" if given.is_dir() else "checkpoint"): given,
+                "out": Path(folder) / "cohort",
+                "patients": n,
+                "compression": "none",
+                "where": tuple(_conditions(where)),
+                "shares": shares,
+                "timesteps": timesteps,
+                "seed": seed,
+                "settings": tuple(overrides_of(settings)),
+                "workers": workers,
+            },
+            "sample",
+        )
+        stopping.clear()
+        outcome = synthesize(request)
+        stopping.clear()
+        if outcome.state != "complete":
+            raise KeyboardInterrupt
+        return open_cohort(request.out).table()
+
+
+def _conditions(where: Mapping[str, Wanted] | Sequence[str]) -> list[str]:
+    """Return what is wanted as `--where` has it: a text for each alternative."""
+    if not isinstance(where, Mapping):
+        return list(where)
+    found: list[str] = []
+    for name, wanted in where.items():
+        if isinstance(wanted, tuple) and len(wanted) == 2 and not isinstance(wanted[0], str):
+            found.append(f"{name}={wanted[0]}..{wanted[1]}")
+        elif isinstance(wanted, Sequence) and not isinstance(wanted, str):
+            found += [f"{name}={each}" for each in wanted]
+        else:
+            found.append(f"{name}={wanted}")
+    return found

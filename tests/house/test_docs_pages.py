@@ -1,0 +1,94 @@
+"""The pages of docs/: their Python runs, they name what exists, and the README links to what is there."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fake_system import open_fake, write_fake
+
+from healthgym import commands
+from healthgym.commands.main import COMMANDS
+from healthgym.synthesis.cohort import SynthesisRequest, synthesize
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+READ = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
+
+
+def run_python(page: Path, changes: dict[str, str] | None = None) -> dict[str, Any]:
+    """Run a page's blocks of Python one after the other, with some texts replaced, and return their names."""
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+    for old, new in (changes or {}).items():
+        assert old in code
+        code = code.replace(old, new)
+    names: dict[str, Any] = {}
+    exec(compile(code, str(page), "exec"), names)
+    return names
+
+
+@pytest.mark.slow
+def test_the_first_cohort_is_made_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = {"training.epochs": 1, "training.threads": 1, "system.width": 8, "system.num_layers": 1}
+    names = run_python(
+        ROOT / "docs/first-cohort.md",
+        {
+            "minutes=2": f"settings={small}",
+            "hg.evaluate(cohort, patients)": "hg.evaluate(cohort, patients, settings={'num_splits': 3})",
+        },
+    )
+    assert len(names["women"]) == 100 * 24
+    assert (tmp_path / "report/report.html").exists()
+
+
+def test_the_examples_of_file_formats_read_a_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = write_fake(tmp_path / "fake.json", decimals={"Load": 1})
+    for name, file_format in (("cohort", "parquet"), ("cohort-hdf5", "hdf5")):
+        request = SynthesisRequest(
+            checkpoint=checkpoint,
+            out=tmp_path / name,
+            patients=30,
+            patients_per_shard=20,
+            workers=1,
+            file_format=file_format,  # type: ignore[arg-type]
+            one_file=tmp_path / "cohort.csv",
+        )
+        assert synthesize(request, open_fake).state == "complete"
+    names = run_python(ROOT / "docs/files.md")
+    assert len(names["patients"]) == len(names["table"]) == 30 * 12
+    assert names["words"].tolist() == names["patients"]["Gender"].tolist()[: 20 * 12]
+    assert (names["first"], names["last"]) == (0, 12)
+
+
+@pytest.mark.parametrize("page", READ, ids=lambda path: path.name)
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", [*READ, ROOT / "benchmarks/RESULTS.md"], ids=lambda path: path.name)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    named = re.findall(
+        r"`((?:healthgym|tests|benchmarks|configs|jobs|slurm|docs)/[\w./-]*\w)", page.read_text()
+    )
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", READ, ids=lambda path: path.name)
+def test_commands_are_there(page: Path) -> None:
+    code = "\n".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL))
+    named = set(re.findall(r"^healthgym (\w+)", code, re.MULTILINE))
+    assert named <= set(COMMANDS)
+    source = Path(commands.__file__).parent
+    for name, rest in re.findall(r"^healthgym (\w+)((?:.*\\\n)*.*)", code, re.MULTILINE):
+        text = (source / f"{name}.py").read_text() + (ROOT / "healthgym/launch/executor.py").read_text()
+        for option in re.findall(r"(?<!\S)(--[a-z-]+)", rest.partition("#")[0]):
+            assert f'"{option}"' in text, f"healthgym {name} has no {option}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = re.findall(r"[\w-]+\.md", str(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    assert sorted(listed) == [page.name for page in PAGES]

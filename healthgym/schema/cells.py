@@ -42,6 +42,7 @@ _COUNTS = ("new_P", "all_P", "bin_P", "cell_P")
 _SMALLEST_TAIL = 1e-4
 _LARGEST_WHOLE = 2.0**53
 _SMALLEST_WIDTH = 1e-4
+_FAR = 100.0  # a normal score that nothing reaches
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,27 @@ class VariableCells:
         scores = stats.norm.ppf(np.clip(below, _SMALLEST_TAIL, 1 - _SMALLEST_TAIL))
         rising = np.arange(len(scores)) * _SMALLEST_WIDTH
         return np.asarray(np.maximum.accumulate(scores - rising) + rising)
+
+    @cached_property
+    def cell_edges(self) -> Array:
+        """Normal scores around the cells of each bin, (C, J + 1), not falling; the outermost are far away.
+
+        A bin with fewer cells ends with repeated edges.
+        """
+        first_P = np.r_[True, (np.diff(self.bin_P) > 0) | (np.diff(self.cell_P) > 0)]
+        below_P = (np.cumsum(self.all_P) - self.all_P) / self.all_P.sum()
+        below_P = np.clip(below_P, _SMALLEST_TAIL, 1 - _SMALLEST_TAIL)
+        lower = np.asarray(stats.norm.ppf(below_P[first_P]))
+        rising = np.arange(len(lower)) * _SMALLEST_WIDTH
+        lower = np.maximum.accumulate(lower - rising) + rising
+        lower[0] = -_FAR
+        edges = np.empty((self.num_bins, self.num_cells + 1))
+        for c in range(self.num_bins):
+            inside = np.flatnonzero(self.bin_P[first_P] == c)
+            end = lower[inside[-1] + 1] if inside[-1] + 1 < len(lower) else _FAR
+            edges[c] = end
+            edges[c, : len(inside)] = lower[inside]
+        return edges
 
     def encode(self, values_N: Array) -> Ints:
         """Return the piece of each value, shape (N,)."""

@@ -70,6 +70,12 @@ def test_draws_keep_the_distribution(values_NT: NDArray[np.float64]) -> None:
     assert np.all(cells.low_P <= cells.high_P)
     assert np.all(cells.high_P[:-1] <= cells.low_P[1:])
     assert np.all(np.diff(cells.edges) > 0)
+    around = cells.cell_edges
+    assert around.shape == (cells.num_bins, cells.num_cells + 1) and np.all(np.diff(around, axis=1) >= 0)
+    np.testing.assert_array_equal(around[:-1, -1], around[1:, 0])  # the cells leave nothing out
+    assert np.abs(around[1:, 0] - cells.edges).max(initial=0) < 0.02
+    widths = np.diff(around, axis=1)
+    assert all((widths[b, c] > 0) for b, c in zip(cells.bin_P, cells.cell_P, strict=True))
     drawn = cells.decode(cells.encode(values), np.random.default_rng(0).random(len(values)))
     np.testing.assert_array_equal(cells.encode(drawn)[cells.encode(drawn) != cells.encode(values)], [])
     common = np.isin(values, cells.low_P[cells.low_P == cells.high_P])

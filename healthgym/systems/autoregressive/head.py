@@ -140,17 +140,12 @@ class ValueHead(nn.Module):
                 start[g, -1] = -0.5
             self.mixture.bias.copy_(start.flatten())
 
-    def bin_logits(
+    def prediction(
         self, v_nM: Tensor, before_n: Tensor, context: Context, others_nX: Tensor | None
-    ) -> Tensor:
-        logits_nC: Tensor = self.bins(v_nM)
-        if self.num_components:
-            has_n = (before_n < self.table.num_pieces).unsqueeze(1)
-            logits_nC = logits_nC + torch.where(has_n, self._mixture(v_nM, context, others_nX), 0.0)
-        return logits_nC.masked_fill(self.table.barred_PC[before_n], _NEVER)
-
-    def _mixture(self, v_nM: Tensor, context: Context, others_nX: Tensor | None) -> Tensor:
-        """Return the logarithm of each bin's share (n, C)."""
+    ) -> "Mixture | None":
+        """Return the mixture that the next value's normal score is expected to follow; None without one."""
+        if not self.num_components:
+            return None
         o_nGX = self.mixture(v_nM).unflatten(-1, (self.num_components, NUM_REFERENCES + 3))
         weights_nGF = o_nGX[..., 1 : 1 + NUM_REFERENCES].softmax(-1)
         volatility_n1 = (context.moves * self.volatility.abs()).sum(-1, keepdim=True)
@@ -160,18 +155,51 @@ class ValueHead(nn.Module):
             weights_nGX = self.coupling(v_nM).unflatten(-1, (self.num_components, others_nX.shape[1]))
             location_nG = location_nG + (weights_nGX * others_nX.unsqueeze(1)).sum(-1)
         scale_nG = volatility_n1 * o_nGX[..., -1].clamp(-3, 3).exp()
-        distance_nGE = (self.table.edges_E - location_nG.unsqueeze(-1)) / scale_nG.unsqueeze(-1)
-        below_nE = (o_nGX[..., 0].softmax(-1).unsqueeze(-1) * torch.sigmoid(distance_nGE)).sum(1)
-        ends_nX = functional.pad(below_nE, (1, 0))
-        share_nC = functional.pad(below_nE, (0, 1), value=1.0) - ends_nX
-        return share_nC.clamp_min(_SMALLEST_SHARE).log()
+        has_n1 = (before_n < self.table.num_pieces).unsqueeze(1)
+        return Mixture(o_nGX[..., 0].softmax(-1), location_nG, scale_nG, has_n1)
 
-    def cell_logits(self, v_nM: Tensor, bin_n: Tensor, before_n: Tensor) -> Tensor:
+    def bin_logits(self, v_nM: Tensor, before_n: Tensor, mixture: "Mixture | None") -> Tensor:
+        logits_nC: Tensor = self.bins(v_nM)
+        if mixture is not None:
+            below_nE = mixture.below(self.table.edges_E)
+            ends_nX = functional.pad(below_nE, (1, 0))
+            share_nC = functional.pad(below_nE, (0, 1), value=1.0) - ends_nX
+            logits_nC = logits_nC + mixture.logits(share_nC)
+        return logits_nC.masked_fill(self.table.barred_PC[before_n], _NEVER)
+
+    def cell_logits(self, v_nM: Tensor, bin_n: Tensor, before_n: Tensor, mixture: "Mixture | None") -> Tensor:
         table = self.table
         logits_nJ: Tensor = self.cells(functional.gelu(v_nM + self.of_bin(bin_n)))
+        if mixture is not None:
+            below_nX = mixture.below(table.cell_edges_CX[bin_n].unsqueeze(1))
+            logits_nJ = logits_nJ + mixture.logits(below_nX.diff(dim=1))
         logits_nJ = logits_nJ.masked_fill(table.absent_CJ[bin_n], _NEVER)
         same_bin_n = table.bin_P[before_n.clamp(max=table.num_pieces - 1)] == bin_n
         return logits_nJ.masked_fill(table.barred_PJ[before_n] & same_bin_n.unsqueeze(1), _NEVER)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of logistic distributions over normal scores.
+
+    Args:
+        weights_nG, location_nG, scale_nG: of each component.
+        has_n1: whether a value before tells anything; else nothing is added to the logits.
+    """
+
+    weights_nG: Tensor
+    location_nG: Tensor
+    scale_nG: Tensor
+    has_n1: Tensor
+
+    def below(self, edges: Tensor) -> Tensor:
+        """Return the share below each edge (n, E), for edges of shape (E,) or (n, 1, E)."""
+        distance_nGE = (edges - self.location_nG.unsqueeze(-1)) / self.scale_nG.unsqueeze(-1)
+        return (self.weights_nG.unsqueeze(-1) * torch.sigmoid(distance_nGE)).sum(1)
+
+    def logits(self, share_nK: Tensor) -> Tensor:
+        """Return what shares add to logits."""
+        return torch.where(self.has_n1, share_nK.clamp_min(_SMALLEST_SHARE).log(), 0.0)
 
 
 class Head(nn.Module):
@@ -307,11 +335,12 @@ class Head(nn.Module):
         table, v_nM, before_n = head.table, read(f"value {r}", rows), rows.of(before_N)
         others_nX = rows.of(torch.stack(others, 1)) if others and head.num_components else None
         here = Context(rows.of(context.references), rows.of(context.moves))
+        mixture = head.prediction(v_nM, before_n, here, others_nX)
         bin_n = cell_n = torch.zeros_like(before_n)
         if table.num_bins > 1:
-            bin_n = decider.choose("bin", r, head.bin_logits(v_nM, before_n, here, others_nX), rows)
+            bin_n = decider.choose("bin", r, head.bin_logits(v_nM, before_n, mixture), rows)
         if table.num_cells > 1:
-            cell_n = decider.choose("cell", r, head.cell_logits(v_nM, bin_n, before_n), rows)
+            cell_n = decider.choose("cell", r, head.cell_logits(v_nM, bin_n, before_n, mixture), rows)
         piece_n = decider.piece(r, table, bin_n, cell_n, before_n, rows)
         step.pieces[r] = rows.put(piece_n, before_N)
         score_N = table.score_P[step.pieces[r]]

@@ -58,6 +58,7 @@ class ValueTable(nn.Module):
         bin_P, cell_P: of each piece.
         score_P: normal score of each piece, and 0 at P, which stands for no value.
         edges_E: normal scores between bins, E = C - 1.
+        cell_edges_CX: normal scores around the cells of each bin, X = J + 1.
         barred_PC: whether "new" rules a bin out, given the piece before.
         absent_CJ: whether a bin has no such cell.
         barred_PJ: whether "new" rules a cell of the bin of the piece before out.
@@ -69,6 +70,7 @@ class ValueTable(nn.Module):
     cell_P: Tensor
     score_P: Tensor
     edges_E: Tensor
+    cell_edges_CX: Tensor
     barred_PC: Tensor
     barred_PJ: Tensor
     absent_CJ: Tensor
@@ -99,6 +101,7 @@ class ValueTable(nn.Module):
             ("cell_P", cells.cell_P),
             ("score_P", np.append(cells.scores_P, 0.0)),
             ("edges_E", cells.edges),
+            ("cell_edges_CX", cells.cell_edges),
             ("barred_PC", np.vstack([barred_PC, np.zeros((1, C), bool)])),
             ("barred_PJ", np.vstack([barred_PJ, np.zeros((1, J), bool)])),
             ("absent_CJ", pieces_CJ == 0),
@@ -108,7 +111,7 @@ class ValueTable(nn.Module):
             ("share_CJ", share_CJ),
         ):
             tensor = torch.from_numpy(np.ascontiguousarray(table))
-            if name in ("score_P", "edges_E"):  # what networks read; shares stay exact
+            if name in ("score_P", "edges_E", "cell_edges_CX"):  # what networks read; shares stay exact
                 tensor = tensor.to(torch.get_default_dtype())
             self.register_buffer(name, tensor, persistent=False)
         self.register_buffer("single_P", torch.from_numpy(np.append(single_P, False)), persistent=False)

@@ -71,7 +71,8 @@ def test_draws_keep_the_distribution(values_NT: NDArray[np.float64]) -> None:
     assert np.all(cells.high_P[:-1] <= cells.low_P[1:])
     assert np.all(np.diff(cells.edges) > 0)
     around = cells.cell_edges
-    assert around.shape == (cells.num_bins, cells.num_cells + 1) and np.all(np.diff(around, axis=1) >= 0)
+    assert around.shape == (cells.num_bins, cells.num_cells + 1)
+    assert np.all(np.diff(around, axis=1) >= 0)
     np.testing.assert_array_equal(around[:-1, -1], around[1:, 0])  # the cells leave nothing out
     assert np.abs(around[1:, 0] - cells.edges).max(initial=0) < 0.02
     widths = np.diff(around, axis=1)

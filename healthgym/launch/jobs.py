@@ -134,6 +134,8 @@ class SynthesizeJob:
         from healthgym.synthesis.plan import read_plan, settle
 
         require_place(self.out, folder=True)
+        if self._request.one_file:
+            require_place(self._request.one_file)
         if not awaited:
             named_system(self._request)
         begun = read_plan(self.out)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import model_validator
+from pydantic import field_validator
 
 from healthgym import __version__, stopping
 from healthgym.distributed.parallel import granted_cores
@@ -76,11 +76,12 @@ class SynthesisRequest(StrictModel):
     workers: Positive | None = None
     task: str = "0/1"
 
-    @model_validator(mode="after")
-    def _check(self) -> "SynthesisRequest":
-        if self.one_file:
-            require_ending(self.one_file)
-        return self
+    @field_validator("one_file")
+    @classmethod
+    def _check_ending(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            require_ending(path)
+        return path
 
 
 class Outcome(StrictModel):

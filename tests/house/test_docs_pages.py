@@ -29,12 +29,14 @@ def run_python(page: Path, changes: dict[str, str] | None = None) -> dict[str, A
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_first_cohort_is_made_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     small = {"training.epochs": 1, "training.threads": 1, "system.width": 8, "system.num_layers": 1}
     names = run_python(
         ROOT / "docs/first-cohort.md",
         {
+            "simulate_art_hiv(400": "simulate_art_hiv(200",
             "minutes=2": f"settings={small}",
             "hg.evaluate(cohort, patients)": "hg.evaluate(cohort, patients, settings={'num_splits': 3})",
         },

@@ -89,7 +89,9 @@ def test_one_file_has_all_patients_whatever_the_shards_are(
 
 
 def test_a_name_that_says_no_format_is_refused_at_once(request_: SynthesisRequest) -> None:
-    with pytest.raises(ConfigError, match=r"'all.xlsx' must end in \.csv, \.csv\.gz, \.parquet, \.h5"):
+    with pytest.raises(
+        ConfigError, match=r"one_file: 'all.xlsx' must end in \.csv, \.csv\.gz, \.parquet, \.h5"
+    ):
         parse(SynthesisRequest, {"out": "c", "patients": 3, "one_file": "all.xlsx"}, "the command line")
 
 

@@ -108,6 +108,7 @@ def test_a_cohort_keeps_to_its_checkpoint_while_training_goes_on(program: Module
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
+        (["--one-file", "a.xls"], "one_file: 'a.xls' must end in .csv, .csv.gz, .parquet, .h5"),
         (["--format", "xls"], "file_format: Input should be 'hdf5', 'parquet' or 'csv' (given: 'xls')"),
         (["--compression", "zstd"], "compression 'zstd' is not for hdf5; choose gzip, lzf, none"),
         (["--task", "2/2"], "--task 2/2: expected i/n with i from 0 to n - 1"),

@@ -6,6 +6,7 @@
 # make test-cuda   what needs a GPU
 # make test-triton  the GPU's kernels in Triton's interpreter, without a GPU (installs Triton, 1 GB)
 # make test-image  build the image (minutes, as root), run the tests inside, and train in it on that Slurm
+# make bench-cuda  the same on a GPU (6 minutes)
 # make bench       what it costs, against the published training step (under 8 minutes)
 # make lint types  what CI checks besides
 # make docs        the pages of docs/ as HTML, in build/docs
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= runs/demo
 
-.PHONY: bench bench-all demo test test-slow test-nightly test-cuda test-triton test-slurm test-image lint types docs lock clean
+.PHONY: bench bench-all bench-cuda demo test test-slow test-nightly test-cuda test-triton test-slurm test-image lint types docs lock clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -123,6 +124,10 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/shards.py --repeats 1 --sizes 1024 4096 --json $(BENCH)/shards.json
 
 # All of the two tables of benchmarks/RESULTS.md: systems, precisions and lengths; half an hour on two cores.
+# On a GPU, in 6 minutes: steps of all systems, kernels, floors, memory, synthesis.
+bench-cuda: $(INSTALLED)
+	$(BIN)/python benchmarks/on_gpu.py --json benchmarks/results
+
 bench-all: bench
 	$(STEPS) --json $(BENCH)/training_step.json
 	$(STEPS) --variables 13 $(TWO)_13_variables.json

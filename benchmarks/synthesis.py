@@ -79,12 +79,12 @@ class PublishedGenerator:
         return torch.cat(blocks, -1)
 
 
-def make_source(timesteps: int) -> tuple[Source, WGANSystem]:
+def make_source(timesteps: int, device: str = "cpu") -> tuple[Source, WGANSystem]:
     """Return an untrained v2 for ART for HIV with a full latent memory."""
     schema = load_schema(SCHEMA_PATH)
     config = parse(RunConfig, {"system": SYSTEM_PRESETS["v2"]}, "v2")
     correlation_FF = torch.eye(schema.layout.num_features)
-    system = build_system(config.system, schema.layout, correlation_FF, torch.device("cpu"), 0)
+    system = build_system(config.system, schema.layout, correlation_FF, torch.device(device), 0)
     assert isinstance(system, WGANSystem)
     state = system.state()
     state["Mean_Container"] = torch.rand(10_000, 128, generator=torch.Generator().manual_seed(0)) / 10

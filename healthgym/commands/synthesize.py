@@ -31,7 +31,9 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     parser.add_argument("--set", dest="settings", action="append", help="e.g. system.sampler.kind=dpmpp")
     parser.add_argument("--matmul-precision", help="highest (default), high or medium: faster, less exact")
     parser.add_argument("--device", help="cpu, cuda, or auto (default)")
-    parser.add_argument("--workers", type=int, help="processes (one per granted core)")
+    parser.add_argument(
+        "--workers", type=int, help="processes (one per granted core; on a GPU they pack and write)"
+    )
     parser.add_argument("--task", help="i/n: every n-th shard from the i-th on (else as Slurm's array says)")
     from healthgym.launch.executor import add_arguments, launch
     from healthgym.launch.jobs import SynthesizeJob

@@ -32,7 +32,7 @@ from healthgym.synthesis.conditions import read_conditions
 from healthgym.synthesis.plan import SynthesisPlan, agree, deal, parse_task, read_plan
 from healthgym.synthesis.progress import Progress
 from healthgym.synthesis.source import Opener, Source, open_source
-from healthgym.synthesis.work import Finished, Made, Task, work_here, work_in_processes
+from healthgym.synthesis.work import Finished, Made, Task, work_here, work_in_processes, work_with_packers
 from healthgym.systems.base import System
 
 _LEFT_OVER_SECONDS = 600.0
@@ -254,7 +254,8 @@ def _make(task: Task, source: Source, shards: range, workers: int | None) -> int
     plan, made = task.plan, 0
     remove_left_overs(task.folder, shards=shards)
     unfinished = sum(find_receipt(task.folder, plan, index) is None for index in shards)
-    wanted = workers or (1 if plan.device == "cuda" else granted_cores())
+    on_gpu = plan.device == "cuda"  # where this process computes, and keeps a core busy with that
+    wanted = workers or max(granted_cores() - on_gpu, 1)
     num_workers = min(wanted, max(unfinished, 1))
     with Progress(sum(len(plan.patients(index)) for index in shards), len(shards)) as progress:
 
@@ -266,7 +267,9 @@ def _make(task: Task, source: Source, shards: range, workers: int | None) -> int
             else:
                 progress.finished(news.receipt.record.patients, news.made)
 
-        if num_workers == 1:
+        if on_gpu:
+            work_with_packers(task, source, shards, num_workers, tell)
+        elif num_workers == 1:
             work_here(task, source, shards, tell)
         else:
             work_in_processes(task, shards, num_workers, tell)

@@ -4,6 +4,7 @@ Shapes: N patients of the shard, B patients of a batch, T timesteps, R reals, K 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,6 +22,24 @@ from healthgym.synthesis.source import Source
 from healthgym.systems.base import Made, SampleDraws, System
 
 _ROWS_AT_ONCE = 16_384
+
+_Part: TypeAlias = tuple[NDArray[np.int64], Made]
+"""Some of a shard's patients, by their place in the shard, as they were made."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a system made for a shard.
+
+    Args:
+        parts: all of its patients.
+        tried: how many were sampled for them, those counted in whom a guardrail dropped.
+    """
+
+    parts: list[_Part]
+    tried: int
+
+
 _LARGEST = float(np.finfo(np.float32).max)
 _LARGEST_WHOLE = 2.0**53
 
@@ -33,7 +52,7 @@ def make_shard(
     stop: Callable[[], object] = lambda: None,
     tell: Callable[[int], None] = lambda patients: None,
 ) -> tuple[Shard, dict[str, Disagreement]] | None:
-    """Make a shard's patients, batch by batch.
+    """Make a shard: compute its patients, batch by batch, and pack them.
 
     Args:
         source: schema, transform and lengths.
@@ -46,47 +65,54 @@ def make_shard(
     Returns:
         The shard and the disagreement of its static variables, or None if it was to stop.
     """
+    computed = compute_shard(source, system, plan, index, stop, tell)
+    return None if computed is None else pack_shard(source, plan, index, computed)
+
+
+def compute_shard(
+    source: Source,
+    system: System,
+    plan: SynthesisPlan,
+    index: int,
+    stop: Callable[[], object] = lambda: None,
+    tell: Callable[[int], None] = lambda patients: None,
+) -> Computed | None:
+    """Do the part of `make_shard` that needs the system."""
     tried_before, batches = system.num_candidates, _batches(source, system, plan, index)
-    later = system.makes_lengths or _given_classes(source, plan)
-    columns = None if later else _Columns(source, plan.lengths(index, source.lengths))
-    waiting: list[_Part] = []
-    while True:
-        if stop():
-            return None
+    parts: list[_Part] = []
+    while not stop():
         part = next(batches, None)
         if part is None:
-            break
-        if columns:
-            columns.put(*part)
-        else:
-            waiting.append(part)
+            return Computed(parts, system.num_candidates - tried_before)
+        parts.append(part)
         tell(len(part[0]))
-    if columns is None:
-        lengths_N = np.empty(len(plan.patients(index)), np.int32)
-        for members_B, made in waiting:
-            lengths_N[members_B] = made.lengths_B
-        columns = _Columns(source, lengths_N)
-        for part in waiting:
-            columns.put(*part)
-    tried = system.num_candidates - tried_before
-    first, lengths_N = plan.patients(index).start, columns.lengths_N
+    return None
+
+
+def pack_shard(
+    source: Source, plan: SynthesisPlan, index: int, computed: Computed
+) -> tuple[Shard, dict[str, Disagreement]]:
+    """Do the rest of it, without the system: columns in the variables' units, lengths and times."""
+    lengths_N = np.empty(len(plan.patients(index)), np.int32)
+    for members_B, made in computed.parts:
+        lengths_N[members_B] = made.lengths_B
+    columns = _Columns(source, lengths_N)
+    for part in computed.parts:
+        columns.put(*part)
+    first = plan.patients(index).start
     finished, times_N = _with_times(columns.finish(), lengths_N, source)
     shard = Shard(
         source.schema,
         first,
         lengths_N,
         finished,
-        tried,
+        computed.tried,
         source.first_timestep,
         times_N,
         source.written_decimals,
         source.dates,
     )
     return shard, columns.disagreements
-
-
-_Part: TypeAlias = tuple[NDArray[np.int64], Made]
-"""Some of a shard's patients, by their place in the shard, as they were made."""
 
 
 def _batches(source: Source, system: System, plan: SynthesisPlan, index: int) -> Iterator[_Part]:

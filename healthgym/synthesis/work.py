@@ -1,5 +1,7 @@
 """Making shards, in this process or in several, each with one computing and one writing thread.
 
+On a GPU one process computes and the others, which never touch it, pack and write.
+
 A worker is a fresh process that asks its parent for one shard after the other over a pipe. It computes
 with a single thread, so that every worker and every number of workers gives the same bits; cores are used by
 more workers. When the parent dies, the pipe closes and the worker ends.
@@ -26,8 +28,9 @@ from healthgym.nn.precision import get_precision, set_precision
 from healthgym.storage.shard import Shard
 from healthgym.storage.shards import Disagreement, Receipt, finished_shard, save_shard
 from healthgym.synthesis.plan import SynthesisPlan, require_own
-from healthgym.synthesis.shard import make_shard
+from healthgym.synthesis.shard import Computed, compute_shard, make_shard, pack_shard
 from healthgym.synthesis.source import Opener, Source
+from healthgym.systems.base import System
 
 Pipe: TypeAlias = "connection.Connection[Any, Any]"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -149,16 +152,67 @@ def work_in_processes(task: Task, shards: Iterable[int], num_workers: int, tell:
     Raises:
         CohortError: a worker met an error or died; the others finish the shard they are writing.
     """
-    workers = _start_workers(task, num_workers)
+    _with_workers(_work, task, num_workers, iter(shards), tell)
+
+
+def work_with_packers(
+    task: Task, source: Source, shards: Iterable[int], num_packers: int, tell: Listener
+) -> None:
+    """Compute shards in this process, and pack and write them in others, until done or asked to stop.
+
+    The others never build the system: none of them opens a context on a GPU. Whoever is idle gets the next
+    shard, which is computed then, so that no more are in memory than there are processes.
+
+    Raises:
+        CohortError: as of `work_in_processes`.
+    """
+    precision = get_precision()
+    set_precision(task.plan.matmul_precision)
     try:
-        _serve(workers, iter(shards), tell)
+        system = source.build(task.plan.device, task.plan.settings)
+        computed = _computed_shards(task, source, system, shards, tell)
+        _with_workers(_pack, task, num_packers, computed, tell)
+    finally:
+        set_precision(precision)
+
+
+def _computed_shards(
+    task: Task, source: Source, system: System, shards: Iterable[int], tell: Listener
+) -> Iterator[tuple[int, Computed]]:
+    """Yield the unfinished shards as they are computed; end where a signal asks to stop."""
+    plan = task.plan
+    for index in shards:
+        receipt = finished_shard(task.folder, index, plan.name(index), len(plan.patients(index)))
+        if receipt:
+            tell(Finished(receipt, made=False))
+            continue
+        computed = compute_shard(
+            source, system, plan, index, stopping.requested, lambda patients: tell(Made(patients))
+        )
+        if computed is None:
+            return
+        yield index, computed
+
+
+def _with_workers(
+    target: Callable[[Task, Pipe], None],
+    task: Task,
+    num_workers: int,
+    waiting: Iterator[object],
+    tell: Listener,
+) -> None:
+    workers = _start_workers(target, task, num_workers)
+    try:
+        _serve(workers, waiting, tell)
     finally:
         for pipe, worker in workers.items():
             pipe.close()
             worker.join()
 
 
-def _start_workers(task: Task, num_workers: int) -> dict[Pipe, SpawnProcess]:
+def _start_workers(
+    target: Callable[[Task, Pipe], None], task: Task, num_workers: int
+) -> dict[Pipe, SpawnProcess]:
     """Start processes of one thread each, deaf to the signals from their first moment on.
 
     A scheduler signals every process, and one that is still importing would die of it. So the signals are
@@ -172,7 +226,7 @@ def _start_workers(task: Task, num_workers: int) -> dict[Pipe, SpawnProcess]:
     try:
         for number in range(num_workers):
             here, there = context.Pipe()
-            worker = context.Process(target=_work, args=(task, there), name=f"worker-{number}", daemon=True)
+            worker = context.Process(target=target, args=(task, there), name=f"worker-{number}", daemon=True)
             worker.start()
             there.close()
             workers[here] = worker
@@ -183,7 +237,7 @@ def _start_workers(task: Task, num_workers: int) -> dict[Pipe, SpawnProcess]:
     return workers
 
 
-def _serve(workers: dict[Pipe, SpawnProcess], waiting: Iterator[int], tell: Listener) -> None:
+def _serve(workers: dict[Pipe, SpawnProcess], waiting: Iterator[object], tell: Listener) -> None:
     """Hand out shards and pass on reports until all workers have ended."""
     open_pipes, dismissed = set(workers), set[Pipe]()
     failure: Exception | None = None
@@ -207,8 +261,8 @@ def _serve(workers: dict[Pipe, SpawnProcess], waiting: Iterator[int], tell: List
             elif not isinstance(message, _Idle):
                 tell(message)
             elif pipe not in dismissed:
-                index = None if stopping.requested() or failure else next(waiting, None)
-                dismiss(pipe) if index is None else _send(pipe, index)
+                order = None if stopping.requested() or failure else next(waiting, None)
+                dismiss(pipe) if order is None else _send(pipe, order)
         if stopping.requested() or failure:
             for pipe in open_pipes:
                 dismiss(pipe)
@@ -236,7 +290,23 @@ def _send(pipe: Pipe, message: object) -> None:
 
 
 def _work(task: Task, pipe: Pipe) -> None:
-    """Run as a worker process."""
+    """Run as a worker process that makes shards."""
+    _as_worker(pipe, lambda orders, tell: _make_shards(task, task.open(), orders, pipe.poll, tell))
+
+
+def _pack(task: Task, pipe: Pipe) -> None:
+    """Run as a worker process that packs and writes what another computed."""
+
+    def pack(orders: Iterator[Any], tell: Callable[[object], None]) -> None:
+        source = task.open()
+        for index, computed in orders:
+            _write(task, index, *pack_shard(source, task.plan, index, computed), tell)
+
+    _as_worker(pipe, pack)
+
+
+def _as_worker(pipe: Pipe, job: Callable[[Iterator[Any], Callable[[object], None]], None]) -> None:
+    """Do a job whose orders come over a pipe, in a worker process."""
     stopping.ignore_in_worker()
     lock = threading.Lock()
 
@@ -244,17 +314,17 @@ def _work(task: Task, pipe: Pipe) -> None:
         with lock:
             pipe.send(message)
 
-    def orders() -> Iterator[int]:
+    def orders() -> Iterator[Any]:
         while True:
             tell(_Idle())
-            index = pipe.recv()
-            if index is None:
+            order = pipe.recv()
+            if order is None:
                 return
-            yield index
+            yield order
 
     try:
         try:
-            _make_shards(task, task.open(), orders(), pipe.poll, tell)
+            job(orders(), tell)
         except HealthgymError as error:
             tell(_Failed(str(error), expected=True))
         except (EOFError, BrokenPipeError, ConnectionResetError):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from healthgym import seeds
+from healthgym.systems import device_rows
 
 
 class Draws(ABC):
@@ -186,6 +187,13 @@ class SampleDraws:
         return seeds.uniform_rows(
             row_shape, self.num_patients, self.first_patient, self.seed, "synthesis", *purpose
         )
+
+    def uniform_on(self, device: torch.device, row_shape: tuple[int, ...], *purpose: str | int) -> Tensor:
+        """Return the numbers of `uniform_rows` on a device, computed there."""
+        if device.type == "cpu":
+            return torch.from_numpy(self.uniform_rows(row_shape, *purpose))
+        first, count = self.first_patient, self.num_patients
+        return device_rows.uniform_rows(row_shape, count, first, device, self.seed, "synthesis", *purpose)
 
     def stream(self, patient: int, *purpose: str | int) -> np.random.Generator:
         """Return an endless stream of one patient's numbers; `patient` is its number in the cohort."""

@@ -10,51 +10,16 @@ a few that were taken as usual. Steps that must not be repeated as they were are
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
-from torch import Tensor
 
 from healthgym.errors import ConfigError
+from healthgym.nn.recording import CudaRecorder, Recorder, Results
 from healthgym.systems.base import Batch, Draws, KeptDraws, System
 
-Losses = dict[str, Tensor]
+Losses = Results
 _USUAL_STEPS = 3  # so that libraries have chosen their algorithms and buffers are there
-
-
-class Recorder(Protocol):
-    """What records calls."""
-
-    def rehearse(self, call: Callable[[], Losses]) -> Losses:
-        """Make a call as it will be recorded."""
-
-    def record(self, call: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
-        """Return what repeats a call, and where its results will lie; nothing is computed yet."""
-
-
-class CudaRecorder:
-    """Records CUDA graphs that share one pool of memory: each may overwrite what another left there."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def rehearse(self, call: Callable[[], Losses]) -> Losses:
-        usual = torch.cuda.current_stream()
-        self._stream.wait_stream(usual)
-        with torch.cuda.stream(self._stream):
-            losses = call()
-        usual.wait_stream(self._stream)
-        return losses
-
-    def record(self, call: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
-        graph, mode = (
-            torch.cuda.CUDAGraph(),
-            "thread_local",
-        )  # batches are read, and pinned, in another thread
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode=mode):
-            losses = call()
-        return graph.replay, losses
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """A benchmark is worth something if both of its sides compute the same numbers."""
 
+import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,3 +164,24 @@ def test_training_step_benchmark_runs(
     if system != "v3":
         assert all(row["ours"]["operations"] < row["published"]["operations"] for row in result["rows"])
     assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+@pytest.mark.slow
+def test_what_is_measured_on_a_gpu_runs_anywhere(tmp_path: Path) -> None:
+    words = ["--device", "cpu", "--lengths", "2", "3", "--batch", "4", "--shard", "8", "--matrix", "16"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "on_gpu.py"), *words, "--rounds", "1"]
+    done = subprocess.run(
+        [*command, "--minutes", "60", "--json", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("*/on_gpu.json")
+    result = json.loads(path.read_text())
+    assert result["left out"] == []
+    assert {"v2 at 3", "v2 at 2", "synthesis", "v3 at 3, medium", "ar", "micro-batches"} <= set(
+        result["parts"]
+    )
+    assert result["parts"]["v2 at 3"]["kernels"]["ours"] > 0

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,13 @@ from healthgym import stopping
 from healthgym.errors import CohortError, ConfigError, StorageError
 from healthgym.files import sha256_of
 from healthgym.storage import shards as shards_module
-from healthgym.storage.shards import open_cohort
+from healthgym.storage.shard_file import Shard, encode_shard
+from healthgym.storage.shards import Disagreement, open_cohort
+from healthgym.synthesis import cohort
 from healthgym.synthesis.cohort import SynthesisRequest, find_checkpoint, find_device, make_plan, synthesize
-from healthgym.synthesis.shard import make_shard
+from healthgym.synthesis.shard import compute_shard, make_shard, pack_shard
+from healthgym.synthesis.source import Source
+from healthgym.synthesis.work import Finished, Listener, Made, Task, work_with_packers
 
 DRIVER = Path(__file__).parents[1] / "drive_synthesis.py"
 
@@ -84,6 +89,43 @@ def test_bytes_do_not_depend_on_processes_order_or_tasks(
     assert states == ["waiting"] * 8 + ["complete"]
     assert content(one.out) == content(several.out) == content(tasks.out)
     assert len(content(one.out)) == 7 + 7 + 3
+
+
+def test_bytes_do_not_depend_on_who_packs(
+    request_: SynthesisRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU one process computes and others pack; a CPU can do so too."""
+    synthesize(request_, open_fake)
+    told: list[object] = []
+
+    def with_packers(task: Task, source: Source, shards: range, tell: Listener) -> None:
+        work_with_packers(task, source, shards, 2, lambda news: (told.append(news), tell(news))[1])
+
+    monkeypatch.setattr(cohort, "work_here", with_packers)
+    packed = elsewhere(request_, "packed")
+    assert synthesize(packed, open_fake).state == "complete"
+    assert content(packed.out) == content(request_.out)
+    assert sum(news.patients for news in told if isinstance(news, Made)) == 330
+    again = len(told)
+    (packed.out / "_manifest.json").unlink(missing_ok=True)
+    assert synthesize(packed, open_fake).state == "complete"
+    assert all(isinstance(news, Finished) and not news.made for news in told[again:])
+
+
+def test_packers_never_build_the_system(request_: SynthesisRequest) -> None:
+    source = open_fake(request_.checkpoint or Path())
+    plan = make_plan(request_, source.sha256, "cpu")
+    computed = compute_shard(source, source.build("cpu", ()), plan, 2)
+    assert computed is not None
+    bare = replace(source, build=lambda device, settings: pytest.fail("a packer built the system"))
+    assert encoded(pack_shard(bare, plan, 2, computed)) == encoded(
+        make_shard(source, source.build("cpu", ()), plan, 2)
+    )
+
+
+def encoded(made: "tuple[Shard, dict[str, Disagreement]] | None") -> bytes:
+    assert made is not None
+    return encode_shard(made[0], "hdf5", "gzip")
 
 
 def test_a_patient_of_equal_length_does_not_depend_on_the_shards(request_: SynthesisRequest) -> None:

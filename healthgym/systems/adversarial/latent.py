@@ -66,13 +66,14 @@ class UniformLatent:
     def draw_patients(self, length: int, draws: SampleDraws) -> Tensor:
         """Return noise (B, T, Z) of the given patients of a cohort, each a function of its number."""
         z_TBZ = torch.empty(length, draws.num_patients, self.latent_dim, device=self.device)
-        for start in range(0, draws.num_patients, _DRAWN_AT_ONCE):
-            part = draws.part(start, _DRAWN_AT_ONCE)
+        at_once = _DRAWN_AT_ONCE if self.device.type == "cpu" else max(draws.num_patients, 1)
+        for start in range(0, draws.num_patients, at_once):
+            part = draws.part(start, at_once)
             # Each length has a stream of its own: rows of two widths in one stream would overlap.
-            z = torch.from_numpy(part.uniform_rows((length, self.latent_dim), length, "z"))
-            u = torch.from_numpy(part.uniform_rows((), length, "slot"))
-            slot_B = to_index(u.to(self.device), self.num_filled) if self.num_filled else None
-            placed_TBZ = self._place(z.to(self.device), slot_B).transpose(0, 1)
+            z = part.uniform_on(self.device, (length, self.latent_dim), length, "z")
+            u = part.uniform_on(self.device, (), length, "slot")
+            slot_B = to_index(u, self.num_filled) if self.num_filled else None
+            placed_TBZ = self._place(z, slot_B).transpose(0, 1)
             z_TBZ[:, start : start + part.num_patients] = placed_TBZ
         return z_TBZ.transpose(0, 1)
 

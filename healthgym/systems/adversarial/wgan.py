@@ -5,6 +5,7 @@ Shapes: B batch, T timesteps, F features.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from healthgym.config import AdamConfig
 from healthgym.distributed.share import Moments, Part, correlation_of
+from healthgym.nn.recording import CudaRecorder, RecordedNetwork
 from healthgym.systems.adversarial.critic import Critic, gradient_penalty
 from healthgym.systems.adversarial.latent import UniformLatent
 from healthgym.systems.adversarial.losses import correlation_loss, correlation_matrix, rows_of
@@ -73,8 +75,14 @@ class WGANSystem(System):
     def sample_features(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
         with torch.no_grad():
             draws = SampleDraws(seed, first_patient, num_patients)
-            x_BTF: Tensor = self.generator(self.latent.draw_patients(length, draws))
+            z_BTZ = self.latent.draw_patients(length, draws)
+            x_BTF: Tensor = self.generator(z_BTZ) if self.device.type != "cuda" else self._recorded(z_BTZ)
         return x_BTF
+
+    @cached_property
+    def _recorded(self) -> RecordedNetwork:
+        """The generator as a CUDA graph for each shape of a batch."""
+        return RecordedNetwork(self.generator, CudaRecorder(self.device))
 
     def state(self) -> State:
         latent = self.latent.state()

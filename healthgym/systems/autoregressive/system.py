@@ -249,7 +249,7 @@ class AutoregressiveSystem(System):
         return Made(reals_RTB, codes_KTB.astype(np.uint8), lengths_B, scaled=False)
 
     def _uniform(self, draws: SampleDraws, count: int, *purpose: str | int) -> Tensor:
-        return torch.from_numpy(draws.uniform_rows((count,), *purpose)).to(self.device)
+        return draws.uniform_on(self.device, (count,), *purpose)
 
     def check_conditions(self, conditions: Conditions) -> None:
         share = share_of(self._sampled, self.cells, conditions)

@@ -54,6 +54,10 @@ class SamplingError(HealthgymError):
     """A system cannot make patients that its guardrail accepts."""
 
 
+class FailingReleaseError(HealthgymError):
+    """A system fails its report, and nobody said why it is released all the same."""
+
+
 class FencedError(HealthgymError):
     """A newer process has taken over this run folder; this one must stop writing."""
 

@@ -4,7 +4,8 @@ healthgym release --run-dir runs/a --out release.h5 --data prepared.h5
 healthgym synthesize --checkpoint release.h5 --patients 4000 --out cohort
 
 With --data, a cohort of the checkpoint and one of the release are made and judged, which takes minutes:
-the card shows both, the reports stay in release-reports/. Interrupted, the same command goes on.
+the card shows both, the reports stay in release-reports/. Interrupted, the same command goes on. A system
+that fails its report is released only with --despite and a reason, which the card prints.
 """
 
 import argparse
@@ -28,18 +29,20 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     add("--patients", type=int, help="in each of the two (2000, or as many as trained on if fewer)")
     add("--seed", type=int, default=0, help="of the two (0)")
     add("--config", type=Path, default=shipped.thresholds(), help="settings and thresholds (YAML)")
+    add("--despite", default="", metavar="REASON", help="why it is released although its report fails")
     asked = parser.parse_args(argv)
 
     from healthgym.programs import ended
 
     def work() -> int:
         from healthgym import stopping
+        from healthgym.release.dossier import worse
         from healthgym.release.effect import Cohorts
         from healthgym.release.release import release
 
         effect = None if asked.no_effect else Cohorts(asked.patients, asked.seed)
         try:
-            release(
+            card = release(
                 asked.run_dir,
                 asked.out,
                 shipped.report_settings(asked.config),
@@ -47,10 +50,13 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
                 asked.report,
                 asked.data,
                 effect,
+                asked.despite,
             )
         except KeyboardInterrupt:
             print("Stopped, nothing released yet. Give the same command to go on.", file=sys.stderr)
             return stopping.INTERRUPTED
+        for line in worse(card["report_effect"]):
+            print(f"worse: {line}")
         print(f"released: {asked.out}; card: {asked.out.with_suffix('.md')}")
         return 0
 

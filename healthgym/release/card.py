@@ -12,6 +12,14 @@ from healthgym.data.sequences import PreparedCohort
 from healthgym.data.stages import in_a_sentence
 from healthgym.errors import ConfigError
 from healthgym.evaluation.figure import show
+from healthgym.release.dossier import (
+    attacks_in_rows,
+    failing_sections,
+    uses_in_words,
+    uses_of,
+    variables_in_rows,
+    variables_of,
+)
 from healthgym.release.effect import SIDES
 from healthgym.storage.checkpoint import Checkpoint
 
@@ -64,6 +72,7 @@ def make_card(
     cohort: PreparedCohort | None,
     report: dict[str, Any] | None,
     effect: dict[str, Any],
+    despite: str = "",
 ) -> dict[str, Any]:
     """Return the content of a card.
 
@@ -76,6 +85,7 @@ def make_card(
         cohort: what it was trained on, if that was given.
         report: report.json on a cohort of the checkpoint, if that was given.
         effect: `effect.measure`'s finding, or {"measured": False, "why": reason}.
+        despite: why it is released although its report fails, if it does.
     """
     recipe = {name: cohort.recipe[name] for name in _RECIPE if name in cohort.recipe} if cohort else {}
     return {
@@ -90,6 +100,11 @@ def make_card(
             "training_use": json.loads(source.statistics.usage or "null"),
             "split": recipe or None,
         },
+        "variables": variables_of(source.schema),
+        "uses": uses_of(effect),
+        "released_despite": {"sections": failing_sections(effect, report), "reason": despite}
+        if failing_sections(effect, report)
+        else None,
         "training": {"steps": source.progress.step, "seconds": round(source.progress.seconds, 1)},
         "configuration": released.config.model_dump(mode="json"),
         "versions": {
@@ -126,6 +141,7 @@ def in_words(card: dict[str, Any], reports: str) -> str:
         "",
         "A trained generator of synthetic patients, without what only its training needed.",
         "",
+        *_despite_in_words(card.get("released_despite")),
         f"- report on a cohort made from it: {verdict}, see below",
         f"- schema: {plain(data['schema'])}; {data['training_patients']:,} training patients; split: {split}",
         *([f"- training patients: {in_a_sentence(use)}"] if (use := data.get("training_use")) else []),
@@ -135,14 +151,18 @@ def in_words(card: dict[str, Any], reports: str) -> str:
             f"- {when}: {', '.join(f'{name} {value}' for name, value in versions.items())}"
             for when, versions in card["versions"].items()
         ),
+        *("", "## What it may be used for", "", *uses_in_words(card["uses"])),
+        *("", "## Attacks that were tried", "", *_attacks_in_words(effect)),
         *("", "## Left out", "", *(f"- {item}" for item in card["removed"])),
         *("", "## Latent memory", "", *_memory_in_words(card["latent_memory"])),
         *("", "## Membership by likelihood", "", *_likelihood_in_words(card["membership_by_likelihood"])),
         *("", "## Effect on the report", "", *_effect_in_words(effect, reports)),
         *("", "## What it still tells", "", *(f"- {item}" for item in card["still_in_it"])),
         *("", "## Report on the checkpoint", "", *_report_in_words(card["report"], effect)),
+        *("", "## Variables", "", *_variables_in_words(card["variables"])),
         *("", "## Configuration", "", *_json(card["configuration"])),
-        *("", "## Thresholds", "", *_thresholds_in_words(card), ""),
+        *("", "## Thresholds", "", *_thresholds_in_words(card)),
+        *("## Approval", "", *_table(("name", "role", "date", "signature"), [(" ",) * 4] * 2), ""),
     ]
     return "\n".join(lines)
 
@@ -150,6 +170,28 @@ def in_words(card: dict[str, Any], reports: str) -> str:
 def plain(text: str) -> str:
     """Return a text in one line, in which Markdown and HTML see no marks of theirs."""
     return _MARKS.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+def _despite_in_words(despite: Mapping[str, Any] | None) -> list[str]:
+    if not despite:
+        return []
+    failing = ", ".join(plain(title) for title in despite["sections"])
+    return [
+        f"**Its report fails ({failing}). It is released despite that, because:** {plain(despite['reason'])}",
+        "",
+    ]
+
+
+def _attacks_in_words(effect: dict[str, Any]) -> list[str]:
+    rows = [(plain(title), *others) for title, *others in attacks_in_rows(effect)]
+    if not rows:
+        return ["None on a cohort made from it; those on the latent memory and by likelihood are below."]
+    return _table(("attack on a cohort made from it", "result", "verdict"), rows)
+
+
+def _variables_in_words(variables: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [tuple(plain(cell) for cell in row) for row in variables_in_rows(variables)]
+    return _table(("variable", "kind", "unit or classes"), rows)
 
 
 def _memory_in_words(memory: dict[str, Any] | None) -> list[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from healthgym.data.length_groups import from_text, to_text
 from healthgym.data.sequences import PreparedCohort
-from healthgym.errors import ConfigError, HealthgymError, TableError
+from healthgym.errors import ConfigError, FailingReleaseError, HealthgymError, TableError
 from healthgym.evaluation.figure import Section
 from healthgym.evaluation.sections.latent_memory import audit, coarsen
 from healthgym.evaluation.settings import ReportConfig, load_report_config
@@ -20,6 +20,7 @@ from healthgym.evaluation.statistics.patients import k_nearest
 from healthgym.faults import refused
 from healthgym.files import require_place, write_json, write_text
 from healthgym.release.card import in_words, make_card, read_report
+from healthgym.release.dossier import refuse_failing
 from healthgym.release.effect import Cohorts, measure
 from healthgym.release.likelihood import likelihood_audit
 from healthgym.release.memory_audit import latents_of, slots_of
@@ -53,6 +54,7 @@ def release(
     report: Path | None = None,
     data: Path | None = None,
     effect: Cohorts | None = Cohorts(),  # noqa: B008 - frozen
+    despite: str = "",
 ) -> dict[str, Any]:
     """Write a release of a checkpoint, its card beside it as .json and .md, and two reports; return the card.
 
@@ -68,8 +70,10 @@ def release(
         data: the prepared cohort it was trained on: tells which patient each slot is nearest to, so that
             patients are counted and not slots, and what the release changes in the audit and the report.
         effect: the cohorts that are judged for it, given `data`; None leaves the report's part out.
+        despite: why a system that fails its report is released all the same; the card prints it.
 
     Raises:
+        FailingReleaseError: it fails its report, and no reason is given; what was made is kept.
         ConfigError: too small an `at_least`, too few slots for it, a release, or no report.
         KeyboardInterrupt: asked to stop by a signal; nothing was released.
         TableError: the checkpoint was not trained on `data`, or too few of its patients are there.
@@ -93,8 +97,13 @@ def release(
             if data and effect:
                 files = {"before": file, "after": work / "release.h5"}
                 changed = measure(effect, data, settings, files, work / "effect")
-            card = make_card(source, released, sha256, memory, likelihood, cohort, judged, changed)
+            refuse_failing(changed, judged, despite)
+            card = make_card(
+                source, released, sha256, memory, likelihood, cohort, judged, changed, despite.strip()
+            )
             _publish(card, work, out)
+    except FailingReleaseError:
+        raise
     except HealthgymError:
         shutil.rmtree(work, ignore_errors=True)
         raise

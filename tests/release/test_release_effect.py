@@ -17,10 +17,11 @@ from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import SamplingError, TableError
 from healthgym.evaluation import report
 from healthgym.evaluation.comparison import About, Comparison, Side
-from healthgym.evaluation.figure import Section, Verdict
+from healthgym.evaluation.figure import Figure, Section, Verdict
 from healthgym.evaluation.sections import validity
 from healthgym.files import sha256_of
 from healthgym.release import effect
+from healthgym.release.dossier import worse
 from healthgym.release.effect import Cohorts, changed_first, side_by_side
 from healthgym.storage.checkpoint import load_checkpoint
 
@@ -50,8 +51,13 @@ def _short_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "SECTIONS", {"validity": validity.section, "means": means})
 
 
-def run_release(trained: Path, out: Path, *options: str, system: str = "v2", data: bool = True) -> int:
-    """Run the program on a system's run folder and return its exit status."""
+DESPITE = "a test of *stars*"
+
+
+def run_release(
+    trained: Path, out: Path, *options: str, system: str = "v2", data: bool = True, despite: str = DESPITE
+) -> int:
+    """Run the program on a run folder and return its exit status; tiny systems fail their reports."""
     spec = importlib.util.spec_from_file_location("release_program", ROOT / "jobs" / "release.py")
     assert spec is not None
     assert spec.loader is not None
@@ -59,7 +65,7 @@ def run_release(trained: Path, out: Path, *options: str, system: str = "v2", dat
     spec.loader.exec_module(module)
     asked = ["--run-dir", str(trained / system), "--out", str(out), "--config", str(trained / "quick.yaml")]
     asked += ["--data", str(trained / "prepared.h5")] if data else []
-    status: int = module.main([*asked, *options])
+    status: int = module.main([*asked, "--despite", despite, *options])
     return status
 
 
@@ -71,6 +77,49 @@ def card_of(out: Path) -> dict[str, Any]:
 def without_times(card: dict[str, Any]) -> dict[str, Any]:
     """The reports' checksums cover the minute they were made."""
     return card | {"report_effect": {**card["report_effect"], "sha256": None}}
+
+
+def fails(comparison: Comparison) -> Section:
+    figure = Figure("means.x", "X", "Whatever it is.", "This test", value=1.0, verdict=Verdict.FAIL)
+    return Section("means", "Means", "", [figure])
+
+
+def test_a_failing_system_is_released_only_with_a_reason(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report, "SECTIONS", {"validity": validity.section, "means": fails})
+    out = tmp_path / "r.h5"
+    assert run_release(trained, out, despite=" ") == 1
+    said = capsys.readouterr().err
+    assert "Nothing was released: a cohort made from it fails Means of its report" in said
+    assert "--despite" in said
+    assert [path.name for path in tmp_path.iterdir()] == [WORK]
+    judged = sorted((tmp_path / WORK).rglob("report.json"))
+    assert len(judged) == 2
+    monkeypatch.setattr(effect, "write_report", None)  # both reports are there already
+    assert run_release(trained, out) == 0
+    assert card_of(out)["released_despite"] == {"sections": ["Means"], "reason": DESPITE}
+    text = out.with_suffix(".md").read_text()
+    assert "**Its report fails (Means). It is released despite that, because:** a test of \\*stars\\*" in text
+    for heading in ("What it may be used for", "Attacks that were tried", "Variables", "Approval"):
+        assert f"\n## {heading}\n" in text
+    assert "| sex | binary, constant | Male, Female |" in text
+    assert "- never for decisions on single patients" in text
+
+
+def test_a_system_that_passes_needs_no_reason(trained: Path, tmp_path: Path) -> None:
+    assert run_release(trained, tmp_path / "r.h5", "--no-effect", despite="") == 0
+    assert card_of(tmp_path / "r.h5")["released_despite"] is None
+
+
+def test_what_got_worse_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def row(title: str, before: str, after: str) -> dict[str, Any]:
+        verdict, value = {"before": before, "after": after}, {"before": 0.1, "after": 0.2}
+        return {"key": "means.x", "title": title, "verdict": verdict, "value": value, "style": "percent"}
+
+    rows = [row("A", "pass", "fail"), row("B", "fail", "pass"), row("C", "pass", "not judged")]
+    assert worse({"measured": True, "figures": rows}) == ["A: 10.0%, pass; of the release 20.0%, fail"]
+    assert worse({"measured": False, "why": "not asked"}) == []
 
 
 @pytest.mark.parametrize("system", tiny.SYSTEMS)

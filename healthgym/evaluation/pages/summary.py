@@ -79,18 +79,23 @@ def summarise(sections: Sequence[Section]) -> Summary:
     """Put a report in the sentences of page one."""
     by_key = {section.key: section for section in sections}
     privacy = by_key.get("privacy")
-    uses = [
-        Use(section.verdict, _WORDS[section.verdict], _USES[section.key])
-        for verdict in _WORDS
-        for section in sections
-        if section.key in _USES and section.verdict is verdict and _speaks(section)
-    ]
+    uses = uses_by_verdict({section.key: section.verdict for section in sections if _speaks(section)})
     return Summary(
         _ADVICE[privacy.verdict] if privacy and privacy.verdict in _ADVICE else "",
         uses,
         _privacy(privacy) if privacy else [],
         LEAVES,
     )
+
+
+def uses_by_verdict(verdicts: Mapping[str, Verdict]) -> list[Use]:
+    """Return what a cohort may be used for, and what not, by the verdicts of sections; the best first."""
+    return [
+        Use(verdict, words, _USES[key])
+        for verdict, words in _WORDS.items()
+        for key, found in verdicts.items()
+        if key in _USES and found is verdict
+    ]
 
 
 def _speaks(section: Section) -> bool:
@@ -151,11 +156,11 @@ def _privacy(section: Section) -> list[str]:
         sentences.append(
             "No attack on membership could be tried: that needs real patients held out of training."
         )
-    counted = {
-        key: figures[key].value for key in _COPIES if key in figures and figures[key].value is not None
-    }
-    names = ("equal a training patient", "nearly equal one", "repeat a stretch of one's course")
-    said = [f"{value:,.0f} {name}" for name, value in zip(names, counted.values(), strict=False)]
+    said = [
+        f"{figures[key].value:,.0f} {words}"
+        for key, words in _COPIES.items()
+        if key in figures and figures[key].value is not None
+    ]
     sentences.append(
         f"Of the synthetic patients {', '.join(said)}." if said else "Copies could not be counted."
     )

@@ -440,7 +440,7 @@ def corruptions(a: Around) -> Iterator[Corruption]:
         yield named("left out", f"highest {v} deleted", partial(delete, partial(extreme, v, 0.06), 1.0))
     for p in (0.001, 0.005, 0.02):
         yield named("copies", f"exact copies {p:.1%}", partial(copies, p, 0.0, ""))
-    for p, z in ((0.02, 0.03), (0.02, 0.1), (0.1, 0.03), (0.1, 0.1), (0.02, 0.3), (0.1, 0.3)):
+    for p, z in ((0.1, 0.02), (0.02, 0.03), (0.02, 0.1), (0.1, 0.03), (0.1, 0.1), (0.02, 0.3), (0.1, 0.3)):
         yield named("copies", f"copies {p:.0%}, noise {z:.0%}", partial(copies, p, z, ""))
     if len(a.reals) > 2:
         for p in (0.005, 0.02, 0.1):

@@ -248,7 +248,14 @@ class Comparison:
             reason=reason,
         )
 
-    def family_figure(self, about: About, keys: Sequence[str], relations: bool) -> Figure:
+    def family_figure(
+        self,
+        about: About,
+        keys: Sequence[str],
+        relations: bool,
+        compared: Mapping[str, Compared] | None = None,
+        apart: Mapping[str, Compared] | None = None,
+    ) -> Figure:
         """Judge statistics of single variables, or relations, by the worst that is beyond the noise.
 
         It asks for caution if a difference exceeds what no statistic of real patients reaches among real
@@ -260,9 +267,12 @@ class Comparison:
             about: what the figure is; its threshold is that of the size of a difference.
             keys: of the families of statistics.
             relations: whether these are relations, which independent variables lose.
+            compared: where the families are, by default all statistics of the cohort.
+            apart: the same of the independent cohort.
         """
         cut, threshold = self.anchors.cut, self.config.threshold(about.key)
-        found = [self.compared[key] for key in keys if key in self.compared]
+        compared = self.compared if compared is None else compared
+        found = [compared[key] for key in keys if key in compared]
         found = [each for each in found if np.isfinite(each.difference_K).any()]
         if not found:
             return self.not_judged(about, "The patients have no values, or too few timesteps, for this.")
@@ -280,7 +290,9 @@ class Comparison:
         if beyond:
             failing = [d for d in beyond if abs(d.size) - _SURE * d.error > fail]
             verdict, worst = (Verdict.FAIL, failing[0]) if failing else (Verdict.CAUTION, worst)
-        elif (relations and not self._told(keys, cut, caution)) or (not relations and detectable > 2 * fail):
+        elif (relations and not self._told(keys, cut, caution, apart)) or (
+            not relations and detectable > 2 * fail
+        ):
             verdict = Verdict.NOT_JUDGED
         if threshold is None:
             verdict = Verdict.SHOWN
@@ -325,9 +337,11 @@ class Comparison:
             return f"{name}: {show(times)} times {more} than in real patients"
         return f"{name}: synthetic {show(difference.synthetic, style)}, real {show(difference.real, style)}"
 
-    def _told(self, keys: Sequence[str], cut: float, size: float) -> bool:
+    def _told(
+        self, keys: Sequence[str], cut: float, size: float, apart: Mapping[str, Compared] | None
+    ) -> bool:
         """Return whether a cohort of independent variables of this size would be told from real patients."""
-        apart = self.anchors.independent_compared
+        apart = self.anchors.independent_compared if apart is None else apart
         return any(each.beyond(cut, size) for key, each in apart.items() if key in keys)
 
     def _why(

@@ -34,6 +34,6 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
         "near_copies",
         "nearer_to_training",
     ),
-    "utility": ("endpoint", "next_step", "policy_disagreement", "policy_value"),
+    "utility": ("effects", "endpoint", "next_step", "policy_disagreement", "policy_value"),
     "validity": ("absent", "impossible", "negative", "range", "raw_static", "static", "unfit"),
 }

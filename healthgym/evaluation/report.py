@@ -32,6 +32,7 @@ from healthgym.evaluation.sections import (
 )
 from healthgym.evaluation.sections.disclosure import can_be_counted, identifiers_of
 from healthgym.evaluation.sections.use import utility
+from healthgym.evaluation.sections.use.effects import analyses_of
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.sources import Source, open_real, open_synthetic, sample, side_of
 from healthgym.evaluation.statistics.anchors import Anchors
@@ -173,6 +174,7 @@ def compare(
                 f"{source.name} has {source.num_patients} patients; a report needs at least "
                 f"{config.min_patients} (min_patients in the report's settings). Give more patients."
             )
+    analyses_of(schema, config)  # a formula that is none is refused before the work
     unused = []
     if holdout and holdout.num_patients < config.min_patients:
         unused.append(

@@ -86,6 +86,24 @@ class Policy(StrictModel):
     reason: str = ""
 
 
+class Effect(StrictModel):
+    """A regression that a user of the cohort may run.
+
+    Args:
+        name: of the analysis, in a few words.
+        schema_name: the schema it belongs to.
+        formula: OUTCOME ~ A + B + A:B of names of variables and `timestep`; ~ A + B for Cox's model.
+        family: `linear` of a real outcome, `logistic` of one of two classes, `cox` of the follow-up's event.
+        event: the class of the event, for Cox's model; any but the censored by default.
+    """
+
+    name: str
+    schema_name: str = Field(alias="schema")
+    formula: str
+    family: Literal["linear", "logistic", "cox"] = "linear"
+    event: str = ""
+
+
 class ReportConfig(StrictModel):
     """Everything that decides a report.
 
@@ -101,6 +119,7 @@ class ReportConfig(StrictModel):
             themselves for the whole population, the strictest reading.
         endpoints: clinical events to be predicted, by schema.
         policies: treatment decisions to be learned, by schema.
+        effects: regressions, by schema; `auto` takes those that follow from the schema.
         thresholds: by section and figure.
     """
 
@@ -113,6 +132,7 @@ class ReportConfig(StrictModel):
     population: Annotated[int, Field(ge=0)] = 0
     endpoints: tuple[Endpoint, ...] = ()
     policies: tuple[Policy, ...] = ()
+    effects: Literal["auto"] | tuple[Effect, ...] = "auto"
     thresholds: dict[str, dict[str, Threshold]] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -147,6 +167,9 @@ class ReportConfig(StrictModel):
                     for each in self.policies
                     if not {each.action, *(term.when.variable for term in each.reward)} & gone
                 ),
+                "effects": self.effects
+                if self.effects == "auto"
+                else tuple(each for each in self.effects if not any(name in each.formula for name in gone)),
                 "coverage": self.coverage
                 if self.coverage == "auto"
                 else tuple(crossed for crossed in self.coverage if not set(crossed) & gone),

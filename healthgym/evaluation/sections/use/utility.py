@@ -8,6 +8,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 
 from healthgym.evaluation.comparison import About, Comparison, noise_of
 from healthgym.evaluation.figure import Figure, NotJudgedError, Row, Section, indistinct, show
+from healthgym.evaluation.sections.use.effects import effects_figure
 from healthgym.evaluation.sections.use.learning import Sets, learning_sets
 from healthgym.evaluation.sections.use.policies import policy_figures
 from healthgym.evaluation.settings import Endpoint
@@ -52,7 +53,8 @@ def section(comparison: Comparison) -> Section:
     for policy in comparison.config.policies:
         if policy.schema_name == name:
             part.figures += policy_figures(comparison, sets, policy)
-    if len(part.figures) == 1:
+    part.figures.append(effects_figure(comparison))
+    if len(part.figures) == 2:
         part.notes.append(
             "The report's settings define no clinical endpoint and no treatment policy for the schema "
             f"'{name}'."

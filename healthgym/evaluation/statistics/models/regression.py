@@ -19,6 +19,7 @@ import pandas as pd
 import patsy
 import statsmodels.api as sm
 from numpy.typing import NDArray
+from statsmodels.tools.sm_exceptions import PerfectSeparationError
 
 from healthgym.errors import ConfigError, listed, nearest
 from healthgym.evaluation.settings import Effect
@@ -104,10 +105,13 @@ class Analysis:
         known = np.isfinite(x).all(axis=1) & np.isfinite(values_RV[:, self.used]).all(axis=1)
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            if self.effect.family == "cox":
-                estimate, error, usable = self._cox(panel, x, known)
-            else:
-                estimate, error, usable = self._clustered(values_RV, x, known, patient_R, scale)
+            try:
+                if self.effect.family == "cox":
+                    estimate, error, usable = self._cox(panel, x, known)
+                else:
+                    estimate, error, usable = self._clustered(values_RV, x, known, patient_R, scale)
+            except (np.linalg.LinAlgError, PerfectSeparationError):  # columns that tell all, or the same
+                estimate, error, usable = _nothing(x.shape[1])
         kept = [k for k, name in enumerate(names) if name != "Intercept"]
         sure = usable & np.isfinite(estimate) & np.isfinite(error) & (np.abs(estimate) < _LARGEST_LOG)
         estimate, error = (np.where(sure, each, np.nan)[kept] for each in (estimate, error))
@@ -120,7 +124,6 @@ class Analysis:
         y = values_RV[:, self.outcome]
         known = known_R & np.isfinite(y)
         y, x, patients = y[known], x_RC[known], patient_R[known]
-        nothing = np.full(x.shape[1], np.nan)
         if self.effect.family == "linear":
             y = y / scale[self.outcome]
             enough = len(np.unique(patients)) >= _FEWEST
@@ -130,7 +133,7 @@ class Analysis:
             enough = events >= _EVENTS_PER_COEFFICIENT * x.shape[1]
             model = sm.GLM(y, x, family=sm.families.Binomial()) if enough else None
         if model is None:
-            return nothing, nothing, np.zeros(x.shape[1], bool)
+            return _nothing(x.shape[1])
         fitted = model.fit(cov_type="cluster", cov_kwds={"groups": patients})
         return np.asarray(fitted.params), np.asarray(fitted.bse), _enough(x, patients)
 
@@ -142,11 +145,10 @@ class Analysis:
             happened = found.event_N == event.labels.index(self.effect.event)
         known = known_N & np.isfinite(found.time_N) & (found.event_N >= 0)
         x, time, status = x_NC[known][:, 1:], found.time_N[known], happened[known]
-        nothing = np.full(x.shape[1] + 1, np.nan)
-        if status.sum() < _EVENTS_PER_COEFFICIENT * x.shape[1]:
-            return nothing, nothing, np.zeros(x.shape[1] + 1, bool)
+        estimate, error, none = _nothing(x.shape[1] + 1)
         usable = _enough(x, np.arange(len(x)))
-        estimate, error = nothing.copy(), nothing.copy()
+        if not usable.any() or status.sum() < _EVENTS_PER_COEFFICIENT * x.shape[1]:
+            return estimate, error, none
         fitted = sm.PHReg(time, x[:, usable], status=status.astype(int)).fit(disp=0)
         where = 1 + np.flatnonzero(usable)
         estimate[where], error[where] = fitted.params, fitted.bse
@@ -238,6 +240,11 @@ def _values(panel: Panel) -> Floats:
     """Return values in the units of the table and class indices, shape (N, T, V); NaN is absent."""
     codes = np.where(panel.codes_NTK < 0, np.nan, panel.codes_NTK.astype(np.float64))
     return np.concatenate([panel.reals_NTR, codes], axis=2)
+
+
+def _nothing(number: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Return coefficients of which none is known."""
+    return np.full(number, np.nan), np.full(number, np.nan), np.zeros(number, bool)
 
 
 def _enough(x_RC: Floats, patient_R: NDArray[np.int64]) -> NDArray[np.bool_]:

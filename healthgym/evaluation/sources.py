@@ -89,11 +89,7 @@ def _open_shards(path: Path, schema: Schema) -> Source:
 
 
 def _origin(manifest: Manifest) -> dict[str, str]:
-<<<<<<< HEAD
     """Return what a manifest says of a cohort's origin: checkpoint, training patients, who was asked for."""
-=======
-    """Return what a cohort's manifest says of its origin: checkpoint, training patients, who was asked."""
->>>>>>> 5a1f6bd (README: reasons for releasing what fails, and regressions in the report)
     facts = {"synthetic from": f"checkpoint {manifest.checkpoint_sha256[:16]}, seed {manifest.seed}"}
     if manifest.training_patients:
         facts["trained on"] = in_a_sentence(manifest.training_patients)

@@ -12,6 +12,7 @@ NUM_REFERENCES = 5
 MEAN = 2  # which of them is the mean so far
 NUM_MOVES = 3
 NUMBERS_PER_REAL = 9
+NUMBERS_PER_CLASS = 8
 _DECAY = 0.8  # of the moving average, per timestep
 _PRIOR_CHANGES, _PRIOR_MOVE = 2.0, 0.5
 
@@ -90,7 +91,11 @@ class History:
         )
 
     def numbers(self) -> Tensor:
-        """Return what the networks read, (B, 9 R + K)."""
+        """Return what the networks read, (B, 9 R + 8 K).
+
+        How long a class has lasted is told as a number, and exactly where it is short: what is measured
+        every four hours is said by a step and not by a slope.
+        """
         count = self.count.clamp_min(1.0)
         mean = self.total / count
         spread = (self.squares / count - mean.square()).clamp_min(0.0).sqrt()
@@ -103,7 +108,9 @@ class History:
             self._mean_move(),
         ]
         per_real += [share, spread, self.average, self.absent_for.log1p()]
-        return torch.cat([*per_real, self.class_held_for.log1p()], -1)
+        lasted = [self.class_held_for == steps for steps in range(NUMBERS_PER_CLASS - 1)]
+        per_class = [self.class_held_for.log1p(), *(exactly.to(mean.dtype) for exactly in lasted)]
+        return torch.cat([*per_real, *per_class], -1)
 
     def references(self) -> Tensor:
         """Return the five references of each real variable, (B, R, 5)."""

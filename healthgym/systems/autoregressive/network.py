@@ -21,6 +21,7 @@ from healthgym.systems.autoregressive.head import Head, Step
 from healthgym.systems.autoregressive.history import (
     NUM_MOVES,
     NUM_REFERENCES,
+    NUMBERS_PER_CLASS,
     NUMBERS_PER_REAL,
     Context,
     History,
@@ -110,7 +111,8 @@ class Network(nn.Module):
         )
         self.tokens = nn.Embedding(max(sum(counts), 1), sizes.embedding_dim)
         num_reals, num_classes = len(self.varying.values), len(self.varying.classes)
-        num_inputs = len(counts) * sizes.embedding_dim + NUMBERS_PER_REAL * num_reals + num_classes + _TIMES
+        num_inputs = len(counts) * sizes.embedding_dim + _TIMES
+        num_inputs += NUMBERS_PER_REAL * num_reals + NUMBERS_PER_CLASS * num_classes
         self.embed, self.embed_static = nn.Linear(num_inputs, width), nn.Linear(sum_dim, width)
         self.positions = nn.Parameter(0.02 * torch.randn(max_length, width))
         self.trunk = CausalTransformer(width, sizes.num_layers, sizes.num_heads)

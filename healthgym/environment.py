@@ -3,6 +3,7 @@
 The only Python module that names Slurm's variables. Outside a scheduler each function says so in its own way.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -88,3 +89,9 @@ def cores(environment: Environment) -> int | None:
     """Return how many cores each process was granted; None if nothing is said of it."""
     granted = environment.get("SLURM_CPUS_PER_TASK", "")
     return int(granted) if granted.isdigit() and int(granted) > 0 else None
+
+
+def usable_cores() -> int:
+    """Return how many cores the scheduler (or the machine) grants this process."""
+    usable = len(os.sched_getaffinity(0))
+    return min(cores(os.environ) or usable, usable)

@@ -110,20 +110,33 @@ def load_yaml(path: Path, words: bool = False) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, has a key twice, or is not a mapping.
     """
     try:
-        loader = (_WordLoader if words else _Loader)(read_text(path))
-        loader.name = str(path)  # for messages
-        content = loader.get_single_data()
+        text = read_text(path)
     except FileNotFoundError:
         raise ConfigError(
             f"Cannot read {path}: there is no such file. Give the path of a YAML file."
         ) from None
     except UnreadableError as error:
         raise ConfigError(str(error)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    return read_yaml(text, str(path), words)
+
+
+def read_yaml(text: str, name: str, words: bool = False) -> dict[str, Any]:
+    """Read the text of a YAML file that holds a mapping; `name` is its name in messages.
+
+    Raises:
+        ConfigError: it is not YAML, has a key twice, or is not a mapping.
+    """
+    try:
+        loader = (_WordLoader if words else _Loader)(text)
+        loader.name = name
+        content = loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(
-            f"{path} must hold settings as 'key: value' lines, but holds {type(content).__name__}."
+            f"{name} must hold settings as 'key: value' lines, but holds {type(content).__name__}."
         )
     return content
 

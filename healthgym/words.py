@@ -48,6 +48,11 @@ def _text(text: str) -> str:
     return text
 
 
+def counted(number: int, noun: str) -> str:
+    """Return "1 row" or "1,200 rows"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 Word = Annotated[str, AfterValidator(_line_of_text)]
 """A label or unit."""
 Name = Annotated[Word, AfterValidator(_not_empty)]

@@ -12,7 +12,7 @@ from healthgym import shipped
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Parse the command line and write the report."""
     parser = argparse.ArgumentParser(prog=prog, description=__doc__.splitlines()[0])
-    parser.add_argument("--schema", type=Path, required=True, help="YAML file: what the columns mean")
+    parser.add_argument("--schema", type=Path, help="what the columns mean (a prepared.h5 brings its own)")
     parser.add_argument(
         "--real", type=Path, required=True, help="training patients: CSV, Parquet or prepared.h5"
     )

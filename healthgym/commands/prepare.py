@@ -7,11 +7,16 @@ from pathlib import Path
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Run the program and return its exit status."""
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
-    parser.add_argument("schema", type=Path, help="what the columns mean, e.g. configs/schemas/art_hiv.yaml")
+    parser.add_argument(
+        "schema",
+        type=Path,
+        help="what the columns mean: a YAML file, or a shipped one's name, e.g. art_hiv; or the "
+        "table itself, which is described first",
+    )
     parser.add_argument(
         "--table",
         type=Path,
-        help="a .csv, .csv.gz or .parquet; or a folder of such, or a 'pattern*' in quotes",
+        help="a CSV, TSV (.gz, .bz2, .xz, .zst) or Parquet file, a folder of such, or a 'pattern*' in quotes",
     )
     parser.add_argument("--dataset", help="instead of --table: art_hiv (fetched) or simulated_art_hiv")
     parser.add_argument("--out", type=Path, required=True, help="the prepared cohort to write (HDF5)")
@@ -27,6 +32,11 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     )
     parser.add_argument("--sort", action="store_true", help="sort rows that are out of order")
     parser.add_argument("--cache", type=Path, help="folder for fetched files (else $HEALTHGYM_CACHE)")
+    parser.add_argument("--separator", default="", help="of fields: a character, comma, semicolon, tab, ...")
+    parser.add_argument("--decimal", default="", help="mark of numbers: . or ,")
+    parser.add_argument(
+        "--encoding", default="", help="of the text, e.g. latin-1; all three are else found out"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a cohort made otherwise")
     from healthgym.launch.executor import add_arguments, launch
 
@@ -37,4 +47,9 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     from healthgym.launch.jobs import PrepareJob
     from healthgym.programs import ended
 
-    return ended(lambda: launch(PrepareJob.of(**options), on, dry_run), on == "debug")
+    def work() -> int:
+        from healthgym.data.describe.command import described
+
+        return launch(PrepareJob.of(**described(options)), on, dry_run)
+
+    return ended(work, on == "debug")

@@ -10,6 +10,7 @@ from healthgym.config import CurriculumConfig
 from healthgym.data.prepare import SplitSettings, prepare_parts
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.stages import stages_of, usage_of
+from healthgym.data.tables.dialect import Given
 from healthgym.data.tables.sources import Source, find_source
 from healthgym.errors import ConfigError, StorageError, UnreadableError
 from healthgym.faults import refused
@@ -34,6 +35,9 @@ def run(
     sort: bool = False,
     cache: Path | None = None,
     overwrite: bool = False,
+    separator: str = "",
+    decimal: str = "",
+    encoding: str = "",
 ) -> str:
     """Prepare a cohort unless it is there already, and return a summary for people.
 
@@ -46,13 +50,15 @@ def run(
         holdout, seed, max_patients, least_patients, sort: see `healthgym.data.prepare`.
         cache: folder of fetched files.
         overwrite: whether to replace a cohort that was made from something else.
+        separator, decimal, encoding: how the files are written; empty is found out.
 
     Raises:
         HealthgymError: with what is wrong and what to do.
     """
     check(holdout, max_patients, least_patients)
     declared = load_schema(schema)
-    source = find_source(declared, table, dataset, seed, max_patients, cache)
+    given = Given(separator, decimal, encoding)
+    source = find_source(declared, table, dataset, seed, max_patients, cache, given)
     settings = SplitSettings(holdout, seed, max_patients, least_patients)
     cohort, done = prepare_once(source, declared, out, settings, sort, overwrite)
     if tables is not None:
@@ -169,8 +175,10 @@ def _training_lines(cohort: PreparedCohort) -> list[str]:
     first, *others = usage_of(stages, cohort.train, cohort.schema).lines()
     lines = [f"  training  {first} (curriculum.lengths: auto)", *(f"            {line}" for line in others)]
     if number < config.batch_size:
+        fits = max(2, 1 << max(number // 8, 1).bit_length() - 1)
         lines.append(
-            f"  note      fewer than a batch of {config.batch_size}: set curriculum.batch_size lower"
+            f"  note      v1 to v3 take batches of {config.batch_size} patients: train them with --set "
+            f"curriculum.batch_size={min(fits, number)}; ar needs nothing"
         )
     return lines
 
@@ -197,7 +205,6 @@ def _summary(cohort: PreparedCohort, source: Source, out: Path, done: str, table
         lines.append("  note      nobody is held out: evaluation can say nothing about privacy or utility")
     if tables is not None:
         lines.append(f"  tables    {tables / 'train.csv'}, {tables / 'holdout.csv'}")
-    lines.append(
-        f"  next      python jobs/train.py configs/v2.yaml --run-dir runs/a --data {shlex.quote(str(out))}"
-    )
+    run = shlex.quote(f"runs/{out.stem}")
+    lines.append(f"  next      healthgym train ar --data {shlex.quote(str(out))} --run-dir {run}")
     return "\n".join(lines)

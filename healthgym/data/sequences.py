@@ -17,7 +17,7 @@ from healthgym.data.tables.visits import decode_times
 from healthgym.schema import Schema
 from healthgym.schema.cells import Cells
 from healthgym.schema.timing import TimeForm
-from healthgym.storage.prepared import SplitArrays, open_prepared
+from healthgym.storage.prepared import SplitArrays, open_prepared, read_head
 from healthgym.storage.rows import RowsOnDisk
 
 RealForm: TypeAlias = Literal["scaled", "cells"]
@@ -224,3 +224,12 @@ class PreparedCohort:
         frame.insert(0, self.schema.keys.patient, ids)
         frame.insert(1, self.schema.keys.timestep, times_N)
         return frame
+
+
+def schema_of(path: Path) -> Schema:
+    """Return the schema that a prepared cohort carries, without reading its rows.
+
+    Raises:
+        StorageError: the file is missing, damaged, or of another kind or version.
+    """
+    return Schema.from_json(read_head(path)["schema"])

@@ -42,8 +42,7 @@ def granted_cores() -> int:
 
     More threads than that are slower by an order of magnitude, not faster.
     """
-    usable = len(os.sched_getaffinity(0))
-    return min(environment.cores(os.environ) or usable, usable)
+    return environment.usable_cores()
 
 
 def let_waiting_threads_sleep() -> None:

@@ -34,14 +34,23 @@ from healthgym.evaluation.sections.disclosure import can_be_counted, identifiers
 from healthgym.evaluation.sections.use import utility
 from healthgym.evaluation.sections.use.effects import analyses_of
 from healthgym.evaluation.settings import ReportConfig, load_report_config
-from healthgym.evaluation.sources import Source, open_real, open_synthetic, sample, side_of
+from healthgym.evaluation.sources import (
+    Source,
+    open_real,
+    open_synthetic,
+    sample,
+    schema_for,
+    side_of,
+    stated_patients,
+)
 from healthgym.evaluation.statistics.anchors import Anchors
 from healthgym.evaluation.statistics.panel import Panel
 from healthgym.evaluation.statistics.scale import fit_scale
 from healthgym.evaluation.statistics.tally import Combination
 from healthgym.faults import refused
 from healthgym.files import write_json, write_text
-from healthgym.schema import Schema, load_schema
+from healthgym.schema import Schema
+from healthgym.words import counted
 
 REPORT_VERSION = 2
 _SHARED = 0.01
@@ -107,7 +116,7 @@ class Report:
 
 
 def evaluate(
-    schema: Path,
+    schema: Path | None,
     real: Path,
     synthetic: Path,
     out: Path,
@@ -117,11 +126,13 @@ def evaluate(
 ) -> Report:
     """Judge a cohort in files and write the report; `jobs/evaluate.py` says what the files are.
 
+    Without a schema, that of a prepared cohort of real patients is taken.
+
     Raises:
         HealthgymError: a file cannot be used, with the reason.
     """
     settings = load_report_config(config, tuple(overrides))
-    report = judge(load_schema(schema), settings, real, synthetic, holdout)
+    report = judge(schema_for(schema, real), settings, real, synthetic, holdout)
     write_report(report, out)
     return report
 
@@ -148,6 +159,27 @@ def judge(
     return make_report(compare(compared, settings, train, unseen, cohort), cohort.facts)
 
 
+def rehearse(real: Path, synthetic: Path, config: Path, overrides: Sequence[str] = ()) -> None:
+    """Refuse sets of too few patients before they are read, where files say how many they hold.
+
+    Raises:
+        TableError: with how many are needed.
+    """
+    least = load_report_config(config, tuple(overrides)).min_patients
+    for path in (real, synthetic):
+        number = stated_patients(path)
+        if number is not None:
+            _refuse_few(str(path), number, least)
+
+
+def _refuse_few(name: str, number: int, least: int) -> None:
+    if number < least:
+        raise TableError(
+            f"{name} has {counted(number, 'patient')}; a report needs at least {least} (min_patients in the "
+            f"report's settings). Give more patients."
+        )
+
+
 def compare(
     schema: Schema,
     config: ReportConfig,
@@ -169,11 +201,7 @@ def compare(
         TableError: the real or the synthetic patients are too few to say anything.
     """
     for source in (train, synthetic):
-        if source.num_patients < config.min_patients:
-            raise TableError(
-                f"{source.name} has {source.num_patients} patients; a report needs at least "
-                f"{config.min_patients} (min_patients in the report's settings). Give more patients."
-            )
+        _refuse_few(source.name, source.num_patients, config.min_patients)
     analyses_of(schema, config)  # a formula that is none is refused before the work
     unused = []
     if holdout and holdout.num_patients < config.min_patients:

@@ -10,18 +10,18 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from healthgym.data.sequences import PreparedCohort
+from healthgym.data.sequences import PreparedCohort, schema_of
 from healthgym.data.stages import in_a_sentence
 from healthgym.data.tables.reading import FORMS
 from healthgym.data.tables.sources import list_tables, read_files
 from healthgym.data.tables.table import check_table
-from healthgym.errors import CohortError, TableError, listed
+from healthgym.errors import CohortError, ConfigError, TableError, listed
 from healthgym.evaluation.comparison import Side
 from healthgym.evaluation.foreign import IN_MEMORY, read_foreign
 from healthgym.evaluation.statistics.panel import Panel, join, panel_from_frame
 from healthgym.evaluation.statistics.scale import Scale
 from healthgym.evaluation.statistics.tally import Combination, Tally, tally_of
-from healthgym.schema import Schema
+from healthgym.schema import Schema, load_schema
 from healthgym.seeds import permutation
 from healthgym.storage.cohort_folder import MANIFEST_FILE, is_cohort
 from healthgym.storage.shards import Manifest, open_cohort
@@ -98,6 +98,29 @@ def _origin(manifest: Manifest) -> dict[str, str]:
     if shares := manifest.plan.get("shares"):
         facts["shares asked for"] = str(shares)
     return facts
+
+
+def schema_for(schema: Path | None, real: Path) -> Schema:
+    """Return the schema in a file, or that which the real patients carry.
+
+    Raises:
+        HealthgymError: there is none, or it cannot be read.
+    """
+    if schema is not None:
+        return load_schema(schema)
+    if real.suffix.lower() == ".h5":
+        return schema_of(real)
+    raise ConfigError(
+        f"{real} does not say what its columns mean: give --schema FILE. Only a prepared cohort (.h5) "
+        f"carries its schema."
+    )
+
+
+def stated_patients(path: Path) -> int | None:
+    """Return how many (training) patients a prepared cohort or a cohort folder has; None for others."""
+    if path.suffix.lower() == ".h5":
+        return PreparedCohort.open(path, verify=False).train.num_patients
+    return open_cohort(path).num_patients if (path / "manifest.json").exists() else None
 
 
 def open_real(

@@ -43,6 +43,7 @@ def _launch(job: Job, on: str, dry_run: bool) -> int:
     if on in PLACES:
         if dry_run:
             job.check()
+            job.rehearse()
             print(f"Would run {job.kind} for {job.target} on this machine ({on}). Nothing was started.")
             return 0
         if on == "local":
@@ -57,6 +58,7 @@ def _launch(job: Job, on: str, dry_run: bool) -> int:
 
     if dry_run:
         job.check()
+        job.rehearse()
         print(submission.show(job, settings_path))
     else:
         submission.submit(job, settings_path)

@@ -66,6 +66,12 @@ class TrainJob:
             read_head(self.config.data)
         RunFolder(self.run_dir).refuse_other_config(self.config)
 
+    def rehearse(self) -> None:
+        """Refuse data and settings that do not fit, such as a batch larger than the cohort."""
+        from healthgym.training.run import rehearse
+
+        rehearse(self.run_dir, self.config)
+
     def deal(self, num_tasks: int) -> Sequence[Job]:
         """Return the job itself: training is one piece."""
         return [self]
@@ -142,6 +148,12 @@ class SynthesizeJob:
         if begun:
             settle(self.out, make_plan(self._request, begun.checkpoint_sha256, begun.device))
 
+    def rehearse(self) -> None:
+        """Refuse conditions and settings that the trained system does not take."""
+        from healthgym.synthesis.cohort import rehearse
+
+        rehearse(self._request)
+
     def deal(self, num_tasks: int) -> Sequence[Job]:
         """Return the tasks that have shards to make; one, to declare the cohort complete, if none has."""
         from healthgym.synthesis.cohort import find_receipt, make_plan
@@ -186,6 +198,9 @@ class PrepareJob:
     sort: bool = False
     cache: Path | None = None
     overwrite: bool = False
+    separator: str = ""
+    decimal: str = ""
+    encoding: str = ""
 
     kind = "prepare"
     place = ""
@@ -221,6 +236,18 @@ class PrepareJob:
         if not awaited:
             sources.check_named(self.table, self.dataset)
 
+    def rehearse(self) -> None:
+        """Refuse a table that lacks columns of the schema, by its first rows."""
+        from healthgym.data.tables.dialect import Given
+        from healthgym.data.tables.sources import read_files
+        from healthgym.data.tables.table import check_columns
+        from healthgym.schema import load_schema
+
+        if self.table:
+            schema, given = load_schema(self.schema), Given(self.separator, self.decimal, self.encoding)
+            file, part = next(read_files(self.table, schema, given))
+            check_columns(part, schema, str(file))
+
     def deal(self, num_tasks: int) -> Sequence[Job]:
         """Return the job itself: a table is prepared in one piece."""
         return [self]
@@ -236,11 +263,11 @@ class PrepareJob:
 class EvaluateJob:
     """Judge a cohort; the fields are those of `healthgym.evaluation.report.evaluate`."""
 
-    schema: Path
     real: Path
     synthetic: Path
     out: Path
     config: Path
+    schema: Path | None = None
     holdout: Path | None = None
     overrides: tuple[str, ...] = ()
 
@@ -252,7 +279,8 @@ class EvaluateJob:
     @classmethod
     def of(cls, **options: Any) -> "EvaluateJob":
         """Make the job, with paths that hold wherever it runs."""
-        found = {"schema": shipped.schema(options["schema"])}
+        named = options.get("schema")
+        found = {"schema": shipped.schema(named) if named else None}
         found["config"] = shipped.report_settings(options.get("config", shipped.thresholds()))
         return cls(**_settled(options | found))
 
@@ -270,15 +298,22 @@ class EvaluateJob:
     def check(self, awaited: bool = False) -> None:
         """Refuse a schema or settings that cannot be read, and patients who are not there."""
         from healthgym.evaluation.settings import load_report_config
-        from healthgym.schema import load_schema
+        from healthgym.evaluation.sources import schema_for
 
-        load_schema(self.schema)
         require_place(self.out, REPORT_BYTES, folder=True)
         load_report_config(self.config, self.overrides)
         for name in () if awaited else ("real", "holdout", "synthetic"):
             path = getattr(self, name)
             if path and not path.exists():
                 raise StorageError(f"--{name} {path}: there is no such file or folder. Check the path.")
+        if self.schema or not awaited:
+            schema_for(self.schema, self.real)
+
+    def rehearse(self) -> None:
+        """Refuse sets of too few patients, where files say how many they hold."""
+        from healthgym.evaluation.report import rehearse
+
+        rehearse(self.real, self.synthetic, self.config, self.overrides)
 
     def deal(self, num_tasks: int) -> Sequence[Job]:
         """Return the job itself: a report is one piece."""

@@ -63,6 +63,12 @@ class Job(Protocol):
             awaited: its inputs are still to be made by a job before it.
         """
 
+    def rehearse(self) -> None:
+        """Raise a HealthgymError for what data and settings together show; may take seconds.
+
+        Called before anything is queued and in a dry run, once `check` has passed and the inputs are there.
+        """
+
     def deal(self, num_tasks: int) -> "Sequence[Job]":
         """Return the tasks still to be done when dealt into `num_tasks`; [self] if it cannot be dealt."""
 

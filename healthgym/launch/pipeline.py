@@ -34,6 +34,9 @@ class PrepareStage(StrictModel):
     least_patients: int = LEAST_PATIENTS
     sort: bool = False
     cache: Path | None = None
+    separator: str = ""
+    decimal: str = ""
+    encoding: str = ""
 
 
 class TrainStage(StrictModel):
@@ -55,7 +58,7 @@ class EvaluateStage(StrictModel):
     """The words of jobs/evaluate.py; `resources` is its Slurm settings."""
 
     resources: Path
-    schema_path: Path
+    schema_path: Path | None = None
     real: Path
     synthetic: Path
     out: Path
@@ -128,6 +131,8 @@ def show_pipeline(path: Path) -> str:
     texts, before = [], ""
     for job, on in load(Pipeline, path).jobs():
         job.check(awaited=bool(before))
+        if not before:
+            job.rehearse()
         texts.append(submission.show(job, on, [before] if before else []))
         before = f"NUMBER_OF_{job.kind.upper()}"
     return "\n\n".join(texts)

@@ -52,6 +52,8 @@ def vet(job: Job, settings_path: Path, awaited: bool = False) -> None:
     _require_shared([job.target, *job.reads], settings, settings_path)
     _require_one_rank(job, settings, settings_path)
     job.check(awaited)
+    if not awaited:
+        job.rehearse()
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
         script.write(show(job, settings_path))
         script.flush()

@@ -1,6 +1,6 @@
 """What a cohort's variables mean, its keys and times, and the layout and cells that follow from them."""
 
-from healthgym.schema.reading import load_schema
+from healthgym.schema.reading import load_schema, schema_from_text
 from healthgym.schema.rules import Condition, Limit, Rule
 from healthgym.schema.schema import Schema
 from healthgym.schema.variable import Code, Variable, measured_class, plain_word
@@ -15,4 +15,5 @@ __all__ = [
     "load_schema",
     "measured_class",
     "plain_word",
+    "schema_from_text",
 ]

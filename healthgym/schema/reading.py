@@ -6,7 +6,7 @@ from typing import Any
 
 from healthgym.errors import SchemaError
 from healthgym.schema.schema import Schema
-from healthgym.strict import Plain, load_yaml, parse
+from healthgym.strict import Plain, load_yaml, parse, read_yaml
 
 _NOTHING = ("", "~", "null", "Null", "NULL")
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]{0,14})(\.0*)?")
@@ -19,6 +19,15 @@ def load_schema(path: Path) -> Schema:
         SchemaError: with every problem found.
     """
     return parse(Schema, _values(load_yaml(path, words=True)), str(path), SchemaError)
+
+
+def schema_from_text(text: str, name: str) -> Schema:
+    """Read a schema from the text of a YAML file that has this name in messages.
+
+    Raises:
+        SchemaError: with every problem found.
+    """
+    return parse(Schema, _values(read_yaml(text, name, words=True)), name, SchemaError)
 
 
 def _values(node: Any) -> Any:

@@ -230,6 +230,8 @@ class Schema(StrictModel):
         for holder, key in ((values, "follow_up"), (values["keys"], "visits")):
             if holder[key] is None:
                 del holder[key]
+        if self.keys.visits and not self.keys.visits.format:
+            del values["keys"]["visits"]["format"]
         if self.impossible:
             rules = [
                 rule.model_dump(mode="json", by_alias=True, exclude_none=True) for rule in self.impossible
@@ -238,8 +240,9 @@ class Schema(StrictModel):
         for shown, variable in zip(values["variables"], self.variables, strict=True):
             # JSON turns integer keys into text: keep codes as pairs.
             shown["classes"] = [[code, label] for code, label in variable.classes.items()]
-            if variable.fill is None:
-                del shown["fill"]
+            for key, unused in (("fill", variable.fill is None), ("read_as", not variable.read_as)):
+                if unused:
+                    del shown[key]
         return json.dumps(values)
 
     @classmethod

@@ -3,13 +3,14 @@
 A table's own time is a number in a unit, or an ISO date. Dates count as days since the patient's first row.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from healthgym.strict import PositiveFloat, StrictModel
 from healthgym.words import Name, Word
@@ -35,6 +36,20 @@ _DECIMALS = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6)
 _WHOLE = 1e-5  # how far a multiple of the recorded precision may be from a whole number
 
 
+def _date_format(form: str) -> str:
+    """Refuse a form of dates that does not write a day.
+
+    Raises:
+        ValueError: with an example.
+    """
+    if form and not (re.search("%[yY]", form) and re.search("%[mbB]", form) and "%d" in form):
+        raise ValueError("must hold a day, a month and a year, such as %d.%m.%Y")
+    return form
+
+
+DateFormat = Annotated[str, AfterValidator(_date_format)]
+
+
 class Irregular(StrictModel):
     """Visits at any time.
 
@@ -43,18 +58,20 @@ class Irregular(StrictModel):
         origin: what time 0 is: `zero` takes numbers as they are (time since randomisation, admission,
             diagnosis), `first` counts from each patient's first row; `auto` is zero, but refuses times that
             all lie far from it, such as calendar years. Dates always count from the first row.
+        format: of dates that are not ISO dates, as `strptime` has it, e.g. "%d.%m.%Y".
     """
 
     kind: Literal["irregular"]
     unit: Word = ""
     origin: Literal["auto", "zero", "first"] = "auto"
+    format: DateFormat = ""
 
 
 class Grid(StrictModel):
     """Visits at any time, put on a grid: interval k holds the visits from k * every up to (k + 1) * every.
 
     Args:
-        unit, origin: as of irregular visits.
+        unit, origin, format: as of irregular visits.
         every: width of an interval, in the unit.
         take: which value stands for an interval with several: the last or the first that is not missing, or
             the median (of classes the most frequent).
@@ -63,6 +80,7 @@ class Grid(StrictModel):
     kind: Literal["grid"]
     unit: Word = ""
     origin: Literal["auto", "zero", "first"] = "auto"
+    format: DateFormat = ""
     every: PositiveFloat
     take: Literal["last", "first", "median"] = "last"
 

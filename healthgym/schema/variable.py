@@ -2,14 +2,17 @@
 
 import re
 from decimal import Decimal
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
+from healthgym.errors import listed
 from healthgym.strict import StrictModel
 from healthgym.words import Name, Text, Word, one_form
 
 Code: TypeAlias = int | Word
+_REAL = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE]\+?[0-9]{1,2})?")
 
 
@@ -44,6 +47,8 @@ class Variable(StrictModel):
             has no such column, it is derived from the missing values.
         fill: `first` gives a patient's rows without a value the first one that the patient has; static
             variables only.
+        read_as: {word in the table: what it means}, for what is not written as a value: a number (of a real
+            variable), one of the classes, or null for a missing value. "" is an empty field.
         description: for people.
     """
 
@@ -56,6 +61,7 @@ class Variable(StrictModel):
     missing: Literal["refuse", "carry_forward", "model"] = "refuse"
     measured_flag: Name | None = None
     fill: Literal["first"] | None = None
+    read_as: dict[str, Word | None] = Field(default_factory=dict)
     description: Text = ""
 
     @field_validator("classes", mode="before")
@@ -89,6 +95,7 @@ class Variable(StrictModel):
         if len({str(code) for code in self.classes}) != len(self.classes):
             raise ValueError(f"'{self.name}' has the same code twice (as a number and as text)")
         self._refuse_ambiguous_classes()
+        self._check_read_as()
         if self.missing != "refuse" and not self.measured_flag:
             raise ValueError(
                 f"'{self.name}' has missing: {self.missing} and needs measured_flag: a column name"
@@ -103,6 +110,30 @@ class Variable(StrictModel):
                 f"'{self.name}' has fill: {self.fill} and is not static; say missing: carry_forward instead"
             )
         return self
+
+    def _check_read_as(self) -> None:
+        """Words are read as numbers by a real variable, and as its classes by any other."""
+        classes = {plain_word(word) for pair in self.classes.items() for word in pair}
+        for word, value in self.read_as.items():
+            if value is None:
+                continue
+            if self.kind == "real" and not _REAL.fullmatch(value):
+                raise ValueError(
+                    f"'{self.name}': read_as gives '{word}' the meaning '{value}', which is no number; "
+                    "write a "
+                    f"number, or null for a missing value"
+                )
+            if self.kind != "real" and plain_word(value) not in classes:
+                raise ValueError(
+                    f"'{self.name}': read_as gives '{word}' the meaning '{value}', which is none of its "
+                    "classes "
+                    f"{listed(self.classes.values())}"
+                )
+
+    @cached_property
+    def meanings(self) -> dict[str, str | None]:
+        """`read_as`, its words as they are compared."""
+        return {plain_word(word): value for word, value in self.read_as.items()}
 
     def _refuse_ambiguous_classes(self) -> None:
         """A table may hold codes or labels, so that no word may mean two classes."""

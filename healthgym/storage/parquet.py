@@ -12,14 +12,14 @@ from healthgym.words import one_form
 
 
 def read_parquet_parts(
-    path: Path, wanted: Sequence[str], spare: Collection[str], cells: int | None
+    path: Path, wanted: Sequence[str] | None, spare: Collection[str], cells: int | None
 ) -> Iterator[pd.DataFrame]:
     """Yield the rows of a file in parts, at least one; keys in the index become columns.
 
     Args:
         path: the file.
         wanted: columns to read; all columns are read, so that messages can name them, if one of these is
-            not there,
+            not there, or if None;
         spare: and not among these.
         cells: rows times columns of a part, about; the whole table with all its columns if None.
 
@@ -32,8 +32,9 @@ def read_parquet_parts(
             yield _frame(file.read())
             return
         by_form = {one_form(name): name for name in names}
-        enough = set(wanted) - by_form.keys() <= set(spare) and len(by_form) == len(names)
-        columns = [by_form[name] for name in wanted if name in by_form] if enough else None
+        columns = None
+        if wanted is not None and len(by_form) == len(names) and set(wanted) - by_form.keys() <= set(spare):
+            columns = [by_form[name] for name in wanted if name in by_form]
         if not file.metadata.num_rows:
             yield _frame(file.read())
         rows, first = max(1, cells // max(1, len(columns or names))), 0

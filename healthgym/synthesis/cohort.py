@@ -163,6 +163,19 @@ def synthesize(request: SynthesisRequest, opener: Opener = open_source) -> Outco
     )
 
 
+def rehearse(request: SynthesisRequest, opener: Opener = open_source) -> None:
+    """Find out, without making anything, whether a cohort could be made: does the system take the settings?
+
+    Raises:
+        HealthgymError: what `synthesize` would raise before its first shard, but for what a device lacks.
+    """
+    begun = read_plan(request.out)
+    source = opener(find_checkpoint(request, begun))
+    device = begun.device if begun else "cpu" if request.device == "auto" else request.device
+    plan = make_plan(request, source.sha256, device)
+    _check_conditions(source.build("cpu", plan.settings), source, plan)
+
+
 def _check_conditions(system: System, source: Source, plan: SynthesisPlan) -> None:
     """Refuse conditions that are not understood, that the system cannot meet, or that single people met."""
     conditions = read_conditions(plan.where, plan.shares, source.schema)

@@ -36,7 +36,7 @@ from healthgym.storage.checkpoint import (
     step_of,
     write_checkpoint,
 )
-from healthgym.systems.base import State
+from healthgym.systems.base import State, System
 from healthgym.systems.build import build_system
 from healthgym.systems.patients import CohortFacts
 from healthgym.training.batches import Batches
@@ -89,14 +89,7 @@ def _train(
 ) -> bool:
     # On each node the first process reads the whole file to check its seal.
     cohort = PreparedCohort.open(config.data, verify=ranks.place.local_rank == 0)
-    system = build_system(
-        config.system,
-        cohort.schema.layout,
-        torch.from_numpy(cohort.correlation_FF),
-        device,
-        config.training.seed,
-        CohortFacts(cohort.cells, cohort.train.num_patients, cohort.max_length, cohort.train.mean_length),
-    )
+    system = _built(cohort, config, device)
     course = set_course(cohort.train, system, config)
     curriculum, validation = course.curriculum, course.validation
     usage = usage_of(curriculum.plan, cohort.train, cohort.schema)
@@ -151,6 +144,31 @@ def _train(
             _draw(folder, report)
         report.say(_farewell(run_dir, finished, trainer))
     return finished
+
+
+def _built(cohort: PreparedCohort, config: RunConfig, device: torch.device) -> System:
+    return build_system(
+        config.system,
+        cohort.schema.layout,
+        torch.from_numpy(cohort.correlation_FF),
+        device,
+        config.training.seed,
+        CohortFacts(cohort.cells, cohort.train.num_patients, cohort.max_length, cohort.train.mean_length),
+    )
+
+
+def rehearse(run_dir: Path, config: RunConfig) -> None:
+    """Find out, without training, whether a run could be started or go on: do data and settings fit?
+
+    Raises:
+        HealthgymError: what `train` would raise before its first step.
+    """
+    cohort = PreparedCohort.open(config.data, verify=False)
+    system = _built(cohort, config, torch.device("cpu"))
+    curriculum = set_course(cohort.train, system, config).curriculum
+    if not list_checkpoints(RunFolder(run_dir).checkpoints):
+        refuse_left_out(usage_of(curriculum.plan, cohort.train, cohort.schema), config.curriculum)
+    system.check_length(curriculum.max_length)
 
 
 def _draw(folder: RunFolder, report: ProgressReport) -> None:

@@ -67,7 +67,7 @@ def test_prepare_says_what_came_of_it(prepare: Prepare, folder: Path) -> None:
     assert re.search(r"p\.h5 written: small, from .*t\.csv", out)
     assert "50, of 4 timesteps (200 rows)" in out
     assert f"{cohort.train.num_patients} to train on, {cohort.holdout.num_patients} held out (seed 0)" in out
-    assert re.search(r"next +python jobs/train\.py configs/v2\.yaml --run-dir runs/a --data .*p\.h5", out)
+    assert re.search(r"next +healthgym train ar --data .*p\.h5 --run-dir runs/p$", out, re.MULTILINE)
 
 
 def test_the_same_command_again_changes_nothing(prepare: Prepare, folder: Path) -> None:

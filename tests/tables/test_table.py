@@ -386,11 +386,10 @@ def test_a_class_may_be_called_none(tmp_path: Path) -> None:
         (
             "t.xlsx",
             b"",
-            r"cannot tell the format from the name\. Give a table as \.csv, \.csv\.gz, \.parquet",
+            r"cannot tell the format from the name\. Give a table as \.csv, \.csv\.gz, .*\.parquet",
         ),
         ("t.csv", b"", r"first line is empty"),
         ("t.csv", b"a,b\n1,2\n", r"none of the schema's columns .* the file has a, b\."),
-        ("t.csv", b"PatientID;Timestep;dose\n1;2;3\n", r"line 1: .* one column.*separated by ';'"),
         ("t.csv", b"PatientID,dose,dose\n1,2,3\n", r"line 1: column 'dose' stands twice"),
         ("t.csv", b"PatientID,Timestep,dose\n1,2,\xff\xfe\n", r"not UTF-8 text .* Save the table as UTF-8"),
         (

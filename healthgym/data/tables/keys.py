@@ -92,11 +92,14 @@ def _read_time(
     timestep: pd.Series, schema: Schema, problems: Problems
 ) -> tuple[NDArray[Any], bool, NDArray[np.int64]]:
     """Return each row's timestep or time, whether they were dates, and which rows have none."""
-    key, dated = schema.keys.timestep, bool(schema.keys.visits) and has_dates(timestep)
-    number = numbers_in(days_in(timestep) if dated else timestep)
+    key, form = schema.keys.timestep, schema.keys.visits.format if schema.keys.visits else ""
+    dated = bool(schema.keys.visits) and has_dates(timestep, form)
+    number = numbers_in(days_in(timestep, form) if dated else timestep)
     if schema.keys.visits:
         bad = np.flatnonzero(~np.isfinite(number))
         what, remedy = "neither a number nor a date", "Write numbers, or dates as 2001-03-25."
+        if form:
+            what, remedy = f"no date of the form {form}", "Correct it, or `format:` in the schema."
         if dated and schema.time_unit not in ("day", "days"):
             days = np.arange(len(number))
             problems.add(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,8 @@ from healthgym.errors import TableError
 
 _BLOCK_BYTES = 1 << 22
 _LONGEST_RECORD = 1 << 26  # a longer one is a quotation mark that nothing closes
-_QUOTE, _COMMA, _LF, _CR = b'",\n\r'
-_FIELD = re.compile(rb'("[^"]*(?:""[^"]*)*("|\Z))?[^,\r\n]*[,\r\n]?')
+_QUOTE, _LF, _CR = b'"\n\r'
+_FIELD = rb'("[^"]*(?:""[^"]*)*("|\Z))?[^%b\r\n]*[%b\r\n]?'
 _NOT_TEXT = {
     b"\xff\xfe": "it is UTF-16 text. Save it as UTF-8",
     b"\xfe\xff": "it is UTF-16 text. Save it as UTF-8",
@@ -76,7 +76,14 @@ class Records:
         return Records(b"".join(kept), ends_N, self.lines_N[chosen_N], self.fields_N[chosen_N], self.ended)
 
 
-def read_records(stream: BinaryIO, path: Path) -> Iterator[Records]:
+class Readable(Protocol):
+    """Bytes that are read one after the other."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return about so many bytes; none at the end only."""
+
+
+def read_records(stream: Readable, path: Path, separator: str = ",") -> Iterator[Records]:
     """Yield all records of a CSV file, those of some megabytes at a time.
 
     Raises:
@@ -97,7 +104,7 @@ def read_records(stream: BinaryIO, path: Path) -> Iterator[Records]:
                 f"{path}, line {at}: a NUL byte, which no text has: part of the file was lost, as in a copy "
                 f"that was broken off. Copy or export it again."
             )
-        found = _scan(content, line, ended, path)
+        found = _scan(content, line, ended, path, separator.encode())
         if len(found.ends_N):
             yield found
             line += _num_lines(found.content)
@@ -115,13 +122,13 @@ def _num_lines(content: bytes) -> int:
     return content.count(b"\n") + content.count(b"\r") - content.count(b"\r\n")
 
 
-def _scan(content: bytes, line: int, ended: bool, path: Path) -> Records:
+def _scan(content: bytes, line: int, ended: bool, path: Path, separator: bytes) -> Records:
     """Return the whole records at the beginning of `content`; all there are if the file `ended` with it."""
     chars = np.frombuffer(content, np.uint8)
     breaks, commas, quotes = (
         _line_ends(chars, ended),
-        np.flatnonzero(chars == _COMMA),
-        _quotes(content, chars),
+        np.flatnonzero(chars == separator[0]),
+        _quotes(content, chars, separator),
     )
     ends_N = _outside(breaks, quotes) + 1
     done = int(ends_N[-1]) if len(ends_N) else 0
@@ -153,17 +160,17 @@ def _outside(positions: Positions, quotes: Positions) -> Positions:
     return positions[np.searchsorted(quotes, positions) % 2 == 0] if len(quotes) else positions
 
 
-def _quotes(content: bytes, chars: NDArray[np.uint8]) -> Positions:
+def _quotes(content: bytes, chars: NDArray[np.uint8], separator: bytes) -> Positions:
     """Return the quotation marks that begin and end quoted fields, or parts of one around a doubled mark."""
     quotes = np.flatnonzero(chars == _QUOTE)
     opening = quotes[::2]
     before = np.where(opening > 0, chars[opening - 1], _LF)
-    if np.isin(before, [_COMMA, _LF, _CR, _QUOTE]).all():
+    if np.isin(before, [separator[0], _LF, _CR, _QUOTE]).all():
         return quotes
     # A mark within an unquoted field, as in 5" nails, means itself: find the others field by field.
     marks = [
         place
-        for field in _FIELD.finditer(content)
+        for field in re.finditer(_FIELD.replace(b"%b", re.escape(separator)), content)
         if field[1]
         for place in (field.start(1), *([field.end(1) - 1] if field[2] else []))
     ]

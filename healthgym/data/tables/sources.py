@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import pandas as pd
 
 from healthgym import __version__
+from healthgym.data.tables.dialect import FOUND_OUT, Given
 from healthgym.data.tables.fetch import DATASETS, check_counts, fetch
 from healthgym.data.tables.reading import FORMS, read_parts, read_table
 from healthgym.data.tables.table import check_columns
@@ -57,11 +58,12 @@ def find_source(
     seed: int,
     max_patients: int | None,
     cache: Path | None,
+    given: Given = FOUND_OUT,
 ) -> Source:
-    """Return where the table comes from, fetched if need be."""
+    """Return where the table comes from, fetched if need be; `given` says how its files are written."""
     check_named(table, dataset)
     if table is not None:
-        return _named(table, list_tables(table), schema)
+        return _named(table, list_tables(table), schema, given)
     assert dataset is not None
     if dataset == SIMULATED:
         from healthgym.data.simulation.simulate import simulate_chunks
@@ -80,15 +82,15 @@ def find_source(
     return Source(str(path), f"sha256:{sha256_of(path)}", read_fetched)
 
 
-def _named(table: Path, files: Sequence[Path], schema: Schema) -> Source:
+def _named(table: Path, files: Sequence[Path], schema: Schema, given: Given) -> Source:
     before = {file: _stamp(file) for file in files}
     # Names and order of the files change nothing in the cohort, so they do not identify it.
-    contents = sorted(_digest(file) + str(_partition(table, file) or "") for file in files)
+    contents = sorted(_digest(file) + str(partition_of(table, file) or "") for file in files)
     digests = hashlib.sha256("".join(contents).encode()).hexdigest()
     alone = files == [table]
 
     def read() -> Iterator[pd.DataFrame]:
-        for file, part in read_files(table, schema):
+        for file, part in read_files(table, schema, given):
             if not alone:
                 check_columns(part, schema, str(file))
             yield part
@@ -100,6 +102,7 @@ def _named(table: Path, files: Sequence[Path], schema: Schema) -> Source:
 
     name = str(table) if alone else f"{table} ({len(files)} files)"
     identity = f"sha256:{contents[0]}" if alone else f"{len(files)} files, sha256:{digests}"
+    identity += "".join(f", {what} {value!r}" for what, value in vars(given).items() if value)
     return Source(name, identity, read)
 
 
@@ -112,7 +115,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def read_files(table: Path, schema: Schema) -> Iterator[tuple[Path, pd.DataFrame]]:
+def read_files(table: Path, schema: Schema, given: Given = FOUND_OUT) -> Iterator[tuple[Path, pd.DataFrame]]:
     """Yield each part of a table in a file, or in the files of a folder or pattern, and its file.
 
     Raises:
@@ -122,19 +125,19 @@ def read_files(table: Path, schema: Schema) -> Iterator[tuple[Path, pd.DataFrame
     if not files:
         raise TableError(f"{table}: there is no table ({', '.join(FORMS)}). Check the path.")
     for file in files:
-        beside = _partition(table, file)
-        for part in read_parts(file, schema, beside=beside.keys()):
+        beside = partition_of(table, file)
+        for part in read_parts(file, schema, beside=beside.keys(), given=given):
             known = {name: value for name, value in beside.items() if name not in part}
             named = part if files == [table] else part.rename_axis(index=_place(file, table, part))
             yield file, named.assign(**known)
 
 
 def _place(file: Path, table: Path, part: pd.DataFrame) -> str:
-    name = file.relative_to(table) if _partition(table, file) else file.name
+    name = file.relative_to(table) if partition_of(table, file) else file.name
     return f"{name} {part.index.name or 'row'}"
 
 
-def _partition(table: Path, file: Path) -> dict[str, str | None]:
+def partition_of(table: Path, file: Path) -> dict[str, str | None]:
     """Return the columns that stand in names of folders, such as sex=F, as Spark and Dask do."""
     folders = file.relative_to(table).parts[:-1] if table in file.parents else ()
     named = [tuple(map(unquote, folder.split("=", 1))) for folder in folders]

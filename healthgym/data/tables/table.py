@@ -115,16 +115,30 @@ def read_rows(frame: pd.DataFrame, schema: Schema, problems: Problems) -> tuple[
     keys = read_keys(frame, schema, problems)
     columns: dict[str, Any] = {}
     follow = schema.follow_up.time if schema.follow_up else ""
-    if follow and has_dates(frame[follow]):
-        frame = frame.assign(**{follow: days_in(frame[follow])})
+    form = schema.keys.visits.format if schema.keys.visits else ""
+    if follow and has_dates(frame[follow], form):
+        frame = frame.assign(**{follow: days_in(frame[follow], form)})
         keys = replace(keys, follow_dated=True) if keys else None
     for variable in schema.encoded:
         if variable.name in frame and variable != schema.gap:
             read = read_real if variable.kind == "real" else read_classes
-            columns[variable.name] = read(frame[variable.name], variable, problems)
+            columns[variable.name] = read(with_meanings(frame[variable.name], variable), variable, problems)
     cleaned = pd.DataFrame(columns)
     apply_flags(cleaned, schema, problems)
     return keys, cleaned[[v.name for v in schema.encoded if v != schema.gap]]
+
+
+def with_meanings(column: pd.Series, variable: Variable) -> pd.Series:
+    """Return a column in which each word stands for what the schema reads it as."""
+    if not variable.meanings:
+        return column
+    codes, uniques = pd.factorize(column)
+    known = variable.meanings
+    words = [plain_word(word) if pd.notna(word) else "" for word in uniques] + [""]
+    if not any(word in known for word in words):
+        return column
+    found = [known.get(word, old) for word, old in zip(words, [*uniques, None], strict=True)]
+    return pd.Series(np.array(found, dtype=object)[codes], index=column.index, name=column.name)
 
 
 def in_one_form(frame: pd.DataFrame) -> pd.DataFrame:

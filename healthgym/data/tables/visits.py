@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from healthgym.data.tables.problems import Problems
-from healthgym.schema import Schema
+from healthgym.schema import Schema, plain_word
 from healthgym.schema.timing import Grid, Resolution, TimeForm, rounded
 
 Floats = NDArray[np.float64]
@@ -61,22 +61,31 @@ class Rows:
 # --- reading ---------------------------------------------------------------------------------------
 
 
-def has_dates(column: pd.Series) -> bool:
-    """Tell whether a column holds ISO dates."""
+def has_dates(column: pd.Series, form: str = "") -> bool:
+    """Tell whether a column holds ISO dates, or dates of the form that is given."""
     if getattr(column.dtype, "kind", "") == "M":
         return True
+    if form:
+        return bool(pd.to_datetime(_plain(column.dropna()), format=form, errors="coerce").notna().any())
     if getattr(column.dtype, "kind", "") in "iufb" or column.isna().all():
         return False
     return bool(column.dropna().astype(str).str.match(_ISO_DATE).any())
 
 
-def days_in(column: pd.Series) -> pd.Series:
-    """Return dates as days since 1970; what is no date becomes a word that is no number."""
-    text = column if getattr(column.dtype, "kind", "") == "M" else column.astype(str)
-    dates = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True).dt.tz_localize(None)
+def days_in(column: pd.Series, form: str = "") -> pd.Series:
+    """Return dates, ISO or of the form that is given, as days since 1970; another word becomes no number."""
+    is_time = getattr(column.dtype, "kind", "") == "M"
+    text = column if is_time else _plain(column) if form else column.astype(str)
+    named = "ISO8601" if is_time or not form else form
+    dates = pd.to_datetime(text, format=named, errors="coerce", utc=True).dt.tz_localize(None)
     days = ((dates - _EPOCH) / pd.Timedelta(days=1)).astype(object)
     words = column.astype(object).map(lambda word: f"{word} (no date)", na_action="ignore")
     return days.where(dates.notna(), words)
+
+
+def _plain(column: pd.Series) -> pd.Series:
+    """Return a column's words in plain writing: 20240131 may be read as a number."""
+    return column.map(plain_word, na_action="ignore").astype(str)
 
 
 class HasTimes(Protocol):

@@ -1,0 +1,285 @@
+"""What `healthgym describe` does: look at a table, write a schema, try it, and say what comes next."""
+
+import shlex
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from healthgym.data.describe.advice import Advice, advise, commands
+from healthgym.data.describe.draft import Draft, draft, to_yaml
+from healthgym.data.describe.table import read_words
+from healthgym.data.describe.words import words_of
+from healthgym.data.tables.dialect import FOUND_OUT, Given
+from healthgym.data.tables.reading import FORMS
+from healthgym.data.tables.sources import read_files
+from healthgym.data.tables.table import check_rows
+from healthgym.errors import StorageError, TableError, listed
+from healthgym.faults import refused
+from healthgym.files import atomic_path
+from healthgym.schema import Schema, schema_from_text
+from healthgym.words import counted
+
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a table seems to hold.
+
+    Args:
+        yaml: the schema's text, with the evidence of each guess.
+        schema: the same, read.
+        found: what it was made of.
+        advice: settings for a first run.
+        misfit: why the table does not fit this schema yet; empty if it does.
+    """
+
+    yaml: str
+    schema: Schema
+    found: Draft
+    advice: Advice
+    misfit: str
+
+    @property
+    def undecided(self) -> list[str]:
+        """What could not be decided, in sentences."""
+        return self.found.undecided
+
+    def __str__(self) -> str:
+        return "\n".join(summary(self))
+
+
+def describe_frame(
+    frame: pd.DataFrame,
+    name: str = "table",
+    patient: str | None = None,
+    time: str | None = None,
+    visits: str | None = None,
+    every: float | None = None,
+) -> Description:
+    """Describe a table in memory.
+
+    Args:
+        frame: a row for each patient and time.
+        name: of the schema.
+        patient, time: names of the key columns, if they are known.
+        visits: how visits at any time are taken: irregular or grid.
+        every: width of a grid's intervals.
+
+    Raises:
+        TableError: it has no keys, is of a form that cannot be prepared, or has nothing to learn.
+    """
+    found = draft(words_of([frame], name), patient, time, visits, every)
+    text = to_yaml(found, name, "healthgym.describe")
+    schema = schema_from_text(text, name)
+    return Description(text, schema, found, advise(found), _misfit(frame, schema, name))
+
+
+def describe_table(
+    table: Path,
+    given: Given = FOUND_OUT,
+    patient: str | None = None,
+    time: str | None = None,
+    visits: str | None = None,
+    every: float | None = None,
+    command: str = "healthgym describe",
+) -> Description:
+    """Describe a table in files; the arguments are those of `describe_frame`, and how the files are written.
+
+    Raises:
+        HealthgymError: it cannot be read, has no keys, or is of a form that cannot be prepared.
+    """
+    words = read_words(table, given)
+    found = draft(words, patient, time, visits, every)
+    name = stem_of(table)
+    text = to_yaml(found, name, command)
+    schema = schema_from_text(text, f"the schema of {table}")
+    misfit = ""
+    if words.whole:
+        frame = pd.concat([part for _, part in read_files(table, schema, given)])
+        misfit = _misfit(frame, schema, str(table))
+    return Description(text, schema, found, advise(found), misfit)
+
+
+def _misfit(frame: pd.DataFrame, schema: Schema, name: str) -> str:
+    """Return why a table does not fit a schema; nothing if it does."""
+    try:
+        check_rows(frame, schema, name, sort=True)
+    except TableError as error:
+        return str(error)
+    return ""
+
+
+def stem_of(table: Path) -> str:
+    """Return a table's name without folder and ending, e.g. "visits" of data/visits.csv.gz."""
+    name = table.name
+    while Path(name).suffix and (
+        name.lower().endswith(FORMS) or Path(name).suffix.lower() in (".txt", ".dat", ".tab")
+    ):
+        name = next((name[: -len(form)] for form in FORMS if name.lower().endswith(form)), Path(name).stem)
+    return name.replace("*", "").strip(" .-_") or "table"
+
+
+def run(
+    table: Path,
+    out: Path | None = None,
+    patient: str | None = None,
+    time: str | None = None,
+    visits: str | None = None,
+    every: float | None = None,
+    separator: str = "",
+    decimal: str = "",
+    encoding: str = "",
+    overwrite: bool = False,
+) -> str:
+    """Describe a table, write its schema, and return a summary for people.
+
+    Args:
+        table: a file, a folder of files, or a pattern that names files.
+        out: the schema to write; by default its name with .yaml, in the current folder.
+        patient, time, visits, every: see `describe_frame`.
+        separator, decimal, encoding: how the files are written; empty is found out.
+        overwrite: whether to replace a file that is there.
+
+    Raises:
+        HealthgymError: with what is wrong and what to do.
+    """
+    given = Given(separator, decimal, encoding)
+    out = out or Path(f"{stem_of(table)}.yaml")
+    words = {"separator": separator, "decimal": decimal, "encoding": encoding}
+    options = "".join(f" --{name} {shlex.quote(value)}" for name, value in words.items() if value)
+    found = describe_table(
+        table, given, patient, time, visits, every, f"healthgym describe {shlex.quote(table.name)}{options}"
+    )
+    write_schema(found, out, overwrite)
+    lines = [f"{out} written: {found.found.table.form}", *summary(found)]
+    following = commands(found.advice, found.found, out, str(table), options)
+    return "\n".join([*lines, "  next", *(f"    {line}" for line in following)])
+
+
+def write_schema(found: Description, out: Path, overwrite: bool) -> None:
+    """Write a schema; never over one that somebody may have corrected.
+
+    Raises:
+        StorageError: another file is there, or the place cannot be written.
+    """
+    if out.exists() and not overwrite and out.read_text(encoding="utf-8", errors="replace") != found.yaml:
+        raise StorageError(
+            f"{out} is there already, and may have been corrected by hand. Give another --out, or "
+            "--overwrite to "
+            f"replace it."
+        )
+    with refused(out, "write"), atomic_path(out) as beside:
+        beside.write_text(found.yaml, encoding="utf-8")
+
+
+def summary(found: Description) -> list[str]:
+    """Return what was found in a few lines, each with a word before it."""
+    made, advice, keys = found.found, found.advice, found.found.keys
+    low, high = int(keys.lengths_P.min()), int(keys.lengths_P.max())
+    rows = f"{made.table.num_rows:,} rows" if made.table.whole else f"the first {made.table.num_rows:,} rows"
+    kinds = [(kind, [v for v in made.used if v.kind == kind]) for kind in ("real", "binary", "categorical")]
+    counted = ", ".join(f"{len(found)} {kind}" for kind, found in kinds if found)
+    static = sum(v.static for v in made.used)
+    told = [
+        (
+            "table",
+            f"{rows}, {keys.num_patients:,} patients, {low if low == high else f'{low} to {high}'} rows each",
+        ),
+        ("patient", f"'{keys.patient.name}': {keys.reasons[0]}"),
+        ("time", f"'{keys.times.column.name}': {keys.reasons[1]}; {_taken(found)}"),
+        ("variables", f"{counted}; {static} constant within a patient" if static else counted),
+    ]
+    missing = [v.name for v in made.used if v.flag]
+    marks = sorted({word for v in made.used for word, value in v.read_as.items() if value is None})
+    if missing or marks:
+        said = f"values of {listed(missing, 6)}" if missing else "none"
+        told.append(("missing", said + (f"; marked by {listed(map(repr, marks), 6)}" if marks else "")))
+    if made.left_out:
+        told.append(("left out", "; ".join(f"'{v.name}' {v.evidence}" for v in made.left_out[:6])))
+        if len(made.left_out) > 6:
+            told.append(("", f"and {len(made.left_out) - 6} more columns"))
+    if made.follow_up and made.follow_up.sure:
+        told.append(
+            (
+                "follow-up",
+                f"'{made.follow_up.time}' until '{made.follow_up.event}': {made.follow_up.evidence}",
+            )
+        )
+    told += [("undecided" if not n else "", doubt) for n, doubt in enumerate(found.undecided[:12])]
+    if len(found.undecided) > 12:
+        told.append(("", f"and {len(found.undecided) - 12} more, in the schema"))
+    told.append(("advice", _advice(advice, low, high)))
+    told += [("", note) for note in advice.notes]
+    if found.misfit:
+        told.append(("misfit", f"the table does not fit this schema yet: {found.misfit}"))
+    return [line for word, text in told for line in _wrapped(word, text)]
+
+
+def _taken(found: Description) -> str:
+    form = found.found.time
+    if form.kind == "whole":
+        return form.why
+    other = "irregular" if form.kind == "grid" else "grid"
+    every = f" of {form.every:g}{f' {form.unit}s' if form.unit else ''}" if form.kind == "grid" else ""
+    return f"{form.why}: taken as {form.kind}{every} (or --visits {other})"
+
+
+def _advice(advice: Advice, low: int, high: int) -> str:
+    lengths = f"of {low}" if low == high else f"of {low} to {high}"
+    minutes, cores = counted(advice.minutes, "minute"), counted(advice.cores, "core")
+    return (
+        f"system ar, whole patients {lengths} timesteps, batches of {advice.batch_size}; about {minutes} "
+        f"on {cores}, "
+        f"{advice.limit} at most"
+    )
+
+
+def _wrapped(word: str, text: str) -> list[str]:
+    lines = [
+        part
+        for line in text.splitlines()
+        for part in textwrap.wrap(line, _WIDTH - 12, break_on_hyphens=False)
+    ]
+    return [f"  {word if not n else '':<9} {line}" for n, line in enumerate(lines)]
+
+
+def described(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of prepare with a schema: a table in its place is described first.
+
+    The schema is written beside the prepared cohort. One that is there is taken as it is: somebody may have
+    corrected it.
+
+    Raises:
+        HealthgymError: the table cannot be described.
+    """
+    table = options["schema"]
+    if options.get("table") or options.get("dataset") or not _is_table(table):
+        return options
+    schema = options["out"].with_suffix(".yaml")
+    written = Given(*(options.get(name, "") for name in ("separator", "decimal", "encoding")))
+    if schema.exists():
+        print(
+            f"{schema} is there and is taken as it is; delete it to have {table} described anew", flush=True
+        )
+        return options | {"schema": schema, "table": table}
+    found = describe_table(table, written, command=f"healthgym prepare {shlex.quote(table.name)}")
+    write_schema(found, schema, overwrite=False)
+    print("\n".join([f"{schema} written: {found.found.table.form}", *summary(found)]), flush=True)
+    more: dict[str, Any] = {} if found.found.keys.sorted else {"sort": True}
+    if options.get("holdout") == 0.2:
+        more["holdout"] = found.advice.holdout
+    return options | {"schema": schema, "table": table} | more
+
+
+def _is_table(path: Path) -> bool:
+    name = path.name.lower()
+    return (
+        name.endswith((*FORMS, ".txt", ".tab", ".dat"))
+        or path.is_dir()
+        or "*" in name
+        or name.endswith(".pq")
+    )

@@ -1,0 +1,26 @@
+"""Tables in text files, packed by gzip, bzip2, xz or Zstandard, or not at all."""
+
+import bz2
+import gzip
+import lzma
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+
+
+def open_packed(path: Path) -> AbstractContextManager[Any]:
+    """Open a file for reading what was packed in it, as its name says.
+
+    Raises:
+        OSError: it cannot be opened; reading from it raises one, or EOFError, where it is damaged.
+    """
+    ending = path.suffix.lower()
+    if ending == ".zst":
+        return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")  # type: ignore[no-any-return]
+    openers: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    return openers[ending](path) if ending in openers else path.open("rb")

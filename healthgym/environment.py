@@ -91,6 +91,12 @@ def cores(environment: Environment) -> int | None:
     return int(granted) if granted.isdigit() and int(granted) > 0 else None
 
 
+def threads_asked(environment: Environment) -> int | None:
+    """Return how many threads a user asks for by OMP_NUM_THREADS; None if that is not said."""
+    asked = environment.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(asked) if asked.isdigit() and int(asked) > 0 else None
+
+
 def usable_cores() -> int:
     """Return how many cores the scheduler (or the machine) grants this process."""
     usable = len(os.sched_getaffinity(0))

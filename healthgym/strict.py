@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from healthgym.errors import ConfigError, HealthgymError, UnreadableError, nearest
 from healthgym.files import read_text
+from healthgym.words import counted
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -99,6 +100,29 @@ for _each in (_Loader, _WordLoader):
 _WordLoader.add_constructor(f"{_TAG}str", _WordLoader.construct_word)
 
 
+_TYPE = re.compile(
+    r"int|float|str|bool|none|constrained-\w+|(literal|tuple|list|nullable|function-\w+|is-instance)\[.*\]"
+)
+_WORDS = {
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "multiple_of": "must be a multiple of {multiple_of}",
+    "finite_number": "must be a finite number",
+    "literal_error": "must be {expected}",
+    "union_tag_invalid": "is of the unknown kind '{tag}'; known are {expected_tags}",
+    "union_tag_not_found": "needs a kind",
+    "too_short": "must have at least {min_length} entries",
+} | dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number")
+_WORDS |= dict.fromkeys(("float_type", "float_parsing"), "must be a number")
+_WORDS |= dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false")
+_WORDS |= dict.fromkeys(("list_type", "tuple_type"), "must be a list, such as [a, b]")
+_WORDS |= dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be 'key: value' settings")
+_WORDS |= dict.fromkeys(("path_type", "string_type"), "must be text")
+"""What pydantic says of a value, in a user's words."""
+
+
 def load_yaml(path: Path, words: bool = False) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
@@ -155,9 +179,9 @@ def parse(
     try:
         return model.model_validate(values)
     except ValidationError as problems:
-        lines = [_sentence(problem, model) for problem in problems.errors()]
+        lines = _sentences(problems, model)
         raise error(
-            f"{where}: {len(lines)} problem(s)\n" + "\n".join(f"  - {line}" for line in lines)
+            f"{where}: {counted(len(lines), 'problem')}\n" + "\n".join(f"  - {line}" for line in lines)
         ) from None
 
 
@@ -276,23 +300,51 @@ def differences(old: StrictModel, new: StrictModel) -> list[str]:
     ]
 
 
+def _sentences(problems: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Return a line for each setting that is wrong; where a value may be of several kinds, all are in it."""
+    lines: dict[str, str] = {}
+    for problem in problems.errors():
+        line = _sentence(problem, model)
+        place, _, said = line.partition(": must be ")
+        before = next((key for key in lines if said and key == place), None)
+        if before is None:
+            lines[place if said else line] = line
+        else:
+            head, _, given = lines[before].partition(" (given: ")
+            lines[before] = f"{head}, or {said.partition(' (given: ')[0]}" + (
+                f" (given: {given}" if given else ""
+            )
+    return list(lines.values())
+
+
 def _sentence(problem: Any, model: type[BaseModel]) -> str:
     """Turn one pydantic problem into a line for a user."""
     # Where a setting is one of several kinds, pydantic puts the kind into the path; a user's file has none.
-    parts = [str(part) for part in problem["loc"] if part not in _kinds(model)]
+    parts = [str(part) for part in problem["loc"] if part not in _kinds(model) and not _is_type(part)]
     place = ".".join(parts) or "settings"
     if problem["type"] == "extra_forbidden":
         known = _field_names(model)
         return f"{place}: unknown key{nearest(problem['loc'][-1], known)}"
     if problem["type"] == "missing":
         return f"{place}: is required and missing"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = _in_words(problem)
     given = problem["input"]
     if problem["type"] == "string_type" and (given is None or isinstance(given, bool | int | float)):
         read = "nothing" if given is None else f"{given!r}, which is no text"
         return f"{place}: YAML reads {read}; if a word is meant, put it in quotes"
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | list | tuple) else ""
     return f"{place}: {message}{shown}"
+
+
+def _in_words(problem: Any) -> str:
+    """Return what is wrong with a value in a user's words."""
+    known, limits = _WORDS.get(problem["type"]), problem.get("ctx", {})
+    return known.format(**limits) if known else str(problem["msg"]).removeprefix("Value error, ")
+
+
+def _is_type(part: object) -> bool:
+    """Tell whether a part of a path is a type's name, which pydantic adds where there are several."""
+    return isinstance(part, str) and _TYPE.fullmatch(part) is not None
 
 
 def _kinds(model: type[BaseModel]) -> set[Any]:

@@ -5,6 +5,7 @@ from importlib import import_module
 
 from healthgym import __version__
 from healthgym.errors import nearest
+from healthgym.programs import steady_output
 
 COMMANDS = {
     "describe": "look at a table, and write the schema that prepare needs",
@@ -33,7 +34,11 @@ exit status:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that is named first, and return its exit status."""
-    words = sys.argv[1:] if argv is None else argv
+    with steady_output():  # whoever reads a list of commands may leave: healthgym --help | head
+        return _run(sys.argv[1:] if argv is None else argv)
+
+
+def _run(words: list[str]) -> int:
     first = words[0] if words else "--help"
     if first in ("-h", "--help"):
         print(usage())

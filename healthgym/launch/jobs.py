@@ -324,7 +324,8 @@ class EvaluateJob:
         from healthgym.evaluation.report import evaluate
 
         report = evaluate(**_values(self))
-        return Outcome(True, f"{report.verdict}: {self.out / 'report.html'}")
+        lines = [f"  {section.title:<28} {section.verdict}" for section in report.sections]
+        return Outcome(True, "\n".join([*lines, f"{report.verdict}: {self.out / 'report.html'}"]))
 
 
 def _settled(options: dict[str, Any]) -> dict[str, Any]:

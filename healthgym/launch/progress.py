@@ -10,13 +10,13 @@ from healthgym.storage.cohort_folder import count_receipts, is_cohort, manifest_
 def progress(target: Path) -> str:
     """Return a sentence about a run folder, a cohort folder, a report folder or a prepared cohort."""
     if target.is_file():
-        return f"a file of {target.stat().st_size:,} bytes"
+        return f"done: a file of {target.stat().st_size:,} bytes"
     if is_cohort(target):
         return _cohort(target)
     if (target / "config.yaml").exists() or (target / "checkpoints").is_dir():
         return _run(target)
     if (target / "report.html").exists():
-        return f"report written: {target / 'report.html'}"
+        return f"done: {target / 'report.html'}"
     return "nothing made yet"
 
 
@@ -46,5 +46,6 @@ def _cohort(folder: Path) -> str:
     patients, size = plan.get("num_patients"), plan.get("patients_per_shard")
     total = f" of {-(-patients // size):,}" if isinstance(patients, int) and isinstance(size, int) else ""
     complete = manifest_path(folder).exists()
-    end = "complete" if complete else "not complete: the manifest is written last"
-    return f"synthesis, {shards:,}{total} shards finished; {end}"
+    if complete:
+        return f"done: {shards:,}{total} shards finished"
+    return f"synthesis, {shards:,}{total} shards finished; not complete: the manifest is written last"

@@ -19,6 +19,7 @@ from healthgym.data.stages import Usage, refuse_left_out, static_codes, usage_of
 from healthgym.distributed.parallel import granted_cores, place_from
 from healthgym.distributed.ranks import Ranks, joined
 from healthgym.distributed.share import Share
+from healthgym.environment import threads_asked
 from healthgym.errors import ConfigError
 from healthgym.faults import sentence
 from healthgym.files import require_place
@@ -52,6 +53,7 @@ from healthgym.training.saving import Saving, Snapshot
 from healthgym.training.subnormals import start_workers
 from healthgym.training.trainer import Trainer
 from healthgym.training.whole import WholeCurriculum
+from healthgym.words import counted
 
 
 def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> bool:
@@ -248,8 +250,10 @@ def choose_device(config: RunConfig) -> torch.device:
 
 
 def choose_threads(config: RunConfig) -> int:
-    """Return how many threads torch shall use: as many as cores are granted, unless set."""
-    return granted_cores() if config.training.threads == "auto" else config.training.threads
+    """Return how many threads torch shall use: as set, as OMP_NUM_THREADS says, or one per granted core."""
+    if config.training.threads != "auto":
+        return config.training.threads
+    return threads_asked(os.environ) or granted_cores()
 
 
 def _saver(
@@ -332,7 +336,7 @@ def _greeting(
 ) -> str:
     pace = course.pace
     lines = [
-        f"run {run_dir} on {_resources(here)}, process {os.getpid()}: "
+        f"run {run_dir} on {_resources(here)}{_why(config)}, process {os.getpid()}: "
         f"{num_parameters:,} parameters, {pace.total:,} steps"
         + (f", or as many as fit into {pace.minutes:g} min" if pace.minutes else "")
         + (f"; {how}" if how else ""),
@@ -350,9 +354,15 @@ def _greeting(
     return "\n".join(lines)
 
 
+def _why(config: RunConfig) -> str:
+    """Say where the number of threads comes from, if it is not that of the granted cores."""
+    asked = threads_asked(os.environ) if config.training.threads == "auto" else None
+    return " (OMP_NUM_THREADS)" if asked and asked != granted_cores() else ""
+
+
 def _resources(progress: Progress) -> str:
     processes = f"{progress.num_processes} processes of " if progress.num_processes > 1 else ""
-    return f"{progress.device} with {processes}{progress.threads} thread(s)"
+    return f"{progress.device} with {processes}{counted(progress.threads, 'thread')}"
 
 
 def _farewell(run_dir: Path, finished: bool, trainer: Trainer) -> str:

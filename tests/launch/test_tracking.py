@@ -171,7 +171,7 @@ def test_progress_of_each_kind_of_folder(tmp_path: Path, capsys: pytest.CaptureF
     report = tmp_path / "report"
     report.mkdir()
     (report / "report.html").write_text("")
-    assert "report written" in said(report)
+    assert "done: " in said(report)
     prepared = tmp_path / "prepared.h5"
     prepared.write_bytes(b"12345")
     assert "a file of 5 bytes" in said(prepared)

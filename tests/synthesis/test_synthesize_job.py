@@ -109,10 +109,10 @@ def test_a_cohort_keeps_to_its_checkpoint_while_training_goes_on(program: Module
     ("more", "sentence"),
     [
         (["--one-file", "a.xls"], "one_file: 'a.xls' must end in .csv, .csv.gz, .parquet, .h5"),
-        (["--format", "xls"], "file_format: Input should be 'hdf5', 'parquet' or 'csv' (given: 'xls')"),
+        (["--format", "xls"], "file_format: must be 'hdf5', 'parquet' or 'csv' (given: 'xls')"),
         (["--compression", "zstd"], "compression 'zstd' is not for hdf5; choose gzip, lzf, none"),
         (["--task", "2/2"], "--task 2/2: expected i/n with i from 0 to n - 1"),
-        (["--patients", "0"], "patients: Input should be greater than 0 (given: 0)"),
+        (["--patients", "0"], "patients: must be greater than 0 (given: 0)"),
         (["--run-dir", "nowhere"], "nowhere"),
         (["--device", "cuda"], "is to be made on a CUDA device and there is none here"),
     ],

@@ -192,7 +192,7 @@ def test_a_signal_to_one_stops_all_and_another_number_goes_on(tmp_path: Path) ->
     config = tiny.config(tmp_path, "v2", **item(tmp_path, "run", "v2")["sections"])
     with double_precision():
         assert train(tmp_path / "run", config, stream)
-    assert "note: so far it ran on cpu with 2 processes of 1 thread(s); the last bits of" in stream.getvalue()
+    assert "note: so far it ran on cpu with 2 processes of 1 thread; the last bits of" in stream.getvalue()
     alone(tmp_path, "undisturbed", "v2")
     assert_close_run(tmp_path, "undisturbed", "run")
 

@@ -275,7 +275,7 @@ def read_times(column: Column, who: Column | None = None) -> Times | None:
 
 def _like_days(column: Column) -> bool:
     """Tell whether numbers are dates such as 20240131."""
-    return all(len(word) == 8 and word.isdigit() and "1900" <= word[:4] <= "2100" for word in column.words)
+    return all(len(word) == 8 and word.isdigit() and "1900" <= word[:4] <= "2299" for word in column.words)
 
 
 def _days(words: pd.Series, form: str) -> NDArray[np.float64] | None:

@@ -1,5 +1,7 @@
 """What a person sees while a run goes on: a bar on a terminal, a line now and then in a log."""
 
+import io
+import os
 import sys
 import time
 from types import TracebackType
@@ -8,6 +10,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 _LINE_EVERY_SECONDS = 30.0
+_BAR_COLUMNS = 30  # for a short bar, per cent, and the time that is left
 
 
 class ProgressReport:
@@ -25,7 +28,13 @@ class ProgressReport:
         self._last_line = float("-inf")
         self._bar: Any = None
         if self._stream.isatty():
-            self._bar = tqdm(total=total, initial=done, unit="step", file=self._stream, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                file=self._stream,
+                dynamic_ncols=True,
+                bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {remaining} left{postfix}",
+            )
 
     def expect(self, total: int) -> None:
         """Take note of another number of steps of the whole run."""
@@ -55,13 +64,25 @@ class ProgressReport:
         )
         if self._bar is not None:
             self._bar.set_description(stage, refresh=False)
-            self._bar.set_postfix_str(f"{shown}  {rate:,.0f} seq/s")
+            self._bar.set_postfix_str(self._fitting(stage, [*shown.split("  "), f"{rate:,.0f} seq/s"]))
             return
         now = time.monotonic()
         if now - self._last_line >= _LINE_EVERY_SECONDS or step >= self._total:
             self._last_line = now
             left = _duration(seconds_left)
             self.say(f"step {step:,}/{self._total:,}  {stage}  {shown}  {rate:,.0f} seq/s  {left} left")
+
+    def _fitting(self, stage: str, texts: list[str]) -> str:
+        """Return as many texts as a terminal's width has room for beside the bar."""
+        columns = os.get_terminal_size(self._stream.fileno()).columns if _is_real(self._stream) else 80
+        room = columns - len(stage) - len(f"{self._total}/{self._total}") - _BAR_COLUMNS
+        kept: list[str] = []
+        for text in texts:
+            room -= len(text) + 2
+            if room < 0:
+                break
+            kept.append(text)
+        return "  ".join(kept)
 
     def say(self, text: str) -> None:
         """Write a line, above the bar if there is one."""
@@ -78,6 +99,15 @@ class ProgressReport:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _is_real(stream: TextIO) -> bool:
+    """Tell whether a stream is a terminal that knows its size."""
+    try:
+        os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError, io.UnsupportedOperation):
+        return False
+    return True
 
 
 _SHORT = {

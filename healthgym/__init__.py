@@ -2,6 +2,7 @@
 
     import healthgym as hg
 
+    schema = hg.describe(table)
     cohort = hg.prepare(table, schema, "prepared.h5")
     run = hg.train(cohort, "ar", "runs/a", minutes=10)
     patients = hg.sample(run, 1000)
@@ -15,9 +16,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from healthgym.api.cohorts import prepare
+    from healthgym.api.cohorts import describe, prepare
     from healthgym.api.judging import Evaluation, evaluate
     from healthgym.api.runs import Run, sample, train
+    from healthgym.data.describe.command import Description
     from healthgym.data.sequences import PreparedCohort
     from healthgym.errors import HealthgymError
     from healthgym.schema import Schema, load_schema
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Description",
     "Evaluation",
     "HealthgymError",
     "PreparedCohort",
     "Run",
     "Schema",
+    "describe",
     "evaluate",
     "load_schema",
     "prepare",
@@ -38,11 +42,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Description": "data.describe.command",
     "Evaluation": "api.judging",
     "HealthgymError": "errors",
     "PreparedCohort": "data.sequences",
     "Run": "api.runs",
     "Schema": "schema",
+    "describe": "api.cohorts",
     "evaluate": "api.judging",
     "load_schema": "schema",
     "prepare": "api.cohorts",

@@ -5,14 +5,16 @@ import json
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 
 from healthgym import shipped
 from healthgym.data import command
+from healthgym.data.describe.command import Description, describe_frame, describe_table
 from healthgym.data.prepare import SplitSettings
 from healthgym.data.sequences import PreparedCohort
+from healthgym.data.tables.dialect import FOUND_OUT
 from healthgym.data.tables.sources import Source, find_source
 from healthgym.errors import SchemaError
 from healthgym.schema import Schema, load_schema
@@ -20,7 +22,40 @@ from healthgym.schema.cells import LEAST_PATIENTS
 from healthgym.strict import parse
 
 AnyPath: TypeAlias = str | PathLike[str]
-AnySchema: TypeAlias = Schema | AnyPath | Mapping[str, Any]
+AnySchema: TypeAlias = Schema | Description | AnyPath | Mapping[str, Any]
+
+
+def describe(
+    table: pd.DataFrame | AnyPath,
+    *,
+    name: str = "table",
+    patient: str | None = None,
+    time: str | None = None,
+    visits: Literal["irregular", "grid"] | None = None,
+    every: float | None = None,
+) -> Description:
+    """Look at a table that nobody has described, and draft its schema.
+
+    Args:
+        table: a long table, one row per patient and time: a data frame, or the path of a file, of a folder
+            of files or a pattern that names them.
+        name: of the schema; a file gives its own.
+        patient: name of the column of patients, if it is known; else it is found.
+        time: name of the column of times, likewise.
+        visits: how visits at any time are taken.
+        every: width of a grid's intervals, in the unit of the times.
+
+    Returns:
+        The description, which `prepare` takes: printed, it says what was found and what could not be decided.
+        `.yaml` is the schema's text, with the evidence of each guess as a comment, to be corrected and given
+        to `prepare` as a file.
+
+    Raises:
+        HealthgymError: the table has no keys, or is of a form that cannot be prepared.
+    """
+    if isinstance(table, pd.DataFrame):
+        return describe_frame(table, name, patient, time, visits, every)
+    return describe_table(Path(table), FOUND_OUT, patient, time, visits, every)
 
 
 def prepare(
@@ -28,7 +63,7 @@ def prepare(
     schema: AnySchema,
     out: AnyPath = "prepared.h5",
     *,
-    holdout: float = 0.2,
+    holdout: float | None = None,
     seed: int = 0,
     max_patients: int | None = None,
     least_patients: int = LEAST_PATIENTS,
@@ -40,14 +75,15 @@ def prepare(
     Args:
         table: a long table, one row per patient and time: a data frame, or the path of a CSV or Parquet
             file, of a folder of such files or a pattern that names them.
-        schema: what the columns mean: a `Schema`, the path of its YAML file, the name of one that comes with
-            the package (`art_hiv`), or a mapping of the same form as the file.
+        schema: what the columns mean: what `describe` returned, a `Schema`, the path of a YAML file, the name
+            of one that comes with the package (`art_hiv`), or a mapping of the same form as the file.
         out: the file to write (HDF5).
-        holdout: share of the patients that training never sees, which `evaluate` compares with.
+        holdout: share of the patients that training never sees, which `evaluate` compares with: 0.2, or what
+            `describe` advises.
         seed: decides who is held out.
         max_patients: use so many patients only, those with the lowest ids.
         least_patients: values that fewer training patients had are pooled in what `ar` learns from.
-        sort: whether rows that are out of order are sorted.
+        sort: whether rows that are out of order are sorted; they are if `describe` found them so.
         overwrite: whether to replace a file that was made from something else.
 
     Returns:
@@ -57,7 +93,10 @@ def prepare(
         HealthgymError: the table does not fit the schema, with the rows and what to do; or `out` holds
             something else.
     """
-    declared = schema_of(schema)
+    declared, share = schema_of(schema), 0.2
+    if isinstance(schema, Description):
+        share, sort = schema.advice.holdout, sort or not schema.found.keys.sorted
+    holdout = share if holdout is None else holdout
     command.check(holdout, max_patients, least_patients)
     split = SplitSettings(holdout, seed, max_patients, least_patients)
     if isinstance(table, pd.DataFrame):
@@ -73,6 +112,8 @@ def schema_of(schema: AnySchema) -> Schema:
     Raises:
         SchemaError: with every problem found.
     """
+    if isinstance(schema, Description):
+        return schema.schema
     if isinstance(schema, Schema):
         return schema
     if isinstance(schema, Mapping):

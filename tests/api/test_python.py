@@ -92,6 +92,21 @@ def test_a_schema_may_be_a_mapping_and_a_table_a_path(tmp_path: Path) -> None:
         hg.prepare(tmp_path / "t.csv", {"name": "mine"}, tmp_path / "b.h5")
 
 
+def test_a_table_that_nobody_described_is_described_and_prepared(tmp_path: Path) -> None:
+    table = tiny.table(num_patients=60).replace(
+        {"sex": {1: "Male", 2: "Female"}, "drug": {0: "A", 1: "B", 2: "C"}}
+    )
+    found = hg.describe(table)
+    assert {v.name: v.kind for v in found.schema.variables}["drug"] == "categorical"
+    cohort = hg.prepare(table, found, tmp_path / "a.h5")
+    assert cohort.schema == found.schema
+    table.to_csv(tmp_path / "t.csv", index=False)
+    again = hg.describe(tmp_path / "t.csv")
+    assert again.schema.variables == found.schema.variables
+    (tmp_path / "s.yaml").write_text(again.yaml)
+    assert hg.load_schema(tmp_path / "s.yaml") == again.schema
+
+
 def test_training_goes_on_where_it_was(cohort: hg.PreparedCohort, run: hg.Run) -> None:
     steps = read_checkpoint(run.checkpoints[0]).progress.step
     assert repr(run) == f"Run('{run.path}': saved at step {steps:,})"

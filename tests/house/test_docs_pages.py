@@ -76,7 +76,8 @@ def test_files_that_are_named_are_there(page: Path) -> None:
     named = re.findall(
         r"`((?:healthgym|tests|benchmarks|configs|jobs|slurm|docs)/[\w./-]*\w)", page.read_text()
     )
-    assert [name for name in named if not (ROOT / name).exists()] == []
+    real = [name for name in named if not re.search(r"\b[A-Z]+\b/", name)]  # DEVICE stands for any
+    assert [name for name in real if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("page", READ, ids=lambda path: path.name)

@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+# After minutes of training nearly all patients of v3 leave the range of the data, and the published guardrail
+# draws such patients again without end; the published sampler takes 20 times as long.
+SAMPLING = {"v3": ("system.guardrail.kind=clamp", "system.sampler.kind=dpmpp")}
 METRICS = {
     "marginals.ks": "distribution (KS)",
     "dynamics.switches": "switches",
@@ -61,7 +64,9 @@ def made_by_system(name: str, arguments: argparse.Namespace, folder: Path) -> tu
         *(word for setting in arguments.set for word in ("--set", setting)),
     )
     cohort = folder / "cohort"
-    job("synthesize", "--run-dir", folder / "run", "--patients", str(arguments.patients), "--out", cohort)
+    sampling = [word for setting in SAMPLING.get(name, ()) for word in ("--set", setting)]
+    patients = ("--patients", str(arguments.patients), *sampling)
+    job("synthesize", "--run-dir", folder / "run", *patients, "--out", cohort)
     return cohort, seconds
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from healthgym.data.describe.follow_up import FollowUp, find_follow_up
-from healthgym.data.describe.keys import Keys, TimeForm, find_keys, time_form
+from healthgym.data.describe.keys import Keys, find_keys
+from healthgym.data.describe.time_form import TimeForm, time_form
 from healthgym.data.describe.variables import Found, find_variables
 from healthgym.data.describe.words import Words
 from healthgym.errors import TableError

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from healthgym.data.describe.keys import Keys, TimeForm
+from healthgym.data.describe.keys import Keys
 from healthgym.data.describe.names import rank_as_event, rank_as_follow_up, unit_of_time
+from healthgym.data.describe.time_form import TimeForm
 from healthgym.data.describe.variables import Found
 from healthgym.data.describe.words import Words
 from healthgym.schema.timing import ratio

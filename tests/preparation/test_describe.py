@@ -213,7 +213,10 @@ def test_equal_gaps_make_a_grid_and_repeated_times_too() -> None:
 def test_a_grid_that_is_asked_for_gives_each_variable_a_flag() -> None:
     frame = visits(60, time="years")
     frame["years"] = frame["years"] * 1.5 + np.arange(len(frame)) % 3 * 0.1
-    assert describe_frame(frame).schema.keys.visits.kind == "irregular"  # type: ignore[union-attr]
+    schema = describe_frame(frame).schema
+    assert schema is not None
+    assert schema.keys.visits is not None
+    assert (schema.keys.visits.kind, schema.timestep_unit) == ("irregular", "visit")
     found = describe_frame(frame, visits="grid", every=0.5)
     assert found.misfit == ""
     assert [v.missing for v in found.schema.variables] == ["refuse", "refuse", "model", "model", "model"]

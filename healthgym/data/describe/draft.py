@@ -142,9 +142,11 @@ def _lines(found: Draft, name: str, command: str) -> Iterator[str]:
     yield f"# Written by `{_one_line(command)}` from {rows}, {counted(keys.num_patients, 'patient')}."
     yield "# Each line is a guess, with its evidence beside it: change what is wrong."
     yield f"name: {_word(name)}"
-    yield f"timestep_unit: {_word(form.unit or 'timestep')}" + (
-        "" if form.unit else " # undecided: no name says it"
-    )
+    if form.kind == "irregular":
+        yield "timestep_unit: visit"
+    else:
+        undecided = "" if form.unit else " # undecided: no name says it"
+        yield f"timestep_unit: {_word(form.unit or 'timestep')}{undecided}"
     yield "keys:"
     yield f"  # {_one_line(keys.reasons[0])}; {_lengths(keys)}"
     yield f"  patient: {_word(keys.patient.name)}"

@@ -1,1 +1,5 @@
 """What is fitted to the training patients: transforms, cells, correlations."""
+
+from healthgym.data.fitting.transform import Transform
+
+__all__ = ["Transform"]

@@ -35,6 +35,9 @@ class CountJob:
     def check(self, awaited: bool = False) -> None:
         """Nothing can be wrong."""
 
+    def rehearse(self) -> None:
+        """Nothing need fit."""
+
     def deal(self, num_tasks: int) -> Sequence["CountJob"]:
         """One chain per task, each in a folder of its own; those that are done are left out."""
         if num_tasks == 1:

@@ -21,6 +21,8 @@ class Does:
 
     def check(self, awaited: bool = False) -> None: ...
 
+    def rehearse(self) -> None: ...
+
     def deal(self, num_tasks: int) -> list["Does"]:
         return [self]
 

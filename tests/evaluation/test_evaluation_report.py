@@ -341,7 +341,7 @@ def test_too_few_patients_are_refused(files: dict[str, Path], tmp_path: Path) ->
 
 def test_a_folder_that_is_no_cohort_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CohortError, match=r"neither a manifest\.json nor a table \(\.csv, "):
+    with pytest.raises(CohortError, match=r"neither a _manifest\.json nor a table \(\.csv, "):
         open_synthetic(tmp_path / "empty", SCHEMA)
 
 

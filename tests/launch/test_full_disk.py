@@ -17,6 +17,7 @@ from healthgym.evaluation.report import evaluate
 from healthgym.evaluation.sections import marginals, validity
 from healthgym.programs import ended
 from healthgym.release.compare_runs import compare_runs
+from healthgym.release.memory_audit import audit_memory
 from healthgym.release.release import release
 from healthgym.strict import parse
 from healthgym.synthesis.cohort import SynthesisRequest, synthesize
@@ -39,6 +40,9 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.table(80).to_csv(folder / "table.csv", index=False)
     tiny.cohort(folder, num_patients=80)
     train(folder / "run", tiny.epoch_of(folder, "v1"), io.StringIO())
+    (folder / "many").mkdir()
+    tiny.cohort(folder / "many", num_patients=400)
+    train(folder / "many" / "run", tiny.epoch_of(folder / "many", "v2"), io.StringIO())
     return folder
 
 
@@ -74,6 +78,10 @@ def releases(given: Path, out: Path) -> object:
     return release(given / "run", out / "r.h5", CONFIG, data=given / "prepared.h5", despite="a test")
 
 
+def audits(given: Path, out: Path) -> object:
+    return audit_memory(given / "many" / "run", given / "many" / "prepared.h5", out / "audit", CONFIG)
+
+
 JOBS: dict[str, Does] = {
     "prepare": prepares,
     "train": trains,
@@ -82,6 +90,7 @@ JOBS: dict[str, Does] = {
     "evaluate": judges,
     "compare": compares,
     "release": releases,
+    "audit": audits,
 }
 SLOW = {"compare", "release"}
 

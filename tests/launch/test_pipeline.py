@@ -116,7 +116,11 @@ def test_a_changed_stage_and_all_after_it_are_done_again(pipeline: Path, tmp_pat
     for target in targets(tmp_path).values():
         finish(target)
     tiny.cohort(tmp_path / "work")  # what the finished stage had made
-    pipeline.write_text(pipeline.read_text().replace("set: [", "set: [training.epochs=77, "))
+    pipeline.write_text(
+        pipeline.read_text().replace(
+            "set: [", "set: [training.epochs=77, curriculum.lengths=auto, curriculum.batch_size=8, "
+        )
+    )
     assert submit_pipeline(pipeline) == ["45", "46", "47"]
     assert dependency(targets(tmp_path)["train"]) is None
 

@@ -45,7 +45,7 @@ def test_not_a_time(text: str) -> None:
         ({"partition": "x;rm -rf"}, "partition: "),
         ({"gpu_type": "a100"}, "gpu_type needs gpus_per_node"),
         ({"time": "1", "warning_seconds": 60}, "warning_seconds must be less than time"),
-        ({"warning_seconds": 30}, "warning_seconds: .* greater than or equal to 60"),
+        ({"warning_seconds": 30}, r"warning_seconds: must be at least 60 \(given: 30\)"),
         ({"mail": {"to": "nobody"}}, "mail.to"),
         ({"mail": {"to": "a@b.c", "when": ["SOMETIMES"]}}, "mail.when"),
         ({"container": {"kind": "docker", "image": "x"}}, "container.kind"),

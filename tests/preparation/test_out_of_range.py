@@ -55,7 +55,7 @@ def test_the_transform_of_any_such_values_is_finite(exponents: list[float]) -> N
 def columns(reals: list[float], lambda_: float) -> _Columns:
     one = np.ones(1)
     transform = Transform(("VL",), 0 * one, lambda_ * one, 0 * one, 100 * one)
-    source: Any = SimpleNamespace(schema=SCHEMA, transform=transform)
+    source: Any = SimpleNamespace(schema=SCHEMA, transform=transform, written_decimals={})
     made = _Columns(source, np.array([len(reals)]))
     made._reals[:] = reals
     made._codes[:] = 0
@@ -64,7 +64,7 @@ def columns(reals: list[float], lambda_: float) -> _Columns:
 
 def test_a_shard_with_them_is_refused() -> None:
     with pytest.raises(
-        CohortError, match=r"makes 2 value\(s\) of 'VL' beyond 3\.4e38.*an earlier checkpoint"
+        CohortError, match=r"makes 2 value\(s\) of 'VL' beyond 3\.4e\+38.*an earlier checkpoint"
     ):
         columns([0.1, 1.0, 50.0], 0.0).finish()
 

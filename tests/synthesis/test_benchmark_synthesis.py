@@ -57,7 +57,7 @@ def test_every_stage_is_measured() -> None:
     assert stages <= set(found["microseconds_per_patient"])
     assert all(len(rounds) == 1 for rounds in found["ratios_by_round"].values())
     rows = load("shards").measure(repeats=1, sizes=(16,))
-    assert {row["format"] for row in rows} == {"hdf5", "parquet"}
+    assert {row["format"] for row in rows} == {"csv", "hdf5", "parquet"}
 
 
 @pytest.mark.parametrize("name", ["synthesis", "shards", "diffusion"])

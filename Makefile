@@ -38,10 +38,9 @@ demo: $(INSTALLED)
 	$(BIN)/python jobs/train.py configs/demo_ar.yaml --data $(DEMO)/prepared.h5 --run-dir $(DEMO)/run-ar --on local
 	$(BIN)/python jobs/synthesize.py --run-dir $(DEMO)/run-ar --patients 2048 --patients-per-shard 1024 \
 	  --out $(DEMO)/cohort-ar
-	$(BIN)/python jobs/compare.py --schema configs/schemas/art_hiv.yaml --real $(DEMO)/tables/train.csv \
-	  --holdout $(DEMO)/tables/holdout.csv --out $(DEMO)/comparison --patients 512 $(DEMO)/run $(DEMO)/run-ar
-	$(BIN)/python jobs/evaluate.py --schema configs/schemas/art_hiv.yaml --real $(DEMO)/tables/train.csv \
-	  --holdout $(DEMO)/tables/holdout.csv --synthetic $(DEMO)/cohort-ar --out $(DEMO)/report
+	$(BIN)/python jobs/compare.py --schema configs/schemas/art_hiv.yaml --real $(DEMO)/prepared.h5 \
+	  --out $(DEMO)/comparison --patients 512 $(DEMO)/run $(DEMO)/run-ar
+	$(BIN)/python jobs/evaluate.py --real $(DEMO)/prepared.h5 --synthetic $(DEMO)/cohort-ar --out $(DEMO)/report
 	@echo "Both systems side by side: $(DEMO)/comparison/compare.html. The report on ar:"
 	@echo "$(DEMO)/report/report.html. Loss curves: $(DEMO)/run/losses.png, $(DEMO)/run-ar/losses.png."
 

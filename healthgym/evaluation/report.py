@@ -42,6 +42,7 @@ from healthgym.evaluation.sources import (
     schema_for,
     side_of,
     stated_patients,
+    title_of,
 )
 from healthgym.evaluation.statistics.anchors import Anchors
 from healthgym.evaluation.statistics.panel import Panel
@@ -156,7 +157,8 @@ def judge(
     held = real if holdout is None and both else holdout
     unseen = None if held is None else open_real(held, schema, "holdout", compared)
     settings = settings.without({v.name for v in schema.encoded} - set(compared.names()))
-    return make_report(compare(compared, settings, train, unseen, cohort), cohort.facts)
+    comparison = compare(compared, settings, train, unseen, cohort)
+    return make_report(comparison, train.facts | cohort.facts, title_of(schema, train))
 
 
 def rehearse(real: Path, synthetic: Path, config: Path, overrides: Sequence[str] = ()) -> None:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from healthgym.data.sequences import PreparedCohort, schema_of
 from healthgym.data.stages import in_a_sentence
 from healthgym.data.tables.reading import FORMS
-from healthgym.data.tables.sources import list_tables, read_files
+from healthgym.data.tables.sources import SIMULATED, list_tables, read_files
 from healthgym.data.tables.table import check_table
 from healthgym.errors import CohortError, ConfigError, TableError, listed
 from healthgym.evaluation.comparison import Side
@@ -23,7 +23,7 @@ from healthgym.evaluation.statistics.scale import Scale
 from healthgym.evaluation.statistics.tally import Combination, Tally, tally_of
 from healthgym.schema import Schema, load_schema
 from healthgym.seeds import permutation
-from healthgym.storage.cohort_folder import MANIFEST_FILE, is_cohort
+from healthgym.storage.cohort_folder import MANIFEST_FILE, is_cohort, manifest_path
 from healthgym.storage.shards import Manifest, open_cohort
 
 _BLOCK = 20_000
@@ -120,7 +120,7 @@ def stated_patients(path: Path) -> int | None:
     """Return how many (training) patients a prepared cohort or a cohort folder has; None for others."""
     if path.suffix.lower() == ".h5":
         return PreparedCohort.open(path, verify=False).train.num_patients
-    return open_cohort(path).num_patients if (path / "manifest.json").exists() else None
+    return open_cohort(path).num_patients if manifest_path(path).exists() else None
 
 
 def open_real(
@@ -162,7 +162,17 @@ def open_real(
             frame = prepared.frame(split, first, min(first + _BLOCK, num_patients))
             yield panel_from_frame(frame, compared, str(path))
 
-    return Source(f"{path} ({split})", num_patients, panels, {"prepared cohort": prepared.fingerprint[:16]})
+    facts = {"prepared cohort": prepared.fingerprint[:16]}
+    made_from = str(prepared.recipe.get("table", ""))
+    if made_from.startswith(SIMULATED):
+        facts["real patients"] = f"none: simulated patients stand for them ({made_from})"
+    return Source(f"{path} ({split})", num_patients, panels, facts)
+
+
+def title_of(schema: Schema, real: Source) -> str:
+    """Return a cohort's title; it says where the patients that stand for real ones are simulated."""
+    title = schema.title or schema.name
+    return f"{title} (simulated patients)" if "real patients" in real.facts else title
 
 
 def source_of(panel: Panel, name: str) -> Source:

@@ -20,6 +20,7 @@ from healthgym.data.sequences import PreparedCohort
 from healthgym.data.tables.fetch import DATASETS
 from healthgym.data.tables.reading import read_table
 from healthgym.data.tables.table import check_table
+from healthgym.evaluation.sources import open_real, title_of
 from healthgym.schema import load_schema
 
 ROOT = Path(__file__).parents[2]
@@ -194,6 +195,12 @@ def test_simulated_patients(prepare: Prepare, folder: Path) -> None:
     assert status == 0
     assert "from 20 simulated patients" in out
     assert "3 real, 10 binary or categorical: 37 encoded columns" in out
+    schema = PreparedCohort.open(folder / "p.h5").schema
+    real = open_real(folder / "p.h5", schema)
+    assert (
+        title_of(schema, real) == "ART for HIV (simulated patients)"
+    )  # so that no page passes them for real
+    assert "simulated_art_hiv" in real.facts["real patients"]
 
 
 def test_a_fetched_table_must_have_the_published_counts(prepare: Prepare, folder: Path) -> None:

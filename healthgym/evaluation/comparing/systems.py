@@ -18,7 +18,7 @@ from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.report import compare, make_report, write_report
 from healthgym.evaluation.sections.collapse import COMMON
 from healthgym.evaluation.settings import load_report_config
-from healthgym.evaluation.sources import open_real, open_synthetic
+from healthgym.evaluation.sources import open_real, open_synthetic, title_of
 from healthgym.files import write_json, write_text
 from healthgym.schema import load_schema
 
@@ -59,10 +59,10 @@ def compare_systems(
     for each in trained:
         cohort = open_synthetic(each.cohort, read_schema)
         comparison = compare(read_schema, settings, train, unseen, cohort)
-        report = make_report(comparison, cohort.facts, f"{each.name} ({each.system})")
+        report = make_report(comparison, train.facts | cohort.facts, f"{each.name} ({each.system})")
         write_report(report, out / "reports" / each.name)
         judged.append(Judged(each, report, count_groups(comparison)))
-    write_text(out / "compare.html", render_comparison(judged, read_schema.title or read_schema.name))
+    write_text(out / "compare.html", render_comparison(judged, title_of(read_schema, train)))
     write_json(out / "compare.json", to_json(judged))
     return judged
 

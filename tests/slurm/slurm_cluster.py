@@ -59,9 +59,15 @@ class Cluster:
 
     def until_over(self, number: str, seconds: float = 120) -> str:
         """Wait until a job is over and return its last state."""
-        live = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING", "SUSPENDED")
-        self.until(f"the end of job {number}", lambda: self.state(number) not in live, seconds)
-        return self.state(number)
+        live = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING", "SUSPENDED", "SIGNALING")
+        seen: list[str] = []
+
+        def is_over() -> bool:
+            seen.append(self.state(number))
+            return seen[-1] not in live
+
+        self.until(f"the end of job {number}", is_over, seconds)
+        return seen[-1]
 
     def preempt(self, *numbers: str) -> None:
         """Let urgent work take both nodes until each of these running jobs has been put back."""

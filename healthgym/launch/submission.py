@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from healthgym.errors import LaunchError
+from healthgym.faults import sentence
 from healthgym.files import write_json
 from healthgym.launch import records
 from healthgym.launch.perform import Job, perform
@@ -80,13 +81,20 @@ def submit(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
         )
     folder = records.new_submission(job.target)
     executor = make_executor(settings, _name(job, folder), folder, _shown(job), after)
+    number = ""
     try:
         make_mount_points(settings, folder, _shown(job))
         number = send(executor, [Submitted(task, folder) for task in tasks], settings_path)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)  # nothing was queued: leave no trace
+        _record(job, tasks, folder, number, settings_path)
+    except BaseException as error:
+        # A job without its record would be queued a second time by the next call.
+        if number and not queue.cancel(number):
+            raise LaunchError(
+                f"{sentence(error) or error} Job {number} is queued for {job.target} and could not be "
+                f"cancelled: cancel it by scancel {number} before you submit again."
+            ) from error
+        shutil.rmtree(folder, ignore_errors=True)  # nothing is queued: leave no trace
         raise
-    _record(job, tasks, folder, number, settings_path)
     _explain(job, tasks, folder, number, settings_path)
     return number
 

@@ -2,17 +2,21 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import tiny
 from fake_slurm import FakeSlurm
+from full_disk import Disk
 
-from healthgym.errors import HealthgymError
+from healthgym.errors import HealthgymError, LaunchError, StorageError
 from healthgym.launch.pipeline import Pipeline, show_pipeline, submit_pipeline
 from healthgym.launch.records import submissions_folder
+from healthgym.programs import ended
 
 ROOT = Path(__file__).parents[2]
+DISK = Disk()
 STAGES = ("prepare", "train", "synthesize", "evaluate")
 
 
@@ -102,6 +106,56 @@ def test_submitting_again_goes_on(slurm: FakeSlurm, pipeline: Path, tmp_path: Pa
     assert submit_pipeline(pipeline) == ["45", "46"]
     assert dependency(places["synthesize"]) == "afterok:42"
     assert dependency(places["evaluate"]) == "afterok:45"
+
+
+def test_on_a_full_disk_no_job_is_queued_without_its_record(
+    slurm: FakeSlurm, pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cancelled = tmp_path / "cancelled"
+    cancelled.mkdir()
+    slurm.says("scancel")  # and then a script that needs no room to note its call
+    (slurm.folder / "scancel").write_text(f"#!/bin/sh\nmkdir {cancelled}/$1\n")
+    whole, places = tmp_path / "work", targets(tmp_path).values()
+
+    def forget() -> None:
+        for target in places:
+            shutil.rmtree(submissions_folder(target), ignore_errors=True)
+
+    def numbers(folder: Path) -> dict[str, str]:
+        return json.loads((folder / "submission.json").read_text())["places"]
+
+    with DISK.watching(whole):
+        submit_pipeline(pipeline)
+    for full_from in range(len(DISK.opened)):
+        forget()
+        first = int((tmp_path / "count").read_text())
+        capsys.readouterr()
+        with DISK.watching(whole, full_from):
+            assert ended(lambda: len(submit_pipeline(pipeline))) == 1
+        said = capsys.readouterr().err
+        assert "error: Cannot " in said, said
+        assert "the file would be larger" in said, said
+        folders = [folder for target in places for folder in submissions_folder(target).glob("*")]
+        recorded = {number.partition("_")[0] for folder in folders for number in numbers(folder)}
+        queued = {str(number) for number in range(first, int((tmp_path / "count").read_text()))}
+        taken_back = {path.name for path in cancelled.iterdir()} & queued
+        assert recorded.isdisjoint(taken_back)
+        assert recorded | taken_back == queued
+    assert any(cancelled.iterdir())  # there was no room for a record
+    forget()
+    assert len(submit_pipeline(pipeline)) == 4
+
+
+def test_a_job_that_has_no_record_and_cannot_be_cancelled_is_named(
+    slurm: FakeSlurm, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageError("Cannot write the record: no space is left.")
+
+    slurm.says("scancel", status=1)
+    monkeypatch.setattr("healthgym.launch.submission.write_json", full)
+    with pytest.raises(LaunchError, match=r"no space is left\. Job 41 is queued .*by scancel 41 before"):
+        submit_pipeline(pipeline)
 
 
 def test_when_all_is_done_nothing_is_submitted(pipeline: Path, tmp_path: Path) -> None:

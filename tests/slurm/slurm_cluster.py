@@ -8,6 +8,7 @@ from pathlib import Path
 
 from healthgym.launch import submission
 from healthgym.launch.perform import Job
+from healthgym.launch.slurm.queue import LIVE
 
 
 class Cluster:
@@ -59,12 +60,11 @@ class Cluster:
 
     def until_over(self, number: str, seconds: float = 120) -> str:
         """Wait until a job is over and return its last state."""
-        live = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING", "SUSPENDED", "SIGNALING")
         seen: list[str] = []
 
         def is_over() -> bool:
             seen.append(self.state(number))
-            return seen[-1] not in live
+            return seen[-1] not in LIVE
 
         self.until(f"the end of job {number}", is_over, seconds)
         return seen[-1]

@@ -117,6 +117,15 @@ def try_out(script: Path, settings_path: Path) -> None:
         raise refusal(done.stderr, settings_path)
 
 
+def cancel(number: str) -> bool:
+    """Cancel a job; return whether the scheduler took the order."""
+    try:
+        done = subprocess.run(["scancel", number], capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
 def refusal(said: str, settings_path: Path) -> LaunchError:
     """Turn sbatch's complaint into an error that names the setting to change."""
     words = "; ".join(line.strip() for line in said.splitlines() if line.strip()) or "nothing"

@@ -286,16 +286,15 @@ class Comparison:
         detectable = cut * float(
             np.median(np.concatenate([e.error_K[np.isfinite(e.error_K)] for e in found]))
         )
+        failing = [d for d in beyond if abs(d.size) - _SURE * d.error > fail]
+        worst = failing[0] if failing else worst
         verdict = Verdict.PASS
-        if beyond:
-            failing = [d for d in beyond if abs(d.size) - _SURE * d.error > fail]
-            verdict, worst = (Verdict.FAIL, failing[0]) if failing else (Verdict.CAUTION, worst)
-        elif (relations and not self._told(keys, cut, caution, apart)) or (
-            not relations and detectable > 2 * fail
-        ):
-            verdict = Verdict.NOT_JUDGED
         if threshold is None:
             verdict = Verdict.SHOWN
+        elif beyond:
+            verdict = Verdict.FAIL if failing else Verdict.CAUTION
+        elif not self._told(keys, cut, caution, apart) if relations else detectable > 2 * fail:
+            verdict = Verdict.NOT_JUDGED
         few = _TOO_FEW if verdict is Verdict.NOT_JUDGED else ""
         seen = f"At these numbers of patients a typical difference of {show(detectable)} would be seen."
         shown = beyond[:_MOST_ROWS] or [worst]

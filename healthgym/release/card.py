@@ -88,6 +88,7 @@ def make_card(
         despite: why it is released although its report fails, if it does.
     """
     recipe = {name: cohort.recipe[name] for name in _RECIPE if name in cohort.recipe} if cohort else {}
+    failing = failing_sections(effect, report)
     return {
         "kind": "healthgym release card",
         "version": CARD_VERSION,
@@ -102,9 +103,7 @@ def make_card(
         },
         "variables": variables_of(source.schema),
         "uses": uses_of(effect),
-        "released_despite": {"sections": failing_sections(effect, report), "reason": despite}
-        if failing_sections(effect, report)
-        else None,
+        "released_despite": {"sections": failing, "reason": despite} if failing else None,
         "training": {"steps": source.progress.step, "seconds": round(source.progress.seconds, 1)},
         "configuration": released.config.model_dump(mode="json"),
         "versions": {
@@ -117,16 +116,19 @@ def make_card(
         "membership_by_likelihood": likelihood,
         "report_effect": effect,
         "still_in_it": list(_CELLS_REMAIN if released.cells else _REMAINS),
-        "report": {
-            "title": report["title"],
-            "verdict": report["verdict"],
-            "judged_a_cohort_of_the_source": f"checkpoint {source.sha256[:16]}"
-            in str(report["facts"].get("synthetic from", "")),
-            "sections": {section["title"]: section["verdict"] for section in report["sections"]},
-            "thresholds": report["thresholds"],
-        }
-        if report
-        else None,
+        "report": _report_part(report, source) if report else None,
+    }
+
+
+def _report_part(report: dict[str, Any], source: Checkpoint) -> dict[str, Any]:
+    """Return what the card keeps of a report."""
+    judged = str(report["facts"].get("synthetic from", ""))
+    return {
+        "title": report["title"],
+        "verdict": report["verdict"],
+        "judged_a_cohort_of_the_source": f"checkpoint {source.sha256[:16]}" in judged,
+        "sections": {section["title"]: section["verdict"] for section in report["sections"]},
+        "thresholds": report["thresholds"],
     }
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -211,9 +212,8 @@ def test_divergence_stops_before_anything_is_saved(folder: Path, monkeypatch: py
     assert [path.name for path in list_checkpoints(folder / "run/checkpoints")] == ["step-000000004.h5"]
 
 
-def test_an_older_writer_is_fenced_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny.config(folder, checkpoint={"every_steps": 2})
-    newer = RunFolder(folder / "run", Identity("", 0, "newer", "elsewhere", 1))
+def before_third_step(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> None:
+    """Let something happen before the third step is taken."""
     original = WGANSystem.train_step
     taken = 0
 
@@ -221,13 +221,22 @@ def test_an_older_writer_is_fenced_off(folder: Path, monkeypatch: pytest.MonkeyP
         nonlocal taken
         taken += 1
         if taken == 3:
-            deadline = time.monotonic() + 60
-            while not list_checkpoints(folder / "run/checkpoints"):  # it is written beside the training
-                assert time.monotonic() < deadline
-            newer.claim()
+            call()
         return original(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(WGANSystem, "train_step", step)
+
+
+def test_an_older_writer_is_fenced_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny.config(folder, checkpoint={"every_steps": 2})
+
+    def take_over() -> None:
+        deadline = time.monotonic() + 60
+        while not list_checkpoints(folder / "run/checkpoints"):  # it is written beside the training
+            assert time.monotonic() < deadline
+        RunFolder(folder / "run", Identity("", 0, "newer", "elsewhere", 1)).claim()
+
+    before_third_step(monkeypatch, take_over)
     with pytest.raises(FencedError, match="now belongs to process 1 on elsewhere"):
         train(folder / "run", config, io.StringIO())
     assert [path.name for path in list_checkpoints(folder / "run/checkpoints")] == ["step-000000002.h5"]
@@ -242,17 +251,7 @@ def test_an_earlier_life_of_the_same_job_never_takes_over(tmp_path: Path) -> Non
 def test_a_fenced_writer_leaves_the_metrics_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny.config(folder, training={"log_every_steps": 1})
     newer = RunFolder(folder / "run", Identity("", 0, "newer", "elsewhere", 1))
-    original = WGANSystem.train_step
-    taken = 0
-
-    def step(self: WGANSystem, *args: object) -> object:
-        nonlocal taken
-        taken += 1
-        if taken == 3:
-            newer.claim()
-        return original(self, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(WGANSystem, "train_step", step)
+    before_third_step(monkeypatch, newer.claim)
     with pytest.raises(FencedError):
         train(folder / "run", config, io.StringIO())
     assert [record["step"] for record in read_metrics(folder / "run/metrics.jsonl")] == [1, 2]

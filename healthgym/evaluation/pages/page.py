@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from healthgym.evaluation.figure import Figure, Section, Verdict, show
 from healthgym.evaluation.pages.summary import findings, summarise
+from healthgym.words import counted
 
 _WORDS = {
     Verdict.PASS: ("✓", "Passes"),
@@ -98,6 +99,7 @@ def environment() -> Environment:
     )
     made.filters |= {
         "show": show,
+        "counted": counted,
         "gauge": gauge,
         "findings": findings,
         "data_uri": data_uri,

@@ -57,6 +57,8 @@ def draw_losses(metrics_path: Path, picture_path: Path) -> bool:
                        marker="." if len(points) < 3 else None)  # fmt: skip
     for panel in axes.flat[len(names) :]:
         panel.set_axis_off()
+    for panel in axes.flat:
+        panel.xaxis.get_major_locator().set_params(integer=True)  # there is no epoch 1.25
     for panel in axes[-1]:
         panel.set_xlabel("Epoch")
     if validated:

@@ -109,9 +109,9 @@ lock:
 # Results as JSON go to BENCH; with a GPU, the training step is measured there.
 BENCH ?= benchmarks/results/new
 STEPS := OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/training_step.py
-TWO := --threads 2 --no-memory --json $(BENCH)/training_step_two_threads
+TWO := --threads 2 --no-memory --json $(BENCH)/training_step/two_threads
 bench: $(INSTALLED)
-	$(STEPS) --lengths 60 --json $(BENCH)/training_step.json
+	$(STEPS) --lengths 60 --json $(BENCH)/training_step/one_thread.json
 	$(STEPS) $(TWO).json
 	$(STEPS) --system v2.5 --lengths 60 $(TWO)_v2.5.json
 	$(STEPS) --system v3 --lengths 60 $(TWO)_v3.json
@@ -122,18 +122,18 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/diffusion.py --json $(BENCH)/diffusion.json
 	$(BIN)/python benchmarks/shards.py --repeats 1 --sizes 1024 4096 --json $(BENCH)/shards.json
 
-# All of the two tables of benchmarks/RESULTS.md: systems, precisions and lengths; half an hour on two cores.
-# On a GPU, in 6 minutes: steps of all systems, kernels, floors, memory, synthesis.
+# On a GPU, in 6 minutes: steps of all systems, kernels, rates of the card, memory, synthesis.
 bench-cuda: $(INSTALLED)
 	$(BIN)/python benchmarks/on_gpu.py --json benchmarks/results
 
+# All of the two tables of benchmarks/RESULTS.md: systems, precisions and lengths; half an hour on two cores.
 bench-all: bench
-	$(STEPS) --json $(BENCH)/training_step.json
+	$(STEPS) --json $(BENCH)/training_step/one_thread.json
 	$(STEPS) --variables 13 $(TWO)_13_variables.json
 	$(STEPS) --system v1 --lengths 60 $(TWO)_v1.json
 	$(STEPS) --lengths 60 --precision medium $(TWO)_medium.json
 	for system in v2.5 v3; do \
-	  $(STEPS) --system $$system --json $(BENCH)/training_step_$$system.json && \
+	  $(STEPS) --system $$system --json $(BENCH)/training_step/one_thread_$$system.json && \
 	  $(STEPS) --system $$system $(TWO)_$$system.json && \
 	  $(STEPS) --system $$system --precision medium $(TWO)_$${system}_medium.json || exit 1; done
 

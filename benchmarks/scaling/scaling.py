@@ -4,7 +4,7 @@
     python benchmarks/scaling/scaling.py --json FILE --draw FOLDER               # draw what was measured
 
 One axis is varied at a time; each point is measured in a process of its own, with one thread, in processor
-seconds. The cohorts are made up: time and memory do not depend on what the numbers say.
+seconds. The cohorts are random numbers: time and memory do not depend on their values.
 """
 
 import argparse
@@ -136,11 +136,11 @@ def main() -> None:
         "--json", type=Path, required=True, help="results; sections not measured now are kept"
     )
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION")
-    parser.add_argument("--draw", type=Path, help="draw the pictures of an earlier run into this folder")
+    parser.add_argument("--draw", type=Path, help="draw the plots of an earlier run into this folder")
     options = parser.parse_args()
     found = json.loads(options.json.read_text()) if options.json.exists() else {}
     if options.draw:
-        from scaling_pictures import draw
+        from scaling_plots import draw
 
         for path in draw(found, options.draw):
             print(path)

@@ -1,4 +1,4 @@
-"""One picture for each way in which cost grows: time on the left, memory on the right."""
+"""One plot for each way in which cost grows: time on the left, memory on the right."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,20 +12,20 @@ STYLES = {"v1": ":", "v2": "-", "v2.5": "--", "v3": "-."}
 
 
 def draw(found: dict[str, Any], folder: Path) -> Iterable[Path]:
-    """Draw what `scaling.py` has measured; yield the pictures' paths."""
+    """Draw what `scaling.py` has measured; yield the plots' paths."""
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "healthgym"
-    for name, (axis, panels) in _pictures(found).items():
-        yield _picture(folder / f"scaling-{name}.svg", axis, panels, found["machine"])
+    for name, (axis, panels) in _plots(found).items():
+        yield _plot(folder / f"{name}.svg", axis, panels, found["machine"])
 
 
 # What a panel draws: lines by name, each with points (x, y).
 Lines = dict[str, list[tuple[float, float]]]
 
 
-def _pictures(found: dict[str, Any]) -> dict[str, tuple[str, list[tuple[str, Lines]]]]:
+def _plots(found: dict[str, Any]) -> dict[str, tuple[str, list[tuple[str, Lines]]]]:
     def both(section: str, x: str) -> list[tuple[str, Lines]]:
         return [
             ("Seconds of a training step", _by_system(found[section], x, lambda row: row["seconds"])),
@@ -84,7 +84,7 @@ def _pictures(found: dict[str, Any]) -> dict[str, tuple[str, list[tuple[str, Lin
     }  # fmt: skip
 
 
-def _picture(path: Path, axis: str, panels: list[tuple[str, Lines]], machine: dict[str, Any]) -> Path:
+def _plot(path: Path, axis: str, panels: list[tuple[str, Lines]], machine: dict[str, Any]) -> Path:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -108,21 +108,21 @@ def _picture(path: Path, axis: str, panels: list[tuple[str, Lines]], machine: di
 
 
 def _plain_numbers(panel: Any, lines: Lines) -> None:
-    """Mark the measured places along, and 1, 2, 5, 10 ... upwards, over a decade at least."""
+    """Label the measured points on x, and 1, 2, 5, 10 ... on y; y spans a decade at least."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-    places, values = zip(*(point for points in lines.values() for point in points), strict=True)
+    points_x, values = zip(*(point for points in lines.values() for point in points), strict=True)
     low, high = min(values), max(values)
     margin = max(1.3, (10 * low / high) ** 0.5)
     panel.set_ylim(low / margin, high * margin)
-    locators = (FixedLocator(sorted(set(places))), LogLocator(subs=(1, 2, 5) if high < 500 * low else (1,)))
+    locators = (FixedLocator(sorted(set(points_x))), LogLocator(subs=(1, 2, 5) if high < 500 * low else (1,)))
     for side, locator in zip((panel.xaxis, panel.yaxis), locators, strict=True):
         side.set(major_locator=locator, minor_locator=NullLocator())
         side.set_major_formatter(
             FuncFormatter(lambda value, _: f"{value:,g}" if value < 1e4 else f"{value:,.0f}")
         )
         side.set_tick_params(labelsize=8)
-    if len(set(places)) > 5:
+    if len(set(points_x)) > 5:
         panel.tick_params(axis="x", rotation=45)
 
 

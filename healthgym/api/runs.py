@@ -26,7 +26,7 @@ class Run:
     """A run folder: settings, checkpoints and losses of one training.
 
     Args:
-        path: the folder, as `train` or `jobs/train.py` wrote it.
+        path: the folder, as `train` or `healthgym train` wrote it.
 
     Raises:
         StorageError: there is no run.
@@ -103,7 +103,7 @@ def sample(
 ) -> pd.DataFrame:
     """Make patients with a trained system.
 
-    The same arguments give the same patients. Larger cohorts are written as shards by `jobs/synthesize.py`,
+    The same arguments give the same patients. Larger cohorts are written as shards by `healthgym synthesize`,
     which goes on where it was interrupted.
 
     Args:

@@ -20,7 +20,9 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     )
     parser.add_argument("--dataset", help="instead of --table: art_hiv (fetched) or simulated_art_hiv")
     parser.add_argument("--out", type=Path, required=True, help="the prepared cohort to write (HDF5)")
-    parser.add_argument("--tables", type=Path, help="folder for train.csv and holdout.csv, for evaluate.py")
+    parser.add_argument(
+        "--tables", type=Path, help="folder for train.csv and holdout.csv, which any program reads"
+    )
     parser.add_argument("--holdout", type=float, default=0.2, help="share of patients held out (0.2)")
     parser.add_argument("--seed", type=int, default=0, help="decides who is held out, and simulates (0)")
     parser.add_argument("--max-patients", type=int, help="use only so many patients, lowest ids first")

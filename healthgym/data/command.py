@@ -1,4 +1,4 @@
-"""What `jobs/prepare.py` does: find the table, prepare it once, say what came of it."""
+"""What `healthgym prepare` does: find the table, prepare it once, say what came of it."""
 
 import shlex
 from pathlib import Path

@@ -186,7 +186,7 @@ class PreparedCohort:
 
     @classmethod
     def open(cls, path: Path, verify: bool = True) -> "PreparedCohort":
-        """Open a file that `jobs/prepare.py` wrote.
+        """Open a file that `healthgym prepare` wrote.
 
         Args:
             path: the file.

@@ -125,7 +125,7 @@ def evaluate(
     holdout: Path | None = None,
     overrides: Sequence[str] = (),
 ) -> Report:
-    """Judge a cohort in files and write the report; `jobs/evaluate.py` says what the files are.
+    """Judge a cohort in files and write the report; `healthgym evaluate` says what the files are.
 
     Without a schema, that of a prepared cohort of real patients is taken.
 

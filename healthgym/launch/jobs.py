@@ -14,6 +14,7 @@ from healthgym import environment, shipped
 from healthgym.config import RunConfig
 from healthgym.errors import StorageError
 from healthgym.files import REPORT_BYTES, require_place
+from healthgym.launch.following import next_step
 from healthgym.launch.perform import Job, Outcome
 from healthgym.schema.cells import LEAST_PATIENTS
 
@@ -81,7 +82,11 @@ class TrainJob:
         from healthgym.training.run import train
 
         finished = train(self.run_dir, self.config)
-        return Outcome(finished, f"{'trained' if finished else 'training stopped and saved'}: {self.run_dir}")
+        if not finished:
+            return Outcome(False, f"training stopped and saved: {self.run_dir}; the same command goes on")
+        return Outcome(
+            True, f"trained: {self.run_dir}\n{next_step(self.kind, self.config.data, self.run_dir)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -179,7 +184,10 @@ class SynthesizeJob:
         from healthgym.synthesis.cohort import synthesize
 
         made = synthesize(self._request.model_copy(update={"task": self.place or "0/1"}))
-        return Outcome(made.state != "interrupted", str(made))
+        said = str(made)
+        if made.state == "complete" and made.data and made.data.exists():
+            said += f"\n{next_step(self.kind, made.data, self.out)}"
+        return Outcome(made.state != "interrupted", said)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from healthgym.synthesis.cohort import SynthesisRequest
 
 
 class PrepareStage(StrictModel):
-    """The words of jobs/prepare.py; `resources` is its Slurm settings."""
+    """The words of healthgym prepare; `resources` is its Slurm settings."""
 
     resources: Path
     schema_path: Path
@@ -40,7 +40,7 @@ class PrepareStage(StrictModel):
 
 
 class TrainStage(StrictModel):
-    """The words of jobs/train.py; `resources` is its Slurm settings."""
+    """The words of healthgym train; `resources` is its Slurm settings."""
 
     resources: Path
     config: Path
@@ -49,13 +49,13 @@ class TrainStage(StrictModel):
 
 
 class SynthesizeStage(SynthesisRequest):
-    """The words of jobs/synthesize.py; `resources` is its Slurm settings."""
+    """The words of healthgym synthesize; `resources` is its Slurm settings."""
 
     resources: Path
 
 
 class EvaluateStage(StrictModel):
-    """The words of jobs/evaluate.py; `resources` is its Slurm settings."""
+    """The words of healthgym evaluate; `resources` is its Slurm settings."""
 
     resources: Path
     schema_path: Path | None = None

@@ -5,6 +5,7 @@ from pathlib import Path
 from healthgym.errors import HealthgymError
 from healthgym.launch import records
 from healthgym.storage.cohort_folder import count_receipts, is_cohort, manifest_path, plan_path
+from healthgym.words import counted
 
 
 def progress(target: Path) -> str:
@@ -25,9 +26,14 @@ def _run(run_dir: Path) -> str:
     from healthgym.storage.checkpoint import list_checkpoints
     from healthgym.strict import load
     from healthgym.training.monitoring.metrics import read_metrics
+    from healthgym.training.run_folder import FINISHED_FILE
 
     saved = list_checkpoints(run_dir / "checkpoints")
     said = f"training, saved as {saved[0].name}" if saved else "training, nothing saved yet"
+    ended = records.read_json(run_dir / FINISHED_FILE)
+    if ended and saved:
+        why = f" ({ended['why']})" if ended.get("why") else ""
+        return f"done: trained {counted(int(ended['step']), 'step')}{why}, saved as {saved[0].name}"
     logged = read_metrics(run_dir / "metrics.jsonl")
     if not logged:
         return said

@@ -38,7 +38,7 @@ _REMAINS = (
     "the smallest and the largest value of each real variable among the training patients, in its transform",
     "how many training patients have each length, among those of a static class too (10 or more of each)",
     "the weights, which may have learned single patients: judge a cohort made from this file with "
-    "jobs/evaluate.py",
+    "healthgym evaluate",
 )
 _CELLS_REMAIN = (
     "for each real variable the single values and intervals that its values were pooled into, each of "
@@ -57,9 +57,11 @@ def read_report(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"Cannot read {path}: {error}. Give the report.json of jobs/evaluate.py.") from None
+        raise ConfigError(
+            f"Cannot read {path}: {error}. Give the report.json of healthgym evaluate."
+        ) from None
     if not isinstance(content, dict) or content.get("kind") != "healthgym report":
-        raise ConfigError(f"{path} is not a report. Give the report.json of jobs/evaluate.py.")
+        raise ConfigError(f"{path} is not a report. Give the report.json of healthgym evaluate.")
     return content
 
 

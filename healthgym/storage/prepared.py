@@ -246,8 +246,8 @@ def _require(path: Path) -> None:
         found = path.exists()
     if not found:
         raise StorageError(
-            f"There is no prepared cohort {path}: prepare it first with jobs/prepare.py, or give its path by "
-            f"--data."
+            f"There is no prepared cohort {path}: prepare it first with healthgym prepare, or give its path "
+            f"by --data."
         )
 
 

@@ -96,6 +96,7 @@ class Outcome(StrictModel):
         patients_made: by this task now.
         seconds: this task's time.
         one_file: with all patients, if that was asked for and the cohort is complete.
+        data: the prepared cohort that the system was trained on, where the checkpoint says.
     """
 
     folder: Path
@@ -105,6 +106,7 @@ class Outcome(StrictModel):
     patients_made: int
     seconds: float
     one_file: Path | None = None
+    data: Path | None = None
 
     @property
     def exit_status(self) -> int:
@@ -160,6 +162,7 @@ def synthesize(request: SynthesisRequest, opener: Opener = open_source) -> Outco
         patients_made=patients_made,
         seconds=time.monotonic() - start,
         one_file=request.one_file if complete else None,
+        data=source.data,
     )
 
 
@@ -213,7 +216,7 @@ def named_system(request: SynthesisRequest) -> Path:
         raise ConfigError("Say which trained system to use: --run-dir or --checkpoint.")
     option = "--checkpoint" if request.checkpoint else "--run-dir"
     if not given.exists():
-        raise StorageError(f"{given} is not there: check {option}, or train it first with jobs/train.py.")
+        raise StorageError(f"{given} is not there: check {option}, or train it first with healthgym train.")
     if given.is_dir() and not list_checkpoints(given / "checkpoints"):
         raise StorageError(
             f"{given} holds no checkpoint: check {option}. Give a run folder that training has written to, "
@@ -325,7 +328,7 @@ def _manifest(plan: SynthesisPlan, source: Source, receipts: list[Receipt]) -> M
         description=(
             f"{patients:,} synthetic patients ({rows:,} rows) in the form of {schema.title or schema.name}, "
             f"drawn from noise by healthgym {__version__} through a trained generator. Whether one is a copy "
-            f"of a real patient was not looked for: jobs/evaluate.py does, given the training data."
+            f"of a real patient was not looked for: healthgym evaluate does, given the training data."
         ),
         num_patients=patients,
         num_rows=rows,

@@ -41,6 +41,7 @@ class Source:
         length_groups: lengths of training patients by static classes; none where all have one length.
         usage: how many training patients were used, as `Usage.to_dict` has it.
         decimals: digits after the point that real variables are recorded with, where known.
+        data: the prepared cohort it was trained on; None if the checkpoint is a release.
     """
 
     sha256: str
@@ -54,6 +55,7 @@ class Source:
     length_groups: tuple[LengthGroup, ...] = ()
     usage: Mapping[str, Any] = field(default_factory=dict)
     decimals: Mapping[str, int] = field(default_factory=dict)
+    data: Path | None = None
 
     @cached_property
     def written_decimals(self) -> dict[str, int]:
@@ -105,6 +107,7 @@ def open_source(checkpoint_path: Path) -> Source:
         length_groups=from_text(checkpoint.statistics.length_groups),
         usage=json.loads(checkpoint.statistics.usage or "{}"),
         decimals=checkpoint.decimals,
+        data=None if checkpoint.released else checkpoint.config.data,
     )
 
 

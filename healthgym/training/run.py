@@ -116,7 +116,7 @@ def _train(
     )
     if ranks.first:
         require_place(folder.checkpoints, _num_bytes(system.state()), folder=True)
-        folder.write_config(config)
+        folder.begin(config)
     batches = Batches(curriculum, course.patients, system, here.step, config.training.data_on_device)
     with ProgressReport(course.pace.total, here.step, stream) as report, stopping.listening(), batches:
         take_step, how = choose_steps(system, config.training.cuda_graphs, report.say)
@@ -144,6 +144,7 @@ def _train(
         finished = trainer.run()
         if ranks.first:
             _draw(folder, report)
+            _finish(folder, trainer, report)
         report.say(_farewell(run_dir, finished, trainer))
     return finished
 
@@ -179,6 +180,17 @@ def _draw(folder: RunFolder, report: ProgressReport) -> None:
         draw_losses(folder.metrics_path, folder.losses_path)
     except OSError as error:
         report.say(f"no picture of the losses: {sentence(error, folder.losses_path) or error}")
+
+
+def _finish(folder: RunFolder, trainer: Trainer, report: ProgressReport) -> None:
+    """Leave word that the end was reached; without room for it, the run is finished all the same."""
+    if not trainer.finished:
+        return
+    why = "validation did not improve any more" if trainer.exhausted else ""
+    try:
+        folder.finish(trainer.step, why)
+    except OSError as error:
+        report.say(f"note: status cannot say that this run is done: {sentence(error) or error}")
 
 
 def _metrics(folder: RunFolder, step: int, report: ProgressReport) -> MetricsFile:

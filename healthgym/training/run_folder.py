@@ -5,6 +5,7 @@ owner.json      who writes here now
 checkpoints/    step-000001200.h5 ...
 metrics.jsonl   a line of losses every so often
 losses.png      the same as a picture
+finished.json   there once the end was reached, until the run goes on
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from healthgym.identity import Identity, mine
 from healthgym.strict import differences, load
 
 _STALE_SECONDS = 3600
+FINISHED_FILE = "finished.json"
 
 
 @contextlib.contextmanager
@@ -53,6 +55,7 @@ class RunFolder:
         self.config_path = path / "config.yaml"
         self.metrics_path = path / "metrics.jsonl"
         self.losses_path = path / "losses.png"
+        self.finished_path = path / FINISHED_FILE
         self._owner_path = path / "owner.json"
         self._identity = identity or mine()
 
@@ -83,11 +86,25 @@ class RunFolder:
         if owner.get("token") != self._identity.token:
             raise FencedError(self._superseded(owner))
 
-    def write_config(self, config: RunConfig) -> None:
-        """Keep the resolved settings beside the checkpoints, for people."""
+    def begin(self, config: RunConfig) -> None:
+        """Keep the resolved settings beside the checkpoints, for people; the run is not finished."""
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         with saving_to(self.path):
             write_text(self.config_path, text)
+            self.finished_path.unlink(missing_ok=True)
+
+    def finish(self, step: int, why: str) -> None:
+        """Leave word that the end was reached, for `status`.
+
+        Args:
+            step: steps taken.
+            why: that was the end.
+
+        Raises:
+            OSError: it cannot be written; the run's last checkpoint is there all the same.
+        """
+        self.check()
+        write_json(self.finished_path, {"step": step, "why": why})
 
     def refuse_other_config(self, config: RunConfig) -> None:
         """Refuse to go on with settings that would train something else.

@@ -43,7 +43,7 @@ def refused(folder: Path) -> list[tuple[Job, str]]:
     return [
         (
             TrainJob.of(folder / "run", tiny.config(folder)),
-            "prepared.h5: prepare it first with jobs/prepare.py, or give its path by --data",
+            "prepared.h5: prepare it first with healthgym prepare, or give its path by --data",
         ),
         (SynthesizeJob.of(run_dir=absent, out=out, patients=9), "absent is not there: check --run-dir, or"),
         (SynthesizeJob.of(checkpoint=absent, out=out, patients=9), "absent is not there: check --checkpoint"),

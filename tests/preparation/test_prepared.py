@@ -210,7 +210,7 @@ def test_altered_cut_and_foreign_files_are_refused(cohort: PreparedCohort, tmp_p
     with pytest.raises(StorageError, match="cut short"):
         PreparedCohort.open(path)
     with pytest.raises(
-        StorageError, match=r"no prepared cohort .*absent\.h5: prepare it first with jobs/prep"
+        StorageError, match=r"no prepared cohort .*absent\.h5: prepare it first with healthgym prep"
     ):
         PreparedCohort.open(tmp_path / "absent.h5")
     path.write_text("text")

@@ -91,7 +91,7 @@ class AutoregressiveSystem(System):
         if facts.cells is None:
             raise ConfigError(
                 "This cohort was prepared by an older version of healthgym, without the cells that system ar "
-                "learns from. Prepare it anew with jobs/prepare.py."
+                "learns from. Prepare it anew with healthgym prepare."
             )
         self.config, self.layout, self.device, self.facts = config, layout, device, facts
         self.cells: Cells = facts.cells

@@ -46,7 +46,7 @@ def test_every_fault_of_a_schema_can_be_made(bench: power.Bench) -> None:
     assert set(SEEN) <= set(names)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_known_faults_are_seen_and_honest_patients_pass(bench: power.Bench) -> None:
     found = {name: bench.judge(cohort)["sections"] for _, name, cohort in power.faults(bench, set(SEEN))}
     assert set(found.pop("honest").values()) <= {"pass", "not judged"}

@@ -166,7 +166,7 @@ def test_training_step_benchmark_runs(
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_is_measured_on_a_gpu_runs_anywhere(tmp_path: Path) -> None:
     words = ["--device", "cpu", "--lengths", "2", "3", "--batch", "4", "--shard", "8", "--matrix", "16"]
     command = [sys.executable, str(ROOT / "benchmarks" / "on_gpu.py"), *words, "--rounds", "1"]

@@ -92,7 +92,7 @@ JOBS: dict[str, Does] = {
     "release": releases,
     "audit": audits,
 }
-SLOW = {"compare", "release"}
+NIGHTLY = {"compare", "release"}  # a whole report for each of eight full disks
 
 
 def status(job: str, given: Path, out: Path) -> int:
@@ -122,7 +122,7 @@ def assert_same(job: str, whole: Path, again: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "job", [pytest.param(job, marks=[pytest.mark.slow] if job in SLOW else []) for job in JOBS]
+    "job", [pytest.param(job, marks=[pytest.mark.nightly] if job in NIGHTLY else []) for job in JOBS]
 )
 def test_a_job_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
     job: str, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

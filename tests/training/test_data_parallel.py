@@ -176,6 +176,15 @@ def saves(process: subprocess.CompletedProcess[str]) -> list[list[str]]:
     return [found.split() for found in re.findall(r"saved at [0-9]+: (.*)", process.stdout)]
 
 
+def by_day_and_night(one: str, other: str) -> list[Any]:
+    """Each fault once in CI, in one of two processes; in the other process at night."""
+    slow, nightly = pytest.mark.slow, pytest.mark.nightly
+    return [
+        *(pytest.param(what, rank, marks=slow) for what, rank in ((one, 0), (other, 1))),
+        *(pytest.param(what, rank, marks=nightly) for what, rank in ((one, 1), (other, 0))),
+    ]
+
+
 def saved_steps(run: Path) -> list[int]:
     return sorted(int(path.stem.removeprefix("step-")) for path in list_checkpoints(run / "checkpoints"))
 
@@ -197,9 +206,7 @@ def test_a_signal_to_one_stops_all_and_another_number_goes_on(tmp_path: Path) ->
     assert_close_run(tmp_path, "undisturbed", "run")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lost", [0, 1])
-@pytest.mark.parametrize("what", ["die", "hang"])
+@pytest.mark.parametrize(("what", "lost"), by_day_and_night("die", "hang"))
 def test_a_lost_process_ends_all_with_one_message(tmp_path: Path, lost: int, what: str) -> None:
     tiny.cohort(tmp_path)
     sections = {
@@ -218,9 +225,7 @@ def test_a_lost_process_ends_all_with_one_message(tmp_path: Path, lost: int, wha
     assert "going on from step 4" in again[0].stderr + again[0].stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("failing", [0, 1])
-@pytest.mark.parametrize("what", ["raise", "nan"])
+@pytest.mark.parametrize(("what", "failing"), by_day_and_night("raise", "nan"))
 def test_a_process_that_fails_tells_why_and_the_others_are_silent(
     tmp_path: Path, failing: int, what: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Train generators of synthetic longitudinal patients, make cohorts with them, and judge what they make.
+"""Train generators of synthetic longitudinal patients, make cohorts with them, and evaluate the cohorts.
 
     import healthgym as hg
 
@@ -8,8 +8,8 @@
     patients = hg.sample(run, 1000)
     hg.evaluate(cohort, patients).show()
 
-What is named here does what the programs do, by the same code. It is imported when it is first used, so that
-`import healthgym` takes no time.
+These functions do the same as the command-line programs, with the same code. Each is imported when it is
+first used, so that `import healthgym` is quick.
 """
 
 from importlib import import_module

@@ -1,6 +1,6 @@
-"""Settings: a tree of small frozen models that refuse a bad value with the reason.
+"""Settings: a tree of small frozen models that validate their values.
 
-A YAML file, `--set key.path=value` and a preset of the systems end in one `RunConfig`.
+A YAML file, `--set key.path=value` and a system's preset are merged into one `RunConfig`.
 """
 
 from pathlib import Path
@@ -62,15 +62,15 @@ class AdamConfig(StrictModel):
 
 
 class OptimiserConfig(AdamConfig):
-    """Adam with all that a system may want around it (`healthgym.systems.optimiser`).
+    """Adam with optional schedule, clipping, averaging and mixed precision (`healthgym.systems.optimiser`).
 
     Args:
-        weight_decay: decoupled from the gradient (AdamW, Loshchilov and Hutter 2019), of weights only:
-            vectors, such as biases and norms, do not decay.
+        weight_decay: decoupled from the gradient (AdamW, Loshchilov and Hutter 2019); only matrices decay,
+            not vectors such as biases and norms.
         schedule: of the learning rate; cosine falls from `learning_rate` to 0 over the planned steps.
-        warmup_steps: in which the learning rate first rises linearly, whatever the schedule.
-        gradient_clip: norm that the gradient is cut to; not at all if null.
-        average_decay: keep an exponential moving average of the weights; none if null.
+        warmup_steps: number of first steps in which the learning rate rises linearly, with any schedule.
+        gradient_clip: largest norm of the gradient; no clipping if null.
+        average_decay: decay of an exponential moving average of the weights; none if null.
         amp: mixed precision on a GPU; `training.matmul_precision: medium` turns it on anywhere.
     """
 
@@ -98,7 +98,7 @@ class WGANConfig(StrictModel):
 
 
 class UNetConfig(StrictModel):
-    """The denoiser of v3: `depth` times the length is halved, `hidden_dim` channels wide throughout."""
+    """The denoiser of v3: the length is halved `depth` times, with `hidden_dim` channels at every level."""
 
     hidden_dim: Annotated[int, Field(ge=16, multiple_of=8)] = 256
     depth: Positive = 3
@@ -126,7 +126,7 @@ class DDPMSamplerConfig(StrictModel):
 
 
 class DDIMSamplerConfig(StrictModel):
-    """DDIM: some of the levels only; `eta` 0 draws no noise on the way, 1 as much as DDPM."""
+    """DDIM: a subset of the levels; `eta` 0 adds no noise between levels, 1 as much as DDPM."""
 
     kind: Literal["ddim"] = "ddim"
     num_steps: Positive = 25
@@ -134,17 +134,17 @@ class DDIMSamplerConfig(StrictModel):
 
 
 class DPMSolverSamplerConfig(StrictModel):
-    """DPM-Solver++(2M): some of the levels only, second order, no noise on the way."""
+    """DPM-Solver++(2M): a subset of the levels, second order, no noise between levels."""
 
     kind: Literal["dpmpp"] = "dpmpp"
     num_steps: Positive = 25
 
 
 class RejectConfig(StrictModel):
-    """Drop a patient whose reals leave [-1, 1] and draw again, as published.
+    """Reject a patient whose reals leave [-1, 1] and sample again, as published.
 
-    A patient is given up after `max_attempts`, and the whole call once `min_acceptance` is not met by
-    the first few hundred candidates: such a denoiser needs more training.
+    Sampling fails if a patient is rejected `max_attempts` times, or if the acceptance rate of the first few
+    hundred candidates is below `min_acceptance`: such a denoiser needs more training.
     """
 
     kind: Literal["reject"] = "reject"
@@ -153,13 +153,13 @@ class RejectConfig(StrictModel):
 
 
 class ClampConfig(StrictModel):
-    """Clip the predicted reals to [-1, 1] at every noise level; no patient is dropped."""
+    """Clip the predicted reals to [-1, 1] at every noise level; no patient is rejected."""
 
     kind: Literal["clamp"] = "clamp"
 
 
 class DynamicConfig(StrictModel):
-    """Dynamic thresholding: squeeze a patient's predicted reals so that this quantile fits [-1, 1]."""
+    """Dynamic thresholding: scale a patient's predicted reals so that this quantile fits [-1, 1]."""
 
     kind: Literal["dynamic"] = "dynamic"
     quantile: Annotated[float, Field(gt=0, le=1)] = 0.995
@@ -175,10 +175,12 @@ class DiffusionConfig(StrictModel):
     """v3: denoising diffusion along clinical time.
 
     Args:
-        start: noise that sampling begins with; normal is N(0, I), as published, matched has the mean and
-            the spread between patients that noised training data have at the last level.
-        pad_to: timesteps of the denoiser's canvas; auto is the next length that its depth divides.
-        ema_decay: keep an exponential moving average of the weights and sample from it; none if null.
+        start: the initial noise of sampling; normal is N(0, I), as published; matched has the mean and the
+            standard deviation between patients of noised training data at the last level.
+        pad_to: timesteps that the denoiser's input is padded to; auto is the next length divisible by
+            2^depth.
+        ema_decay: decay of an exponential moving average of the weights, which is used for sampling; none if
+            null.
         amp: mixed precision in training on a GPU; `training.matmul_precision: medium` turns it on anywhere.
     """
 
@@ -213,7 +215,7 @@ class DiffusionConfig(StrictModel):
 
 
 class AutoregressiveOptimiserConfig(OptimiserConfig):
-    """AdamW with a cosine, clipping and a moving average, as `ar` uses it."""
+    """AdamW with a cosine schedule, clipping and a moving average, as used by `ar`."""
 
     learning_rate: PositiveFloat = 2e-3
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.98
@@ -225,16 +227,18 @@ class AutoregressiveOptimiserConfig(OptimiserConfig):
 
 
 class AutoregressiveConfig(StrictModel):
-    """ar: a patient's variables drawn one after the other, trained by maximum likelihood.
+    """ar: a patient's variables are sampled one after the other; trained by maximum likelihood.
 
     Args:
-        width: of the trunk over timesteps; auto by the number of training patients, as the two that follow.
+        width: of the trunk over timesteps; auto chooses this and the next two by the number of training
+            patients.
         num_layers: of the trunk.
-        num_heads: of the trunk's attention; divides the width.
+        num_heads: of the trunk's attention; must divide the width.
         hidden_dim: width of the small network of each decision.
         embedding_dim: width of the embedding of each class that the trunk reads.
         dropout: share of entries dropped in training; auto by the number of training patients.
-        temperature: divides the logits in sampling; 1 draws as learned, less prefers likely values.
+        temperature: divides the logits in sampling; 1 is the learned distribution, less prefers likely
+            values.
     """
 
     kind: Literal["autoregressive"] = "autoregressive"
@@ -258,7 +262,7 @@ SYSTEM_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset_of(system: WGANConfig | DiffusionConfig | AutoregressiveConfig) -> str:
-    """Return the published system that a configuration is a setting of, e.g. "v2"."""
+    """Return the name of the system that a configuration belongs to, e.g. "v2"."""
     values = flatten(system.model_dump(mode="json"))
     for name, preset in SYSTEM_PRESETS.items():
         if all(values.get(key) == value for key, value in flatten(preset).items()):
@@ -273,16 +277,17 @@ SystemConfig = Annotated[WGANConfig | DiffusionConfig | AutoregressiveConfig, Fi
 
 
 class CurriculumConfig(StrictModel):
-    """Which lengths an epoch walks, and in which batches.
+    """The lengths of an epoch's stages, and the batch size.
 
-    Where all patients have the same number of timesteps, `lengths: auto` means every `every` timesteps up to
-    that number, `full` that number only. Where they differ, `auto` divides the patients by length into stages
-    that fill at least a batch each, and `full` puts all in one; everybody trains at full length, and what a
-    patient is shorter than its stage is padded and masked. A list of lengths makes stages of those who are at
-    least as long, cut to it; who is shorter than the first never trains, and more of them than the share
-    `accept_left_out` of the training patients stop the run. `whole` is one stage in which every patient
-    takes part at full length, whatever it is: what `auto` means for systems that learn from such, and open to
-    no other. There a batch is smaller than `batch_size` where an epoch would have fewer than 22 steps.
+    If all patients have the same number of timesteps, `lengths: auto` means every `every` timesteps up to
+    that number, and `full` that number only. If lengths differ, `auto` groups the patients by length into
+    stages of at least one batch each, and `full` makes one stage of all; all patients train at full length,
+    padded and masked to the length of their stage. With a list of lengths, each stage has the patients of at
+    least its length, shortened to it; patients shorter than the first stage are left out, and the run does
+    not start if their share of the training patients exceeds `accept_left_out`. `whole` is one stage with all
+    patients at full length, for systems that learn from patients of different lengths in one batch (their
+    `auto`) and for no others. Its batches are smaller than `batch_size` if an epoch would otherwise have
+    fewer than 22 steps.
     """
 
     lengths: Literal["auto", "full", "whole"] | tuple[Positive, ...] = "auto"
@@ -303,27 +308,28 @@ class TrainingConfig(StrictModel):
     """How long to train, from which seed, and how often to report.
 
     Args:
-        epochs: at most; `auto` is 100, and for systems that learn from whole patients the more the fewer
-            patients there are: 20 at 3,500, between 3 and 60.
-        minutes: training ends within so many, over all starts; how many steps fit is decided once, from the
-            time that the first ones take, and a schedule of the learning rate fits them. No limit if null.
-        validation: share of the training patients, at least 10 and at most 2,000, on whom systems that can
-            be are validated; they are not trained on, and the weights that did best on them make the
-            patients. Other systems train on all.
-        validate_every_steps: steps between two validations; `auto`: an epoch, or 1,000 steps if that is less.
-        patience: validations in a row without improvement after which the run ends; `auto`: 15% of all that
-            are planned, but at least 5; never if null.
-        matmul_precision: `highest` is float32, `high` TF32 on CUDA, `medium` bfloat16 where the device
-            multiplies it, as `healthgym.nn.precision` has it.
-        cuda_graphs: on CUDA, record a step and launch it as one piece, which computes the same; elsewhere
-            without effect. `auto`: where one process takes the steps. With several, NCCL's sums are recorded
-            too, but the end of `collective_seconds` does not interrupt a recorded step.
-        micro_batch_size: patients that a process computes at once; the gradients of its part of a batch
-            are added up before each update, so that a small GPU computes what a large one does, up to
-            the order of sums. All at once if null.
-        data_on_device: whether the cohort's compact codes lie in the device's memory; `auto`: on CUDA, if
-            they take at most a quarter of what is free there. Else each batch is read a step ahead.
-        collective_seconds: with several processes, how long each waits for the others.
+        epochs: maximal number; `auto` is 100, and for systems that learn from whole patients it decreases
+            with the number of patients: 20 at 3,500, between 3 and 60.
+        minutes: limit of the training time, summed over all starts. The number of steps that fit is decided
+            once, from the time of the first steps, and the learning-rate schedule is adapted to it. No limit
+            if null.
+        validation: share of the training patients kept for validation, at least 10 and at most 2,000
+            patients, for systems with validation; the weights with the lowest validation loss are used for
+            synthesis. Other systems train on all.
+        validate_every_steps: steps between two validations; `auto`: an epoch, but at most 1,000 steps.
+        patience: number of successive validations without improvement after which training stops; `auto`: 15%
+            of the planned validations, but at least 5; never if null.
+        matmul_precision: `highest` is float32, `high` TF32 on CUDA, `medium` bfloat16 if the device supports
+            it; see `healthgym.nn.precision`.
+        cuda_graphs: on CUDA, capture a step as a CUDA graph and replay it, with the same results; without
+            effect elsewhere. `auto`: with a single process. With several, NCCL's reductions are captured too,
+            but the timeout `collective_seconds` does not interrupt a graph.
+        micro_batch_size: patients per forward and backward pass of a process; gradients are accumulated
+            before each update, so that a small GPU gets the same result as a large one, up to the order of
+            sums. The whole batch if null.
+        data_on_device: whether the cohort's compact codes are kept in the device's memory; `auto`: on CUDA,
+            if they take at most a quarter of the free memory. Otherwise each batch is read a step ahead.
+        collective_seconds: with several processes, timeout of each collective.
     """
 
     epochs: Annotated[Positive | Literal["auto"], Mark.FREE] = "auto"
@@ -343,7 +349,7 @@ class TrainingConfig(StrictModel):
 
 
 class CheckpointConfig(StrictModel):
-    """How often to save (whichever comes first) and how many checkpoints to keep."""
+    """How often to save (steps or minutes, whichever comes first), and how many checkpoints to keep."""
 
     every_steps: Annotated[Positive, Mark.FREE] = 1000
     every_minutes: Annotated[PositiveFloat, Mark.FREE] = 5.0
@@ -351,7 +357,7 @@ class CheckpointConfig(StrictModel):
 
 
 class RunConfig(StrictModel):
-    """Everything that a training run is, beside the resources it runs on."""
+    """All settings of a training run, without the resources it runs on."""
 
     data: Annotated[Path, Mark.FREE] = Path("prepared.h5")
     system: SystemConfig = WGANConfig()
@@ -381,7 +387,7 @@ class RunConfig(StrictModel):
 
 
 SAMPLING_SETTINGS = marked(RunConfig, Mark.SAMPLING)
-"""Settings of how a trained system samples."""
+"""Settings that affect only how a trained system samples."""
 
 FREE_ON_RESUME = marked(RunConfig, Mark.SAMPLING, Mark.FREE)
 """Settings that may change between two starts of one run."""

@@ -1,6 +1,7 @@
-"""What the scheduler tells a running process through its environment: job, life, rank, task, cores.
+"""Environment variables that a scheduler sets for a process: job, restarts, rank, task, cores.
 
-The only Python module that names Slurm's variables. Outside a scheduler each function says so in its own way.
+This is the only Python module that names Slurm's variables. Each docstring says what is returned outside a
+scheduler.
 """
 
 import os
@@ -19,18 +20,18 @@ def job_number(environment: Environment) -> str:
 
 
 def job(environment: Environment) -> str:
-    """Return the job's name among all clusters', "slurm:prod:12_3"; empty outside a scheduler."""
+    """Return an id unique across clusters, "slurm:prod:12_3"; empty outside a scheduler."""
     number = job_number(environment)
     return f"slurm:{environment.get('SLURM_CLUSTER_NAME', '')}:{number}" if number else ""
 
 
 def job_name(environment: Environment) -> str:
-    """Return the name that was given to the job; empty if none was."""
+    """Return the job's name; empty if it has none."""
     return environment.get("SLURM_JOB_NAME", "")
 
 
 def life(environment: Environment) -> int:
-    """Return how often the job was started before; Slurm says nothing the first time."""
+    """Return how often the job was restarted; 0 outside a scheduler."""
     return int(environment.get("SLURM_RESTART_COUNT") or 0) if job_number(environment) else 0
 
 
@@ -47,8 +48,8 @@ class StepRank:
         rank: its number, from 0.
         num_processes: on all nodes.
         local_rank: its number on its node.
-        address: of the node that the processes were started from.
-        port: the same for all of them, and seldom the same for two jobs.
+        address: of the node that launched the processes.
+        port: the same for all processes of a job, and rarely the same for two jobs.
     """
 
     rank: int
@@ -59,7 +60,7 @@ class StepRank:
 
 
 def step_rank(environment: Environment) -> StepRank | None:
-    """Return which of several processes this one is; None if it is the only one."""
+    """Return this process's rank among several; None if it is the only one."""
     num_processes = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
     if num_processes == 1:
         return None
@@ -86,13 +87,13 @@ def task(environment: Environment) -> str:
 
 
 def cores(environment: Environment) -> int | None:
-    """Return how many cores each process was granted; None if nothing is said of it."""
+    """Return how many cores each process was granted; None if unknown."""
     granted = environment.get("SLURM_CPUS_PER_TASK", "")
     return int(granted) if granted.isdigit() and int(granted) > 0 else None
 
 
 def threads_asked(environment: Environment) -> int | None:
-    """Return how many threads a user asks for by OMP_NUM_THREADS; None if that is not said."""
+    """Return how many threads a user asks for with OMP_NUM_THREADS; None if it is not set."""
     asked = environment.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(asked) if asked.isdigit() and int(asked) > 0 else None
 

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 
 class HealthgymError(Exception):
-    """Anything a user can mend; programs print its message without a traceback."""
+    """Any error that a user can correct; programs print its message without a traceback."""
 
 
 class ConfigError(HealthgymError):
@@ -26,11 +26,11 @@ class FetchError(HealthgymError):
 
 
 class StorageError(HealthgymError):
-    """A file is missing, cut short, altered, or of another kind or version."""
+    """A file is missing, truncated, altered, or of another kind or version."""
 
 
 class UnreadableError(StorageError):
-    """The system refuses to read a file, which may be sound: no permission, no lock, a server is down."""
+    """A file that may be intact cannot be read: no permission, no lock, a server is down."""
 
 
 class CohortError(HealthgymError):
@@ -42,7 +42,7 @@ class DivergenceError(HealthgymError):
 
     Args:
         message: what was found.
-        since: the first step from which on the weights are in doubt.
+        since: the first step after which the weights may be bad.
     """
 
     def __init__(self, message: str, since: int = 0) -> None:
@@ -55,7 +55,7 @@ class SamplingError(HealthgymError):
 
 
 class FailingReleaseError(HealthgymError):
-    """A system fails its report, and nobody said why it is released all the same."""
+    """A system fails its report, and no reason was given for releasing it nevertheless."""
 
 
 class FencedError(HealthgymError):
@@ -63,11 +63,11 @@ class FencedError(HealthgymError):
 
 
 class RankError(HealthgymError):
-    """Another process of the same training was lost, or failed and tells why itself.
+    """Another process of the same training was lost, or failed and reports the error itself.
 
     Args:
-        message: empty where another process does the telling.
-        lost: whether one was lost, as in a crash, so that the same job may be tried again.
+        message: empty if another process reports the error.
+        lost: whether a process was lost, as in a crash, so that the same job may be tried again.
     """
 
     def __init__(self, message: str, lost: bool = False) -> None:
@@ -94,7 +94,7 @@ def nearest(word: object, candidates: Iterable[object]) -> str:
 
 
 def _looks(text: str) -> str:
-    """Return what text looks like: compatible characters are one, and invisible ones none."""
+    """Return text by its looks: compatibility characters are unified and invisible ones removed."""
     text = unicodedata.normalize("NFKC", text)
     return "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Zs", "Cc")).casefold()
 

@@ -1,8 +1,8 @@
-"""Errors of file systems: cause and remedy in words, and which are tried again.
+"""Errors of file systems: cause and remedy in words, and which are retried.
 
-Reading and writing meet the same few error numbers, some of them inside a text of HDF5 or Arrow. Here each
-has one sentence. Those that may pass by themselves (a server that restarts, a file handle that went stale)
-are tried again for a while before they count.
+Reading and writing raise the same few error numbers, some of them only within a message of HDF5 or Arrow.
+Here each has one sentence. Operations with transient errors (a server that restarts, a stale file handle) are
+retried for a while before the error is raised.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from healthgym.errors import HealthgymError, StorageError, UnreadableError
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 30.0
-"""How long an error that may pass is tried again."""
+"""How long an operation with a transient error is retried."""
 
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 5.0
 
@@ -32,7 +32,7 @@ class Cause:
     Args:
         words: what happened, as the end of a sentence.
         remedy: what to do about it, as a sentence without its full stop.
-        passes: whether it may be gone a moment later.
+        passes: whether the error is transient.
     """
 
     words: str
@@ -97,7 +97,7 @@ _NUMBER = re.compile(r"\berrno\W{1,3}([0-9]+)", re.IGNORECASE)
 
 
 def cause_of(error: BaseException) -> Cause | None:
-    """Return why the system refused, or None where the error is about something else, as damage."""
+    """Return why the system refused, or None if the error has another cause, such as a damaged file."""
     number = error.errno if isinstance(error, OSError) else None
     if number is None and isinstance(error, OSError | RuntimeError | ValueError):
         found = _NUMBER.search(str(error))
@@ -110,8 +110,8 @@ def sentence(error: BaseException, path: object = None, doing: str = "") -> str 
 
     Args:
         error: what was raised.
-        path: what it is about; by default the file that the error names.
-        doing: the verb; by default what the error tells, or "use".
+        path: the file; by default the one that the error names.
+        doing: the verb; by default the one in the error, or "use".
     """
     cause = cause_of(error)
     if cause is None:
@@ -123,10 +123,10 @@ def sentence(error: BaseException, path: object = None, doing: str = "") -> str 
 
 @contextlib.contextmanager
 def refused(path: Path, doing: str, kind: type[HealthgymError] = StorageError) -> Iterator[None]:
-    """Turn what the system refuses inside the block into a sentence about `path`.
+    """Turn file system errors inside the block into a sentence about `path`.
 
     Raises:
-        HealthgymError: of the given kind. What `cause_of` does not know passes through.
+        HealthgymError: of the given kind. Errors unknown to `cause_of` are raised unchanged.
     """
     try:
         yield
@@ -139,11 +139,11 @@ def refused(path: Path, doing: str, kind: type[HealthgymError] = StorageError) -
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn a refusal of the system to read `path` into a sentence.
+    """Turn errors in reading `path` into a sentence.
 
     Raises:
-        UnreadableError: the file may be sound.
-        StorageError: it is not there.
+        UnreadableError: the file may be intact.
+        StorageError: the file does not exist.
     """
     try:
         with refused(path, "read", UnreadableError):
@@ -160,16 +160,17 @@ def patiently(
     patience: float | None = None,
     say: Callable[[str], object] | None = None,
 ) -> T:
-    """Do something again as long as it fails for a cause that may pass; return what it returns.
+    """Call `action`, and again as long as it fails with a transient error; return its result.
 
     Args:
-        action: leaves nothing half done when it raises.
-        what: in words, for the log: "reading FILE".
-        patience: seconds from the first failure on; `PATIENCE_SECONDS` by default.
-        say: told once of each series of failures and of its end; standard error by default.
+        action: must leave nothing half done when it raises.
+        what: a description for the log: "reading FILE".
+        patience: seconds after the first failure; `PATIENCE_SECONDS` by default.
+        say: called at the beginning and at the end of each series of failures; prints to standard error by
+            default.
 
     Raises:
-        Exception: the last one that `action` raised.
+        Exception: the last one raised by `action`.
     """
     say, wait = say or _say, _FIRST_WAIT_SECONDS
     until: float | None = None

@@ -1,4 +1,4 @@
-"""Whole files or none: write beside the target, fsync, rename, fsync the folder."""
+"""Atomic writes: write to a temporary file beside the target, fsync, rename, fsync the folder."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ REPORT_BYTES = 1 << 20
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a fresh path in the target's folder; on success it becomes `path`, on failure it is gone.
+    """Yield a temporary path in the target's folder, renamed to `path` on success and deleted on failure.
 
     The name is new each time, so that a file left by a killed process never blocks a later write, and
     two processes never share one.
@@ -35,15 +35,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _fsync_folder(path.parent)
     except OSError as error:
         if error.errno is not None and error.filename in (None, str(beside)):
-            error.filename = str(path)  # a message names the file that the user knows
+            error.filename = str(path)  # messages name the file that the user knows
         raise
     finally:
-        with contextlib.suppress(OSError):  # what went wrong before says more
+        with contextlib.suppress(OSError):  # the first error is more informative
             beside.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a whole file or none; errors that may pass are tried again (`faults.patiently`)."""
+    """Write a file atomically; transient errors are retried (`faults.patiently`)."""
 
     def write() -> None:
         with atomic_path(path) as beside:
@@ -56,8 +56,8 @@ def read_text(path: Path) -> str:
     """Read a small UTF-8 text file.
 
     Raises:
-        FileNotFoundError: it is not there.
-        UnreadableError: the system refuses to read it.
+        FileNotFoundError: it does not exist.
+        UnreadableError: the operating system refuses to read it.
         ValueError: it is not UTF-8.
     """
 
@@ -73,9 +73,9 @@ def read_text(path: Path) -> str:
 
 
 def require_place(path: Path, size: int = 1 << 16, folder: bool = False) -> None:
-    """Make sure, before any work is done for it, that a file can be written, or files in a folder.
+    """Check before any work is done that a file can be written, or files in a folder.
 
-    Nothing is made or left: a nameless file is written in the nearest folder that exists.
+    Nothing is left behind: the check writes a nameless file in the nearest folder that exists.
 
     Args:
         path: the file or folder.
@@ -103,17 +103,17 @@ def require_place(path: Path, size: int = 1 << 16, folder: bool = False) -> None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole UTF-8 text file or none."""
+    """Write a UTF-8 text file atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a whole JSON file or none; numbers that JSON lacks (NaN, infinity) are refused."""
+    """Write a JSON file atomically; numbers that JSON lacks (NaN, infinity) are refused."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def remove_stale(folder: Path, older_than: float = 0.0) -> None:
-    """Delete what killed writers left in `folder`; `older_than` is a time as of `time.time()`."""
+    """Delete temporary files of killed writers in `folder` that are older than a time as of `time.time()`."""
     for left in folder.glob(".*.tmp"):
         with contextlib.suppress(FileNotFoundError):
             if not older_than or left.stat().st_mtime < older_than:
@@ -131,7 +131,7 @@ def sha256_of(path: Path, start: int = 0) -> str:
 
 
 def _fsync_folder(path: Path) -> None:
-    """Make a rename last; several network and FUSE file systems cannot sync a folder, and do without."""
+    """Make a rename durable, except on network and FUSE file systems that cannot sync a folder."""
     try:
         _fsync(path)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Who is writing: which job, which life of it, which process.
+"""The identity of a writer: job, number of restarts, process.
 
-A scheduler that loses touch with a node starts the job again elsewhere while the old process lives on
-(measured with Slurm 22.05: about half a minute after the node's daemon died). Two writers of one folder
-are told apart by the job's id and by how often the job has been started; Slurm gives both.
+A scheduler that loses contact with a node restarts the job elsewhere while the old process may still be
+running (measured with Slurm 22.05: about half a minute after the node's daemon died). Two writers of one
+folder are distinguished by the job's id and by how often the job has been started; Slurm provides both.
 """
 
 import os
@@ -22,10 +22,10 @@ class Identity:
 
     Args:
         job: the scheduler's name of the job, e.g. "slurm:prod:1234_7"; empty outside a scheduler.
-        life: how often the job was started before (see `healthgym.environment.life`).
-        token: new in each process.
-        host: where it runs, for messages.
-        pid: its number there, for messages.
+        life: how often the job was restarted (see `healthgym.environment.life`).
+        token: a random token of this process.
+        host: of the process, for messages.
+        pid: of the process, for messages.
     """
 
     job: str
@@ -35,11 +35,11 @@ class Identity:
     pid: int
 
     def outlived_by(self, owner: Mapping[str, Any]) -> bool:
-        """Tell whether `owner` is a later life of this very job, so that this one must never claim."""
+        """Return whether `owner` is a later start of the same job: this process must not claim then."""
         return bool(self.job) and owner.get("job") == self.job and int(owner.get("life", 0)) > self.life
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields, fit for JSON."""
+        """Return the fields for JSON."""
         return asdict(self)
 
 

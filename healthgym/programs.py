@@ -1,4 +1,4 @@
-"""How every program begins and ends: paths in UTF-8, output that ends no work, errors in a sentence."""
+"""Start and end of every program: paths in UTF-8, robust output, errors as sentences."""
 
 import contextlib
 import os
@@ -14,7 +14,8 @@ from healthgym.faults import sentence
 def ended(work: Callable[[], int], debug: bool = False) -> int:
     """Run a program's work and return its exit status.
 
-    What a user can mend, and what the file system refuses, becomes a sentence and the status 1.
+    Errors that a user can correct, and errors of the file system, are printed as a sentence; the status is
+    then 1.
 
     Args:
         work: returns an exit status.
@@ -34,10 +35,10 @@ def ended(work: Callable[[], int], debug: bool = False) -> int:
 
 
 def require_utf8(arguments: Sequence[str]) -> None:
-    """Refuse paths that are no UTF-8, the encoding in which settings, plans, records and cards keep them.
+    """Refuse paths that are not UTF-8, the encoding of paths in settings, plans, records and cards.
 
     Raises:
-        ConfigError: with the first one.
+        ConfigError: names the first such path.
     """
     for text in arguments:
         try:
@@ -53,16 +54,16 @@ def require_utf8(arguments: Sequence[str]) -> None:
 def _working_folder() -> str:
     try:
         return str(Path.cwd())
-    except OSError:  # it was deleted: whatever needs it will say so
+    except OSError:  # it was deleted: code that needs it will fail with its own message
         return ""
 
 
 @contextlib.contextmanager
 def steady_output() -> Iterator[None]:
-    """Let no failure of standard output or standard error end the work inside the block.
+    """Keep failures of standard output or standard error from ending the work inside the block.
 
-    Whoever reads a pipe may leave (`| head -1`), the disk that holds a log may be full, and the encoding of a
-    terminal may lack a letter.
+    The reader of a pipe may exit (`| head -1`), the disk of a log may be full, and a terminal's encoding may
+    lack a character.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Steady(sys.stdout), _Steady(sys.stderr)
@@ -75,13 +76,13 @@ def steady_output() -> Iterator[None]:
 
 
 class _Steady:
-    """A text stream that goes on where the one beneath it fails."""
+    """A text stream that ignores failures of the stream beneath it."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text, or drop it."""
+        """Write text, or drop it on failure."""
         try:
             self._stream.write(text)
         except UnicodeEncodeError:
@@ -92,14 +93,14 @@ class _Steady:
         return len(text)
 
     def flush(self) -> None:
-        """Pass on what was written, or drop it."""
+        """Flush, or drop the buffered text on failure."""
         try:
             self._stream.flush()
         except OSError as error:
             self._left(error)
 
     def _left(self, error: OSError) -> None:
-        """Where nobody reads any more, lead to nowhere what is buffered: Python flushes it at its exit."""
+        """Redirect a closed pipe to /dev/null: Python flushes buffered text at its exit."""
         if isinstance(error, BrokenPipeError):
             with contextlib.suppress(OSError, ValueError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)

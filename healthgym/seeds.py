@@ -1,16 +1,16 @@
-"""Randomness as a function of position: (seed, purpose, step, row) and nothing else.
+"""Randomness as a function of position: (seed, purpose, step, row).
 
-No random state is ever saved. A resumed run draws what an undisturbed one draws, and a row of a batch
-draws the same whichever process computes it. On the CPU the bits come from two generators as numpy has
-them: the counter-based Philox (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011) for
-streams, and for rows, of which there are far more, PCG64 DXSM (O'Neill, *PCG*, 2014, with the output
-function that numpy documents), which can also be advanced to any position and is 1.5 times as fast.
+No generator state is saved. A resumed run draws the same numbers as an uninterrupted one, and the numbers of
+a row of a batch do not depend on the process that computes it. On the CPU two of numpy's generators are used:
+the counter-based Philox (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011) for streams,
+and PCG64 DXSM (O'Neill, *PCG*, 2014, with the output function that numpy documents) for rows, which are far
+more numerous; it can also be advanced to any position and is 1.5 times as fast.
 
 All purposes of random streams, after the seed:
 
 weights                             initial weights of a system
 validation                          which training patients are kept for validation
-order, EPOCH, STAGE                 which patients make which batch
+order, EPOCH, STAGE                 assignment of patients to batches
 window, EPOCH, WINDOW               whole patients: the order of batches of similar lengths
 train, STEP, NAME                   noise of a training step (`systems.draws.PositionDraws`), NAME being
     critic/U/z, critic/U/slot, critic/U/alpha   update U of the critic: noise, slots, interpolation
@@ -28,7 +28,7 @@ sample; noise floor, SPLIT; classifier; neighbours, SIDE; kendall, SIDE; cluster
 one timestep each, SIDE; next step; test; true-positive rate; nearer to training
                                     the report: which patients or rows a metric looks at
 
-A new system takes its noise in sampling from `systems.draws.SampleDraws`, below "synthesis".
+A new system takes its sampling noise from `systems.draws.SampleDraws`, under "synthesis".
 """
 
 import hashlib
@@ -47,7 +47,7 @@ def key(seed: int, *position: str | int) -> NDArray[np.uint64]:
 
     Args:
         seed: the run's or the cohort's seed, any integer.
-        position: what the numbers are for, e.g. "train", 1200, "critic/3/z".
+        position: purpose and indices, e.g. "train", 1200, "critic/3/z".
     """
     text = "\x1f".join([str(seed), *(str(part) for part in position)])
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
@@ -64,8 +64,8 @@ def uniform_rows(
 ) -> NDArray[np.float32]:
     """Return rows `first_row ...` of an endless array of U(0,1) rows, shape (num_rows, *row_shape).
 
-    Any part of the array can be had without the rest: a rank draws its rows of the global batch, a
-    shard its patients.
+    Any part of the array can be computed alone: a rank draws its rows of the global batch, a shard its
+        patients.
     """
     width = int(np.prod(row_shape))
     words = -(-width // _FLOATS_PER_WORD)
@@ -81,11 +81,11 @@ def permutation(count: int, seed: int, *position: str | int) -> NDArray[np.int64
 
 
 def shuffled(places_B: NDArray[np.int64], count: int, seed: int, *position: str | int) -> NDArray[np.int64]:
-    """Return what stands at these places of a random order of 0..count-1, in memory that does not grow.
+    """Return the elements at these positions of a random order of 0..count-1, in constant memory.
 
-    Up to 4,096 it is the order of `permutation`, since a cipher of very few is biased. Beyond, it is a
-    Feistel network of keyed rounds on (x mod a, x div a), with a b just above `count`; what falls outside
-    is encrypted again until it falls inside.
+    Up to a count of 4,096 it is the order of `permutation`, since a cipher on few elements is biased. Beyond,
+    it is a Feistel network of keyed rounds on (x mod a, x div a), with ab just above `count`; a result
+    outside the range is encrypted again until it is inside.
 
     Source: Black and Rogaway, *Ciphers with arbitrary finite domains*, CT-RSA 2002, section 5 (generalised
     Feistel) and section 4 (cycle walking).

@@ -1,7 +1,7 @@
 """Presets, schemas and thresholds that come with the package, found by name from any folder.
 
-They are the files of `configs/` at the top of a checkout: the package holds a link to that folder, and the
-files themselves where it was installed from a wheel.
+They are the files of `configs/` at the top of a checkout. The package has a link to that folder, or the files
+themselves if it was installed from a wheel.
 """
 
 from collections.abc import Iterable
@@ -16,40 +16,40 @@ _YAML = (".yaml", ".yml")
 def folder() -> Path:
     """Return the folder of the shipped files."""
     inside = _HERE / "configs"
-    # Some tools that copy a checkout leave links out.
+    # Some tools that copy a checkout omit links.
     return inside if inside.is_dir() else _HERE.parent / "configs"
 
 
 def thresholds() -> Path:
-    """Return the report's usual settings."""
+    """Return the report's default settings."""
     return folder() / "report.yaml"
 
 
 def settings(given: Path) -> Path:
-    """Return a file of training settings: that which is given, or the preset of that name, e.g. `ar`.
+    """Return a file of training settings: the given path, or the preset of that name, e.g. `ar`.
 
     Raises:
-        ConfigError: it is a plain name, and no preset has it.
+        ConfigError: it is a plain name and not one of a preset.
     """
     return _found(given, "", sorted(_names(path for path in folder().glob("*.yaml")) - {"report"}))
 
 
 def schema(given: Path) -> Path:
-    """Return a schema's file: that which is given, or the shipped one of that name, e.g. `art_hiv`.
+    """Return a schema's file: the given path, or the shipped schema of that name, e.g. `art_hiv`.
 
     Raises:
-        ConfigError: it is a plain name, and no schema has it.
+        ConfigError: it is a plain name and not one of a schema.
     """
     return _found(given, "schemas", sorted(_names((folder() / "schemas").glob("*.yaml"))))
 
 
 def report_settings(given: Path) -> Path:
-    """Return a file of report settings; `configs/report.yaml` is there from any folder."""
+    """Return a file of report settings; `configs/report.yaml` is found from any folder."""
     return _found(given, "", ["report"])
 
 
 def is_name(given: Path) -> bool:
-    """Tell whether a path is a plain name, as of a preset: no folder, and not the ending of a YAML file."""
+    """Return whether a path is a plain name, such as a preset's: no folder and no YAML suffix."""
     return len(given.parts) == 1 and given.suffix not in _YAML
 
 

@@ -1,8 +1,8 @@
-"""A wish to stop, raised by a signal, honoured between steps.
+"""Requests to stop: set by a signal, honoured between steps.
 
 A scheduler announces a preemption or a time limit by SIGTERM, SIGUSR1 or SIGUSR2, a user by Ctrl-C. The
-handlers here only set a flag; the work asks `requested()` where it is between two steps, saves, and
-leaves. Nothing is ever saved inside a signal handler.
+handlers here only set a flag; the work checks `requested()` between two steps, saves, and exits. Nothing is
+saved inside a signal handler.
 """
 
 import contextlib
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from types import FrameType
 
 INTERRUPTED = 85
-"""Exit status of a program that saved and wants to go on later; a batch script requeues the job."""
+"""Exit status of a program that saved and is to be resumed; a batch script requeues the job."""
 
 FENCED = 86
-"""Exit status of a program that a newer one has replaced; nobody restarts it."""
+"""Exit status of a program that a newer one has replaced; it is not restarted."""
 
 LOST = 137
-"""Exit status, as of a killed process, where another process of the job was lost: a batch script counts
-a crash and, within its number of crashes, queues the job again."""
+"""Exit status, as of a killed process, if another process of the job was lost: a batch script counts
+a crash and requeues the job up to its limit of crashes."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
@@ -27,26 +27,26 @@ _reasons: list[str] = []
 
 
 def requested() -> str | None:
-    """Return the first signal's name since `clear()`, e.g. "SIGTERM", or None: go on."""
+    """Return the name of the first signal since `clear()`, e.g. "SIGTERM", or None."""
     return _reasons[0] if _reasons else None
 
 
 def request(reason: str) -> None:
-    """Raise the flag by hand."""
+    """Set the flag without a signal."""
     _reasons.append(reason)
 
 
 def clear() -> None:
-    """Lower the flag."""
+    """Clear the flag."""
     _reasons.clear()
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Let the signals raise the flag inside the block; outside, all is as before.
+    """Let signals set the flag inside the block; the previous handlers are restored afterwards.
 
-    A second Ctrl-C does not wait: it raises KeyboardInterrupt. Python lets only the main thread set
-    handlers; from another thread the block runs without.
+    A second Ctrl-C raises KeyboardInterrupt at once. Only the main thread may set handlers; in another thread
+    the block runs without them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -61,7 +61,7 @@ def listening() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_saving() -> Iterator[None]:
-    """For work that keeps nothing half done: SIGTERM ends it, and a warning of the time limit passes by."""
+    """For work that saves no intermediate state: SIGTERM ends it, and the time-limit warning is ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -75,7 +75,7 @@ def without_saving() -> Iterator[None]:
 
 
 def ignore_in_worker() -> None:
-    """Make a helper process deaf to the signals: its parent decides. A scheduler signals them all."""
+    """Let a worker process ignore the signals: a scheduler signals all processes, and the parent decides."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,4 +1,4 @@
-"""Strict models, and what reads them from YAML and `--set`, with all problems in a user's words.
+"""Strict models, read from YAML and `--set`, with all problems reported in plain words.
 
 An unknown key names the nearest known one.
 """
@@ -23,7 +23,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class StrictModel(BaseModel):
-    """A frozen model without room for unknown keys."""
+    """A frozen model that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True)
 
@@ -32,16 +32,17 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Plain(str):
-    """A word that stands in a YAML file without quotes."""
+    """An unquoted word of a YAML file."""
 
     __slots__ = ()
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a mapping that has a key twice.
+    """YAML's safe loader, but duplicate keys are an error.
 
-    Words are numbers, truths or nothing as in YAML 1.2 (its section 10.3.2). YAML 1.1, which PyYAML follows,
-    also takes NO and off for False, 010 for 8, 6:30 for 390 and 2024-01-01 for a date: here these are text.
+    Unquoted words are numbers, booleans or null as in YAML 1.2 (section 10.3.2). YAML 1.1, which PyYAML
+    follows, also reads NO and off as False, 010 as 8, 6:30 as 390 and 2024-01-01 as a date: here these are
+    text.
     """
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - so PyYAML declares it
@@ -65,18 +66,18 @@ class _Loader(yaml.SafeLoader):
 
 
 class _WordLoader(_Loader):
-    """Keeps every word as it is written, those without quotes as `Plain`."""
+    """Keeps every scalar as text, unquoted ones as `Plain`."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012
 
     def construct_word(self, node: yaml.ScalarNode) -> str:
-        """Return a scalar's text."""
+        """Return the text of a scalar."""
         text = str(self.construct_scalar(node))
         return Plain(text) if node.style is None else text
 
 
 def _as_it_stands(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
-    """Return `<<` where it is a value, and merges nothing."""
+    """Return `<<` as text where it is a value, without merging."""
     return str(loader.construct_scalar(node))
 
 
@@ -120,7 +121,7 @@ _WORDS |= dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false")
 _WORDS |= dict.fromkeys(("list_type", "tuple_type"), "must be a list, such as [a, b]")
 _WORDS |= dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be 'key: value' settings")
 _WORDS |= dict.fromkeys(("path_type", "string_type"), "must be text")
-"""What pydantic says of a value, in a user's words."""
+"""Messages of pydantic in plain words."""
 
 
 def load_yaml(path: Path, words: bool = False) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def load_yaml(path: Path, words: bool = False) -> dict[str, Any]:
 
     Args:
         path: the file.
-        words: whether every word is kept as text, those without quotes as `Plain`.
+        words: whether every scalar is kept as text, unquoted ones as `Plain`.
 
     Raises:
         ConfigError: the file is missing, is not YAML, has a key twice, or is not a mapping.
@@ -172,7 +173,7 @@ def parse(
 
     Args:
         model: the class to build.
-        values: what was read.
+        values: of the model's fields, as read.
         where: names the source in messages, e.g. the file's path.
         error: the class to raise.
     """
@@ -208,10 +209,10 @@ def parse_override(text: str) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with the values of `over` laid over it, mapping by mapping.
+    """Return `base` with the values of `over` merged into it recursively.
 
-    Where `over` changes a mapping's `kind` or `preset`, it replaces the mapping, since the old keys
-    belong to the old kind. A preset given as a bare word is merged as `{preset: word}`.
+    If `over` changes a mapping's `kind` or `preset`, it replaces the mapping, since the old keys
+    belong to the old kind. A preset given as a single word is merged as `{preset: word}`.
     """
     merged = dict(base)
     for name, value in over.items():
@@ -242,10 +243,10 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class Mark(Enum):
-    """What is said of a setting where it is declared: `Annotated[int, Mark.SAMPLING]`.
+    """A mark of a setting in its declaration: `Annotated[int, Mark.SAMPLING]`.
 
-    `SAMPLING` settings decide how a trained system samples and nothing that it learns. `FREE` ones change no
-    weight by more than the order of sums. Both may change between two starts of one run.
+    `SAMPLING` settings affect only how a trained system samples. `FREE` settings change weights by no more
+    than the order of floating-point sums. Both may change between two starts of one run.
     """
 
     SAMPLING = "sampling"
@@ -253,7 +254,7 @@ class Mark(Enum):
 
 
 def marked(model: type[BaseModel], *marks: Mark, prefix: str = "") -> frozenset[str]:
-    """Return the names, as "a.b", of all settings that carry one of the marks or lie within one that does."""
+    """Return the names, as "a.b", of all settings with one of the marks and of those inside them."""
     found: set[str] = set()
     for name, field in model.model_fields.items():
         if any(mark in field.metadata for mark in marks):
@@ -266,7 +267,7 @@ def marked(model: type[BaseModel], *marks: Mark, prefix: str = "") -> frozenset[
 
 
 def _leaves(annotation: Any, name: str) -> set[str]:
-    """Return the names of all values that a setting may consist of."""
+    """Return the names of all values inside a setting."""
     found: set[str] = set()
     for inner in _alternatives(annotation):
         if _is_model(inner):
@@ -301,7 +302,7 @@ def differences(old: StrictModel, new: StrictModel) -> list[str]:
 
 
 def _sentences(problems: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Return a line for each setting that is wrong; where a value may be of several kinds, all are in it."""
+    """Return a line for each wrong setting; if a value may be of several kinds, the line has all of them."""
     lines: dict[str, str] = {}
     for problem in problems.errors():
         line = _sentence(problem, model)
@@ -319,7 +320,7 @@ def _sentences(problems: ValidationError, model: type[BaseModel]) -> list[str]:
 
 def _sentence(problem: Any, model: type[BaseModel]) -> str:
     """Turn one pydantic problem into a line for a user."""
-    # Where a setting is one of several kinds, pydantic puts the kind into the path; a user's file has none.
+    # For a union of kinds pydantic adds the kind to the path; a user's file does not have it.
     parts = [str(part) for part in problem["loc"] if part not in _kinds(model) and not _is_type(part)]
     place = ".".join(parts) or "settings"
     if problem["type"] == "extra_forbidden":
@@ -337,13 +338,13 @@ def _sentence(problem: Any, model: type[BaseModel]) -> str:
 
 
 def _in_words(problem: Any) -> str:
-    """Return what is wrong with a value in a user's words."""
+    """Return what is wrong with a value in plain words."""
     known, limits = _WORDS.get(problem["type"]), problem.get("ctx", {})
     return known.format(**limits) if known else str(problem["msg"]).removeprefix("Value error, ")
 
 
 def _is_type(part: object) -> bool:
-    """Tell whether a part of a path is a type's name, which pydantic adds where there are several."""
+    """Return whether a part of a path is the name of a type, which pydantic adds for unions."""
     return isinstance(part, str) and _TYPE.fullmatch(part) is not None
 
 

@@ -1,8 +1,8 @@
-"""Names, labels and ids as they are compared: in one Unicode form, without spaces around them.
+"""Normalisation of names, labels and ids for comparison: one Unicode form, no surrounding spaces.
 
-An accented letter can be written as one character or as a letter and an accent: programs on macOS often do
-the second. Both look the same and mean the same, so that text from schemas and tables is brought into the
-composed form (Unicode Standard Annex 15, NFC) wherever it is read.
+An accented letter can be written as one character or, as often on macOS, as a letter and a combining accent.
+Text from schemas and tables is therefore brought into the composed form (Unicode Standard Annex 15, NFC) when
+it is read.
 """
 
 import unicodedata
@@ -14,16 +14,16 @@ _UNPRINTABLE = {"Cc": "a control character", "Cs": "half a character", "Zl": "a 
 
 
 def one_form(value: Any) -> str:
-    """Return text in the form in which it is compared; bytes, as Parquet may hold, are UTF-8 text."""
+    """Return normalised text; bytes, as in some Parquet files, are decoded as UTF-8."""
     text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
     return unicodedata.normalize("NFC", text).strip()
 
 
 def _line_of_text(text: str) -> str:
-    """Return a name or label in one form.
+    """Return a normalised name or label.
 
     Raises:
-        ValueError: it holds what files and pictures cannot: a line end, a tab, another control character.
+        ValueError: it has a line end, a tab or another control character, which files and plots cannot show.
     """
     text = one_form(text)
     for character in text:
@@ -42,7 +42,7 @@ def _not_empty(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Return longer text, which may have lines, unless no file can hold it."""
+    """Return longer text, which may have several lines; refuse characters that files cannot hold."""
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("holds NUL or half a character (a surrogate), which not every file can; take it out")
     return text
@@ -56,6 +56,6 @@ def counted(number: int, noun: str) -> str:
 Word = Annotated[str, AfterValidator(_line_of_text)]
 """A label or unit."""
 Name = Annotated[Word, AfterValidator(_not_empty)]
-"""What a column or a rule is called."""
+"""The name of a column or a rule."""
 Text = Annotated[str, AfterValidator(_text)]
 """A description."""

@@ -1,1 +1,1 @@
-"""Several processes of one job: which rows of a batch each takes, and sums over all of them."""
+"""Several processes of one job: their rows of a batch, and sums over all processes."""

@@ -1,4 +1,4 @@
-"""What this process may use: cores, and its place among the processes of one job."""
+"""The cores of this process, and its rank among the processes of one job."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from healthgym import environment
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands among those that share one piece of work.
+    """The rank of a process among those of one job.
 
     Args:
         rank: its number, from 0.
@@ -23,7 +23,7 @@ class Place:
 
 
 def place_from(variables: Mapping[str, str]) -> Place:
-    """Return the place that torchrun, or a launcher in its manner, has written into the environment."""
+    """Return the rank that torchrun, or a compatible launcher, has written into the environment."""
     num_processes = int(variables.get("WORLD_SIZE") or 1)
     if num_processes == 1:
         return Place()
@@ -31,7 +31,7 @@ def place_from(variables: Mapping[str, str]) -> Place:
 
 
 def rows_of(place: Place, num_rows: int) -> slice:
-    """Return the rows of a batch that are this process's: in the order of ranks, as even as can be."""
+    """Return this process's rows of a batch: divided in the order of ranks, as evenly as possible."""
     return slice(
         place.rank * num_rows // place.num_processes, (place.rank + 1) * num_rows // place.num_processes
     )
@@ -40,16 +40,16 @@ def rows_of(place: Place, num_rows: int) -> slice:
 def granted_cores() -> int:
     """Return how many cores the scheduler (or the machine) grants this process.
 
-    More threads than that are slower by an order of magnitude, not faster.
+    More threads than cores are slower by an order of magnitude.
     """
     return environment.usable_cores()
 
 
 def let_waiting_threads_sleep() -> None:
-    """Keep idle OpenMP threads from spinning; must come before torch is imported.
+    """Keep idle OpenMP threads from spinning; must be called before torch is imported.
 
-    On a machine that another job shares, spinning threads hold up the working one: a training step of
-    0.35 s took from 2 to 30 s (2 cores, 2 threads, torch 2.13, one other busy process). A user's own
-    OMP_WAIT_POLICY is left as it is.
+    On a shared machine, spinning threads slow down the working ones: a training step of 0.35 s took from 2 to
+        30 s
+    (2 cores, 2 threads, torch 2.13, one other busy process). A user's own OMP_WAIT_POLICY is kept.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

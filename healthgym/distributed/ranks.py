@@ -1,12 +1,12 @@
-"""Several processes that train one system: what they add up, and what happens when one is lost.
+"""Several processes that train one system: collectives, and errors when a process is lost.
 
-Each collective has a time limit. A process that waits in vain leaves a mark in the store where all met;
-after a moment those without a mark are the lost ones. One message per job: whoever fails by itself, or finds
-another lost, asks the store for the word, which is given once; all others end in silence, and after the
-speaker. The store may live in the first process, which therefore leaves when the others need it no more.
+Each collective has a timeout. A process whose collective timed out leaves a mark in the store of the process
+group; after a grace period the processes without a mark are the lost ones. One process per job reports the
+error: a process that fails, or finds another one lost, asks the store for the right to report, which is given
+once. The others end without a message, and after the reporting one. The store may live in the first process,
+which therefore exits last.
 
-Tensors on a GPU travel by NCCL, on the CPU by gloo; what a tensor holds afterwards has the same bits in
-every process.
+Tensors on a GPU are reduced by NCCL, on the CPU by gloo; the results have the same bits in every process.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from torch.distributed.rendezvous import rendezvous
 from healthgym.distributed.parallel import Place, place_from
 from healthgym.errors import HealthgymError, RankError
 
-_STORE_SECONDS = 10.0  # to ask the store, which lives in the first process (or in torchrun)
-_GRACE_SECONDS = 5.0  # for the others to notice that one is lost, and to leave their marks
-_LOOK_SECONDS = 0.05  # between two looks at the store
-_SPEAKER_SECONDS = 1.0  # for the speaker to leave before the others: a launcher may kill whoever is left
+_STORE_SECONDS = 10.0  # timeout of the store, which lives in the first process (or in torchrun)
+_GRACE_SECONDS = 5.0  # for the others to notice that a process is lost, and to leave their marks
+_LOOK_SECONDS = 0.05  # between two polls of the store
+_SPEAKER_SECONDS = 1.0  # for the reporting process to exit first: a launcher may kill the others then
 
 R = TypeVar("R")
 
@@ -47,16 +47,16 @@ class Ranks:
 
     @property
     def alone(self) -> bool:
-        """Whether there are no others."""
+        """Whether this is the only process."""
         return self.place.num_processes == 1
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and prints."""
         return self.place.rank == 0
 
     def sum(self, value: Tensor) -> Tensor:
-        """Return the sum of all processes' values, without gradient."""
+        """Return the sum of the values of all processes, without gradient."""
         if self.alone:
             return value.detach()
         total = value.detach().clone(memory_format=torch.contiguous_format)
@@ -72,15 +72,15 @@ class Ranks:
         return found
 
     def any(self, *flags: bool) -> list[bool]:
-        """Return for each flag whether it is raised in some process."""
+        """Return for each flag whether it is set in any process."""
         if self.alone:
             return list(flags)
-        raised = torch.tensor(flags, dtype=torch.int32)  # on the CPU: no GPU is waited for
+        raised = torch.tensor(flags, dtype=torch.int32)  # on the CPU, without waiting for a GPU
         self._together(lambda: distributed.all_reduce(raised, op=distributed.ReduceOp.MAX))
         return [bool(flag) for flag in raised]
 
     def from_first(self, find: Callable[[], R]) -> R:
-        """Return in every process what `find` returns in the first: plain values."""
+        """Call `find` in the first process and return its result, of plain values, in every process."""
         if self.alone:
             return find()
         box: list[Any] = [find() if self.first else None]
@@ -88,18 +88,18 @@ class Ranks:
         found: R = box[0]
         return found
 
-    # --- when one is lost ------------------------------------------------------------------------
+    # --- lost processes --------------------------------------------------------------------------
 
     def agreed(self, error: HealthgymError) -> HealthgymError:
-        """Return what to raise for an error that every process has found: the first one tells it."""
+        """Return what to raise for an error that every process has found: only the first one reports it."""
         self._agreed = True
         return error if self.first else RankError("")
 
     def tell(self, error: BaseException) -> BaseException:
-        """Return what this process shall raise for an error: a silent one if another has the word."""
+        """Return what to raise for an error: one without message if another process reports."""
         if self._agreed or isinstance(error, RankError):
             return error
-        with contextlib.suppress(RuntimeError):  # a store that has gone gives the word to nobody else
+        with contextlib.suppress(RuntimeError):  # if the store is gone, no other process reports
             if self._ask_for_the_word("failed") != f"failed/{self.place.rank}":
                 return RankError("")
         where = f"process {self.place.rank} of {self.place.num_processes}, at step {self.step}"
@@ -109,13 +109,13 @@ class Ranks:
         return error
 
     def part(self, error: BaseException | None = None) -> None:
-        """Close all connections, so that nobody waits in vain; leave in an order that lets the speaker speak.
+        """Close all connections, so that no process waits for this one; the reporting process exits first.
 
         Args:
-            error: what this process ends with.
+            error: the one that ends this process, if any.
         """
         silent = isinstance(error, RankError) and not str(error)
-        # One that computes comes to its next collective within their time limit, and finds it broken.
+        # A process that still computes reaches its next collective within the timeout, and finds it broken.
         limit = self._seconds if isinstance(error, Exception) else _GRACE_SECONDS
         if distributed.is_initialized():
             distributed.destroy_process_group()
@@ -134,14 +134,14 @@ class Ranks:
             self._apart = max(begun - self._last_met, 0.9 * self._apart)
         try:
             collective()
-        except RuntimeError as error:  # what torch raises for a broken connection or the time limit
+        except RuntimeError as error:  # torch raises it for a broken connection and for the timeout
             raise self._lost(error) from error
         self._last_met = time.monotonic()
 
     def _lost(self, cause: RuntimeError) -> RankError:
-        """Find out who is missing; return what this process shall raise, silent but for one speaker."""
+        """Find the missing processes; return what to raise, with a message in one process only."""
         everybody = range(self.place.num_processes)
-        # Another may still compute: about as long as this one did between two collectives of late.
+        # Another may still compute: about as long as this one did between its last two collectives.
         patience = min(self._seconds, _GRACE_SECONDS + 2 * self._apart)
         try:
             self._store.set(f"waiting/{self.place.rank}", str(self.step))
@@ -151,14 +151,14 @@ class Ranks:
             )
             missing = [rank for rank in everybody if not self._has(f"waiting/{rank}")]
             word = self._ask_for_the_word("lost")
-        except RuntimeError:  # the store has gone with the process it lived in: the next one speaks
+        except RuntimeError:  # the store was lost with its process: the next process reports
             missing, word = [0], "lost/1"
         lost = word.startswith("lost")
         self._missing = set(missing) if lost else set()
         return RankError(self._obituary(missing, cause) if word == f"lost/{self.place.rank}" else "", lost)
 
     def _ask_for_the_word(self, why: str) -> str:
-        """Return who tells what has happened, as "why/rank": the first to ask."""
+        """Return the process that reports the error, as "why/rank": the first to ask."""
         word = self._store.compare_set("word", "", f"{why}/{self.place.rank}")
         return str(word.decode() if isinstance(word, bytes) else word)
 
@@ -186,14 +186,14 @@ class Ranks:
 
 @contextlib.contextmanager
 def joined(device: torch.device, seconds: float) -> Iterator[Ranks]:
-    """Meet the other processes of this job, if there are any, and part at the end of the block.
+    """Join the process group of this job, if there are several processes, and leave it after the block.
 
     Args:
-        device: where this process computes.
-        seconds: time limit of each collective.
+        device: of this process.
+        seconds: timeout of each collective.
 
     Raises:
-        RankError: some never came.
+        RankError: some processes did not join.
     """
     place = place_from(os.environ)
     if place.num_processes == 1:

@@ -1,9 +1,9 @@
-"""How a global batch is divided: over processes, and within one into micro-batches.
+"""Division of a global batch over processes, and within a process into micro-batches.
 
-The answer is that of one process with the whole batch, up to the order of floating-point sums. Means
-over rows are weighted by each part's share of them. What depends on the whole batch at once (the
-correlation loss, the autoencoder's divergence) is a function of moments: their values are added up over
-all parts, their gradient flows through the rows at hand, and the parts' gradients are then added up.
+The result equals that of one process with the whole batch, up to the order of floating-point sums. Means
+over rows are weighted by each part's share of the rows. Losses of the whole batch (the correlation loss, the
+autoencoder's divergence) are functions of moments: the values of the moments are summed over all parts, each
+part computes the gradient through its own rows, and the gradients of the parts are summed.
 
 Shapes: B batch, N rows (patients x timesteps), F features.
 """
@@ -20,10 +20,10 @@ from healthgym.distributed.ranks import Ranks
 
 @dataclass(frozen=True)
 class Part:
-    """Patients that are computed at once.
+    """Patients that are computed together.
 
     Args:
-        rows: where they stand among this process's.
+        rows: their indices among this process's patients.
         weight: their share of the global batch.
     """
 
@@ -32,12 +32,12 @@ class Part:
 
     @property
     def first_row(self) -> int:
-        """The first of them."""
+        """Index of the first row."""
         return int(self.rows.start)
 
     @property
     def num_rows(self) -> int:
-        """How many they are."""
+        """Number of rows."""
         return int(self.rows.stop - self.rows.start)
 
 
@@ -60,9 +60,9 @@ class Share:
     """This process's part of each batch.
 
     Args:
-        ranks: who shares it.
-        batch_size: patients of the global batch, which whoever takes the steps sets before each; None for
-            whatever comes, in one process.
+        ranks: the processes that share it.
+        batch_size: patients of the global batch, set by the training loop before each step; None for any
+            number, in one process.
         micro_batch_size: patients that a process computes at once; None for all of its own.
     """
 
@@ -74,7 +74,7 @@ class Share:
 
     @property
     def first_row(self) -> int:
-        """Place of this process's first patient in the global batch."""
+        """Index of this process's first patient in the global batch."""
         return 0 if self.ranks.alone else int(self.own(self.batch_size or 0).start)
 
     def own(self, batch_size: int) -> slice:
@@ -82,11 +82,11 @@ class Share:
         return rows_of(self.ranks.place, batch_size)
 
     def num_rows(self, own_rows: int) -> int:
-        """Return the patients of the global batch that this process's are part of."""
+        """Return the number of patients of the global batch."""
         return own_rows if self.ranks.alone else self.batch_size or 0
 
     def parts(self, num_rows: int) -> list[Part]:
-        """Divide this process's patients into what is computed at once."""
+        """Divide this process's patients into micro-batches."""
         size, total = self._micro_batch_size or num_rows, self.num_rows(num_rows)
         starts = range(0, num_rows, size)
         return [
@@ -101,13 +101,13 @@ class Share:
         return torch.tensor([(own.stop - own.start) / size for own in rows], dtype=torch.float64)
 
     def whole(self, parts: Sequence[Part]) -> bool:
-        """Whether the parts are all of the global batch at once."""
+        """Whether the parts are the whole global batch in one part."""
         return self.ranks.alone and len(parts) == 1
 
     # --- adding up -------------------------------------------------------------------------------
 
     def sum_gradients(self, module: nn.Module) -> None:
-        """Add up the gradients of all processes, in one message per network."""
+        """Sum the gradients of all processes, in one message per network."""
         if self.ranks.alone:
             return
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
@@ -117,7 +117,7 @@ class Share:
             gradient.copy_(piece.view_as(gradient))
 
     def all_rows(self, own: Tensor) -> Tensor:
-        """Return the global batch's rows, in order, of which this process has its own."""
+        """Return the global batch's rows in order, given this process's rows."""
         if self.ranks.alone:
             return own
         everything = own.new_zeros(self.batch_size or 0, *own.shape[1:])
@@ -125,7 +125,7 @@ class Share:
         return self.ranks.sum(everything)
 
     def co_moments(self, rows_NF: Tensor, uneven: bool = False) -> Moments:
-        """Return means and co-moments (F, F) of the global batch; given are this process's rows.
+        """Return means and co-moments (F, F) of the global batch, given this process's rows.
 
         Args:
             rows_NF: rows of its patients.
@@ -179,7 +179,7 @@ def mean_of(losses: Sequence[Mapping[str, Tensor]], parts: Sequence[Part]) -> di
     if len(parts) == 1:
         return dict(losses[0])
     total = sum(part.weight for part in parts)
-    shares = [part.weight / total for part in parts]  # as plain numbers: a recorded step reads no host memory
+    shares = [part.weight / total for part in parts]  # plain numbers: a CUDA graph must not read host memory
     return {
         name: torch.stack([share * loss[name] for share, loss in zip(shares, losses, strict=True)]).sum()
         for name in losses[0]
@@ -187,7 +187,7 @@ def mean_of(losses: Sequence[Mapping[str, Tensor]], parts: Sequence[Part]) -> di
 
 
 def _with_value(computed: Tensor, value: Tensor) -> Tensor:
-    """Return a value that is not the one computed, with the gradient of the one computed."""
+    """Return `value` with the gradient of `computed`."""
     return value + (computed - computed.detach())
 
 

@@ -1,4 +1,4 @@
-"""What a cohort's variables mean, its keys and times, and the layout and cells that follow from them."""
+"""The meaning of a cohort's variables, keys and times, and the layout and cells derived from them."""
 
 from healthgym.schema.reading import load_schema, schema_from_text
 from healthgym.schema.rules import Condition, Limit, Rule

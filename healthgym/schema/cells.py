@@ -1,13 +1,12 @@
-"""Cells of real variables: a finite alphabet of values, which a system can learn as classes.
+"""Cells of real variables: a discretisation of values, which a system can learn as classes.
 
 The recorded values of a variable are pooled into *pieces*: a single value that at least k patients had
 (zeros, integers, values on a rounding grid), or an interval that pools the rarer values of at least k
 patients. Consecutive pieces make a *cell*, consecutive cells a *bin*: a system draws the bin, then the cell,
 and a value is drawn from the pieces of the cell by their shares, on the variable's recorded grid.
 
-Nothing that is kept belongs to fewer than k patients: values that cannot be pooled with those of enough
-others count as the nearest piece, and the outer ends of the two extreme pieces are derived from a mean over
-k patients or more.
+No stored value belongs to fewer than k patients: values that cannot be pooled with enough others count as the
+nearest piece, and the outer ends of the two extreme pieces are derived from a mean over at least k patients.
 
 Legend: N rows, P pieces, C bins, J cells of a bin.
 """
@@ -27,22 +26,22 @@ Ints = NDArray[np.int64]
 NONE = 0x0FFF
 """Piece of a variable that has no value yet."""
 HELD = 0x1000
-"""Bit of a row whose value equals the patient's value before."""
+"""Bit of a row whose value equals the patient's previous value."""
 ABSENT = 0x2000
-"""Bit of a row without a value; its piece is that of the value before."""
+"""Bit of a row without a value; its piece is that of the previous value."""
 
 MOST_DECIMALS = 6
-"""As many digits after the point are told apart."""
+"""Largest number of decimals that is distinguished."""
 
 LEAST_PATIENTS = 10
-"""k where nothing else is said."""
+"""Default of k."""
 
 _VALUES = ("low_P", "high_P", "step_P", "bounds")
 _COUNTS = ("new_P", "all_P", "bin_P", "cell_P")
 _SMALLEST_TAIL = 1e-4
 _LARGEST_WHOLE = 2.0**53
 _SMALLEST_WIDTH = 1e-4
-_FAR = 100.0  # a normal score that nothing reaches
+_FAR = 100.0  # beyond every normal score
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,13 @@ class VariableCells:
     Args:
         low_P, high_P: lowest and highest value of each piece, in the variable's unit.
         step_P: distance between the values that may be drawn from a piece.
-        bounds: least value that counts as each piece after the first, shape (P - 1,).
-        new_P: rows where the value is new (differs from the patient's value before), per piece.
-        all_P: rows that have the value, per piece.
-        bin_P: bin of each piece, from 0, rising.
-        cell_P: cell of each piece within its bin, from 0, rising.
-        decimals: digits after the point that values are recorded with.
-        holds: whether the variable repeats often enough for a decision of its own.
+        bounds: lowest value of each piece after the first, shape (P - 1,).
+        new_P: number of rows whose value differs from the patient's previous value, per piece.
+        all_P: number of rows with the value, per piece.
+        bin_P: bin of each piece, from 0, increasing.
+        cell_P: cell of each piece within its bin, from 0, increasing.
+        decimals: number of decimals of the recorded values.
+        holds: whether the value repeats often enough for a separate decision "unchanged".
     """
 
     low_P: Array
@@ -81,7 +80,7 @@ class VariableCells:
 
     @property
     def exact(self) -> bool:
-        """Whether `decimals` is how values are recorded: six may be more, and float64 holds 15 digits."""
+        """Whether `decimals` is exact: six may stand for more, and float64 has 15 digits."""
         largest = float(max(abs(self.low_P[0]), abs(self.high_P[-1])))
         return self.decimals < MOST_DECIMALS and largest * 10.0**self.decimals < _LARGEST_WHOLE
 
@@ -97,7 +96,7 @@ class VariableCells:
 
     @property
     def num_cells(self) -> int:
-        """J, of the bin that has most."""
+        """J, of the bin with most cells."""
         return int(self.cell_P.max()) + 1
 
     @cached_property
@@ -109,7 +108,7 @@ class VariableCells:
 
     @cached_property
     def edges(self) -> Array:
-        """Normal scores between consecutive bins, shape (C - 1,), strictly rising."""
+        """Normal scores between consecutive bins, shape (C - 1,), strictly increasing."""
         mass_C = np.bincount(self.bin_P, self.all_P, self.num_bins)
         below = np.cumsum(mass_C)[:-1] / mass_C.sum()
         scores = stats.norm.ppf(np.clip(below, _SMALLEST_TAIL, 1 - _SMALLEST_TAIL))
@@ -118,9 +117,9 @@ class VariableCells:
 
     @cached_property
     def cell_edges(self) -> Array:
-        """Normal scores around the cells of each bin, (C, J + 1), not falling; the outermost are far away.
+        """Normal scores around the cells of each bin, (C, J + 1), non-decreasing; the outermost are +-`_FAR`.
 
-        A bin with fewer cells ends with repeated edges.
+        A bin with fewer cells than J repeats its last edge.
         """
         first_P = np.r_[True, (np.diff(self.bin_P) > 0) | (np.diff(self.cell_P) > 0)]
         below_P = (np.cumsum(self.all_P) - self.all_P) / self.all_P.sum()
@@ -147,7 +146,7 @@ class VariableCells:
         Args:
             piece_N: pieces.
             u_N: uniform numbers in [0, 1).
-            not_N: a value that must not be drawn, or NaN; ignored by pieces of a single value.
+            not_N: a value to exclude, or NaN; ignored by pieces of a single value.
         """
         low, step = self.low_P[piece_N], self.step_P[piece_N]
         count = np.rint((self.high_P[piece_N] - low) / step) + 1
@@ -175,7 +174,7 @@ class VariableCells:
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of a cohort: of its R real variables, and of its patients' numbers of timesteps.
+    """The cells of a cohort: of its R real variables and of its patients' lengths.
 
     Args:
         variables: of each real variable, in the schema's order.
@@ -189,8 +188,8 @@ class Cells:
         """Return each row's code of each variable: its piece, with the bits HELD and ABSENT, int16 (rows, R).
 
         Args:
-            raw_NR: values of whole patients, one after the other, in the variables' units; NaN is absent.
-            lengths_N: timesteps of each of them.
+            raw_NR: values of complete patients, one after the other, in the variables' units; NaN if missing.
+            lengths_N: number of timesteps of each patient.
         """
         codes = np.empty(raw_NR.shape, np.int16)
         for r, cells in enumerate(self.variables):
@@ -214,7 +213,7 @@ def _codes(cells: VariableCells, values_N: Array, lengths_N: NDArray[np.integer[
     present_N = ~np.isnan(values_N)
     before_N, inside_N = last_present(values_N, present_N, lengths_N)
     piece_N = np.where(present_N, cells.encode(np.where(present_N, values_N, 0.0)), NONE)
-    # Where there is no value, the piece is that of the last one, if the patient had one.
+    # A missing value has the piece of the patient's last value, if there is one.
     last_N = np.where(present_N, np.arange(len(values_N)), before_N)
     piece_N = np.where(last_N >= 0, piece_N[last_N], NONE)
     single_P = cells.low_P == cells.high_P
@@ -236,7 +235,7 @@ def last_present(
 
 
 def to_lists(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tree of arrays as JSON has it."""
+    """Return a tree of arrays as lists, for JSON."""
     return {
         name: to_lists(value) if isinstance(value, Mapping) else np.asarray(value).tolist()
         for name, value in tree.items()

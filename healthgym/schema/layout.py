@@ -14,9 +14,9 @@ class FeatureLayout:
         embedding_dims: width of each such variable's embedding in the critic (binary 2, categorical 4).
         static_reals, static_classes: whether each real, and each binary or categorical variable, is constant
             within a patient; by default none is.
-        flag_of_reals, flag_of_classes: for each variable with `missing: model`, which of the K binary and
-            categorical variables is its measured flag; None for the others, which have a value everywhere.
-        flags: which of the K variables are some variable's measured flag, in increasing order.
+        flag_of_reals, flag_of_classes: for each variable with `missing: model`, the index of its measured
+            flag among the K binary and categorical variables; None for variables without missing values.
+        flags: indices of the K variables that are measured flags, in increasing order.
         measured_classes: for each of `flags`, the class that means "measured".
     """
 
@@ -31,7 +31,7 @@ class FeatureLayout:
     measured_classes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Fill what was left out: an entry for each variable."""
+        """Fill in defaults: an entry for each variable."""
         sizes = {"reals": self.num_reals, "classes": len(self.num_classes)}
         for kind, size in sizes.items():
             for name, value in ((f"static_{kind}", False), (f"flag_of_{kind}", None)):

@@ -1,4 +1,4 @@
-"""A schema as it stands in YAML."""
+"""Reading a schema from YAML."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]{0,14})(\.0*)?")
 
 
 def load_schema(path: Path) -> Schema:
-    """Read a schema from YAML. Names, codes and labels are the words that stand there, quoted or not.
+    """Read a schema from YAML. Names, codes and labels are taken literally, quoted or not.
 
     Raises:
         SchemaError: with every problem found.
@@ -22,7 +22,7 @@ def load_schema(path: Path) -> Schema:
 
 
 def schema_from_text(text: str, name: str) -> Schema:
-    """Read a schema from the text of a YAML file that has this name in messages.
+    """Read a schema from the text of a YAML file; `name` is its name in messages.
 
     Raises:
         SchemaError: with every problem found.
@@ -31,7 +31,7 @@ def schema_from_text(text: str, name: str) -> Schema:
 
 
 def _values(node: Any) -> Any:
-    """Return a schema's words as text; without quotes a code may be a number, and other words nothing."""
+    """Return a schema's words as text; an unquoted code may be a number, and other unquoted words null."""
     if isinstance(node, dict):
         return {
             str(name): _classes(value) if name == "classes" else _values(value)
@@ -46,7 +46,7 @@ def _classes(node: Any) -> Any:
     """Return {code: label}, or a list of codes that are labels too."""
     if isinstance(node, dict):
         codes = [_code(code) for code in node]
-        # 1 and 1.0 stay two words, so that they are refused and neither class is lost.
+        # 1 and 1.0 stay different words, so that they are refused and no class is lost silently.
         alike = {code for code in codes if codes.count(code) > 1}
         return {str(word) if _code(word) in alike else _code(word): _label(node[word]) for word in node}
     return [_code(code) for code in node] if isinstance(node, list) else _values(node)
@@ -58,5 +58,5 @@ def _code(word: Any) -> Any:
 
 
 def _label(word: Any) -> Any:
-    """Return a label's text; where nothing stands, there is none."""
+    """Return a label's text; None if it is empty."""
     return str(word) if isinstance(word, str) and (word or not isinstance(word, Plain)) else None

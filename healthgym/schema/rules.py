@@ -1,4 +1,4 @@
-"""What cannot be: conditions that no row of a cohort may meet together."""
+"""Impossible combinations: conditions that no row of a cohort may meet together."""
 
 from typing import Annotated
 
@@ -26,7 +26,7 @@ class Condition(StrictModel):
 
 
 class Rule(StrictModel):
-    """What cannot be: all conditions at the same timestep of one patient."""
+    """An impossible combination: all conditions at the same timestep of one patient."""
 
     name: Name
     never: tuple[Condition, ...] = Field(min_length=1)

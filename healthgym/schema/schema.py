@@ -23,7 +23,7 @@ _EMBEDDING_DIM = {"binary": 2, "categorical": 4}
 
 
 class Schema(StrictModel):
-    """All variables of a cohort, its keys, and what cannot be."""
+    """All variables of a cohort, its keys, and impossible combinations."""
 
     name: Name
     title: Word = ""
@@ -97,7 +97,7 @@ class Schema(StrictModel):
                 f"are one and the same: correct either"
             )
         try:
-            self.time_ratio  # noqa: B018 - an unknown unit is told here
+            self.time_ratio  # noqa: B018 - raises for an unknown unit
         except ValueError as error:
             raise ValueError(f"follow_up.unit: {error}; give one unit for both, or known ones") from None
 
@@ -145,7 +145,7 @@ class Schema(StrictModel):
 
     @cached_property
     def gap(self) -> Variable | None:
-        """The time from the visit before (a first visit: from time 0), where visits are irregular.
+        """The time since the previous visit (at a first visit: since time 0), if visits are irregular.
 
         It has no value at a first visit at time 0.
         """
@@ -161,7 +161,7 @@ class Schema(StrictModel):
 
     @property
     def time_unit(self) -> str:
-        """Unit of the rows' times: of the timestep where that is a number of them."""
+        """Unit of the rows' times; without visit times, the unit of a timestep."""
         return (self.keys.visits.unit if self.keys.visits else "") or self.timestep_unit
 
     @property
@@ -174,7 +174,7 @@ class Schema(StrictModel):
 
     @cached_property
     def time_ratio(self) -> float:
-        """How many units of follow-up are in one of the rows' times."""
+        """Number of units of follow-up time in one unit of the rows' times."""
         return ratio(self.time_unit, self.follow_up_unit) if self.follow_up else 1.0
 
     @cached_property
@@ -210,7 +210,7 @@ class Schema(StrictModel):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides what a number in a table means."""
+        """SHA-256 of everything that determines the meaning of a number in a table."""
         return hashlib.sha256(self.model_copy(update={"impossible": ()}).to_json().encode()).hexdigest()
 
     def __getitem__(self, name: str) -> Variable:
@@ -224,9 +224,9 @@ class Schema(StrictModel):
         return (variable.name for variable in self.encoded)
 
     def to_json(self) -> str:
-        """Return the schema as JSON, from which `from_json` makes an equal one."""
+        """Return the schema as JSON for `from_json`."""
         values = self.model_dump(mode="json", exclude={"impossible"})
-        # What a schema does not use leaves no trace, so that its fingerprint stays.
+        # Unused features are omitted, so that fingerprints of older schemas do not change.
         for holder, key in ((values, "follow_up"), (values["keys"], "visits")):
             if holder[key] is None:
                 del holder[key]
@@ -238,7 +238,7 @@ class Schema(StrictModel):
             ]
             values["impossible"] = rules
         for shown, variable in zip(values["variables"], self.variables, strict=True):
-            # JSON turns integer keys into text: keep codes as pairs.
+            # JSON converts integer keys to text: keep codes as pairs.
             shown["classes"] = [[code, label] for code, label in variable.classes.items()]
             for key, unused in (("fill", variable.fill is None), ("read_as", not variable.read_as)):
                 if unused:

@@ -37,7 +37,7 @@ _WHOLE = 1e-5  # how far a multiple of the recorded precision may be from a whol
 
 
 def _date_format(form: str) -> str:
-    """Refuse a form of dates that does not write a day.
+    """Refuse a date format without day, month and year.
 
     Raises:
         ValueError: with an example.
@@ -51,14 +51,14 @@ DateFormat = Annotated[str, AfterValidator(_date_format)]
 
 
 class Irregular(StrictModel):
-    """Visits at any time.
+    """Visits at irregular times.
 
     Args:
         unit: of the table's times; dates are in days.
-        origin: what time 0 is: `zero` takes numbers as they are (time since randomisation, admission,
-            diagnosis), `first` counts from each patient's first row; `auto` is zero, but refuses times that
-            all lie far from it, such as calendar years. Dates always count from the first row.
-        format: of dates that are not ISO dates, as `strptime` has it, e.g. "%d.%m.%Y".
+        origin: `zero` uses the table's numbers (time since randomisation, admission, diagnosis), `first`
+            counts from each patient's first row; `auto` is zero, but refuses times that are all far from 0,
+            such as calendar years. Dates always count from the first row.
+        format: of dates that are not ISO dates, for `strptime`, e.g. "%d.%m.%Y".
     """
 
     kind: Literal["irregular"]
@@ -68,13 +68,13 @@ class Irregular(StrictModel):
 
 
 class Grid(StrictModel):
-    """Visits at any time, put on a grid: interval k holds the visits from k * every up to (k + 1) * every.
+    """Visits at irregular times on a grid: interval k has the visits from k * every up to (k + 1) * every.
 
     Args:
-        unit, origin, format: as of irregular visits.
+        unit, origin, format: as for irregular visits.
         every: width of an interval, in the unit.
-        take: which value stands for an interval with several: the last or the first that is not missing, or
-            the median (of classes the most frequent).
+        take: the value of an interval with several visits: the last or the first that is not missing, or the
+            median (for classes the most frequent).
     """
 
     kind: Literal["grid"]
@@ -91,9 +91,9 @@ class Keys(StrictModel):
     In YAML, `timestep: {column: time, kind: irregular, unit: year}` gives the column and its `visits`.
 
     Args:
-        patient: the patient's.
-        timestep: whole numbers without gaps, or times if `visits` says so.
-        visits: how visits at any time are taken.
+        patient: column of the patient's id.
+        timestep: column of whole numbers without gaps, or of times if `visits` is given.
+        visits: how visits at irregular times are treated.
     """
 
     patient: Name = "PatientID"
@@ -103,7 +103,7 @@ class Keys(StrictModel):
     @model_validator(mode="before")
     @classmethod
     def _split_timestep(cls, values: Any) -> Any:
-        """Let a mapping stand for the column of the times and what they are."""
+        """Accept a mapping for the column of times and the form of visits."""
         if not isinstance(values, dict) or not isinstance(values.get("timestep"), dict):
             return values
         visits = dict(values["timestep"])
@@ -111,13 +111,13 @@ class Keys(StrictModel):
 
 
 class FollowUp(StrictModel):
-    """How long each patient was followed, and what ended it.
+    """How long each patient was followed, and the event at the end.
 
     Args:
         time: a static real variable, time from the origin of the rows' times to event or censoring.
-        event: a static binary or categorical variable, what happened then.
+        event: a static binary or categorical variable, the event at that time.
         unit: of `time`; by default that of the rows' times.
-        censored: label of the class of `event` that means that nothing happened until then.
+        censored: label of the class of `event` for patients without an event.
     """
 
     time: Name
@@ -127,7 +127,7 @@ class FollowUp(StrictModel):
 
 
 def ratio(unit: str, other: str) -> float:
-    """Return how many of the other unit are in one of the first, e.g. 7 for a week and a day.
+    """Return how many of the second unit are in one of the first, e.g. 7 for a week and a day.
 
     Source: a year of 365.25 days and twelve equal months.
 
@@ -146,14 +146,14 @@ def ratio(unit: str, other: str) -> float:
 
 
 class Resolution:
-    """Finds the recorded precision of times: the coarsest usual one of which all are multiples."""
+    """Finds the recorded precision of times: the coarsest common one of which all are multiples."""
 
     def __init__(self, unit: str) -> None:
         usual = _STEPS_PER_UNIT.get(unit.lower().removesuffix("s"), ())
         self._possible = sorted({*usual, *_DECIMALS})
 
     def see(self, times_N: NDArray[np.float64]) -> None:
-        """Take in times; NaN are left out."""
+        """Add times; NaN are ignored."""
         times = times_N[np.isfinite(times_N)]
         self._possible = [
             per for per in self._possible if (np.abs(times * per - np.round(times * per)) < _WHOLE).all()
@@ -167,11 +167,11 @@ class Resolution:
 
 @dataclass(frozen=True)
 class TimeForm:
-    """What turns generated gaps and waits back into times, found in the table.
+    """Facts about a table's times that are needed to turn generated gaps back into times.
 
     Args:
         per_unit: steps of the visit times' recorded precision per unit, 0 if they have none.
-        follow_per_unit: the same of the follow-up time.
+        follow_per_unit: the same for the follow-up time.
         starts_at_zero: whether each patient's first visit is at time 0.
         dated, follow_dated: whether the table gives the visits' times and the end of follow-up as dates.
     """
@@ -188,7 +188,7 @@ class TimeForm:
             "per_unit": float(self.per_unit),
             "follow_per_unit": float(self.follow_per_unit),
             "starts_at_zero": int(self.starts_at_zero),
-            **({"dated": 1} if self.dated else {}),  # a table of numbers leaves no trace of it
+            **({"dated": 1} if self.dated else {}),  # omitted for a table of numbers
             **({"follow_dated": 1} if self.follow_dated else {}),
         }
 

@@ -1,4 +1,4 @@
-"""One variable of a cohort: its kind, its unit or classes, and what a missing value means."""
+"""One variable of a cohort: its kind, its unit or classes, and how missing values are treated."""
 
 import re
 from decimal import Decimal
@@ -17,9 +17,9 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE]\+?[0-9]{1,2})?")
 
 
 def plain_word(value: object) -> str:
-    """Return a class's code or label as it is compared: how a number or a truth is written says nothing.
+    """Return a class's code or label normalised for comparison: spellings of a number or boolean are equal.
 
-    "3" for 3, 3.0, "3.0" and " 3 "; "True" for True, "true" and "TRUE". A leading zero says something.
+    "3" for 3, 3.0, "3.0" and " 3 "; "True" for True, "true" and "TRUE". A leading zero is kept.
     """
     text = one_form(value)
     if text.lower() in ("true", "false"):
@@ -41,15 +41,14 @@ class Variable(StrictModel):
             (base excess or fluid balance can be negative).
         classes: {raw code: label} of a binary or categorical variable, in order.
         static: constant within a patient.
-        missing: what NaN means: refuse it; carry the last value forward and flag; or model the
-            missingness (the flag is generated and the value is blank where the flag says so).
-        measured_flag: the binary variable that says 1 where the value was measured. Where the table
-            has no such column, it is derived from the missing values.
-        fill: `first` gives a patient's rows without a value the first one that the patient has; static
-            variables only.
-        read_as: {word in the table: what it means}, for what is not written as a value: a number (of a real
-            variable), one of the classes, or null for a missing value. "" is an empty field.
-        description: for people.
+        missing: treatment of NaN: refuse it; carry the last value forward with a flag; or model the
+            missingness (the flag is generated, and the value is blanked according to it).
+        measured_flag: the binary variable that is 1 where the value was measured. If the table has no such
+            column, it is derived from the missing values.
+        fill: `first` fills a patient's missing values with the patient's first value; static variables only.
+        read_as: {word in the table: meaning}, for words that are not values: a number (of a real variable),
+            one of the classes, or null for a missing value. "" is an empty field.
+        description: for readers.
     """
 
     name: Name
@@ -67,7 +66,7 @@ class Variable(StrictModel):
     @field_validator("classes", mode="before")
     @classmethod
     def _codes_from_list(cls, value: Any) -> Any:
-        """Let a list of labels stand for codes that are the labels themselves."""
+        """Accept a list of labels as codes equal to the labels."""
         if not isinstance(value, list):
             return value
         if twice := next((label for i, label in enumerate(value) if label in value[:i]), None):
@@ -112,7 +111,7 @@ class Variable(StrictModel):
         return self
 
     def _check_read_as(self) -> None:
-        """Words are read as numbers by a real variable, and as its classes by any other."""
+        """Check that meanings are numbers for a real variable, and classes for any other."""
         classes = {plain_word(word) for pair in self.classes.items() for word in pair}
         for word, value in self.read_as.items():
             if value is None:
@@ -132,11 +131,11 @@ class Variable(StrictModel):
 
     @cached_property
     def meanings(self) -> dict[str, str | None]:
-        """`read_as`, its words as they are compared."""
+        """`read_as` with normalised words."""
         return {plain_word(word): value for word, value in self.read_as.items()}
 
     def _refuse_ambiguous_classes(self) -> None:
-        """A table may hold codes or labels, so that no word may mean two classes."""
+        """A table may have codes or labels, so no word may mean two classes."""
         meant: dict[str, tuple[Code, str]] = {}
         for code, label in self.classes.items():
             for word in (plain_word(code), plain_word(label)):

@@ -1,1 +1,1 @@
-"""Files on disk: the only home of HDF5 and Parquet."""
+"""Files on disk; the only package that imports h5py and pyarrow."""

@@ -1,7 +1,8 @@
-"""Checkpoints: one sealed HDF5 file with all that the next step, or a synthesis, depends on.
+"""Checkpoints: one sealed HDF5 file with everything that the next step, or a synthesis, depends on.
 
-Groups: G, D, A, Mean_Container, T_SD and optimisers as the system has them; progress, meter, config,
-schema, transform, cells, statistics and versions beside them.
+Groups: the system's G, D, A, Mean_Container, T_SD and optimisers, as far as it has them; progress, meter,
+    config,
+schema, transform, cells, statistics and versions.
 """
 
 import json
@@ -32,14 +33,14 @@ _LATER = ("cells", "trainer")  # not in checkpoints of version 0.1.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Args:
         step: steps taken.
         seconds: time spent in training, over all starts.
-        threads: threads the last step was computed with.
-        device: device it was computed on, "cpu" or "cuda".
-        num_processes: processes that computed it together.
+        threads: number of threads of the last step.
+        device: device of the last step, "cpu" or "cuda".
+        num_processes: number of processes of the last step.
     """
 
     step: int
@@ -51,20 +52,19 @@ class Progress:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What training and synthesis need to know of the training patients.
+    """Facts about the training patients for training and synthesis.
 
     Args:
         data_fingerprint: SHA-256 of the prepared cohort.
         correlation_FF: Pearson correlations of the features, float64.
-        lengths_2U: the lengths of patients (row 0) and how many have each (row 1), cut at the longest
-            stage.
+        lengths_2U: the lengths of patients (row 0) and their counts (row 1), limited to the longest stage.
         num_patients: training patients.
         first_timestep: number of each patient's first timestep in the table.
-        time: what makes visit times of generated gaps, as `TimeForm.to_tree` has it.
+        time: facts that turn generated gaps into visit times, from `TimeForm.to_tree`.
         stages: lengths of the curriculum's stages.
-        usage: how many training patients were used at full length, cut and left out, as JSON.
-        length_groups: the lengths of patients by static classes, as `data.length_groups` writes them.
-        decimals: digits after the point of real variables, as JSON, where the file has no cells to say it.
+        usage: number of training patients used at full length, shortened and left out, as JSON.
+        length_groups: the lengths of patients by static classes, in the form of `data.length_groups`.
+        decimals: number of decimals of real variables, as JSON, if the file has no cells.
     """
 
     data_fingerprint: str
@@ -81,22 +81,22 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run at one moment.
+    """The state of a run.
 
     Args:
         config: the resolved settings.
         schema: of the cohort.
         transform: the fitted transform's tree.
         statistics: of the training patients.
-        progress: how far the run is.
+        progress: of the run.
         state: the system's groups: nested mappings of arrays.
         meter: losses of steps not yet logged.
-        trainer: the plan of steps and what is known from validation; absent in older files.
-        versions: of the programs that wrote it.
+        trainer: the plan of steps and the state of validation; absent in older files.
+        versions: of the software that wrote it.
         sha256: of the file's content, when read from one.
         cells: the fitted cells' tree; empty if the cohort was prepared by version 0.1.0.
-        released: whether it is a release: `state` is what sampling needs, and what tells of the training
-            data is withheld.
+        released: whether it is a release: `state` has only what sampling needs, and facts about the training
+            data are left out.
     """
 
     config: RunConfig
@@ -114,7 +114,7 @@ class Checkpoint:
 
     @property
     def decimals(self) -> dict[str, int]:
-        """Digits after the point that each real variable is recorded with; empty if they are unknown."""
+        """Number of decimals of each real variable; empty if unknown."""
         if not self.cells:
             return dict(json.loads(self.statistics.decimals or "{}"))
         cells = Cells.from_tree(self.cells).variables
@@ -122,7 +122,7 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
-    """Write a checkpoint, whole or not at all; return its SHA-256."""
+    """Write a checkpoint atomically; return its SHA-256."""
     clash = sorted(set(checkpoint.state) & {*_OWN, *_LATER})
     if clash:
         raise ValueError(f"a system's state may not use the name {clash[0]}")
@@ -146,7 +146,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint file, or a release of one.
 
     Raises:
-        StorageError: it is missing, cut short, altered, or not a checkpoint.
+        StorageError: it is missing, truncated, altered, or not a checkpoint.
     """
     sha256 = verify_seal(path)
     released = kind_of(path) == RELEASE_KIND
@@ -187,10 +187,10 @@ def step_of(path: Path) -> int:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint, or None; each damaged one is named in a warning.
+    """Return the newest intact checkpoint, or None; a warning names each damaged one.
 
     Raises:
-        UnreadableError: the system refuses to read one, which may be sound: an older one is no substitute.
+        UnreadableError: a file that may be intact cannot be read; an older checkpoint must not replace it.
     """
     for path in list_checkpoints(folder):
         try:
@@ -203,10 +203,10 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Return the checkpoint in a file, or the newest whole one of a run folder.
+    """Return the checkpoint in a file, or the newest intact one of a run folder.
 
     Raises:
-        StorageError: there is none.
+        StorageError: there is no checkpoint.
     """
     if not path.exists():
         raise StorageError(
@@ -225,7 +225,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def set_aside_newer(folder: Path, step: int) -> None:
-    """Rename checkpoints newer than the one a run goes on from: damaged, they must not count as kept."""
+    """Rename checkpoints newer than the one a run resumes from: they are damaged and must not be counted."""
     for path in list_checkpoints(folder):
         if step_of(path) > step:
             path.replace(path.with_name(f"{path.name}.damaged"))
@@ -238,7 +238,7 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
 
 
 def describe(path: Path) -> str:
-    """Return what is in a checkpoint as text: progress, settings and every array with its shape."""
+    """Return a description of a checkpoint: progress, settings and every array with its shape."""
     checkpoint = load_checkpoint(path)
     progress, statistics = checkpoint.progress, checkpoint.statistics
     data = statistics.data_fingerprint[:12] or "withheld"

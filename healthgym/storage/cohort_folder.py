@@ -1,4 +1,4 @@
-"""Where the parts of a synthetic cohort lie in its folder; see `healthgym.storage.shards`."""
+"""Paths inside the folder of a synthetic cohort; see `healthgym.storage.shards`."""
 
 from pathlib import Path
 
@@ -15,20 +15,20 @@ def _named(folder: Path, name: str) -> Path:
 
 
 def plan_path(folder: Path) -> Path:
-    """Return where a cohort's plan lies, or would."""
+    """Return the path of a cohort's plan, which may not exist."""
     return _named(folder, PLAN_FILE)
 
 
 def manifest_path(folder: Path) -> Path:
-    """Return where a cohort's manifest lies, or would."""
+    """Return the path of a cohort's manifest, which may not exist."""
     return _named(folder, MANIFEST_FILE)
 
 
 def is_cohort(folder: Path) -> bool:
-    """Tell whether a cohort of shards was begun or finished in a folder."""
+    """Return whether a cohort of shards was begun or finished in a folder."""
     return plan_path(folder).exists() or manifest_path(folder).exists()
 
 
 def count_receipts(folder: Path) -> int:
-    """Return how many shards of a cohort are finished."""
+    """Return the number of finished shards of a cohort."""
     return len(list(_named(folder, RECEIPTS).glob("shard-*.json")))

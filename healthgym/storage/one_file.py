@@ -17,7 +17,7 @@ ENDINGS = (".csv", ".csv.gz", ".parquet", ".h5")
 
 
 def require_ending(path: Path) -> str:
-    """Return how a file's name ends, which says its format.
+    """Return the suffix of a file's name, which determines its format.
 
     Raises:
         ValueError: it is none of `ENDINGS`.
@@ -29,13 +29,13 @@ def require_ending(path: Path) -> str:
 
 
 def write_one_file(reader: CohortReader, path: Path) -> None:
-    """Write a cohort's patients to one file, whole or not at all; beside a CSV what its columns mean.
+    """Write a cohort's patients to one file atomically; beside a CSV also a description of its columns.
 
-    Memory holds one shard at a time. The same cohort gives the same bytes.
+    One shard at a time is in memory. The same cohort gives the same bytes.
 
     Args:
         reader: of a complete cohort.
-        path: its name says the format (`ENDINGS`).
+        path: its suffix determines the format (`ENDINGS`).
 
     Raises:
         CohortError: a shard is missing or altered, or the file cannot be written.

@@ -1,4 +1,4 @@
-"""What HDF5 writes, with failures of the disk kept apart from HDF5."""
+"""Writing HDF5 files such that a failing disk does not crash HDF5."""
 
 import io
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ from healthgym.storage.tree import SEAL_BYTES
 class Output(io.RawIOBase):
     """A file that HDF5 writes through.
 
-    Where a write fails on a full disk, HDF5 leaves its open objects in a state in which closing them fails
-    too, or ends the process. Here it is told of no failure: the first one is kept, nothing more is written,
-    and `check` raises it.
+    When a write fails on a full disk, HDF5 leaves its open objects in a state in which closing them fails
+    too, or crashes the process. This class hides failures from HDF5: it keeps the first one, writes nothing
+    more, and `check` raises it.
 
     Args:
         path: the file to make.
@@ -28,7 +28,7 @@ class Output(io.RawIOBase):
         self._failure: OSError | None = None
 
     def check(self) -> None:
-        """Raise what went wrong so far.
+        """Raise the first failure, if there was one.
 
         Raises:
             OSError: there is no room, or the device fails.
@@ -85,7 +85,7 @@ class Output(io.RawIOBase):
 
 @contextmanager
 def hdf5_output(path: Path, **layout: Any) -> Iterator[tuple[h5py.File, Output]]:
-    """Yield a new HDF5 file with room for a seal, and what it writes through.
+    """Yield a new HDF5 file with room for a seal, and its output.
 
     Args:
         path: the file to make.

@@ -1,4 +1,4 @@
-"""Tables in text files, packed by gzip, bzip2, xz or Zstandard, or not at all."""
+"""Text files compressed with gzip, bzip2, xz or Zstandard, or not at all."""
 
 import bz2
 import gzip
@@ -14,10 +14,10 @@ PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def open_packed(path: Path) -> AbstractContextManager[Any]:
-    """Open a file for reading what was packed in it, as its name says.
+    """Open a file for reading its decompressed content, according to its suffix.
 
     Raises:
-        OSError: it cannot be opened; reading from it raises one, or EOFError, where it is damaged.
+        OSError: it cannot be opened; reading raises OSError or EOFError if it is damaged.
     """
     ending = path.suffix.lower()
     if ending == ".zst":

@@ -1,4 +1,4 @@
-"""Tables that others wrote as Parquet, in parts."""
+"""Reading Parquet tables of other programs in chunks."""
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -14,17 +14,17 @@ from healthgym.words import one_form
 def read_parquet_parts(
     path: Path, wanted: Sequence[str] | None, spare: Collection[str], cells: int | None
 ) -> Iterator[pd.DataFrame]:
-    """Yield the rows of a file in parts, at least one; keys in the index become columns.
+    """Yield the rows of a file in chunks, at least one; keys in the index become columns.
 
     Args:
         path: the file.
         wanted: columns to read; all columns are read, so that messages can name them, if one of these is
             not there, or if None;
         spare: and not among these.
-        cells: rows times columns of a part, about; the whole table with all its columns if None.
+        cells: approximate size of a chunk, rows times columns; the whole table with all its columns if None.
 
     Raises:
-        OSError, ValueError: the file is absent or damaged.
+        OSError, ValueError: the file is missing or damaged.
     """
     with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
         names = file.schema_arrow.names
@@ -48,7 +48,7 @@ def read_parquet_parts(
 
 
 def _counted_index(schema: pa.Schema) -> list[tuple[str, int, int]]:
-    """Return (name, start, step) of a named index that pandas left out of the file, since it counts rows."""
+    """Return (name, start, step) of a named range index, which pandas stores only as metadata."""
     columns = (schema.pandas_metadata or {}).get("index_columns", [])
     return [
         (column["name"], column["start"], column["step"])
@@ -58,7 +58,7 @@ def _counted_index(schema: pa.Schema) -> list[tuple[str, int, int]]:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    """Return a table as pandas has it, its names in one form, bytes as the text that they are."""
+    """Return a table as a data frame, with normalised names and bytes decoded as text."""
     for i, field in enumerate(table.schema):
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):

@@ -1,4 +1,4 @@
-"""The prepared cohort on disk: compact codes, rows of all patients one after the other.
+"""The prepared cohort on disk: compact codes, with the rows of all patients one after the other.
 
     head            JSON text: schema, transform, cells, fills, recipe, first timestep
     correlation     (F, F) float64, of the training patients' design matrix
@@ -10,8 +10,8 @@
         lengths     (N,) int32, timesteps of each patient
         patient_ids (N,) int64 or text
 
-Datasets are contiguous, so that their rows are read by position (`healthgym.storage.rows`): memory holds
-only what is used. The file is sealed by a SHA-256 (see `healthgym.storage.tree`).
+Datasets are contiguous, so that rows can be read by position (`healthgym.storage.rows`) and only rows in use
+are in memory. The file is sealed by a SHA-256 (see `healthgym.storage.tree`).
 """
 
 import json
@@ -44,7 +44,7 @@ _COMPARED_ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class SplitArrays:
-    """One split: its rows, read when they are asked for, its lengths, and a function that reads the ids.
+    """One split: its rows, which are read on access, its lengths, and a function that reads the ids.
 
     A cohort that was prepared by version 0.1.0 has no cells.
     """
@@ -58,7 +58,7 @@ class SplitArrays:
 
 
 class SplitWriter:
-    """Fills one split's rows from the first to the last.
+    """Writes the rows of one split from the first to the last.
 
     Args:
         writer: of the whole file.
@@ -84,11 +84,11 @@ class SplitWriter:
 
 
 class PreparedWriter:
-    """Fills a prepared cohort, and knows the checksum of what was meant to be in each of its datasets.
+    """Writes a prepared cohort, and computes the checksum that each of its datasets should have.
 
     Args:
-        file: to be filled.
-        output: what it writes through.
+        file: the new file.
+        output: the output of the file.
     """
 
     def __init__(self, file: h5py.File, output: Output) -> None:
@@ -97,7 +97,7 @@ class PreparedWriter:
         self.meant: dict[str, int] = {}
 
     def add_split(self, split: str, ids: NDArray[Any], lengths: NDArray[np.int32], widths: Any) -> None:
-        """Write a split's patients, and make room for their rows."""
+        """Write a split's patients, and create the datasets of their rows."""
         self.put(f"{split}/lengths", lengths.astype("<i4"))
         self.put(f"{split}/patient_ids", ids if ids.dtype.kind == "i" else ids.astype(h5py.string_dtype()))
         rows = int(lengths.sum(dtype=np.int64))
@@ -157,10 +157,10 @@ def prepared_writer(
 
 
 def _compare(beside: Path, path: Path, meant: Mapping[str, int]) -> None:
-    """Read everything back before the seal declares it whole.
+    """Read everything back before the file is sealed.
 
     Raises:
-        StorageError: it is not what was written.
+        StorageError: the content differs from what was written.
     """
     with _reading(beside) as file:
         wrong = [
@@ -185,7 +185,7 @@ def _checksum_on_disk(path: Path, dataset: h5py.Dataset) -> int:
 
 
 def _checksum(values: Any, before: int = 0) -> int:
-    """Return the CRC-32 of numbers or text, going on from what came before."""
+    """Return the CRC-32 of numbers or text, continuing from `before`."""
     if isinstance(values, str) or values.dtype.kind == "O":
         return zlib.crc32("\0".join(np.atleast_1d(values).tolist()).encode(), before)
     return zlib.crc32(np.ascontiguousarray(values).data, before)
@@ -214,7 +214,7 @@ def open_prepared(
 
     Args:
         path: the file.
-        verify: whether every byte is checked against the seal (reads the file once).
+        verify: whether every byte is checked against the seal (this reads the file once).
 
     Returns:
         head, correlation_FF, splits by name, SHA-256.
@@ -253,7 +253,7 @@ def _require(path: Path) -> None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[h5py.File]:
-    """Open a prepared cohort; what HDF5 or JSON stumbles over is damage, what the system refuses is not."""
+    """Open a prepared cohort; errors of HDF5 or JSON mean damage, errors of the file system do not."""
     try:
         with open_to_read(path) as file:
             check_kind(file, path, KIND, _READABLE)
@@ -265,7 +265,7 @@ def _reading(path: Path) -> Iterator[h5py.File]:
 
 
 def _rows(path: Path, dataset: h5py.Dataset) -> RowsOnDisk:
-    """Return a contiguous dataset's rows; HDF5 gives no place to one without numbers."""
+    """Return a contiguous dataset's rows; HDF5 assigns no offset to an empty one."""
     return RowsOnDisk(path, dataset.dtype, dataset.shape, dataset.id.get_offset() or 0)
 
 

@@ -1,8 +1,8 @@
 """Rows of numbers in a file, read by position.
 
-A memory map would be simpler, but an input/output error, or a file that was cut short, ends a process that
-reads through a map by the signal SIGBUS, without a word. Here they are errors of a read, tried again where
-they may pass (`healthgym.faults`).
+A memory map would be simpler, but an input/output error or a truncated file ends a process that reads through
+a map by the signal SIGBUS, without a message. Here these are exceptions, and transient ones are retried
+(`healthgym.faults`).
 """
 
 import contextlib
@@ -18,19 +18,19 @@ from healthgym.errors import StorageError
 from healthgym.faults import patiently, reading
 
 _NEAR_BYTES = 1 << 12
-"""Rows whose distance is less are read together with what lies between them."""
+"""Rows closer than this are read together with the rows between them."""
 _READ_AT_ONCE = 1 << 12  # rows
 
 
 class RowsOnDisk:
-    """A two-dimensional array in a file: memory holds what is asked for.
+    """A two-dimensional array in a file, of which only the requested rows are in memory.
 
-    The file is opened once, so that one which replaces it later is not mixed with it.
+    The file is opened once, so that rows of a file which replaces it later are never mixed in.
 
     Args:
-        path: the file, which does not change any more.
+        path: the file, which must not change.
         dtype: of the numbers.
-        shape: rows and numbers of a row.
+        shape: rows and columns.
         offset: bytes before the first row.
     """
 
@@ -60,12 +60,12 @@ class RowsOnDisk:
         """Return rows by position, as `numpy.ndarray.take` does with the first axis.
 
         Args:
-            rows: positions, of any shape; near ones that follow each other are read at once.
+            rows: positions, of any shape; successive near ones are read together.
             axis: 0.
 
         Raises:
-            UnreadableError: the system refuses to read them.
-            StorageError: the file was cut short since it was opened.
+            UnreadableError: the file system refuses to read them.
+            StorageError: the file was truncated after it was opened.
         """
         assert axis == 0
         flat = np.asarray(rows, np.int64).ravel()
@@ -88,7 +88,7 @@ class RowsOnDisk:
             taken[slice(start, end) if order is None else order[start:end]] = block[flat[start:end] - first]
 
     def _starts(self, flat: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return where a new read begins: the position decreases, or leaps far, or there is much to read."""
+        """Return where a new read begins: the position decreases or jumps far, or the read is large."""
         distance = np.diff(flat, prepend=flat[:1])
         is_start = (distance < 0) | (distance > max(1, _NEAR_BYTES // self._row_bytes))
         is_start[::_READ_AT_ONCE] = True
@@ -114,7 +114,7 @@ class RowsOnDisk:
                     view[: len(content)] = content
                     view, position = view[len(content) :], position + len(content)
             except OSError:
-                self._open_again()  # the handle may be what is wrong
+                self._open_again()  # the handle may be stale
                 raise
 
     def _open_again(self) -> None:

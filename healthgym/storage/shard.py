@@ -1,4 +1,4 @@
-"""What a shard of a synthetic cohort holds: columns of equal length, one row per timestep.
+"""The content of a shard of a synthetic cohort: columns of equal length, one row per timestep.
 
 Legend: N patients.
 """
@@ -17,7 +17,7 @@ from healthgym.schema import Schema, Variable
 KIND = "synthetic cohort shard"
 VERSION = 1
 DAY_ZERO = "2000-01-01"
-"""The date of every patient's time 0 where the table had dates: no real date is kept."""
+"""The date of every patient's time 0 if the table had dates: no real date is kept."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Shard:
         schema: what the columns mean.
         first_patient: number of the first patient.
         lengths_N: timesteps of each patient.
-        columns: an array of sum(lengths_N) values per variable, but for the gap between visits: float32
-            reals, NaN where blank, and class indices of type `code_dtype`, `blank_code` where blank.
-        num_candidates: patients sampled for it, those included that a guardrail dropped; 0 if none ever is.
+        columns: an array of sum(lengths_N) values per variable, without the gap between visits: float32
+            reals, NaN where missing, and class indices of type `code_dtype`, `blank_code` where missing.
+        num_candidates: patients sampled for it, including those that a guardrail rejected; 0 without
+            guardrail.
         first_timestep: number of each patient's first timestep.
-        times_N: times of all rows, where visits are not numbered.
-        decimals: digits after the point that a real variable is recorded with, where that is known. Such
-            values are rounded already.
+        times_N: times of all rows, if visits have times.
+        decimals: number of decimals of real variables, if known. Their values are already rounded.
         dates: columns of days that a table shows as dates, and whether all of them are whole days.
     """
 
@@ -50,14 +50,14 @@ class Shard:
 
     @property
     def num_rows(self) -> int:
-        """Timesteps of all patients."""
+        """Number of timesteps of all patients."""
         return int(self.lengths_N.sum())
 
     @classmethod
     def from_frame(
         cls, frame: pd.DataFrame, schema: Schema, decimals: Mapping[str, int], dates: Mapping[str, bool]
     ) -> "Shard":
-        """Return the shard that was read as this table; patients' numbers follow each other."""
+        """Return the shard of a table that was read; patients' numbers must be consecutive."""
         patients_N = frame[schema.keys.patient].to_numpy()
         lengths_N = np.unique(patients_N, return_counts=True)[1].astype(np.int32)
         columns: dict[str, NDArray[Any]] = {}
@@ -76,19 +76,19 @@ class Shard:
 
 
 def code_dtype(variable: Variable) -> type[np.uint8] | type[np.uint16]:
-    """Return the type of a class index, with room for the blank."""
+    """Return the type of a class index, with one value for missing."""
     return np.uint8 if len(variable.classes) < 256 else np.uint16
 
 
 def blank_code(variable: Variable) -> int:
-    """Return what stands for a blank among class indices: the type's largest number."""
+    """Return the class index of a missing value: the type's largest number."""
     return int(np.iinfo(code_dtype(variable)).max)
 
 
 def variables_in_order(schema: Schema) -> tuple[Variable, ...]:
-    """Return variables as the user declared them, then the flags that were derived.
+    """Return variables in the order of the schema, then derived flags.
 
-    The gap between visits is left out: the times say it.
+    The gap between visits is left out, because the cohort has times.
     """
     declared = {variable.name for variable in schema.variables}
     return schema.variables + tuple(v for v in schema.encoded if v.name not in declared and v != schema.gap)
@@ -115,7 +115,7 @@ def key_columns(shard: Shard) -> dict[str, NDArray[Any]]:
 
 
 def column_notes(shard: Shard) -> dict[str, dict[str, Any]]:
-    """Return what a file says of each column, in the columns' order: kind, unit or labels, and so on."""
+    """Return the attributes of each column, in the columns' order: kind, unit or labels, and so on."""
     schema, days = shard.schema, f"days since {DAY_ZERO}"
     keys = (schema.keys.patient, schema.keys.timestep)
     notes: dict[str, dict[str, Any]] = {name: {"name": name, "kind": "key"} for name in keys}
@@ -144,7 +144,7 @@ def _notes(variable: Variable, decimals: Mapping[str, int]) -> dict[str, Any]:
 
 
 def columns_table(schema: Schema, decimals: Mapping[str, int], dates: Mapping[str, bool]) -> str:
-    """Return a CSV that says of each column what it is: kind, unit, decimals, labels."""
+    """Return a CSV that describes each column: kind, unit, decimals, labels."""
     empty = np.zeros(0, np.int32)
     notes = column_notes(Shard(schema, 0, empty, {}, decimals=decimals, dates=dates))
     rows = [
@@ -164,7 +164,7 @@ def columns_table(schema: Schema, decimals: Mapping[str, int], dates: Mapping[st
 
 
 def describe(schema: Schema) -> str:
-    """Return a sentence on what a shard is."""
+    """Return a sentence that describes a shard."""
     return (
         f"Synthetic patients in the form of {schema.title or schema.name}, drawn from noise through a "
         f"trained generator; copies of real patients were not looked for. One row per patient and "
@@ -173,10 +173,10 @@ def describe(schema: Schema) -> str:
 
 
 def check(where: str, kind: Any, version: Any, schema_json: Any, schema: Schema) -> None:
-    """Refuse a file that is no shard of this version and schema.
+    """Refuse a file that is not a shard of this version and schema.
 
     Raises:
-        CohortError: saying what it is.
+        CohortError: names the kind and version of the file.
     """
     if kind != KIND or version is None or int(version) != VERSION:
         raise CohortError(

@@ -1,6 +1,6 @@
 """One file of a synthetic cohort, as HDF5, Parquet or CSV: one row per timestep.
 
-An HDF5 shard explains itself to h5py alone:
+An HDF5 shard can be read with h5py alone:
 
     with h5py.File("shard-00000.h5") as file:
         {name: column[:] for name, column in file["columns"].items()}  # one row per timestep
@@ -8,21 +8,22 @@ An HDF5 shard explains itself to h5py alone:
         file["offsets"][:]                        # patient n has rows offsets[n]:offsets[n + 1]
 
 A Parquet shard opens in pandas with labels as categories, and pandas.read_parquet reads a cohort's folder. A
-CSV shard has labels too, and numbers as the training data has them. The same content gives the same bytes,
-since no time and no name of a machine is written.
+CSV shard has labels too, and numbers with the decimals of the training data. The same content gives the same
+bytes, since no time and no host name is written.
 
-What compressing costs, measured with `benchmarks/shards.py` (4,096 patients x 60 timesteps, 3 reals and 10
-categorical variables, one thread of a busy Xeon, the disk left out):
+Cost of compression, measured with `benchmarks/shards.py` (4,096 patients x 60 timesteps, 3 reals and 10
+categorical variables, one thread of a busy Xeon, without the disk):
 
     hdf5     none       290,000 patients/s    1,821 bytes/patient
     hdf5     lzf         92,000                 787
-    hdf5     gzip        83,000                 653     (HDF5's own packing: 55,000 and 696)
+    hdf5     gzip        83,000                 653     (HDF5's own filter: 55,000 and 696)
     parquet  zstd        73,000                 661
     parquet  snappy      90,000                 735
     parquet  gzip         9,000                 651
 
-gzip is the default: every HDF5 library reads it without a plugin. What is left are mostly the random low
-bits of the reals. Shards of 1,024 patients cost a third more time, of 16,384 a sixth less.
+gzip is the default: every HDF5 library reads it without a plugin. The compressed size consists mostly of the
+    random
+low bits of the reals. Shards of 1,024 patients take a third more time per patient, of 16,384 a sixth less.
 """
 
 from collections.abc import Mapping
@@ -47,21 +48,21 @@ COMPRESSIONS: Mapping[str, tuple[str, ...]] = {
     "parquet": ("zstd", "snappy", "gzip", "none"),
     "csv": ("none", "gzip"),
 }
-"""What each format offers, the default first."""
+"""Compressions of each format, the default first."""
 
 _ENCODERS = {"hdf5": encode_hdf5, "parquet": encode_parquet, "csv": encode_csv}
 _READERS = {".h5": read_hdf5, ".parquet": read_parquet, ".csv": read_csv, ".csv.gz": read_csv}
 
 
 def suffix(file_format: FileFormat, compression: Compression) -> str:
-    """Return how the name of a shard's file ends."""
+    """Return the suffix of a shard's file."""
     if file_format == "csv":
         return ".csv.gz" if compression == "gzip" else ".csv"
     return {"hdf5": ".h5", "parquet": ".parquet"}[file_format]
 
 
 def encode_shard(shard: Shard, file_format: FileFormat, compression: Compression) -> bytes:
-    """Return the bytes of the file that holds a shard; equal shards give equal bytes."""
+    """Return the bytes of a shard's file; equal shards give equal bytes."""
     return _ENCODERS[file_format](shard, compression)
 
 

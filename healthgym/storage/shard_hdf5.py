@@ -1,4 +1,4 @@
-"""A shard as HDF5: columns of numbers and class indices, whose attributes say what they mean."""
+"""A shard as HDF5: columns of numbers and class indices, with their meaning as attributes."""
 
 import io
 import zlib
@@ -31,7 +31,7 @@ _GZIP_LEVEL = 1
 
 
 def encode_hdf5(shard: Shard, compression: str) -> bytes:
-    """Return the bytes of the file that holds a shard."""
+    """Return the bytes of a shard's file."""
     image = io.BytesIO()
     with h5py.File(image, "w", libver=("earliest", "v110")) as file:
         write_head(file, shard.schema)
@@ -47,7 +47,7 @@ def encode_hdf5(shard: Shard, compression: str) -> bytes:
 
 
 def write_head(file: h5py.File, schema: Schema) -> None:
-    """Say what the file is."""
+    """Write the attributes of the file."""
     file.attrs.update({"kind": KIND, "version": VERSION, "schema": schema.to_json()})
     file.attrs["description"] = describe(schema)
 
@@ -89,11 +89,11 @@ def _make_column(
 def _add_column(
     columns: h5py.Group, name: str, values: NDArray[Any], compression: str, strategy: int
 ) -> h5py.Dataset:
-    """Write a dataset of the given compression; gzip's chunks are packed here.
+    """Write a dataset of the given compression; chunks for gzip are compressed here.
 
-    The library's own filter looks for repeats at any distance. A column repeats the value just before, or not
-    at all: looking for runs only (zlib's RLE strategy) takes less than half the time and packs better, and
-    every reader unpacks it the same.
+    The library's own filter searches for repeats at any distance. In a column mostly the previous value is
+    repeated: searching only for runs (zlib's RLE strategy) takes less than half the time and compresses
+    better, and every reader can decompress it.
     """
     num_rows, wide = len(values), values.itemsize > 1
     chunk = min(_CHUNK_ROWS, num_rows)
@@ -112,7 +112,7 @@ def _add_column(
     for start in range(0, num_rows, chunk):
         part = values[start : start + chunk]
         part = np.pad(part, (0, chunk - len(part)))  # HDF5 stores whole chunks
-        if wide:  # what HDF5 calls shuffling: all first bytes, then all second bytes, ...
+        if wide:  # HDF5's shuffle filter: all first bytes, then all second bytes, ...
             part = part.view(np.uint8).reshape(chunk, -1).T
         packer = zlib.compressobj(_GZIP_LEVEL, strategy=strategy)
         dataset.id.write_direct_chunk((start,), packer.compress(part.tobytes()) + packer.flush())
@@ -120,9 +120,9 @@ def _add_column(
 
 
 def link_names(schema: Schema) -> dict[str, str]:
-    """Return each column's name as HDF5 allows it: without a slash, which would make a group.
+    """Return names of the columns for HDF5: without a slash, which would make a group.
 
-    A name that HDF5 would take for another column's is numbered; the attribute `name` has the true one.
+    Names that become equal are numbered; the attribute `name` has the original one.
     """
     keys = (schema.keys.patient, schema.keys.timestep)
     names = [*keys, *(variable.name for variable in variables_in_order(schema))]

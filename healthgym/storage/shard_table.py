@@ -1,8 +1,8 @@
-"""A shard as a table for people: labels, numbers as the training data has them, dates; Parquet and CSV.
+"""A shard as a readable table in Parquet or CSV: labels, numbers with the decimals of the data, dates.
 
-A real variable that is recorded in whole numbers is a column of integers, one that is recorded with decimals
-a column of float64 rounded to them, so that 61.2 is 61.2 in every program. One whose decimals are unknown is
-float32, as it was made.
+A real variable of whole numbers is a column of integers, one with decimals a column of float64 rounded to
+them, so that 61.2 is shown as 61.2 in every program. A variable whose decimals are unknown is float32, as
+sampled.
 """
 
 import gzip
@@ -40,7 +40,7 @@ _ZERO = np.datetime64(DAY_ZERO, "ms")
 
 
 def table_of(shard: Shard) -> pa.Table:
-    """Return a shard as an Arrow table whose schema says what the columns mean."""
+    """Return a shard as an Arrow table, with the meaning of the columns in its schema."""
     arrays = [_key(name, values, shard) for name, values in key_columns(shard).items()]
     for variable in variables_in_order(shard.schema):
         arrays.append(_array(shard.columns[variable.name], variable, shard))
@@ -87,19 +87,19 @@ def _array(values: NDArray[Any], variable: Variable, shard: Shard) -> pa.Array:
 
 
 def _dates(days: NDArray[Any]) -> pa.Array:
-    """Return days since `DAY_ZERO` as moments, to the millisecond."""
+    """Return days since `DAY_ZERO` as timestamps in milliseconds."""
     whole = np.round(days.astype(np.float64) * _MS_PER_DAY).astype("timedelta64[ms]")
     return pa.array(_ZERO + whole)
 
 
 def _days(moments: pd.Series) -> NDArray[Any]:
-    """Return moments as days since `DAY_ZERO`, integers where all are whole."""
+    """Return timestamps as days since `DAY_ZERO`, integers if all are whole."""
     ms = (pd.to_datetime(moments).to_numpy("datetime64[ms]") - _ZERO).astype(np.int64)
     return ms // _MS_PER_DAY if not (ms % _MS_PER_DAY).any() else ms / _MS_PER_DAY
 
 
 def _canonical(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
-    """Return a table that was read as `read_shard` has it: float32 reals, times as numbers."""
+    """Return a table in the form of `read_shard`: float32 reals, times as numbers."""
     for name in (schema.keys.timestep, *(variable.name for variable in schema.reals)):
         if name in frame and frame[name].dtype.kind == "M":
             frame[name] = _days(frame[name])
@@ -117,14 +117,14 @@ def _canonical(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
 def encode_parquet(shard: Shard, compression: str) -> bytes:
     """Return the bytes of the file that holds a shard."""
     image, table = io.BytesIO(), table_of(shard)
-    # One row group: the dictionary of labels is then written once and read back whole.
+    # One row group: the dictionary of labels is then written once and read back completely.
     with pq.ParquetWriter(image, table.schema, **parquet_layout(table.schema, compression)) as writer:
         writer.write_table(table, max(1, shard.num_rows))
     return image.getvalue()
 
 
 def parquet_layout(schema: pa.Schema, compression: str) -> dict[str, Any]:
-    """Return how columns are written: rounded reals and labels as dictionaries."""
+    """Return options of the columns: rounded reals and labels are dictionaries."""
     encodings = {}
     for field in schema:
         key = field.metadata[b"kind"] == b"key"
@@ -152,7 +152,7 @@ def encode_csv(shard: Shard, compression: str) -> bytes:
     content = csv_of(shard)
     if compression == "none":
         return content
-    packer = zlib.compressobj(6, wbits=31)  # as gzip has it, without the time
+    packer = zlib.compressobj(6, wbits=31)  # gzip's format, without the time
     return packer.compress(content) + packer.flush()
 
 
@@ -175,7 +175,7 @@ def read_csv(path: Path, schema: Schema) -> pd.DataFrame:
     """Return a shard as a long table, as `healthgym.storage.shard_file.read_shard` has it.
 
     Raises:
-        CohortError: it has other columns than the schema says.
+        CohortError: its columns differ from the schema's.
     """
     words = [variable.name for variable in variables_in_order(schema) if variable.kind != "real"]
     options = pc.ConvertOptions(

@@ -1,14 +1,14 @@
-"""A synthetic cohort on disk: shards, their receipts, and the manifest that declares it complete.
+"""A synthetic cohort on disk: shards, their receipts, and the manifest that marks it as complete.
 
-    cohort/_plan.json                      everything that decides the bytes
-    cohort/shards/shard-00000.h5           patients 0, 1, ... as `storage.shard_file` has them
+    cohort/_plan.json                      everything that determines the bytes
+    cohort/shards/shard-00000.h5           patients 0, 1, ... in the form of `storage.shard_file`
     cohort/_receipts/shard-00000.json      written after the shard: its size, SHA-256 and plan
     cohort/_columns.csv                    what the columns mean
     cohort/_manifest.json                  written last
 
-A shard counts as finished only where receipt, plan and file agree. Names of what is no data begin with an
-underscore: programs that read a folder of Parquet files leave such files out. In cohorts of version 0.1.0
-they do not.
+A shard counts as finished only if receipt, plan and file agree. Names of files that are not data begin with
+an underscore, since programs that read a folder of Parquet files skip such names. In cohorts made before
+version 0.1.0 they have no underscore.
 """
 
 import json
@@ -40,12 +40,12 @@ from healthgym.strict import StrictModel, parse
 
 _TRIES = 3
 _SHA256 = r"^[0-9a-f]{64}$"
-# No other file can be named: a manifest from elsewhere cannot point outside its folder.
+# No other names are allowed: a manifest from elsewhere cannot point outside its folder.
 _FILE = r"^shards/shard-[0-9]{5,9}\.(h5|parquet|csv|csv\.gz)$"
 
 
 class Disagreement(StrictModel):
-    """How often the raw output for a static variable differed from the value that was written.
+    """How often the raw output for a static variable differed from the written value.
 
     Args:
         timesteps: rows whose raw value differed.
@@ -71,10 +71,10 @@ class ShardRecord(StrictModel):
     rows: int = Field(gt=0)
 
     def agrees_with(self, folder: Path) -> bool:
-        """Tell whether the file is there and has the recorded size and content.
+        """Return whether the file exists and has the recorded size and content.
 
         Raises:
-            UnreadableError: the system refuses to read it, so that nobody can tell.
+            UnreadableError: the file cannot be read, so that this cannot be decided.
         """
         path = folder / self.file
 
@@ -88,10 +88,10 @@ class ShardRecord(StrictModel):
 
 
 class Receipt(StrictModel):
-    """What is known of a finished shard.
+    """The record of a finished shard.
 
-    `plan` is the plan's SHA-256; `candidates` counts patients sampled, those included that a guardrail
-    dropped.
+    `plan` is the plan's SHA-256; `candidates` counts the patients sampled, including those that a guardrail
+    rejected.
     """
 
     kind: Literal["synthetic cohort receipt"] = "synthetic cohort receipt"
@@ -104,10 +104,10 @@ class Receipt(StrictModel):
 
 
 class Manifest(StrictModel):
-    """What a complete cohort is.
+    """The manifest of a complete cohort.
 
-    `training_patients` says how many of them were used at full length, cut and left out; `decimals` and
-    `dates` are those of `Shard`.
+    `training_patients` has the numbers used at full length, shortened and left out; `decimals` and `dates`
+    are those of `Shard`.
     """
 
     kind: Literal["synthetic cohort"] = "synthetic cohort"
@@ -143,10 +143,10 @@ def save_shard(
     compression: Compression,
     static_disagreement: dict[str, Disagreement],
 ) -> Receipt:
-    """Write a shard, then its receipt; each is whole or absent.
+    """Write a shard, then its receipt, each atomically.
 
     Raises:
-        CohortError: the folder cannot be written, with the system's reason.
+        CohortError: the folder cannot be written, with the reason.
     """
     content = encode_shard(shard, file_format, compression)
     record = ShardRecord(
@@ -168,7 +168,7 @@ def save_shard(
             write_bytes(folder / record.file, content)
             write_json(receipt_path(folder, index), receipt.model_dump())
             break
-        except FileNotFoundError as error:  # a second writer of this shard swept ours away as a left-over
+        except FileNotFoundError as error:  # a second writer of this shard deleted our temporary file
             if not tries_left:
                 raise unwritable(folder / record.file, error) from error
         except OSError as error:
@@ -183,21 +183,21 @@ def unwritable(path: Path, error: OSError) -> CohortError:
 
 
 def receipt_path(folder: Path, index: int) -> Path:
-    """Return where the receipt of a shard lies."""
+    """Return the path of a shard's receipt."""
     return folder / RECEIPTS / f"{shard_name(index)}.json"
 
 
 def read_receipt(folder: Path, index: int, plan: str, patients: int) -> Receipt | None:
-    """Return a shard's receipt if there is a sound one for this plan; the shard itself is not looked at.
+    """Return a shard's receipt if there is a valid one for this plan; the shard itself is not read.
 
     Args:
         folder: the cohort's.
         index: the shard's number.
-        plan: its plan's name.
-        patients: how many it must have.
+        plan: the plan's SHA-256.
+        patients: number of patients it must have.
 
     Raises:
-        UnreadableError: the system refuses to read it.
+        UnreadableError: the file system refuses to read it.
     """
     try:
         text = read_text(receipt_path(folder, index))
@@ -210,13 +210,13 @@ def read_receipt(folder: Path, index: int, plan: str, patients: int) -> Receipt 
 
 
 def finished_shard(folder: Path, index: int, plan: str, patients: int) -> Receipt | None:
-    """Return a shard's receipt if the file agrees with it, so that the shard need not be made."""
+    """Return a shard's receipt if the file agrees with it: then the shard is skipped."""
     receipt = read_receipt(folder, index, plan, patients)
     return receipt if receipt and receipt.record.agrees_with(folder) else None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Declare a cohort complete, after a table of its columns.
+    """Write the table of columns and then the manifest, which marks the cohort as complete.
 
     Several writers at once are harmless: they write the same bytes.
     """
@@ -229,12 +229,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def remove_left_overs(folder: Path, older_than: float = 0.0, shards: Iterable[int] | None = None) -> None:
-    """Delete what killed writers left in a cohort's folders.
+    """Delete temporary files of killed writers in a cohort's folders.
 
     Args:
         folder: the cohort's.
         older_than: a time as of `time.time()`; 0 means of any age.
-        shards: only what belongs to these shards.
+        shards: only files of these shards.
     """
     if shards is None:
         for place in (folder, folder / "shards", folder / RECEIPTS):
@@ -264,19 +264,19 @@ class CohortReader:
 
     @property
     def num_patients(self) -> int:
-        """All patients of the cohort."""
+        """Number of patients of the cohort."""
         return self.manifest.num_patients
 
     @property
     def num_rows(self) -> int:
-        """All timesteps of all patients."""
+        """Number of timesteps of all patients."""
         return self.manifest.num_rows
 
     def verify(self) -> None:
         """Compare every shard's size and SHA-256 with the manifest.
 
         Raises:
-            CohortError: naming the shards that are missing and those that were altered.
+            CohortError: names the missing and the altered shards.
         """
         missing = [r.file for r in self.manifest.shards if not (self.folder / r.file).is_file()]
         altered = [
@@ -315,7 +315,7 @@ class CohortReader:
             yield Shard.from_frame(frame, self.schema, decimals, dates)
 
     def table(self) -> pd.DataFrame:
-        """Return all patients as one table: labels, whole numbers, decimals and dates as the data has them.
+        """Return all patients as one table: labels, numbers and dates in the form of the training data.
 
         Raises:
             CohortError: a shard is missing or altered.

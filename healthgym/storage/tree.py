@@ -1,8 +1,9 @@
 """A nested dict of arrays and plain values as one sealed HDF5 file.
 
-The file begins with an HDF5 user block of 512 bytes: a line of text with the SHA-256 and the size of
-all that follows. Any HDF5 reader skips it; `head -c 512 FILE` shows it. The seal is the closing mark:
-a file that was cut short or altered in a single bit is noticed on reading. Nothing is pickled.
+The file begins with an HDF5 user block of 512 bytes: a line of text with the SHA-256 and the size of the
+    rest.
+HDF5 readers skip it; `head -c 512 FILE` shows it. With this seal a truncated file, or a single altered bit,
+is detected on reading. Nothing is pickled.
 """
 
 import hashlib
@@ -28,14 +29,14 @@ _MAGIC = "healthgym sealed file"
 
 
 def write_tree(path: Path, tree: Mapping[str, Any], kind: str, version: int) -> str:
-    """Write a tree as one whole, sealed file and return the SHA-256 of its content.
+    """Write a tree as one sealed file, atomically, and return the SHA-256 of its content.
 
     Args:
         path: the file to make or replace.
         tree: nested mappings with text keys; leaves are numpy arrays, text, numbers, booleans, None
             or JSON-like lists.
-        kind: what the file is, e.g. "checkpoint".
-        version: version of this kind's form.
+        kind: of the file, e.g. "checkpoint".
+        version: of the format of this kind.
     """
     image = io.BytesIO()
     with h5py.File(image, "w", userblock_size=SEAL_BYTES, libver=("earliest", "v110")) as file:
@@ -49,10 +50,10 @@ def write_tree(path: Path, tree: Mapping[str, Any], kind: str, version: int) -> 
 
 
 def read_tree(path: Path, kind: str, versions: tuple[int, ...]) -> Tree:
-    """Read what `write_tree` wrote.
+    """Read a file of `write_tree`.
 
     Raises:
-        StorageError: the file is missing, cut short, altered, or of another kind or version.
+        StorageError: the file is missing, truncated, altered, or of another kind or version.
     """
     verify_seal(path)
 
@@ -76,7 +77,7 @@ def seal_file(path: Path) -> str:
 
 
 def read_seal(path: Path) -> tuple[str, int]:
-    """Return (SHA-256, size in bytes) that the file's first line promises."""
+    """Return (SHA-256, size in bytes) of the file's first line."""
     with reading(path), path.open("rb") as stream:
         line = stream.read(SEAL_BYTES)
     words = line.split(b"\n", 1)[0].decode(errors="replace")
@@ -91,7 +92,7 @@ def read_seal(path: Path) -> tuple[str, int]:
 
 
 def check_size(path: Path) -> str:
-    """Check a sealed file's size, which costs nothing, and return the SHA-256 that it promises."""
+    """Check only a sealed file's size, and return the SHA-256 of its first line."""
 
     def look() -> tuple[str, int, int]:
         with reading(path):
@@ -123,7 +124,7 @@ def verify_seal(path: Path) -> str:
 
 
 def check_kind(node: h5py.Group, path: Path, kind: str, versions: tuple[int, ...]) -> None:
-    """Refuse a file that is something else, or of a version this program does not know."""
+    """Refuse a file of another kind, or of an unknown version."""
     found_kind, found_version = node.attrs.get("kind"), int(node.attrs.get("version", 0))
     if found_kind != kind:
         raise StorageError(f"{path} is a {found_kind or 'file of unknown kind'}; a {kind} was expected.")
@@ -135,7 +136,7 @@ def check_kind(node: h5py.Group, path: Path, kind: str, versions: tuple[int, ...
 
 
 def kind_of(path: Path) -> str:
-    """Return what a whole, sealed HDF5 file says it is."""
+    """Return the kind of an intact, sealed HDF5 file."""
     with open_to_read(path) as file:
         return str(file.attrs.get("kind"))
 

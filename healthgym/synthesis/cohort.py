@@ -1,4 +1,4 @@
-"""Make a cohort, or one task's part of it; the same command starts and carries on."""
+"""Make a cohort, or one task's part of it; the same command starts and resumes."""
 
 import platform
 import time
@@ -40,19 +40,19 @@ _SOFTWARE = ("torch", "numpy", "scipy", "h5py", "pyarrow")
 
 
 class SynthesisRequest(StrictModel):
-    """What a user asks for. Requests with equal plans resume the same cohort.
+    """A user's request. Requests with equal plans resume the same cohort.
 
     Args:
-        run_dir: a training run; its newest checkpoint is taken.
+        run_dir: a training run; its newest checkpoint is used.
         checkpoint: a checkpoint file instead.
         out: the cohort's folder.
-        patients: how many, in the whole cohort; more of them enlarge a complete one.
+        patients: number of patients of the whole cohort; a larger number enlarges a complete cohort.
         one_file: a file for all patients, in the format of its name: .csv, .csv.gz, .parquet or .h5.
         seed: of the cohort.
-        file_format, compression, patients_per_shard, batch_size, timesteps, settings, matmul_precision: see
-            `SynthesisPlan`, as for `where` and `shares`; no compression means the format's default, no batch
-            size what is fast: 512 on a CPU, a whole shard on CUDA.
-        device: `auto` is that of the cohort begun in `out`, else CUDA where there is one.
+        file_format, compression, patients_per_shard, batch_size, timesteps, settings, matmul_precision,
+            where, shares: see `SynthesisPlan`. The default of the compression is the format's, of the batch
+            size a fast one: 512 on a CPU, a whole shard on CUDA.
+        device: `auto` is the device of the cohort begun in `out`, or else CUDA if available.
         workers: processes; by default one per granted core, and one on CUDA.
         task: "i/n", the i-th of n tasks that share the cohort.
     """
@@ -85,18 +85,18 @@ class SynthesisRequest(StrictModel):
 
 
 class Outcome(StrictModel):
-    """How far a cohort is after one task's work.
+    """The state of a cohort after one task's work.
 
     Args:
         folder: the cohort's.
-        state: `complete` has a manifest; `waiting` lacks shards of other tasks; `interrupted` stopped
-            on a signal.
-        shards_finished: of all tasks.
-        shards_total: of the cohort.
-        patients_made: by this task now.
-        seconds: this task's time.
-        one_file: with all patients, if that was asked for and the cohort is complete.
-        data: the prepared cohort that the system was trained on, where the checkpoint says.
+        state: `complete`: the manifest is written; `waiting`: shards of other tasks are missing;
+            `interrupted`: stopped by a signal.
+        shards_finished: number of finished shards of all tasks.
+        shards_total: number of shards of the cohort.
+        patients_made: number of patients made in this call.
+        seconds: duration of this call.
+        one_file: the file with all patients, if requested and the cohort is complete.
+        data: the prepared cohort that the system was trained on, if the checkpoint has it.
     """
 
     folder: Path
@@ -110,7 +110,7 @@ class Outcome(StrictModel):
 
     @property
     def exit_status(self) -> int:
-        """What the program returns: 85 asks for the same command again."""
+        """Exit status of the program: 85 means that the same command resumes."""
         return stopping.INTERRUPTED if self.state == "interrupted" else 0
 
     def __str__(self) -> str:
@@ -124,11 +124,11 @@ class Outcome(StrictModel):
 
 
 def synthesize(request: SynthesisRequest, opener: Opener = open_source) -> Outcome:
-    """Make one task's shards of a cohort, skip those that are finished, and declare a complete cohort.
+    """Make one task's shards of a cohort, skip finished ones, and write the manifest of a complete cohort.
 
     Args:
-        request: what to make.
-        opener: reads the checkpoint; a worker process imports it by name.
+        request: of the cohort.
+        opener: reads the checkpoint; worker processes import it by name.
 
     Raises:
         CohortError: the folder holds another cohort, cannot be written, or a worker died.
@@ -141,7 +141,7 @@ def synthesize(request: SynthesisRequest, opener: Opener = open_source) -> Outco
         checkpoint = find_checkpoint(request, begun)
         source = opener(checkpoint)
         plan = make_plan(request, source.sha256, find_device(request, begun))
-        if plan.settings or plan.where or plan.shares:  # bad ones are refused before anything is written
+        if plan.settings or plan.where or plan.shares:  # refuse bad ones before anything is written
             _check_conditions(source.build("cpu", plan.settings), source, plan)
         number, num_tasks = parse_task(request.task)
         plan = agree(request.out, plan)
@@ -167,10 +167,11 @@ def synthesize(request: SynthesisRequest, opener: Opener = open_source) -> Outco
 
 
 def rehearse(request: SynthesisRequest, opener: Opener = open_source) -> None:
-    """Find out, without making anything, whether a cohort could be made: does the system take the settings?
+    """Check without making anything whether a cohort can be made with these settings.
 
     Raises:
-        HealthgymError: what `synthesize` would raise before its first shard, but for what a device lacks.
+        HealthgymError: errors that `synthesize` would raise before its first shard, except those of the
+            device.
     """
     begun = read_plan(request.out)
     source = opener(find_checkpoint(request, begun))
@@ -180,7 +181,7 @@ def rehearse(request: SynthesisRequest, opener: Opener = open_source) -> None:
 
 
 def _check_conditions(system: System, source: Source, plan: SynthesisPlan) -> None:
-    """Refuse conditions that are not understood, that the system cannot meet, or that single people met."""
+    """Refuse conditions that are invalid, that the system does not support, or that only few patients met."""
     conditions = read_conditions(plan.where, plan.shares, source.schema)
     if not conditions:
         return
@@ -195,7 +196,7 @@ def _check_conditions(system: System, source: Source, plan: SynthesisPlan) -> No
 def make_plan(
     request: SynthesisRequest, checkpoint_sha256: str, device: Literal["cpu", "cuda"]
 ) -> SynthesisPlan:
-    """Return what decides the bytes of the cohort that is asked for."""
+    """Return the plan of the requested cohort: everything that determines its bytes."""
     values = request.model_dump(include=set(SynthesisPlan.model_fields) & set(SynthesisRequest.model_fields))
     values["compression"] = request.compression or COMPRESSIONS[request.file_format][0]
     # v2 on a CPU: 349, 335, 341 and 352 us a patient at 256, 512, 1,024 and 2,048.
@@ -205,11 +206,11 @@ def make_plan(
 
 
 def named_system(request: SynthesisRequest) -> Path:
-    """Return the run folder or checkpoint file that a request names.
+    """Return the run folder or checkpoint file of a request.
 
     Raises:
-        ConfigError: it names none.
-        StorageError: it is not there, or is a folder without any checkpoint.
+        ConfigError: neither is given.
+        StorageError: it does not exist, or is a folder without any checkpoint.
     """
     given = request.checkpoint or request.run_dir
     if given is None:
@@ -226,7 +227,7 @@ def named_system(request: SynthesisRequest) -> Path:
 
 
 def find_checkpoint(request: SynthesisRequest, begun: SynthesisPlan | None) -> Path:
-    """Return the checkpoint the cohort was begun with if it is still there, else the newest whole one.
+    """Return the checkpoint the cohort was begun with if it still exists, else the newest intact one.
 
     Raises:
         StorageError: there is none.
@@ -245,7 +246,7 @@ def find_checkpoint(request: SynthesisRequest, begun: SynthesisPlan | None) -> P
 
 
 def find_device(request: SynthesisRequest, begun: SynthesisPlan | None) -> Literal["cpu", "cuda"]:
-    """Return the kind of device to use: as asked, else that of the cohort begun, else the best there is."""
+    """Return the device: the requested one, else that of the cohort begun, else CUDA if available."""
     present = torch.cuda.is_available()
     automatic = begun.device if begun else "cuda" if present else "cpu"
     device = automatic if request.device == "auto" else request.device
@@ -266,11 +267,11 @@ def _seal(path: Path) -> str | None:
 
 
 def _make(task: Task, source: Source, shards: range, workers: int | None) -> int:
-    """Make shards, in as many processes as are granted; return how many patients were made."""
+    """Make shards in the granted number of processes; return the number of patients made."""
     plan, made = task.plan, 0
     remove_left_overs(task.folder, shards=shards)
     unfinished = sum(find_receipt(task.folder, plan, index) is None for index in shards)
-    on_gpu = plan.device == "cuda"  # where this process computes, and keeps a core busy with that
+    on_gpu = plan.device == "cuda"  # this process then computes, which keeps a core busy
     wanted = workers or max(granted_cores() - on_gpu, 1)
     num_workers = min(wanted, max(unfinished, 1))
     with Progress(sum(len(plan.patients(index)) for index in shards), len(shards)) as progress:
@@ -293,14 +294,14 @@ def _make(task: Task, source: Source, shards: range, workers: int | None) -> int
 
 
 def find_receipt(folder: Path, plan: SynthesisPlan, index: int) -> Receipt | None:
-    """Return a shard's receipt if there is a sound one; the shard itself is not looked at."""
+    """Return a shard's receipt if there is a valid one; the shard itself is not read."""
     return read_receipt(folder, index, plan.name(index), len(plan.patients(index)))
 
 
 def _receipts(folder: Path, plan: SynthesisPlan) -> list[Receipt]:
-    """Return the receipts of all tasks' shards; if they are all there, those whose file agrees.
+    """Return the receipts of all tasks' shards; if all are present, only those whose file agrees.
 
-    Of the tasks that finish last, at least one finds every receipt, since each looks after it wrote its own.
+    At least one of the tasks that finish last finds every receipt, since each looks after it wrote its own.
     """
     receipts = [find_receipt(folder, plan, index) for index in range(plan.num_shards)]
     if None in receipts:

@@ -1,4 +1,4 @@
-"""The words of `--where` and `--shares`, read with a cohort's schema."""
+"""Parsing of `--where` and `--shares` with a cohort's schema."""
 
 import math
 import re
@@ -15,7 +15,7 @@ _SUM_TOLERANCE = 1e-6
 
 
 def read_conditions(where: Sequence[str], shares: str, schema: Schema) -> Conditions:
-    """Return what `--where` and `--shares` ask for.
+    """Return the conditions of `--where` and `--shares`.
 
     Several values of one variable are alternatives, several variables must hold together.
 
@@ -25,7 +25,7 @@ def read_conditions(where: Sequence[str], shares: str, schema: Schema) -> Condit
         schema: of the cohort.
 
     Raises:
-        ConfigError: a word is not understood, or its variable is unknown or not static.
+        ConfigError: a condition is invalid, or its variable is unknown or not static.
     """
     classes: dict[int, frozenset[int]] = {}
     reals: dict[int, tuple[float, float]] = {}
@@ -94,7 +94,7 @@ def _range(value: str, text: str) -> tuple[float, float]:
 
 def _shares(text: str, variable: Variable) -> dict[int, float]:
     shares: dict[int, float] = {}
-    # A label may hold commas and colons: split only behind a number.
+    # A label may contain commas and colons: split only after a number.
     for part in re.split(r"(?<=[0-9.]),", text):
         label, colon, number = part.rpartition(":")
         if not colon or not re.fullmatch(_NUMBER, number) or float(number) < 0:

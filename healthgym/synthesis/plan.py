@@ -1,4 +1,4 @@
-"""Everything that decides the bytes of a cohort, and who makes which shard."""
+"""Everything that determines the bytes of a cohort, and the assignment of shards to tasks."""
 
 import hashlib
 import json
@@ -29,25 +29,25 @@ from healthgym.strict import Positive, StrictModel, differences, parse
 
 
 class SynthesisPlan(StrictModel):
-    """All that determines a cohort: cohorts with equal plans have the same bytes.
+    """Everything that determines a cohort: cohorts with equal plans have the same bytes.
 
     Args:
-        form: version of the way from plan to bytes; a release that changes the bytes counts it up.
-        checkpoint_sha256: the trained system.
+        form: version of the algorithm from plan to bytes; it is increased when the bytes change.
+        checkpoint_sha256: of the trained system.
         seed: of the noise and of the lengths.
-        num_patients: patients in the whole cohort.
-        earlier: how many there were before each enlargement, where that did not fill the last shard, which
-            stays as it is: the next one begins there.
-        patients_per_shard: patients in each shard but the last, and the last before each enlargement.
+        num_patients: of the whole cohort.
+        earlier: number of patients before each enlargement that found its last shard incomplete; that shard
+            is not changed, and the next one begins there.
+        patients_per_shard: patients in each shard except the last, and the last before each enlargement.
         batch_size: patients per call of the generator; float32 products round differently by batch.
         file_format: of the shards.
         compression: of the shards' columns.
         timesteps: a number for all patients, or `training`: drawn from the training patients' lengths.
         device: the kind of device, since CPU and GPU round differently.
-        where, shares: which patients, as `healthgym.synthesis.conditions` reads them; all kinds if empty.
-        settings: of how the system samples, as `key.path=value`, where not those it was trained with.
-        matmul_precision: as `healthgym.nn.precision` has it. Shards of `medium` agree among processors of
-            one kind only.
+        where, shares: conditions on the patients (`healthgym.synthesis.conditions`); unconditional if empty.
+        settings: sampling settings that differ from those in the checkpoint, as `key.path=value`.
+        matmul_precision: see `healthgym.nn.precision`. Shards of `medium` have the same bytes only on
+            processors of the same kind.
     """
 
     form: Literal[4] = 4
@@ -80,25 +80,25 @@ class SynthesisPlan(StrictModel):
 
     @property
     def sha256(self) -> str:
-        """The plan's name in the manifest."""
+        """SHA-256 of the plan, for the manifest."""
         return _names(self)[-1]
 
     def name(self, shard: int) -> str:
-        """Return the plan's name in a shard's receipt: a SHA-256 of what decides the bytes of such shards.
+        """Return the SHA-256 for a shard's receipt, of everything that determines the bytes of the shard.
 
-        The number of all patients is not among it, so that a cohort can be enlarged; how many patients a
-        receipt must have is compared with it.
+        The total number of patients is not included, so that a cohort can be enlarged; the number of patients
+        of a shard is compared with its receipt instead.
         """
         first = self.patients(shard).start
         return _names(self)[sum(end <= first for end in self.earlier)]
 
     @property
     def num_shards(self) -> int:
-        """Shards of the whole cohort."""
+        """Number of shards of the whole cohort."""
         return sum(len(firsts) for firsts in self._firsts())
 
     def patients(self, shard: int) -> range:
-        """Return the numbers of a shard's patients."""
+        """Return the range of a shard's patients."""
         for firsts in self._firsts():
             if shard < len(firsts):
                 return range(firsts[shard], min(firsts[shard] + self.patients_per_shard, firsts.stop))
@@ -106,19 +106,19 @@ class SynthesisPlan(StrictModel):
         raise IndexError(f"there are {self.num_shards} shards")
 
     def _firsts(self) -> list[range]:
-        """Return the first patient of each shard: as the cohort was begun, and of each enlargement."""
+        """Return the first patient of each shard, as one range for the first cohort and each enlargement."""
         ends = (0, *self.earlier, self.num_patients)
         return [range(start, end, self.patients_per_shard) for start, end in pairwise(ends)]
 
     def enlarged(self, num_patients: int) -> "SynthesisPlan":
-        """Return the plan of a cohort that has this one's shards, and more."""
+        """Return the plan of the enlarged cohort, which keeps this plan's shards."""
         begun = self.earlier[-1] if self.earlier else 0
         full = (self.num_patients - begun) % self.patients_per_shard == 0
         earlier = self.earlier if full else (*self.earlier, self.num_patients)
         return self.model_copy(update={"num_patients": num_patients, "earlier": earlier})
 
     def lengths(self, shard: int, histogram: Mapping[int, int]) -> NDArray[np.int32]:
-        """Return the timesteps of each of a shard's patients, shape (N,).
+        """Return the number of timesteps of each of a shard's patients, shape (N,).
 
         Args:
             shard: its number.
@@ -136,7 +136,7 @@ class SynthesisPlan(StrictModel):
 
 @lru_cache
 def _names(plan: SynthesisPlan) -> tuple[str, ...]:
-    """Return the plan's name as it was begun and after each enlargement."""
+    """Return the hash of the plan for the first cohort and for each enlargement."""
     values = plan.model_dump(exclude={"num_patients"})
     states = [values | {"earlier": plan.earlier[:count]} for count in range(len(plan.earlier) + 1)]
     return tuple(hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest() for state in states)
@@ -155,7 +155,7 @@ def parse_task(text: str) -> tuple[int, int]:
 
 
 def deal(num_shards: int, task: int, num_tasks: int) -> range:
-    """Return the shards of one task: every `num_tasks`-th, so that loads differ by one at most."""
+    """Return the shards of one task: every `num_tasks`-th, so that numbers differ by at most one."""
     return range(task, num_shards, num_tasks)
 
 
@@ -163,7 +163,7 @@ def read_plan(folder: Path) -> SynthesisPlan | None:
     """Return the plan of the cohort begun in a folder, or None.
 
     Raises:
-        CohortError: there is a plan, and it cannot be read.
+        CohortError: the plan cannot be read.
     """
     path = plan_path(folder)
     try:
@@ -184,13 +184,13 @@ def read_plan(folder: Path) -> SynthesisPlan | None:
 
 
 def settle(folder: Path, wanted: SynthesisPlan) -> SynthesisPlan:
-    """Return the plan by which a cohort in a folder is begun, gone on with or enlarged.
+    """Return the plan for beginning, resuming or enlarging the cohort in a folder.
 
-    Nothing is written. A cohort without any finished shard may be begun anew with another plan; a complete
-    one may be enlarged.
+    Nothing is written. The plan of a cohort without finished shards may be replaced; a complete cohort may be
+    enlarged.
 
     Raises:
-        CohortError: the folder holds another plan, with the difference.
+        CohortError: the folder has another plan; the message lists the differences.
     """
     begun = read_plan(folder)
     if begun is None or begun == wanted.model_copy(update={"earlier": begun.earlier}):
@@ -213,11 +213,10 @@ def settle(folder: Path, wanted: SynthesisPlan) -> SynthesisPlan:
 
 
 def agree(folder: Path, wanted: SynthesisPlan) -> SynthesisPlan:
-    """Begin a cohort in a folder, go on with it or enlarge it; return the plan that is in force there.
+    """Begin, resume or enlarge a cohort in a folder; return its plan.
 
     Raises:
-        CohortError: the folder holds another plan (with the difference), something else, or cannot
-            be written.
+        CohortError: the folder has another plan (with the differences) or other files, or cannot be written.
     """
     try:
         if not plan_path(folder).exists():
@@ -236,10 +235,10 @@ def agree(folder: Path, wanted: SynthesisPlan) -> SynthesisPlan:
 
 
 def require_own(folder: Path, plan: SynthesisPlan) -> None:
-    """Make sure that nobody began another cohort in the folder meanwhile.
+    """Check that no other cohort was begun in the folder in the meantime.
 
     Raises:
-        CohortError: somebody did.
+        CohortError: the plan in the folder is another one.
     """
     if read_plan(folder) != plan:
         raise CohortError(
@@ -249,13 +248,13 @@ def require_own(folder: Path, plan: SynthesisPlan) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Delete shards that nobody finished."""
+    """Delete unfinished shards."""
     for left in (folder / "shards").glob("shard-*"):
         left.unlink(missing_ok=True)
 
 
 def _patients_in_manifest(folder: Path) -> int:
-    """Return how many patients the cohort has that was declared complete; 0 if none was."""
+    """Return the number of patients in the manifest; 0 without manifest."""
     try:
         content = json.loads(read_text(manifest_path(folder)))
     except (FileNotFoundError, ValueError):
@@ -265,7 +264,7 @@ def _patients_in_manifest(folder: Path) -> int:
 
 
 def _begin(folder: Path, plan: SynthesisPlan) -> None:
-    """Write the plan unless another task was faster: a link never replaces a file."""
+    """Write the plan unless another task was faster: making a link never replaces a file."""
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "shards").exists() or manifest_path(folder).exists():
         raise CohortError(

@@ -1,4 +1,4 @@
-"""How far a cohort is: a bar on a terminal, a plain line every so often in a log."""
+"""Progress of a cohort: a bar on a terminal, or a line at intervals in a log."""
 
 import sys
 import time
@@ -48,7 +48,7 @@ class Progress:
             self._line()
 
     def finished(self, patients: int, made: bool) -> None:
-        """Count a shard that is on disk; it was made now, or found finished."""
+        """Count a shard that is on disk, made now or found finished."""
         self._shards += 1
         self._skipped += 0 if made else patients
         if self._bar is not None:

@@ -24,16 +24,16 @@ from healthgym.systems.base import Made, SampleDraws, System
 _ROWS_AT_ONCE = 16_384
 
 _Part: TypeAlias = tuple[NDArray[np.int64], Made]
-"""Some of a shard's patients, by their place in the shard, as they were made."""
+"""Indices of some of a shard's patients, and these patients as sampled."""
 
 
 @dataclass(frozen=True)
 class Computed:
-    """What a system made for a shard.
+    """Sampled patients of a shard.
 
     Args:
         parts: all of its patients.
-        tried: how many were sampled for them, those counted in whom a guardrail dropped.
+        tried: number of patients sampled, including those that a guardrail rejected.
     """
 
     parts: list[_Part]
@@ -57,13 +57,13 @@ def make_shard(
     Args:
         source: schema, transform and lengths.
         system: trained.
-        plan: the cohort's recipe.
+        plan: of the cohort.
         index: the shard's number.
-        stop: asked before each batch; anything true ends the work.
-        tell: told the number of patients after each batch.
+        stop: called before each batch; a true value ends the work.
+        tell: called with the number of patients after each batch.
 
     Returns:
-        The shard and the disagreement of its static variables, or None if it was to stop.
+        The shard and the disagreement of its static variables, or None if stopped.
     """
     computed = compute_shard(source, system, plan, index, stop, tell)
     return None if computed is None else pack_shard(source, plan, index, computed)
@@ -77,7 +77,7 @@ def compute_shard(
     stop: Callable[[], object] = lambda: None,
     tell: Callable[[int], None] = lambda patients: None,
 ) -> Computed | None:
-    """Do the part of `make_shard` that needs the system."""
+    """Do the part of `make_shard` that needs the system: sample all patients."""
     tried_before, batches = system.num_candidates, _batches(source, system, plan, index)
     parts: list[_Part] = []
     while not stop():
@@ -92,7 +92,7 @@ def compute_shard(
 def pack_shard(
     source: Source, plan: SynthesisPlan, index: int, computed: Computed
 ) -> tuple[Shard, dict[str, Disagreement]]:
-    """Do the rest of it, without the system: columns in the variables' units, lengths and times."""
+    """Do the rest of `make_shard`, without the system: columns in the variables' units, lengths and times."""
     lengths_N = np.empty(len(plan.patients(index)), np.int32)
     for members_B, made in computed.parts:
         lengths_N[members_B] = made.lengths_B
@@ -116,19 +116,19 @@ def pack_shard(
 
 
 def _batches(source: Source, system: System, plan: SynthesisPlan, index: int) -> Iterator[_Part]:
-    """Yield the shard's patients as they are made."""
+    """Yield the shard's patients in batches."""
     if system.makes_lengths:
         return _of_generated_lengths(source, system, plan, index)
     return _of_drawn_lengths(source, system, plan, index)
 
 
 def _of_drawn_lengths(source: Source, system: System, plan: SynthesisPlan, index: int) -> Iterator[_Part]:
-    """Make patients of the lengths that the plan draws.
+    """Yield patients of the lengths drawn by the plan.
 
-    A patient of length L is sampled at the shortest length >= L that the system was trained at, and cut.
-    Where training patients differ in length, the plan's length decides only that, and the patient's own is
-    drawn given its static classes. Patients who are sampled at one length follow each other in the noise,
-    whatever their numbers.
+    A patient of length L is sampled at the shortest length >= L that the system was trained at, and
+    shortened. If training patients differ in length, the plan's length only determines the length of
+    sampling, and the patient's own length is drawn given its static classes. Patients sampled at one length
+    use consecutive rows of noise, independent of their numbers.
     """
     first, lengths_N = plan.patients(index).start, plan.lengths(index, source.lengths)
     ends = np.array(sorted({*source.stages, int(lengths_N.max())}))
@@ -147,12 +147,12 @@ def _of_drawn_lengths(source: Source, system: System, plan: SynthesisPlan, index
 
 
 def _given_classes(source: Source, plan: SynthesisPlan) -> bool:
-    """Whether a patient's length is drawn given its static classes."""
+    """Return whether a patient's length is drawn given its static classes."""
     return bool(source.length_groups) and plan.timesteps == "training"
 
 
 def _sample_given(source: Source, system: System, draws: SampleDraws, length: int) -> Made:
-    """Make patients sampled at one length, whose own lengths are drawn given their static classes."""
+    """Sample patients at one length, and draw their own lengths given their static classes."""
     groups = [group for group in source.length_groups if group.stage == length]
     u_B = draws.uniform_rows((), "length given classes").astype(np.float64)
     static = {v.name: k for k, v in enumerate(source.schema.categoricals) if v.static}
@@ -165,11 +165,11 @@ def _sample_given(source: Source, system: System, draws: SampleDraws, length: in
 
 
 def _of_generated_lengths(source: Source, system: System, plan: SynthesisPlan, index: int) -> Iterator[_Part]:
-    """Make patients whose lengths are generated with them.
+    """Yield patients whose lengths are generated with them.
 
-    Block i holds patients i size .. (i + 1) size - 1 of the endless cohort, whatever the shards: a patient is
-    always made together with the same others, since sums in floating point depend on that. A shard that needs
-    part of a block makes all of it and keeps its part.
+    Block i has patients i * size to (i + 1) * size - 1 of the cohort, independent of the shards: a patient is
+    always sampled together with the same others, since floating-point sums depend on the batch. A shard that
+    needs part of a block samples all of it and keeps its part.
     """
     patients, size = plan.patients(index), system.block or plan.batch_size
     timesteps = None if plan.timesteps == "training" else plan.timesteps
@@ -195,7 +195,7 @@ class _Columns:
         self._scaled = True
 
     def put(self, members_B: NDArray[np.int64], made: Made) -> None:
-        """Place the kept timesteps of a batch's patients."""
+        """Store the kept timesteps of a batch's patients."""
         self._scaled = made.scaled
         for place, found in made.disagreements.items():
             name, counts = self._schema.encoded[place].name, Disagreement(**found._asdict())
@@ -213,16 +213,16 @@ class _Columns:
             codes[where] = code_TB.T[kept_BT].ravel()
 
     def finish(self) -> dict[str, NDArray[Any]]:
-        """Return raw reals and class indices, blank where the generated flag says "not measured"."""
+        """Return raw reals and class indices, missing where the generated flag says "not measured"."""
         low_R, high_R = np.repeat([[0.0], [1.0]], len(self._schema.reals), axis=1)
         if not self._scaled:
             low_R, high_R = (self._source.transform.inverse_reals(end_R) for end_R in (low_R, high_R))
         for row, variable in enumerate(self._schema.reals):
-            if variable.name in _times(self._schema):  # neither may leave the range of real patients
+            if variable.name in _times(self._schema):  # times must stay within the range of real patients
                 np.clip(self._reals[row], low_R[row], high_R[row], out=self._reals[row])
         for start in range(0, self._reals.shape[1] if self._scaled else 0, _ROWS_AT_ONCE):
             part = self._reals[:, start : start + _ROWS_AT_ONCE]
-            with np.errstate(over="ignore"):  # what is too large is refused below
+            with np.errstate(over="ignore"):  # too large values are refused below
                 part[:] = self._source.transform.inverse_reals(part.T).T  # in float64, then float32
         self._refuse_out_of_range()
         self._round()
@@ -239,7 +239,7 @@ class _Columns:
         return columns
 
     def _round(self) -> None:
-        """Give reals the decimals that the training data has."""
+        """Round reals to the decimals of the training data."""
         decimals, times = self._source.written_decimals, _times(self._schema)
         for row, variable in enumerate(self._schema.reals):
             if variable.name in decimals and variable.name not in times:
@@ -247,7 +247,7 @@ class _Columns:
                 self._reals[row] = values + 0.0  # no negative zero
 
     def _refuse_out_of_range(self) -> None:
-        """Refuse reals that a shard cannot hold: infinity is no value of a clinical variable."""
+        """Refuse reals beyond float32: infinity is not a value of a clinical variable."""
         for variable, values in zip(self._schema.reals, self._reals, strict=True):
             whole = self._source.written_decimals.get(variable.name) == 0
             largest = _LARGEST_WHOLE if whole else _LARGEST
@@ -268,10 +268,10 @@ def _times(schema: Schema) -> set[str]:
 def _with_times(
     columns: dict[str, NDArray[Any]], lengths_N: NDArray[np.int32], source: Source
 ) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
-    """Make times of gaps, and the time of follow-up of the wait after the last row.
+    """Turn gaps into times, and the time after the last row into the time of follow-up.
 
     Returns:
-        the columns without the gap, and the rows' times; none where timesteps are numbered.
+        the columns without the gap, and the rows' times; None if timesteps are numbered.
     """
     schema = source.schema
     if not _times(schema) and schema.keys.visits is None:

@@ -1,4 +1,4 @@
-"""What patients are made from: a checkpoint's system, transform and lengths."""
+"""The source of synthetic patients: a checkpoint's system, transform and lengths."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -34,13 +34,13 @@ class Source:
         transform: fitted on the training patients.
         lengths: {length: training patients of that length}.
         stages: lengths the system was trained at.
-        build: builds the trained system on a device, "cpu" or "cuda", with other settings of how it
-            samples, as `key.path=value`.
+        build: builds the trained system on a device, "cpu" or "cuda", with changed sampling settings, as
+            `key.path=value`.
         first_timestep: number of each patient's first timestep, as in the training table.
-        time: what makes visit times of generated gaps.
-        length_groups: lengths of training patients by static classes; none where all have one length.
-        usage: how many training patients were used, as `Usage.to_dict` has it.
-        decimals: digits after the point that real variables are recorded with, where known.
+        time: facts that turn generated gaps into visit times.
+        length_groups: lengths of training patients by static classes; None if all have the same length.
+        usage: number of training patients used, from `Usage.to_dict`.
+        decimals: number of decimals of real variables, if known.
         data: the prepared cohort it was trained on; None if the checkpoint is a release.
     """
 
@@ -59,7 +59,7 @@ class Source:
 
     @cached_property
     def written_decimals(self) -> dict[str, int]:
-        """Digits after the point of a cohort's real variables; times have a precision of their own."""
+        """Number of decimals of a cohort's real variables; times have a precision of their own."""
         follow = self.schema.follow_up.time if self.schema.follow_up else ""
         shown = {name: count for name, count in self.decimals.items() if name != follow}
         if self.schema.gap:
@@ -69,7 +69,7 @@ class Source:
 
     @cached_property
     def dates(self) -> dict[str, bool]:
-        """Columns that the training table has as dates, and whether they are whole days."""
+        """Columns that are dates in the training table, and whether they are whole days."""
         follow, found = self.schema.follow_up, {}
         if self.time.dated:
             found[self.schema.keys.timestep] = self.time.per_unit == 1.0
@@ -79,7 +79,7 @@ class Source:
 
 
 Opener: TypeAlias = Callable[[Path], Source]
-"""Reads a checkpoint file. A worker process imports it by its name."""
+"""Reads a checkpoint file. Worker processes import it by name."""
 
 
 def open_source(checkpoint_path: Path) -> Source:
@@ -112,10 +112,10 @@ def open_source(checkpoint_path: Path) -> Source:
 
 
 def trained_system(checkpoint: Checkpoint, device: str, settings: Sequence[str] = ()) -> System:
-    """Build a checkpoint's system on a device; that of a release can only sample.
+    """Build a checkpoint's system on a device; the system of a release can only sample.
 
     Raises:
-        ConfigError: a setting is unknown, or decides what was learned.
+        ConfigError: a setting is unknown, or is not a sampling setting.
     """
     system = build_system(
         resample(checkpoint.config, settings).system,
@@ -133,7 +133,7 @@ def trained_system(checkpoint: Checkpoint, device: str, settings: Sequence[str] 
 
 
 def facts_of(checkpoint: Checkpoint) -> CohortFacts:
-    """Return what a checkpoint knows of its training patients."""
+    """Return a checkpoint's facts about its training patients."""
     lengths, counts = checkpoint.statistics.lengths_2U
     return CohortFacts(
         Cells.from_tree(checkpoint.cells) if checkpoint.cells else None,
@@ -144,10 +144,10 @@ def facts_of(checkpoint: Checkpoint) -> CohortFacts:
 
 
 def resample(config: RunConfig, settings: Sequence[str]) -> RunConfig:
-    """Return a trained system's settings with others for how it samples.
+    """Return a trained system's settings with changed sampling settings.
 
     Raises:
-        ConfigError: one is unknown, or decides what was learned.
+        ConfigError: a setting is unknown, or is not a sampling setting.
     """
     values = config.model_dump(mode="json")
     for setting in settings:
@@ -166,7 +166,7 @@ def resample(config: RunConfig, settings: Sequence[str]) -> RunConfig:
 
 
 def _stages(curriculum: CurriculumConfig, longest: int) -> tuple[int, ...]:
-    """Return the lengths of the stages of an older checkpoint; its lengths end with the longest one."""
+    """Return the stages' lengths of an older checkpoint, from its longest length."""
     if curriculum.lengths == "auto":
         return (*range(curriculum.every, longest, curriculum.every), longest)
     return (longest,) if isinstance(curriculum.lengths, str) else tuple(map(int, curriculum.lengths))

@@ -1,10 +1,10 @@
 """Making shards, in this process or in several, each with one computing and one writing thread.
 
-On a GPU one process computes and the others, which never touch it, pack and write.
+On a GPU one process computes and the others, which do not use the GPU, pack and write.
 
-A worker is a fresh process that asks its parent for one shard after the other over a pipe. It computes
-with a single thread, so that every worker and every number of workers gives the same bits; cores are used by
-more workers. When the parent dies, the pipe closes and the worker ends.
+A worker is a new process that requests one shard after the other from its parent over a pipe. It computes
+with a single thread, so that the number of workers does not affect the bits. When the parent dies, the pipe
+closes and the worker exits.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ _LOOK_EVERY_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Task:
-    """What is the same for all workers of one task."""
+    """Data shared by all workers of one task."""
 
     folder: Path
     plan: SynthesisPlan
@@ -47,10 +47,10 @@ class Task:
     opener: Opener
 
     def open(self) -> Source:
-        """Read the checkpoint again, in a worker process.
+        """Read the checkpoint in a worker process.
 
         Raises:
-            CohortError: it is another one by now.
+            CohortError: the checkpoint was replaced.
         """
         source = self.opener(self.checkpoint)
         if source.sha256 != self.plan.checkpoint_sha256:
@@ -63,14 +63,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Made:
-    """A batch of patients was computed."""
+    """Message: a batch of patients was computed."""
 
     patients: int
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A shard and its receipt are on disk; it was made now, or found there."""
+    """Message: a shard and its receipt are on disk, made now or found there."""
 
     receipt: Receipt
     made: bool
@@ -82,9 +82,9 @@ Listener: TypeAlias = Callable[[Made | Finished], None]
 def _make_shards(
     task: Task, source: Source, shards: Iterable[int], stop: Callable[[], object], tell: Listener
 ) -> None:
-    """Make the shards that are not finished; one is written while the next is computed.
+    """Make the unfinished shards; one is written while the next is computed.
 
-    At most one computed shard waits for the disk, so memory does not grow with the cohort.
+    At most one computed shard waits for the disk, so memory use does not grow with the cohort.
     """
     plan = task.plan
     torch.set_num_threads(1)
@@ -143,14 +143,14 @@ class _Failed:
 
 
 class _Idle:
-    """A worker asks for a shard."""
+    """Message: a worker requests a shard."""
 
 
 def work_in_processes(task: Task, shards: Iterable[int], num_workers: int, tell: Listener) -> None:
     """Make shards in worker processes until done or until a signal asks to stop.
 
     Raises:
-        CohortError: a worker met an error or died; the others finish the shard they are writing.
+        CohortError: a worker failed or died; the others finish the shard they are writing.
     """
     _with_workers(_work, task, num_workers, iter(shards), tell)
 
@@ -158,13 +158,13 @@ def work_in_processes(task: Task, shards: Iterable[int], num_workers: int, tell:
 def work_with_packers(
     task: Task, source: Source, shards: Iterable[int], num_packers: int, tell: Listener
 ) -> None:
-    """Compute shards in this process, and pack and write them in others, until done or asked to stop.
+    """Compute shards in this process, and pack and write them in others, until done or stopped.
 
-    The others never build the system: none of them opens a context on a GPU. Whoever is idle gets the next
-    shard, which is computed then, so that no more are in memory than there are processes.
+    The others never build the system, so that none of them opens a context on the GPU. The next shard is
+    computed when one of them is idle, so that there are never more shards in memory than processes.
 
     Raises:
-        CohortError: as of `work_in_processes`.
+        CohortError: as for `work_in_processes`.
     """
     precision = get_precision()
     set_precision(task.plan.matmul_precision)
@@ -179,7 +179,7 @@ def work_with_packers(
 def _computed_shards(
     task: Task, source: Source, system: System, shards: Iterable[int], tell: Listener
 ) -> Iterator[tuple[int, Computed]]:
-    """Yield the unfinished shards as they are computed; end where a signal asks to stop."""
+    """Yield the unfinished shards as they are computed; end when a signal requests to stop."""
     plan = task.plan
     for index in shards:
         receipt = finished_shard(task.folder, index, plan.name(index), len(plan.patients(index)))
@@ -213,11 +213,13 @@ def _with_workers(
 def _start_workers(
     target: Callable[[Task, Pipe], None], task: Task, num_workers: int
 ) -> dict[Pipe, SpawnProcess]:
-    """Start processes of one thread each, deaf to the signals from their first moment on.
+    """Start processes of one thread each, which ignore the signals from the beginning.
 
-    A scheduler signals every process, and one that is still importing would die of it. So the signals are
-    held back while processes start: a held signal reaches this process right after, and the new ones keep
-    the hold.
+    A scheduler signals every process, and a process that is still importing would die. The signals are
+    therefore blocked while processes start: this process receives a blocked signal afterwards, and the new
+    processes
+        inherit the
+    blocking.
     """
     context, workers = get_context("spawn"), dict[Pipe, SpawnProcess]()
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
@@ -238,7 +240,7 @@ def _start_workers(
 
 
 def _serve(workers: dict[Pipe, SpawnProcess], waiting: Iterator[object], tell: Listener) -> None:
-    """Hand out shards and pass on reports until all workers have ended."""
+    """Assign shards to workers and pass on their reports until all workers have ended."""
     open_pipes, dismissed = set(workers), set[Pipe]()
     failure: Exception | None = None
 
@@ -271,7 +273,7 @@ def _serve(workers: dict[Pipe, SpawnProcess], waiting: Iterator[object], tell: L
 
 
 def _death(worker: SpawnProcess) -> CohortError | None:
-    """Return the error for a worker that ended otherwise than by its own will."""
+    """Return the error for a worker that ended abnormally."""
     worker.join()
     status = worker.exitcode or 0
     if status == 0:
@@ -284,7 +286,7 @@ def _death(worker: SpawnProcess) -> CohortError | None:
 
 
 def _send(pipe: Pipe, message: object) -> None:
-    # A worker that has died cannot be told so; the end of its pipe tells us.
+    # Sending to a dead worker fails; the end of its pipe is handled elsewhere.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         pipe.send(message)
 
@@ -295,7 +297,7 @@ def _work(task: Task, pipe: Pipe) -> None:
 
 
 def _pack(task: Task, pipe: Pipe) -> None:
-    """Run as a worker process that packs and writes what another computed."""
+    """Run as a worker process that packs and writes computed shards."""
 
     def pack(orders: Iterator[Any], tell: Callable[[object], None]) -> None:
         source = task.open()
@@ -306,7 +308,7 @@ def _pack(task: Task, pipe: Pipe) -> None:
 
 
 def _as_worker(pipe: Pipe, job: Callable[[Iterator[Any], Callable[[object], None]], None]) -> None:
-    """Do a job whose orders come over a pipe, in a worker process."""
+    """Run a job in a worker process, with orders from a pipe."""
     stopping.ignore_in_worker()
     lock = threading.Lock()
 
@@ -332,4 +334,4 @@ def _as_worker(pipe: Pipe, job: Callable[[Iterator[Any], Callable[[object], None
         except Exception:
             tell(_Failed(traceback.format_exc(), expected=False))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the parent is gone; whoever starts it again goes on from the finished shards
+        pass  # the parent has died; a new start resumes from the finished shards

@@ -6,6 +6,7 @@ import pytest
 from evaluation_cohort import SCHEMA, cohort
 
 from healthgym.evaluation.statistics.anchors import Anchors, independent
+from healthgym.evaluation.statistics.attacks.changed_copies import Trimmed
 from healthgym.evaluation.statistics.attacks.copies import (
     copy_limit,
     course_hashes,
@@ -18,7 +19,7 @@ from healthgym.evaluation.statistics.groups import compared_groups
 from healthgym.evaluation.statistics.models.classifiers import ridge_scores, telling_features
 from healthgym.evaluation.statistics.models.ranking import auc
 from healthgym.evaluation.statistics.panel import Panel, panel_from_frame
-from healthgym.evaluation.statistics.patients import summary_features, summary_names
+from healthgym.evaluation.statistics.patients import sequence_vectors, summary_features, summary_names
 from healthgym.evaluation.statistics.recorded import misrecorded_shares
 from healthgym.evaluation.statistics.relations import correlations
 from healthgym.evaluation.statistics.scale import fit_scale
@@ -154,10 +155,18 @@ def test_errors_are_never_smaller_than_real_patients_predict(real: Panel) -> Non
 
 def test_the_limit_of_near_copies_follows_the_tail_of_honest_ratios() -> None:
     ratios = np.random.default_rng(0).random(20_000) ** (1 / 20)
-    # P(ratio < x) = x^20: one in a hundred cohorts of a thousand lies below 1e-5^(1/20).
-    assert copy_limit(ratios, 1000) == pytest.approx(1e-5 ** (1 / 20), rel=0.15)
+    # P(ratio < x) = x^20: one in a thousand cohorts of a thousand lies below 1e-6^(1/20).
+    limit = copy_limit(ratios, 1000)
+    assert 1e-6 ** (1 / 20) / 1.6 < limit <= 1e-6 ** (1 / 20) * 1.1
     assert copy_limit(ratios**0.2, 10) == 0.6
     assert copy_limit(np.zeros(100), 10) == 0.0
+
+
+def test_one_pair_of_real_patients_who_are_much_alike_lowers_the_limit_of_near_copies() -> None:
+    ratios = 0.7 + 0.3 * np.random.default_rng(0).random(1000)
+    assert copy_limit(ratios, 60) == 0.6
+    alike = np.append(ratios, [0.44, 0.52])
+    assert copy_limit(alike, 60) < 0.44
 
 
 def test_a_course_is_found_at_another_time(real: Panel, fresh: Panel) -> None:
@@ -212,3 +221,27 @@ def test_a_linear_classifier_tells_sets_apart_only_if_they_differ() -> None:
     moved = same.copy()
     moved[:300, 2] += 2
     assert auc(*ridge_scores((moved[:300], moved[300:]), 0)) > 0.85
+
+
+def test_distances_that_leave_out_what_differs_most_find_copies_with_a_variable_changed(
+    real: Panel, fresh: Panel
+) -> None:
+    train, others = (sequence_vectors(each.on(real.scale), 16) for each in (real, fresh))  # type: ignore[arg-type]
+    trimmed = Trimmed(train, SCHEMA)
+    own = trimmed.nearest_other(train)
+    copied = train[:5].reshape(5, 16, -1).copy()
+    copied[:, :, 0] = others[:5].reshape(5, 16, -1)[:, :, 0]  # pressure is another patient's
+    distance, nearest = trimmed.nearest(copied.reshape(5, -1))
+    assert nearest.tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(distance, 0.0, atol=2e-3)
+    honest, _ = trimmed.nearest(others)
+    assert np.median(honest) == pytest.approx(np.median(own), rel=0.1)
+    assert honest.min() > 0.02
+
+
+def test_too_few_variables_leave_nothing_out() -> None:
+    few = Schema.model_validate(
+        {"name": "few", "variables": SCHEMA.model_dump(by_alias=True)["variables"][:3]}
+    )
+    vectors = np.random.default_rng(0).normal(size=(20, 3 * 4)).astype(np.float32)
+    assert not Trimmed(vectors, few).usable

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from healthgym.evaluation.comparison import About, Comparison
 from healthgym.evaluation.figure import Figure, Noise, Section
 from healthgym.evaluation.sections.disclosure import NEEDS_HOLDOUT, attribute_figure, disclosure_figure
+from healthgym.evaluation.statistics.attacks.changed_copies import KEPT, Trimmed
 from healthgym.evaluation.statistics.attacks.copies import (
     LARGEST_RATIO,
     Hashes,
@@ -17,6 +18,7 @@ from healthgym.evaluation.statistics.attacks.copies import (
     course_hashes,
     course_window,
     nearest_other,
+    relative,
     repeated_courses,
 )
 from healthgym.evaluation.statistics.attacks.membership import (
@@ -42,6 +44,7 @@ _DCR_DELUSION = "sets that pass distance tests still leak (arXiv 2505.01524), so
 _ATTACKED = 1000
 _WALKED = 5000
 _FEW_NEAREST = 30
+_LEAST_LIMIT = 0.02  # of a ratio of distances
 _SHORTEST_COURSE = 6
 
 MEMBERSHIP = About(
@@ -83,11 +86,10 @@ NEAR_COPIES = About(
     "privacy.near_copies",
     "Near copies",
     "Synthetic patients who lie so close to a training patient, measured by how far that patient is from "
-    "the next real one, that a hundred honest cohorts would not have one. Exact copies that chance explains "
-    "are not counted again.",
+    "the next real one, that hundreds of honest cohorts would not have one: in all variables, or in all but "
+    f"the {1 - KEPT:.0%} that differ most. Exact copies that chance explains are not counted again.",
     f"Own definition: ratio of distances below {LARGEST_RATIO:g}, or below what the smallest ratios of "
-    f"real patients "
-    "who are no copies allow (Hill, Annals of Statistics 1975)",
+    "real patients who are not copies allow (Hill, Annals of Statistics 1975)",
     "count",
 )
 COURSES = About(
@@ -147,8 +149,9 @@ class _Distances:
 
     Args:
         own: each training patient's distance to the nearest other one.
-        honest: how close real patients who are no copies come to training patients, as ratios; of the
+        honest: how close real patients who are not copies come to training patients, as ratios; of the
             holdout, or of one half of the training data to the other.
+        changed: the same of distances over most variables; None where too few vary.
         attacked: distances of training and of holdout patients to the nearest of all synthetic ones.
     """
 
@@ -157,6 +160,7 @@ class _Distances:
     synthetic: Vectors
     own: Floats
     honest: Floats
+    changed: "_Changed | None"
     attacked: tuple[Floats, Floats] | None
 
     @classmethod
@@ -165,9 +169,35 @@ class _Distances:
         train, holdout, own, honest = comparison.anchors.once(
             f"privacy {steps}", lambda: _real_distances(comparison, steps)
         )
+        changed = comparison.anchors.once(f"changed copies {steps}", lambda: _Changed.of(comparison, steps))
         synthetic = sequence_vectors(comparison.synthetic.panel, steps)
         attacked = None if holdout is None else _attacked(comparison, train, holdout, synthetic, steps)
-        return cls(train, holdout, synthetic, own, honest, attacked)
+        return cls(train, holdout, synthetic, own, honest, changed, attacked)
+
+
+@dataclass(frozen=True)
+class _Changed:
+    """What `_Distances` has of own distances and honest ratios, over the variables that differ least."""
+
+    trimmed: Trimmed
+    own: Floats
+    honest: Floats
+
+    @classmethod
+    def of(cls, comparison: Comparison, steps: int) -> "_Changed | None":
+        train = sequence_vectors(comparison.train.panel, steps)
+        trimmed = Trimmed(train, comparison.schema)
+        if not trimmed.usable:
+            return None
+        own = trimmed.nearest_other(train)
+        if comparison.holdout:
+            holdout = sequence_vectors(comparison.holdout.panel, steps)
+            return cls(trimmed, own, relative(*trimmed.nearest(holdout), own))
+        half, other = (sequence_vectors(side.panel, steps) for side in comparison.halves)
+        among = Trimmed(half, comparison.schema)
+        if not among.usable:
+            return None
+        return cls(trimmed, own, relative(*among.nearest(other), among.nearest_other(half)))
 
 
 def _real_distances(comparison: Comparison, steps: int) -> tuple[Vectors, Vectors | None, Floats, Floats]:
@@ -240,24 +270,34 @@ def _near_copies(comparison: Comparison, found: _Distances) -> Figure:
     Of a cohort of which a sample is compared, all patients are walked through for some training patients.
     """
     limit = copy_limit(found.honest, comparison.synthetic.num_patients)
-    if limit <= 0:
+    if limit < _LEAST_LIMIT:
         return comparison.not_judged(
-            NEAR_COPIES, "Real patients equal each other too often for a near copy to be told from chance."
+            NEAR_COPIES, "Real patients are too like each other for a near copy to be told from chance."
         )
     ratios = copy_ratios(found.synthetic, found.train, found.own)
-    count = int((ratios < limit).sum())
+    near, say = ratios < limit, _closest("", ratios, limit)
+    if found.changed:
+        most = relative(*found.changed.trimmed.nearest(found.synthetic), found.changed.own)
+        limit_of_most = copy_limit(found.changed.honest, comparison.synthetic.num_patients)
+        near |= most < limit_of_most
+        say += _closest(f" in the {KEPT:.0%} of variables that differ least", most, limit_of_most)
+    count = int(near.sum())
     if comparison.all_synthetic is not None and found.attacked is not None:
         nearest = found.attacked[0][:, 0]
         count = max(count, int((nearest < limit * found.own[: len(nearest)]).sum()))
     # Patients of one or two visits can be equal by chance; such are judged as copies.
     equal, by_chance = _equal_patients(comparison)
     count = max(count - equal, 0) if equal <= by_chance else count
-    figure = _count_figure(comparison, NEAR_COPIES, count, 0.0)
+    return replace(_count_figure(comparison, NEAR_COPIES, count, 0.0), reason=" ".join(say))
+
+
+def _closest(where: str, ratios: Floats, limit: float) -> list[str]:
     closest = float(ratios.min())
-    say = (
-        f"The closest lies at {closest:.2f} of the distance between real patients; the limit is {limit:.2f}."
-    )
-    return replace(figure, reason=say if math.isfinite(closest) else "")
+    if not math.isfinite(closest):
+        return []
+    return [
+        f"The closest{where} lies at {closest:.2f} of the distance between real patients; limit {limit:.2f}."
+    ]
 
 
 def _courses(comparison: Comparison) -> Figure:

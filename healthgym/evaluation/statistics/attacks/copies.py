@@ -13,7 +13,8 @@ Floats = NDArray[np.float64]
 Hashes = NDArray[np.uint64]
 
 LARGEST_RATIO = 0.6
-_EXPECTED = 0.01
+_EXPECTED = 0.001  # near copies of an honest cohort, by each of two distances
+_TAILS = (5, 10, 20, 50)
 _WINDOW = 16
 _BLOCK = 500
 
@@ -26,8 +27,16 @@ def copy_ratios(queries: Vectors, train: Vectors, own_N: Floats) -> Floats:
         own_N: each training patient's distance to the nearest other one.
     """
     distance, nearest = k_nearest(queries, train, 1)
-    own = own_N[nearest[:, 0]]
-    return np.where(own > 0, distance[:, 0] / np.maximum(own, 1e-12), np.inf)
+    return relative(distance[:, 0], nearest[:, 0], own_N)
+
+
+def relative(distance_Q: Floats, nearest_Q: NDArray[np.int64], own_N: Floats) -> Floats:
+    """Return distances to training patients over those patients' own to another one.
+
+    Infinite where that patient equals another one: what is near to both betrays neither.
+    """
+    own_Q = own_N[nearest_Q]
+    return np.where(own_Q > 0, distance_Q / np.maximum(own_Q, 1e-12), np.inf)
 
 
 def nearest_other(vectors: Vectors) -> Floats:
@@ -36,10 +45,11 @@ def nearest_other(vectors: Vectors) -> Floats:
 
 
 def copy_limit(honest_ratios: Floats, num_queries: int) -> float:
-    """Return the ratio below which one honest patient in a hundred cohorts would lie; at most 0.6.
+    """Return the ratio below which one patient of a thousand honest cohorts would lie; at most 0.6.
 
-    The smallest ratios of real patients who are no copies follow a power law, whose exponent is estimated
-    from the smallest of them.
+    The smallest ratios of real patients who are not copies follow a power law, whose exponent is estimated
+    from the 5, 10, 20 and 50 smallest of them; the strictest of these limits counts, since single pairs of
+    real patients may be much more alike than all others. No ratio that a real patient reaches is a copy's.
 
     Source: Hill, Annals of Statistics 1975.
 
@@ -48,13 +58,13 @@ def copy_limit(honest_ratios: Floats, num_queries: int) -> float:
         num_queries: patients of the cohort.
     """
     ratios = np.sort(honest_ratios[np.isfinite(honest_ratios)])
-    kept = int(np.clip(len(ratios) // 20, 5, 50))
-    if len(ratios) <= kept or ratios[0] <= 0:
+    if len(ratios) <= _TAILS[0] or ratios[0] <= 0:
         return 0.0
-    mean = float(np.mean(np.log(ratios[kept] / ratios[:kept])))
-    share = _EXPECTED * len(ratios) / (kept * num_queries)
-    limit = ratios[kept] * share ** max(mean, 1e-6)
-    return float(min(LARGEST_RATIO, limit))
+    limits = [LARGEST_RATIO, ratios[0]]
+    for kept in (kept for kept in _TAILS if kept <= max(_TAILS[0], len(ratios) // 20)):
+        exponent = max(float(np.mean(np.log(ratios[kept] / ratios[:kept]))), 1e-6)
+        limits.append(ratios[kept] * (_EXPECTED * len(ratios) / (kept * num_queries)) ** exponent)
+    return float(min(limits))
 
 
 def course_hashes(panel: Panel, window: int) -> list[tuple[Hashes, NDArray[np.int64]]]:

@@ -37,6 +37,7 @@ _LEVEL = 0.001
 _MOST_ROWS = 40
 _SHARES = ("class", "transition", "missing", "measured", "distribution")
 _LOGARITHMS = ("tail", "spread", "own spread", "step", "switch")
+_CORRELATIONS = ("same time", "within", "lag", "changes", "between", "baseline", "stratum")
 _TOO_FEW = "Not judged: too few patients. Among so few, real patients differ as much as wrong ones would."
 
 
@@ -202,7 +203,7 @@ class Comparison:
             small_is_good=summary != "smallest",
         )
         rows = rows_of(value, per_variable, worst_high=summary != "smallest")
-        return self.figure(about, reduce(value), noise, rows=rows)
+        return self.figure(about, reduce(value), noise, rows=rows, finding=_said(rows, noise, about.style))
 
     def figure(
         self,
@@ -329,12 +330,17 @@ class Comparison:
     def _finding(self, difference: Difference, style: str) -> str:
         if self._few(difference):
             return f"{difference.phrase}: of fewer than {FEWEST_SHOWN} real patients, and not shown"
-        name = difference.phrase
+        name, real, synthetic = difference.phrase, difference.real, difference.synthetic
         if difference.family in _LOGARITHMS:
-            times = float(np.exp(abs(difference.size)))
-            more = "more" if difference.size > 0 else "less"
-            return f"{name}: {show(times)} times {more} than in real patients"
-        return f"{name}: synthetic {show(difference.synthetic, style)}, real {show(difference.real, style)}"
+            times = show(float(np.exp(abs(difference.size))))
+            size = "larger" if difference.size > 0 else "smaller"
+            return f"{name}: {times} times {size} than in real patients"
+        if difference.family == "mean":
+            side = "higher" if difference.size > 0 else "lower"
+            return f"{name}: {show(abs(difference.size))} standard deviations {side} than in real patients"
+        if difference.family.startswith(_CORRELATIONS):
+            return f"correlation of {name}: synthetic {synthetic:.2f}, real {real:.2f}"
+        return f"{name}: synthetic {show(synthetic, style)}, real {show(real, style)}"
 
     def _told(
         self, keys: Sequence[str], cut: float, size: float, apart: Mapping[str, Compared] | None
@@ -391,6 +397,13 @@ def noise_of(values: Sequence[float], independent: float | None, small_is_good: 
     # The limit of one more draw of a normal distribution known from so few (Student's t).
     deviations = float(stats.t.isf(_LEVEL, len(values) - 1)) * np.sqrt(1 + 1 / len(values))
     return Noise(mean, mean + (1 if small_is_good else -1) * deviations * spread, independent)
+
+
+def _said(rows: Sequence[Row], noise: Noise | None, style: str) -> str:
+    """Say the worst variable's value, and what real patients reach among themselves."""
+    name = f"{rows[0].name}: " if len(rows) > 1 else ""
+    real = f", real patients among themselves {show(noise.limit, style)}" if noise else ""
+    return f"{name}{show(rows[0].value, style)}{real}"
 
 
 def _mean(numbers: Mapping[str, float]) -> float:

@@ -210,7 +210,7 @@ def test_what_gives_patients_away_is_named(real: Panel, fresh: Panel) -> None:
     assert len(summary_names(SCHEMA)) == features[0].shape[1]
     telling = telling_features(*features, 3)
     names = [summary_names(SCHEMA)[each.position] for each in telling]
-    assert any(name.startswith(("spread of", "size of the steps of")) for name in names)
+    assert any(name.startswith(("standard deviation of", "size of the steps of")) for name in names)
     assert all(each.auc > 0.8 and each.synthetic > each.real for each in telling)
 
 
@@ -231,10 +231,10 @@ def test_distances_that_leave_out_what_differs_most_find_copies_with_a_variable_
     own = trimmed.nearest_other(train)
     copied = train[:5].reshape(5, 16, -1).copy()
     copied[:, :, 0] = others[:5].reshape(5, 16, -1)[:, :, 0]  # pressure is another patient's
-    distance, nearest = trimmed.nearest(copied.reshape(5, -1))
+    distance, nearest = trimmed.nearest(copied.reshape(5, -1), train)
     assert nearest.tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(distance, 0.0, atol=2e-3)
-    honest, _ = trimmed.nearest(others)
+    honest, _ = trimmed.nearest(others, train)
     assert np.median(honest) == pytest.approx(np.median(own), rel=0.1)
     assert honest.min() > 0.02
 

@@ -2,11 +2,14 @@
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 
-from healthgym.evaluation.figure import Figure, Noise, Section, Verdict
+from healthgym.evaluation.figure import Figure, Noise, Row, Section, Verdict
+from healthgym.evaluation.pages.page import render
 from healthgym.evaluation.pages.summary import findings, small_groups, summarise, table
+from healthgym.evaluation.report import Report
 
 
 def figure(key: str, verdict: Verdict, value: float | None = 0.5, finding: str = "") -> Figure:
@@ -33,7 +36,7 @@ def test_uses_follow_the_verdicts_of_sections() -> None:
     assert "single variables" in found.uses[0].purpose
     assert "exposes patients" in found.advice
     assert "3 equal a training patient" in " ".join(found.privacy)
-    assert "No attack on membership could be tried" in found.privacy[0]
+    assert "No attack on membership could be tried" in found.privacy[1]
 
 
 def test_the_strongest_attack_is_named() -> None:
@@ -54,10 +57,34 @@ def test_three_findings_at_most_and_the_worst_first() -> None:
         figure("joint.d", Verdict.PASS, finding="d is right"),
     ]
     assert [said for _, said in findings(section("joint", *made))] == [
-        "C is wrong.",
-        "B is doubtful.",
-        "A is right.",
+        "c is wrong.",
+        "b is doubtful.",
+        "a is right.",
     ]
+
+
+def test_a_section_that_is_not_judged_says_why_first() -> None:
+    why = replace(figure("joint.lost", Verdict.NOT_JUDGED), reason="Too few patients.")
+    part = section("joint", figure("joint.a", Verdict.PASS, finding="a is right"), why)
+    part.essential = frozenset({"joint.lost"})
+    assert [said for _, said in findings(part)] == ["Too few patients.", "a is right."]
+    assert summarise([part]).uses[0].because == "Title: Too few patients."
+
+
+def test_copies_come_first_where_they_fail_and_chance_is_said_where_they_pass() -> None:
+    attack = figure("privacy.membership_auc", Verdict.PASS, 0.5)
+    leaking = summarise([section("privacy", attack, figure("privacy.near_copies", Verdict.FAIL, 9.0))])
+    assert "9 nearly equal one" in leaking.privacy[0]
+    by_chance = summarise([section("privacy", attack, figure("privacy.copies", Verdict.PASS, 2.0))])
+    assert "2 equal a training patient (as many as real patients do by chance)" in by_chance.privacy[1]
+
+
+def test_tables_have_no_empty_columns() -> None:
+    rows = [Row("a", 0.1), Row("b", 0.2)]
+    for given, shown in ((rows, False), ([*rows, Row("c", 0.3, real=0.1, synthetic=0.4)], True)):
+        part = section("joint", replace(figure("joint.a", Verdict.PASS), rows=given))
+        page = render(Report("Title", {}, [part], {}).to_json(), [part])
+        assert ("<th>synthetic</th>" in page) is shown
 
 
 def test_small_groups_are_counted_and_their_numbers_not_shown() -> None:

@@ -21,9 +21,9 @@ _WORDS = {
     Verdict.SHOWN: ("·", "Shown"),
 }
 _SENTENCES = {
-    Verdict.PASS: "Every figure that could be judged passes its threshold.",
-    Verdict.CAUTION: "No figure fails, but some lie between passing and failing: read those before use.",
-    Verdict.FAIL: "At least one figure fails: do not rely on what that section is about.",
+    Verdict.PASS: "Every metric that could be judged passes its threshold.",
+    Verdict.CAUTION: "No metric fails, but some lie between passing and failing: read those before use.",
+    Verdict.FAIL: "At least one metric fails: do not rely on the cohort for what its section is about.",
     Verdict.NOT_JUDGED: "Nothing fails, but a section could not be judged: it says what is missing.",
     Verdict.SHOWN: "Nothing was judged against a threshold.",
 }
@@ -103,6 +103,7 @@ def environment() -> Environment:
         "gauge": gauge,
         "findings": findings,
         "data_uri": data_uri,
+        "has_sides": lambda rows: any(row.real is not None or row.synthetic is not None for row in rows),
         "rows": lambda drawn: [list(row) for _, row in groupby(drawn, key=lambda picture: picture.group)],
         "png_uri": png_uri,
         "mark": lambda verdict: _WORDS[Verdict(verdict)][0],

@@ -34,7 +34,8 @@ _COPIES = {
 _ADVICE = {
     Verdict.PASS: "No attack found anything that speaks against giving the cohort away.",
     Verdict.CAUTION: "Read the privacy findings before the cohort is given away.",
-    Verdict.FAIL: "Do not give the cohort away: it exposes patients of the training data.",
+    Verdict.FAIL: "Do not give the cohort away: it exposes patients of the training data. What is said of "
+    "its uses holds where it stays with those who hold that data.",
     Verdict.NOT_JUDGED: "Whether the cohort may be given away cannot be said from this report: see privacy.",
 }
 SMALL = 10
@@ -51,11 +52,12 @@ LEAVES = (
 
 @dataclass(frozen=True)
 class Use:
-    """What the cohort may be used for, by the verdict of a section."""
+    """What the cohort may be used for, by the verdict of a section; `because` is its worst finding."""
 
     verdict: Verdict
     words: str
     purpose: str
+    because: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,11 @@ def summarise(sections: Sequence[Section]) -> Summary:
     """Put a report in the sentences of page one."""
     by_key = {section.key: section for section in sections}
     privacy = by_key.get("privacy")
-    uses = uses_by_verdict({section.key: section.verdict for section in sections if _speaks(section)})
+    speaking = [section for section in sections if _speaks(section)]
+    uses = uses_by_verdict(
+        {section.key: section.verdict for section in speaking},
+        {section.key: _because(section) for section in speaking},
+    )
     return Summary(
         _ADVICE[privacy.verdict] if privacy and privacy.verdict in _ADVICE else "",
         uses,
@@ -88,14 +94,21 @@ def summarise(sections: Sequence[Section]) -> Summary:
     )
 
 
-def uses_by_verdict(verdicts: Mapping[str, Verdict]) -> list[Use]:
+def uses_by_verdict(verdicts: Mapping[str, Verdict], because: Mapping[str, str] | None = None) -> list[Use]:
     """Return what a cohort may be used for, and what not, by the verdicts of sections; the best first."""
     return [
-        Use(verdict, words, _USES[key])
+        Use(verdict, words, _USES[key], (because or {}).get(key, ""))
         for verdict, words in _WORDS.items()
         for key, found in verdicts.items()
         if key in _USES and found is verdict
     ]
+
+
+def _because(section: Section) -> str:
+    """Return the worst finding of a section that does not pass."""
+    if section.verdict in (Verdict.PASS, Verdict.SHOWN):
+        return ""
+    return next((f"{figure.title}: {said}" for figure, said in findings(section)), "")
 
 
 def _speaks(section: Section) -> bool:
@@ -104,14 +117,20 @@ def _speaks(section: Section) -> bool:
 
 
 def findings(section: Section) -> list[tuple[Figure, str]]:
-    """Return up to three findings of a section, the worst first, each a sentence."""
-    said = [figure for figure in section.figures if figure.finding]
-    worst = sorted(said, key=lambda figure: _ORDER.index(figure.verdict))[:_FINDINGS]
-    found = [(figure, f"{_upper(figure.finding)}.") for figure in worst]
-    if not found:
-        unjudged = [figure for figure in section.figures if figure.verdict is Verdict.NOT_JUDGED]
-        found = [(figure, figure.reason) for figure in unjudged[:1]]
-    return found
+    """Return up to three findings of a section, each a sentence; the worst first.
+
+    Where the section is not judged, the reason comes before all others.
+    """
+    unjudged = [
+        figure for figure in section.figures if figure.verdict is Verdict.NOT_JUDGED and figure.reason
+    ]
+    why = [each for each in unjudged if each.key in section.essential] or unjudged
+    first = [(figure, figure.reason) for figure in why[:1]] if section.verdict is Verdict.NOT_JUDGED else []
+    said = [
+        figure for figure in section.figures if figure.finding and figure.key not in {f.key for f, _ in first}
+    ]
+    worst = sorted(said, key=lambda figure: _ORDER.index(figure.verdict))
+    return (first + [(figure, f"{figure.finding}.") for figure in worst])[:_FINDINGS]
 
 
 def table(sections: Sequence[Section]) -> str:
@@ -157,13 +176,13 @@ def _privacy(section: Section) -> list[str]:
             "No attack on membership could be tried: that needs real patients held out of training."
         )
     said = [
-        f"{figures[key].value:,.0f} {words}"
+        f"{figures[key].value:,.0f} {words}{_by_chance(figures[key])}"
         for key, words in _COPIES.items()
         if key in figures and figures[key].value is not None
     ]
-    sentences.append(
-        f"Of the synthetic patients {', '.join(said)}." if said else "Copies could not be counted."
-    )
+    copies = f"Of the synthetic patients {', '.join(said)}." if said else "Copies could not be counted."
+    copied = any(figures[key].verdict is Verdict.FAIL for key in _COPIES if key in figures)
+    sentences.insert(0 if copied else len(sentences), copies)
     sentences.append(
         "There is no formal guarantee such as differential privacy: another attack may find what these "
         "do not."
@@ -171,5 +190,8 @@ def _privacy(section: Section) -> list[str]:
     return sentences
 
 
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _by_chance(figure: Figure) -> str:
+    """Say where some copies are no more than chance makes."""
+    return (
+        " (as many as real patients do by chance)" if figure.value and figure.verdict is Verdict.PASS else ""
+    )

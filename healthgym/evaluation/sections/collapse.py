@@ -1,5 +1,6 @@
 """Mode collapse: does the cohort have every kind of patient, and the rare ones as often?"""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,8 @@ from numpy.typing import NDArray
 from healthgym.evaluation.comparison import About, Comparison, Side
 from healthgym.evaluation.figure import Figure, NotJudgedError, Picture, Row, Section, Verdict
 from healthgym.evaluation.pages import pictures
+from healthgym.evaluation.statistics.attacks.changed_copies import KEPT, Trimmed
+from healthgym.evaluation.statistics.attacks.copies import nearest_other
 from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
 from healthgym.evaluation.statistics.groups import Group, compared_groups
 from healthgym.evaluation.statistics.patients import Vectors, k_nearest, neighbours, sequence_vectors
@@ -40,8 +43,8 @@ TWINS = About(
     "collapse.twins",
     "Twins within the cohort",
     "The share of synthetic patients who have another synthetic patient closer than 95% of real patients "
-    "have "
-    "another real one: 5% is natural, more means the same patients again and again.",
+    f"have another real one, in the {KEPT:.0%} of variables in which two patients differ least: 5% is "
+    "natural, more means the same patients again and again.",
     "Own definition, on equally many patients of each, at most 2,000; interval by the binomial law with "
     "twice its variance, as twins come in pairs",
     "percent",
@@ -169,23 +172,33 @@ def _twins_figure(comparison: Comparison) -> Figure:
 
 
 def twins(real: Side, synthetic: Side) -> dict[str, float]:
-    """Return the share of synthetic patients with another one nearer than 95% of real ones have."""
-    _, other = _vectors(real, synthetic)
-    limit = _twin_distance(real, len(other), max(each.panel.num_timesteps for each in (real, synthetic)))
+    """Return the share of synthetic patients with another one nearer than 95% of real ones have.
+
+    Raises:
+        NotJudgedError: real patients equal each other too often.
+    """
+    one, other = _vectors(real, synthetic)
+    trimmed = Trimmed(one, real.panel.schema)
+    nearest = trimmed.nearest_other if trimmed.usable else nearest_other
+    steps = max(each.panel.num_timesteps for each in (real, synthetic))
+    limit = _twin_distance(real, len(other), steps, nearest)
+    if limit <= 0 and trimmed.usable:
+        nearest = nearest_other
+        limit = _twin_distance(real, len(other), steps, nearest)
     if limit <= 0:
         raise NotJudgedError("Many real patients equal another real patient.")
-    return {"patients": float(np.mean(k_nearest(other, other, 2)[0][:, 1] < limit))}
+    return {"patients": float(np.mean(nearest(other) < limit))}
 
 
-def _twin_distance(real: Side, count: int, num_timesteps: int) -> float:
+def _twin_distance(real: Side, count: int, num_timesteps: int, nearest: Callable[[Vectors], Floats]) -> float:
     """Return the distance within which 5% of `count` real patients have another, on average over samples."""
     number = real.panel.num_patients
     samples = [
         np.sort(permutation(number, real.seed, "twins", k)[:count])
         for k in range(_NUM_SAMPLES if count < number else 1)
     ]
-    vectors = [sequence_vectors(real.panel.take(rows), num_timesteps) for rows in samples]
-    return float(np.mean([np.quantile(k_nearest(v, v, 2)[0][:, 1], _TWIN) for v in vectors]))
+    vectors = (sequence_vectors(real.panel.take(rows), num_timesteps) for rows in samples)
+    return float(np.mean([np.quantile(nearest(each), _TWIN) for each in vectors]))
 
 
 def knn_coverage(real: Side, synthetic: Side) -> dict[str, float]:

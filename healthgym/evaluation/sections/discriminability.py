@@ -124,7 +124,7 @@ def _figure(
 
 
 def _in_words(telling: Telling, name: str) -> str:
-    """Say what a feature gives away: "spread of HR within a patient is too large"."""
+    """Say what a feature gives away: "standard deviation of HR within a patient is too large"."""
     return f"{name} is too {'large' if telling.auc > 0.5 else 'small'}"
 
 

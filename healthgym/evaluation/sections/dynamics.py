@@ -48,8 +48,8 @@ BASELINE = About(
 MOVES = About(
     "dynamics.moves",
     "Movement of each variable",
-    "How much the spread within a patient or the size of steps has changed (as a logarithm: 0.1 is about a "
-    "tenth), or the slope over time, in deviations; the worst counts.",
+    "How much the standard deviation within a patient or the size of steps has changed (as a logarithm: 0.1 "
+    "is about a tenth), or the slope over time, in standard deviations; the worst counts.",
     "Logs of root mean squares of rank scores and least squares slopes; errors by patients (Cochran 1977)",
 )
 SWITCHES = About(

@@ -94,7 +94,7 @@ def lost_figure(comparison: Comparison, about: About, families: tuple[str, ...])
         rows=[Row(d.phrase, abs(d.size), real=d.real, synthetic=d.synthetic) for d in which[:_MOST_ROWS]],
         finding=f"{lost} of {clear} clear relations lost"
         + (
-            f", first of all {which[0].phrase}: {which[0].synthetic:.2f}, real {which[0].real:.2f}"
+            f", first of all {which[0].phrase}: synthetic {which[0].synthetic:.2f}, real {which[0].real:.2f}"
             if which
             else ""
         ),

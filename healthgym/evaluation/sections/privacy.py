@@ -192,12 +192,12 @@ class _Changed:
         own = trimmed.nearest_other(train)
         if comparison.holdout:
             holdout = sequence_vectors(comparison.holdout.panel, steps)
-            return cls(trimmed, own, relative(*trimmed.nearest(holdout), own))
+            return cls(trimmed, own, relative(*trimmed.nearest(holdout, train), own))
         half, other = (sequence_vectors(side.panel, steps) for side in comparison.halves)
         among = Trimmed(half, comparison.schema)
         if not among.usable:
             return None
-        return cls(trimmed, own, relative(*among.nearest(other), among.nearest_other(half)))
+        return cls(trimmed, own, relative(*among.nearest(other, half), among.nearest_other(half)))
 
 
 def _real_distances(comparison: Comparison, steps: int) -> tuple[Vectors, Vectors | None, Floats, Floats]:
@@ -277,7 +277,7 @@ def _near_copies(comparison: Comparison, found: _Distances) -> Figure:
     ratios = copy_ratios(found.synthetic, found.train, found.own)
     near, say = ratios < limit, _closest("", ratios, limit)
     if found.changed:
-        most = relative(*found.changed.trimmed.nearest(found.synthetic), found.changed.own)
+        most = relative(*found.changed.trimmed.nearest(found.synthetic, found.train), found.changed.own)
         limit_of_most = copy_limit(found.changed.honest, comparison.synthetic.num_patients)
         near |= most < limit_of_most
         say += _closest(f" in the {KEPT:.0%} of variables that differ least", most, limit_of_most)
@@ -337,6 +337,8 @@ def _count_figure(comparison: Comparison, about: About, count: int, by_chance: f
     found = (
         f"{count:,} of {comparison.synthetic.num_patients:,} synthetic patients" if count else "none found"
     )
+    if 0 < count <= by_chance:
+        found += ", no more than chance makes among real patients"
     return comparison.figure(about, float(count), Noise(by_chance, by_chance), finding=found)
 
 

@@ -122,7 +122,11 @@ def _rates_figure(comparison: Comparison, about: About, rates: Rates) -> Figure:
     interval = None if strict else (max(0.0, value - _SURE * error), value + _SURE * error)
     rows = [Row(name, rate[0]) for name, rate in sorted(rates.items(), key=lambda item: -item[1][0])]
     return comparison.figure(
-        about, value, interval=interval, rows=rows, finding=f"{name}: {show(value, about.style)}"
+        about,
+        value,
+        interval=interval,
+        rows=rows,
+        finding=f"{name}: {show(value, about.style)}" if value else "no exception found",
     )
 
 

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 _BLOCK = 512
 _REAL_WORDS = (
     "mean of {}",
-    "spread of {} within a patient",
+    "standard deviation of {} within a patient",
     "lowest {}",
     "highest {}",
     "first {}",

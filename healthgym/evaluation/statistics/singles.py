@@ -67,11 +67,11 @@ _Add = Callable[[str, str, str, tuple[float, float]], None]
 _PHRASES: dict[str, Callable[[str, str], str]] = {
     "distribution": "the share of {} up to {}".format,
     "mean": "the mean of {}{}".format,
-    "spread": "the spread of {}{}".format,
+    "spread": "the standard deviation of {}{}".format,
     "tail": "the share of {} {}".format,
     "class": "the share of {} = {}".format,
     "missing": "the share of {} that is absent{}".format,
-    "own spread": "the spread of {} within a patient{}".format,
+    "own spread": "the standard deviation of {} within a patient{}".format,
     "step": "the size of steps of {}{}".format,
     "switch": "how often {} changes{}".format,
     "trend": "the slope of {} over time{}".format,

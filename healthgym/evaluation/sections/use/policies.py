@@ -110,5 +110,7 @@ def _worth(
         Row("value of the policy learned from synthetic", found),
         Row("value of what was done", float(returns.mean())),
     ]
-    say = f"the policy learned loses {(best - found) / spread:.2f} deviations of the returns"
+    lost = (best - found) / spread
+    side = "less" if lost > 0 else "more"
+    say = f"{abs(lost):.2f} standard deviations of the returns {side} than the policy learned from real"
     return comparison.figure(about, (best - found) / spread, noise_of(losses, None), rows=rows, finding=say)

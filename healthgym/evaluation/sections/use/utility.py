@@ -199,8 +199,7 @@ def _endpoint(comparison: Comparison, sets: Sets, endpoint: Endpoint) -> Figure:
         noise_of([real - learned for learned in draws], real - _NO_SKILL),
         interval=(real - high, real - low) if high > low else None,
         rows=rows,
-        finding=f"{endpoint.name} is predicted with an AUC of {synthetic:.2f}, "
-        f"{real:.2f} if learned from real patients",
+        finding=f"predicted with an AUC of {synthetic:.2f}, {real:.2f} if learned from real patients",
     )
 
 

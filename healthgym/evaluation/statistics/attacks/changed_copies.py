@@ -20,7 +20,7 @@ _NUMBERS = 30_000_000
 
 
 class Trimmed:
-    """Distances to training patients over the 70% of variables in which two patients differ least.
+    """Distances over the 70% of variables in which two patients differ least.
 
     Every variable is divided by its mean squared difference between training patients. Noise on one skewed
     variable, or other values of a few, then does not hide a copy.
@@ -32,47 +32,44 @@ class Trimmed:
 
     def __init__(self, train: Vectors, schema: Schema) -> None:
         self._widths = [1] * len(schema.reals) + [len(v.classes) for v in schema.categoricals]
-        parts = self._parts(train)
-        scale_V = np.array([2 * float(part.var(axis=0, dtype=np.float64).sum()) for part in parts])
-        self._varying = np.flatnonzero(scale_V > _EQUAL)
-        self._scale_V = scale_V
-        self._train = [parts[v] for v in self._varying]
+        scales = [2 * float(part.var(axis=0, dtype=np.float64).sum()) for part in self._parts(train)]
+        self._varying = [v for v, scale in enumerate(scales) if scale > _EQUAL]
+        self._scales = [scales[v] for v in self._varying]
 
     @property
     def usable(self) -> bool:
         """Whether enough variables vary for some to be left out."""
         return len(self._varying) >= _FEWEST_VARIABLES
 
-    def nearest(self, queries: Vectors) -> tuple[Floats, NDArray[np.int64]]:
-        """Return each query's distance to the nearest training patient and which one it is, shape (Q,)."""
-        return self._nearest(queries, own=False)
+    def nearest(self, queries: Vectors, others: Vectors) -> tuple[Floats, NDArray[np.int64]]:
+        """Return each query's distance to the nearest of `others` and which one it is, shape (Q,)."""
+        return self._nearest(queries, others, own=False)
 
-    def nearest_other(self, train: Vectors) -> Floats:
-        """Return each training patient's distance to the nearest other one, shape (N,)."""
-        return self._nearest(train, own=True)[0]
+    def nearest_other(self, patients: Vectors) -> Floats:
+        """Return each patient's distance to the nearest other one of the same set, shape (N,)."""
+        return self._nearest(patients, patients, own=True)[0]
 
-    def _nearest(self, queries: Vectors, own: bool) -> tuple[Floats, NDArray[np.int64]]:
-        parts = [part for v, part in enumerate(self._parts(queries)) if v in set(self._varying)]
-        count = len(self._train[0])
-        block = max(1, _NUMBERS // (len(parts) * count))
+    def _nearest(self, queries: Vectors, others: Vectors, own: bool) -> tuple[Floats, NDArray[np.int64]]:
+        parts, theirs = ([each[v] for v in self._varying] for each in map(self._parts, (queries, others)))
+        block = max(1, _NUMBERS // (len(parts) * len(others)))
         distance_Q, index_Q = np.empty(len(queries)), np.empty(len(queries), np.int64)
         for start in range(0, len(queries), block):
             stop = min(start + block, len(queries))
-            squares = self._trimmed([part[start:stop] for part in parts])
+            squares_QN = self._trimmed([part[start:stop] for part in parts], theirs)
             if own:
-                squares[np.arange(stop - start), np.arange(start, stop)] = np.inf
-            index_Q[start:stop] = squares.argmin(axis=1)
-            distance_Q[start:stop] = np.sqrt(squares.min(axis=1))
+                squares_QN[np.arange(stop - start), np.arange(start, stop)] = np.inf
+            index_Q[start:stop] = squares_QN.argmin(axis=1)
+            distance_Q[start:stop] = np.sqrt(squares_QN.min(axis=1))
         return distance_Q, index_Q
 
-    def _trimmed(self, parts: Sequence[Vectors]) -> Floats:
+    def _trimmed(self, parts: Sequence[Vectors], theirs: Sequence[Vectors]) -> Floats:
         """Return the sum of the smallest squared differences of variables, shape (Q, N)."""
-        squares_VQN = np.empty((len(parts), len(parts[0]), len(self._train[0])), np.float32)
-        for place, (v, part, train) in enumerate(zip(self._varying, parts, self._train, strict=True)):
-            squares_VQN[place] = _squares(part, train) / self._scale_V[v]
+        squares_VQN = np.empty((len(parts), len(parts[0]), len(theirs[0])), np.float32)
+        for place, (part, other, scale) in enumerate(zip(parts, theirs, self._scales, strict=True)):
+            squares_VQN[place] = _squares(part, other) / scale
         squares_VQN[squares_VQN < _EQUAL] = 0.0
         kept = int(np.ceil(KEPT * len(parts)))
-        return np.partition(squares_VQN, kept - 1, axis=0)[:kept].sum(axis=0, dtype=np.float64)
+        return np.asarray(np.partition(squares_VQN, kept - 1, axis=0)[:kept].sum(axis=0, dtype=np.float64))
 
     def _parts(self, vectors: Vectors) -> list[Vectors]:
         """Return the numbers of each variable, shape (N, D) each."""

@@ -219,7 +219,7 @@ def effects_of(analyses: Sequence[Analysis], panel: Panel, scale: Mapping[int, f
         estimates.append(estimate)
         errors.append(error)
     # `is_relation` would take a coefficient that cannot be estimated for none.
-    phrase: Callable[[str, str], str] = "{1} on {0}".format
+    phrase: Callable[[str, str], str] = "the coefficient of {0} for {1}".format
     return Family(names, np.concatenate(estimates), np.concatenate(errors), phrase, is_relation=False)
 
 

@@ -1,1 +1,1 @@
-"""What `import healthgym` offers to Python: the programs' work on data frames. See `healthgym.__all__`."""
+"""The Python functions of `import healthgym`, which work on data frames. See `healthgym.__all__`."""

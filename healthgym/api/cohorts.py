@@ -34,24 +34,24 @@ def describe(
     visits: Literal["irregular", "grid"] | None = None,
     every: float | None = None,
 ) -> Description:
-    """Look at a table that nobody has described, and draft its schema.
+    """Draft the schema of a table.
 
     Args:
         table: a long table, one row per patient and time: a data frame, or the path of a file, of a folder
             of files or a pattern that names them.
         name: of the schema; a file gives its own.
-        patient: name of the column of patients, if it is known; else it is found.
-        time: name of the column of times, likewise.
-        visits: how visits at any time are taken.
+        patient: name of the column of patients; found automatically if empty.
+        time: name of the column of times; found automatically if empty.
+        visits: how visits at irregular times are treated.
         every: width of a grid's intervals, in the unit of the times.
 
     Returns:
-        The description, which `prepare` takes: printed, it says what was found and what could not be decided.
-        `.yaml` is the schema's text, with the evidence of each guess as a comment, to be corrected and given
-        to `prepare` as a file.
+        The description, which `prepare` accepts. Printing it shows what was found and what could not be
+        decided. `.yaml` is the text of the schema, with the evidence for each guess as a comment, to be
+        corrected and given to `prepare` as a file.
 
     Raises:
-        HealthgymError: the table has no keys, or is of a form that cannot be prepared.
+        HealthgymError: the table has no keys, or a form that cannot be prepared.
     """
     if isinstance(table, pd.DataFrame):
         return describe_frame(table, name, patient, time, visits, every)
@@ -70,28 +70,28 @@ def prepare(
     sort: bool = False,
     overwrite: bool = False,
 ) -> PreparedCohort:
-    """Check a table, hold patients out, and write what training reads; do nothing if that was done before.
+    """Check a table, hold out patients, and write a prepared cohort; do nothing if it exists already.
 
     Args:
         table: a long table, one row per patient and time: a data frame, or the path of a CSV or Parquet
             file, of a folder of such files or a pattern that names them.
-        schema: what the columns mean: what `describe` returned, a `Schema`, the path of a YAML file, the name
-            of one that comes with the package (`art_hiv`), or a mapping of the same form as the file.
+        schema: the meaning of the columns: the result of `describe`, a `Schema`, the path of a YAML file, the
+            name of a schema in the package (`art_hiv`), or a mapping of the same form as the file.
         out: the file to write (HDF5).
-        holdout: share of the patients that training never sees, which `evaluate` compares with: 0.2, or what
-            `describe` advises.
-        seed: decides who is held out.
-        max_patients: use so many patients only, those with the lowest ids.
-        least_patients: values that fewer training patients had are pooled in what `ar` learns from.
-        sort: whether rows that are out of order are sorted; they are if `describe` found them so.
+        holdout: share of the patients that are held out for `evaluate`: 0.2 by default, or the advice of
+            `describe`.
+        seed: of the random choice of held-out patients.
+        max_patients: use only this number of patients, those with the lowest ids.
+        least_patients: for `ar`, values of fewer training patients are pooled.
+        sort: whether rows that are out of order are sorted; by default if `describe` found such rows.
         overwrite: whether to replace a file that was made from something else.
 
     Returns:
         The cohort: `cohort.frame("train")` and `cohort.frame("holdout")` are its patients as data frames.
 
     Raises:
-        HealthgymError: the table does not fit the schema, with the rows and what to do; or `out` holds
-            something else.
+        HealthgymError: the table does not fit the schema (with the rows and what to do), or `out` is another
+            file.
     """
     declared, share = schema_of(schema), 0.2
     if isinstance(schema, Description):
@@ -107,7 +107,7 @@ def prepare(
 
 
 def schema_of(schema: AnySchema) -> Schema:
-    """Return a schema that was given as such, as a YAML file, by the name of a shipped one or as a mapping.
+    """Return a schema given as a `Schema`, a YAML file, the name of a schema in the package, or a mapping.
 
     Raises:
         SchemaError: with every problem found.
@@ -122,7 +122,7 @@ def schema_of(schema: AnySchema) -> Schema:
 
 
 def overrides_of(settings: Mapping[str, Any] | Sequence[str]) -> list[str]:
-    """Return settings as the programs' `--set` has them: "training.epochs=2"."""
+    """Return settings in the form of `--set`: "training.epochs=2"."""
     if not isinstance(settings, Mapping):
         return list(settings)
     return [f"{name}={json.dumps(value, default=str)}" for name, value in settings.items()]

@@ -1,4 +1,4 @@
-"""Judging synthetic patients, and what came of it."""
+"""Evaluation of synthetic patients."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -21,7 +21,7 @@ _FRAME_HEIGHT = 900
 
 
 class Evaluation:
-    """What a synthetic cohort is worth: verdicts, metrics and plots.
+    """The evaluation of a synthetic cohort: verdicts, metrics and plots.
 
     A verdict is "pass", "caution", "fail", "not judged" (too few patients to say) or "shown" (no threshold).
     """
@@ -43,8 +43,9 @@ class Evaluation:
     def metrics(self) -> pd.DataFrame:
         """Every metric, one row each.
 
-        Columns: `section`, `key`, `title`, `value`, `low_95` and `high_95` (interval), `noise` (what it is on
-        average among real patients), `verdict`, `threshold` and `finding` (words), `note` and `source`.
+        Columns: `section`, `key`, `title`, `value`, `low_95` and `high_95` (interval), `noise` (mean value
+            between
+        samples of real patients), `verdict`, `threshold` and `finding` (text), `note` and `source`.
         """
         rows = [
             {"section": section.title, **_row(figure)}
@@ -55,16 +56,16 @@ class Evaluation:
 
     @cached_property
     def plots(self) -> dict[str, str]:
-        """The report's drawings as SVG, by their names."""
+        """The report's plots as SVG, by name."""
         return {each.name: each.svg for section in self.report.sections for each in section.pictures}
 
     @cached_property
     def html(self) -> str:
-        """The whole report as one page that needs no other file."""
+        """The whole report as one self-contained page."""
         return render(self.report.to_json(), self.report.sections)
 
     def save(self, folder: AnyPath) -> None:
-        """Write report.html, report.json, report.csv and the drawings to a folder.
+        """Write report.html, report.json, report.csv and the plots to a folder.
 
         Raises:
             StorageError: it cannot be written, with the cause.
@@ -106,18 +107,18 @@ def evaluate(
     config: AnyPath | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
 ) -> Evaluation:
-    """Judge synthetic patients against real ones.
+    """Compare synthetic patients with real ones.
 
     Args:
         real: the training patients: a prepared cohort (open, or its path), a data frame, or the path of a
             CSV or Parquet file or a folder of them.
-        synthetic: the cohort to be judged: a data frame, as `sample` makes it or as any other program does;
-            or the path of a cohort's folder, of a CSV or Parquet file or of a folder of them.
-        holdout: real patients that training never saw; without them little can be said of privacy and
-            nothing of utility. A prepared cohort brings its own.
-        schema: what the columns mean; a prepared cohort brings its own.
-        config: a YAML file of thresholds; those that come with the package by default.
-        settings: others than the file's, as `{"num_patients": 2000}`.
+        synthetic: the cohort to be judged: a data frame, from `sample` or any other program; or the path of a
+            cohort's folder, of a CSV or Parquet file or of a folder of them.
+        holdout: real patients that training never saw; without them privacy is judged only in part and
+            utility not at all. A prepared cohort has its own.
+        schema: the meaning of the columns; a prepared cohort has its own.
+        config: a YAML file of thresholds; by default that of the package.
+        settings: changes of the file's settings, as `{"num_patients": 2000}`.
 
     Raises:
         HealthgymError: the patients cannot be judged: too few of them, or a table that does not fit.

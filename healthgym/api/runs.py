@@ -1,4 +1,4 @@
-"""Training a system, and making patients with it."""
+"""Training a system, and sampling patients from it."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,10 @@ class Run:
     """A run folder: settings, checkpoints and losses of one training.
 
     Args:
-        path: the folder, as `train` or `healthgym train` wrote it.
+        path: a folder written by `train` or `healthgym train`.
 
     Raises:
-        StorageError: there is no run.
+        StorageError: it is not a run folder.
     """
 
     def __init__(self, path: AnyPath) -> None:
@@ -61,23 +61,22 @@ def train(
     minutes: float | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
 ) -> Run:
-    """Train a system in a run folder, or go on with what was begun there.
+    """Train a system in a run folder, or resume the training there.
 
-    An interrupt (Ctrl-C, or a notebook's stop button) saves and leaves; the same call goes on.
+    An interrupt (Ctrl-C, or a notebook's stop button) saves and returns; the same call resumes.
 
     Args:
         data: the prepared cohort, or its path.
         system: a preset (`ar`, `v1`, `v2`, `v2_5`, `v3`), or the path of a YAML file of settings.
         run: the run folder; made if absent.
-        minutes: an upper bound of the time that training takes, over all starts.
-        settings: others than the preset's, as `{"curriculum.batch_size": 32}` or `["training.epochs=9"]`.
+        minutes: an upper bound of the training time, summed over all starts.
+        settings: changes of the preset, as `{"curriculum.batch_size": 32}` or `["training.epochs=9"]`.
 
     Returns:
         The run, finished or interrupted.
 
     Raises:
-        HealthgymError: settings that cannot be, or others than the run was begun with; a loss that is not a
-            finite number.
+        HealthgymError: settings are invalid or differ from those of the run; a loss is not finite.
     """
     overrides = overrides_of(settings)
     if minutes is not None:
@@ -101,29 +100,30 @@ def sample(
     settings: Mapping[str, Any] | Sequence[str] = (),
     workers: int = 1,
 ) -> pd.DataFrame:
-    """Make patients with a trained system.
+    """Sample patients from a trained system.
 
-    The same arguments give the same patients. Larger cohorts are written as shards by `healthgym synthesize`,
-    which goes on where it was interrupted.
+    The same arguments give the same patients. For larger cohorts use `healthgym synthesize`, which writes
+    shards and can be resumed.
 
     Args:
         run: a run, its folder, or a checkpoint or release file.
-        n: how many patients.
-        where: which patients (`ar` only), by static variables or by `timesteps`: `{"Gender": "Female",
-            "Age": (60, 80), "timesteps": (24, 48)}`; a list of classes means any of them.
+        n: number of patients.
+        where: conditions on static variables or on `timesteps` (`ar` only): `{"Gender": "Female", "Age": (60,
+            80), "timesteps": (24, 48)}`; a list of classes means any of them.
         shares: classes and their shares (`ar` only), as "Gender=Female:0.5,Male:0.5".
-        timesteps: of each patient; `training` draws them as the training patients have them.
+        timesteps: of each patient; `training` draws them from the lengths of the training patients.
         seed: of the patients.
-        settings: of how the system samples, as `{"system.guardrail.kind": "clamp"}`.
-        workers: processes; more than one needs a script whose work stands under `if __name__ ==
-            "__main__":`.
+        settings: sampling settings, as `{"system.guardrail.kind": "clamp"}`.
+        workers: processes; more than one needs a script with its code under `if __name__ == "__main__":`.
 
     Returns:
-        A long table, a row per patient and time: the keys, the variables as in the training table (labels as
-        categories, whole numbers as integers, decimals as recorded, in the schema's units), NaN where blank.
+        A long table, a row per patient and time: the keys, and the variables as in the training table (labels
+            as
+        categories, whole numbers as integers, decimals as recorded, in the schema's units), NaN where
+        missing.
 
     Raises:
-        HealthgymError: the run holds no checkpoint, or cannot make such patients.
+        HealthgymError: the run has no checkpoint, or cannot sample such patients.
         KeyboardInterrupt: it was interrupted.
     """
     given = run.path if isinstance(run, Run) else Path(run)
@@ -153,7 +153,7 @@ def sample(
 
 
 def _conditions(where: Mapping[str, Wanted] | Sequence[str]) -> list[str]:
-    """Return what is wanted as `--where` has it: a text for each alternative."""
+    """Return conditions in the form of `--where`: a text for each alternative."""
     if not isinstance(where, Mapping):
         return list(where)
     found: list[str] = []

@@ -1,1 +1,1 @@
-"""The program `healthgym`: one module for each command, with its command line."""
+"""The program `healthgym`: one module per command, with its command line."""

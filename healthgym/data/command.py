@@ -1,4 +1,4 @@
-"""What `healthgym prepare` does: find the table, prepare it once, say what came of it."""
+"""The work of `healthgym prepare`: find the table, prepare it once, summarise the result."""
 
 import shlex
 from pathlib import Path
@@ -39,18 +39,18 @@ def run(
     decimal: str = "",
     encoding: str = "",
 ) -> str:
-    """Prepare a cohort unless it is there already, and return a summary for people.
+    """Prepare a cohort unless it exists already, and return a summary.
 
     Args:
         schema: path of the schema.
-        table: the table: a file, a folder of files or a pattern that names files; or
-        dataset: name of a public or simulated one.
+        table: a file, a folder of files or a pattern; or
+        dataset: the name of a public or simulated data set.
         out: the prepared cohort.
         tables: folder to write train.csv and holdout.csv to.
         holdout, seed, max_patients, least_patients, sort: see `healthgym.data.prepare`.
-        cache: folder of fetched files.
-        overwrite: whether to replace a cohort that was made from something else.
-        separator, decimal, encoding: how the files are written; empty is found out.
+        cache: folder of downloaded files.
+        overwrite: whether to replace a cohort that was made from another table or with other settings.
+        separator, decimal, encoding: of the files; detected if empty.
 
     Raises:
         HealthgymError: with what is wrong and what to do.
@@ -77,14 +77,14 @@ def prepare_once(
     sort: bool = False,
     overwrite: bool = False,
 ) -> tuple[PreparedCohort, str]:
-    """Prepare a cohort unless it is there already; return it, and what was done.
+    """Prepare a cohort unless it exists already; return it, and what was done.
 
     Args:
         source: the table.
-        schema: what its columns mean.
+        schema: of the table.
         out: the prepared cohort.
         split, sort: see `healthgym.data.prepare.prepare_parts`.
-        overwrite: whether to replace a cohort that was made from something else.
+        overwrite: whether to replace a cohort that was made from another table or with other settings.
 
     Raises:
         HealthgymError: with what is wrong and what to do.
@@ -106,7 +106,7 @@ def prepare_once(
 
 
 def check(holdout: float, max_patients: int | None, least_patients: int) -> None:
-    """Refuse numbers of patients that cannot be.
+    """Refuse invalid numbers of patients.
 
     Raises:
         ConfigError: with what to give.
@@ -129,7 +129,7 @@ def _prepare(
 
 
 def _write_csv(cohort: PreparedCohort, split: str, path: Path) -> None:
-    """Write a split's patients as a table, some at a time."""
+    """Write a split's patients as a table, a few at a time."""
     number = {"train": cohort.train, "holdout": cohort.holdout}[split].num_patients
     for first in range(0, max(1, number), _TABLE_PATIENTS):
         frame = cohort.frame(split, first, first + _TABLE_PATIENTS)
@@ -137,7 +137,7 @@ def _write_csv(cohort: PreparedCohort, split: str, path: Path) -> None:
 
 
 def _is_made(out: Path, recipe: dict[str, Any], overwrite: bool) -> bool:
-    """Return whether `out` was made by this recipe; refuse to lose one that was made by another."""
+    """Return whether `out` was made by this recipe; refuse to replace one made by another."""
     if not out.exists():
         return False
     try:
@@ -158,17 +158,17 @@ def _is_made(out: Path, recipe: dict[str, Any], overwrite: bool) -> bool:
 
 
 def _open_intact(out: Path) -> PreparedCohort | None:
-    """Open a cohort of this recipe, or return None: a damaged one can be made again as it was."""
+    """Open a cohort of this recipe, or return None: a damaged one can be made again."""
     try:
         return PreparedCohort.open(out)
     except UnreadableError:
-        raise  # it may be sound
+        raise  # the file may be intact
     except StorageError:
         return None
 
 
 def _training_lines(cohort: PreparedCohort) -> list[str]:
-    """Say who would train with the curriculum that is the default."""
+    """Return lines about the use of training patients with the default curriculum."""
     config, number = CurriculumConfig(), cohort.train.num_patients
     batch_size = min(config.batch_size, number)
     stages = stages_of(config.model_copy(update={"batch_size": batch_size}), cohort.train.lengths_N)
@@ -184,7 +184,7 @@ def _training_lines(cohort: PreparedCohort) -> list[str]:
 
 
 def _summary(cohort: PreparedCohort, source: Source, out: Path, done: str, tables: Path | None) -> str:
-    """Return a few lines about a prepared cohort."""
+    """Return a summary of a prepared cohort."""
     train, holdout, schema = cohort.train, cohort.holdout, cohort.schema
     lengths = np.concatenate([train.lengths_N, holdout.lengths_N])
     span = f"{lengths.min()}" if lengths.min() == lengths.max() else f"{lengths.min()} to {lengths.max()}"

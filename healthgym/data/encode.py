@@ -14,7 +14,7 @@ from healthgym.schema.layout import FeatureLayout
 
 
 def labelled(classes_N: NDArray[Any], variable: Variable) -> "pd.Categorical[Any]":
-    """Return class indices (-1: missing) as pandas categories, named and ordered as in the schema."""
+    """Return class indices (-1: missing) as pandas categories, in the schema's order."""
     categories = pd.Index(variable.labels, dtype=str)
     return pd.Categorical.from_codes(classes_N.astype(np.int64), categories=categories)
 
@@ -28,7 +28,7 @@ def encode_codes(frame: pd.DataFrame, schema: Schema, dtype: Any = np.uint8) -> 
 
 
 def decode(raw_NR: NDArray[Any], codes_NK: NDArray[np.uint8], schema: Schema) -> pd.DataFrame:
-    """Return a frame of raw reals and labels (pandas categories), modelled blanks blank.
+    """Return a frame of raw reals and labels (pandas categories), with modelled missing values.
 
     A variable with `missing: model` is NaN where its flag says "not measured".
     """

@@ -1,8 +1,8 @@
 """The number of timesteps given a patient's static classes, for systems that do not generate it.
 
-The patients of each stage of a curriculum are divided by static classes, at each step by the variable that
-tells most of the length, as long as every group has at least 10 patients. A synthetic patient's length is
-that of a random member of its group.
+The patients of each stage of a curriculum are divided recursively by the static variable that explains most
+of the variance of the length, as long as every group has at least 10 patients. A synthetic patient's length
+is that of a random member of its group.
 
 Legend: N patients, S static variables.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 AT_LEAST = 10
-"""Training patients in each group."""
+"""Least number of training patients in each group."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class LengthGroup:
 
     Args:
         stage: length of the stage.
-        classes: {static variable: class indices}, those of its members; variables not named say nothing.
+        classes: {static variable: class indices of its members}; other variables do not matter.
         lengths: {timesteps: patients}.
     """
 
@@ -73,7 +73,7 @@ _Allowed = list[frozenset[int]]
 def _divide(
     members: NDArray[np.int64], codes_NS: NDArray[np.uint8], lengths_N: NDArray[Any], allowed: _Allowed
 ) -> Iterator[tuple[_Allowed, NDArray[np.int64]]]:
-    """Yield the groups of some patients, with the classes that each holds."""
+    """Yield the groups of some patients, with the classes of each."""
     best: tuple[float, int, list[frozenset[int]]] | None = None
     lengths_M = lengths_N[members].astype(np.float64)
     if np.ptp(lengths_M):
@@ -95,7 +95,7 @@ def _divide(
 def _class_sets(
     code_M: NDArray[np.uint8], lengths_M: NDArray[np.float64], classes: frozenset[int]
 ) -> list[frozenset[int]]:
-    """Return the classes of a variable, joined with that of the nearest mean length until each set fills."""
+    """Return sets of classes of a variable, merged by nearest mean length until each set is large enough."""
     counts = np.bincount(code_M, minlength=max(classes) + 1)
     sums = np.bincount(code_M, weights=lengths_M, minlength=max(classes) + 1)
     present = sorted((k for k in classes if counts[k]), key=lambda k: sums[k] / counts[k])
@@ -109,7 +109,7 @@ def _class_sets(
         (ours, count, total), (theirs, more, added) = sets[low], sets[high]
         sets[low : high + 1] = [(ours + theirs, count + more, total + added)]
     largest = max(range(len(sets)), key=lambda i: sets[i][1])
-    absent = [k for k in classes if not counts[k]]  # a class that no member has counts with most of them
+    absent = [k for k in classes if not counts[k]]  # a class without members joins the largest set
     return [
         frozenset([*kept, *absent] if place == largest else kept) for place, (kept, _, _) in enumerate(sets)
     ]
@@ -118,7 +118,7 @@ def _class_sets(
 def _explained(
     code_M: NDArray[np.uint8], lengths_M: NDArray[np.float64], parts: Sequence[frozenset[int]]
 ) -> float:
-    """Return the sum of squares between the parts' mean lengths."""
+    """Return the sum of squares between the mean lengths of the parts."""
     mean, total = lengths_M.mean(), 0.0
     for part in parts:
         inside = lengths_M[np.isin(code_M, list(part))]
@@ -129,13 +129,13 @@ def _explained(
 def draw_lengths(
     groups: Sequence[LengthGroup], stage: int, codes: Mapping[str, NDArray[Any]], u_N: NDArray[np.float64]
 ) -> NDArray[np.int32]:
-    """Return the timesteps of patients of a stage.
+    """Return the numbers of timesteps of patients of a stage.
 
     Args:
         groups: of all stages.
-        stage: length of theirs.
+        stage: length of the patients' stage.
         codes: their static classes by variable.
-        u_N: U(0,1) numbers, one for each.
+        u_N: U(0,1) numbers, one per patient.
     """
     lengths_N = np.full(len(u_N), stage, np.int32)
     for group in groups:
@@ -165,7 +165,7 @@ def to_text(groups: Sequence[LengthGroup]) -> str:
 
 
 def from_text(text: str) -> tuple[LengthGroup, ...]:
-    """Read what `to_text` wrote; nothing gives no groups."""
+    """Read groups from `to_text`; an empty text gives no groups."""
     return tuple(
         LengthGroup(
             group["stage"],

@@ -1,8 +1,8 @@
 """From a table to a prepared cohort: check, split, fit on the training patients, encode, write.
 
-The table comes in parts and is read once. Its rows lie in files beside the output meanwhile, so that memory
-grows with the patients (their ids and lengths) and not with the rows. The size of the parts does not affect
-the output.
+The table is read once, in chunks. Its rows are kept in temporary files beside the output, so that memory
+grows with the number of patients (ids and lengths) and not of rows. The chunk size does not affect the
+output.
 """
 
 import shutil
@@ -36,14 +36,14 @@ _SUFFIX = ".rows"
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """Which patients are used, and how many of them are held out.
+    """The patients that are used, and the share that is held out.
 
     Args:
-        holdout: share of the patients that training never sees.
+        holdout: share of the patients held out from training.
         seed: of the split.
-        max_patients: take so many, those with the lowest ids.
-        least_patients: k of `healthgym.schema.cells`: nothing that a trained system keeps of single values
-            belongs to fewer patients.
+        max_patients: use only this number of patients, those with the lowest ids.
+        least_patients: k of `healthgym.schema.cells`: a trained system stores no single values of fewer
+            patients.
     """
 
     holdout: float = 0.2
@@ -61,7 +61,7 @@ def prepare(
     sort: bool = False,
     recipe: dict[str, Any] | None = None,
 ) -> PreparedCohort:
-    """Do as `prepare_parts` does with a table in memory."""
+    """Call `prepare_parts` with a table in memory."""
     return prepare_parts([frame], schema, out, split, source, sort, recipe)
 
 
@@ -77,17 +77,17 @@ def prepare_parts(
     """Write a prepared cohort and open it.
 
     Args:
-        parts: the table, as `read_parts` gives it. Parts may end within a patient, and patients may come
-            in any order, but the rows of each in that of time.
-        schema: what its columns mean.
-        out: the file to write; whole or absent.
-        split: which patients to use and hold out. `max_patients` takes the lowest ids.
+        parts: the table in chunks, from `read_parts`. Chunks may end within a patient, and patients may be in
+            any order, but the rows of each patient must be in the order of time.
+        schema: of the table.
+        out: the file to write, atomically.
+        split: the patients to use and to hold out.
         source: names the table in messages.
         sort: whether rows that are out of order are sorted.
-        recipe: what the cohort was made from, kept in the file.
+        recipe: the origin of the cohort, stored in the file.
 
     Raises:
-        TableError: the table does not fit the schema, or leaves nothing to train on.
+        TableError: the table does not fit the schema, or has no training patients.
     """
     with _scratch(out) as folder:
         store = RowStore(folder, schema, source)
@@ -111,7 +111,7 @@ def prepare_parts(
 
 @contextmanager
 def _scratch(out: Path) -> Iterator[Path]:
-    """Yield a folder beside the output, and remove what a killed process left of one."""
+    """Yield a temporary folder beside the output, and remove those of killed processes."""
     out.parent.mkdir(parents=True, exist_ok=True)
     for left in out.parent.glob(f".{escape(out.name)}.*{_SUFFIX}"):
         shutil.rmtree(left, ignore_errors=True)
@@ -127,7 +127,7 @@ def _head(
     store: RowStore,
     recipe: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return what belongs to the whole cohort, as JSON has it."""
+    """Return the facts about the whole cohort, for JSON."""
     head: dict[str, Any] = {
         "schema": schema.to_json(),
         "transform": {name: np.asarray(value).tolist() for name, value in transform.to_tree().items()},
@@ -144,7 +144,7 @@ def _head(
 
 
 def _refuse_all_held(held_N: NDArray[np.bool_], split: SplitSettings, source: str) -> None:
-    """Somebody must be left to train on."""
+    """Refuse a split without training patients."""
     if held_N.all():
         raise TableError(
             f"{source}: all {len(held_N)} patients fall into the holdout of {split.holdout:.0%}, and none is "
@@ -154,7 +154,7 @@ def _refuse_all_held(held_N: NDArray[np.bool_], split: SplitSettings, source: st
 
 @dataclass(frozen=True)
 class _Encoder:
-    """Turns rows into what a prepared cohort holds."""
+    """Encodes rows for a prepared cohort."""
 
     store: RowStore
     schema: Schema

@@ -21,14 +21,14 @@ from healthgym.storage.prepared import SplitArrays, open_prepared, read_head
 from healthgym.storage.rows import RowsOnDisk
 
 RealForm: TypeAlias = Literal["scaled", "cells"]
-"""How real variables are given: scaled to [0, 1], or as codes of their cells."""
+"""The form of real variables: scaled to [0, 1], or codes of their cells."""
 
 
 class Sequences:
     """The patients of one split, or some of them.
 
     Attributes:
-        cells: codes of the real variables' cells, int16 (rows, R) on disk; None if the file holds none.
+        cells: codes of the real variables' cells, int16 (rows, R) on disk; None if the file has none.
     """
 
     def __init__(self, arrays: SplitArrays, chosen_N: NDArray[np.int64] | None = None) -> None:
@@ -54,7 +54,7 @@ class Sequences:
 
     @cached_property
     def _common_length(self) -> int | None:
-        """Timesteps of every patient of a whole split, None if they differ: nothing need be kept for each."""
+        """Common length of all patients of a whole split, None if lengths differ; this saves memory."""
         same = self.num_patients and self._chosen_N is None and (self.lengths_N == self.lengths_N[0]).all()
         return int(self.lengths_N[0]) if same else None
 
@@ -70,16 +70,16 @@ class Sequences:
 
     @property
     def max_length(self) -> int:
-        """Timesteps of the longest patient; 0 without patients."""
+        """Length of the longest patient; 0 without patients."""
         return int(self.lengths_N.max(initial=0))
 
     @property
     def mean_length(self) -> float:
-        """Timesteps of a patient on average; 0 without patients."""
+        """Mean length of the patients; 0 without patients."""
         return self.num_rows / max(self.num_patients, 1)
 
     def at_least(self, length: int) -> NDArray[np.int64]:
-        """Return the positions of the patients that have `length` timesteps or more."""
+        """Return the positions of patients with at least `length` timesteps."""
         return np.flatnonzero(self.lengths_N >= length)
 
     def gather(
@@ -94,7 +94,7 @@ class Sequences:
 
         Returns:
             reals_BTR, transformed (in [0, 1] for training patients) or codes of cells; codes_BTK, class
-            indices; lengths_B, each patient's timesteps among the T.
+            indices; lengths_B, each patient's number of timesteps among the T.
 
         Raises:
             ValueError: cells are asked for and the file has none.
@@ -114,7 +114,7 @@ class Sequences:
     def rows_of(
         self, indices_B: NDArray[np.int64], length: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return where the rows of some patients begin, and how many of the first `length` each has."""
+        """Return the first row of some patients, and how many of the first `length` timesteps each has."""
         same = self._common_length
         if same is None:
             lengths_B = np.minimum(self.lengths_N[indices_B], length).astype(np.int64)
@@ -227,7 +227,7 @@ class PreparedCohort:
 
 
 def schema_of(path: Path) -> Schema:
-    """Return the schema that a prepared cohort carries, without reading its rows.
+    """Return the schema of a prepared cohort, without reading its rows.
 
     Raises:
         StorageError: the file is missing, damaged, or of another kind or version.

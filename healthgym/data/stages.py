@@ -1,9 +1,11 @@
-"""Which training patients are in which stage of a curriculum, and who is cut or left out.
+"""Assignment of training patients to the stages of a curriculum, including shortened and left-out patients.
 
-Patients of equal length, or stages that a user lists, make stages of growing length: each holds all patients
-with that many timesteps, cut to them. Where lengths differ, `auto` and `full` make stages that divide the
-patients by length instead, so that each trains at full length among others of its kind: who leaves early is
-often who is sick, and no stage may be without them. A stage's shorter patients are padded and masked.
+If all patients have equal length, or a user lists the stages, stages have increasing length: each has all
+    patients
+with at least that number of timesteps, shortened to it. If lengths differ, `auto` and `full` make stages that
+partition the patients by length, so that all train at full length: patients with a short follow-up are often
+    the
+sickest and must not be left out. A stage's shorter patients are padded and masked.
 """
 
 import json
@@ -20,18 +22,18 @@ from healthgym.errors import ConfigError, listed
 from healthgym.schema import Schema
 
 _MOST_STAGES = 8
-_FAR = 2.0  # times the length that 99% do not exceed: longer patients are cut there
-AT_LEAST = 10  # patients of whom a share is told
+_FAR = 2.0  # times the 99% quantile of length: longer patients are shortened to it
+AT_LEAST = 10  # least number of patients in a group whose share is shown
 _GROUPS = ("full length", "cut", "left out")
 
 
 @dataclass(frozen=True)
 class StagePatients:
-    """One stage's patients, in the order of lengths that `Stages` says.
+    """The patients of one stage, in the order defined by `Stages`.
 
     Args:
         length: timesteps of the stage's batches.
-        first, count: place of the first patient in the order, and how many there are.
+        first, count: position of the first patient in the order, and the number of patients.
     """
 
     length: int
@@ -45,8 +47,8 @@ class Stages:
 
     Args:
         stages: their patients.
-        divided: whether each patient is in one stage, from the shortest on, padded to its length; else a
-            stage holds all patients who are at least as long as it, the longest first, cut to its length.
+        divided: whether the stages partition the patients by increasing length, padded to the stage's length;
+            otherwise a stage has all patients of at least its length, the longest first, shortened to it.
     """
 
     stages: tuple[StagePatients, ...]
@@ -58,7 +60,7 @@ class Stages:
         return tuple(stage.length for stage in self.stages)
 
     def group_of(self, lengths_N: NDArray[Any]) -> NDArray[np.int64]:
-        """Return how each patient is used: 0 at full length, 1 cut, 2 left out."""
+        """Return the use of each patient: 0 at full length, 1 shortened, 2 left out."""
         known = np.array(self.lengths)
         if self.divided:
             return np.asarray((lengths_N > known[-1]).astype(np.int64))
@@ -69,7 +71,7 @@ def stages_of(config: CurriculumConfig, lengths_N: NDArray[Any]) -> Stages:
     """Return the stages of patients of these lengths.
 
     Raises:
-        ConfigError: they do not fill a batch.
+        ConfigError: there are fewer patients than in a batch.
     """
     num_patients = len(lengths_N)
     if isinstance(config.lengths, str) and num_patients < config.batch_size:
@@ -98,7 +100,7 @@ def _growing(lengths: Sequence[int], lengths_N: NDArray[Any]) -> Stages:
 
 
 def _divided(sorted_N: NDArray[Any], batch_size: int, most: int) -> tuple[StagePatients, ...]:
-    """Divide patients at the shortest length and at quantiles of length; join what does not fill a batch."""
+    """Partition patients at quantiles of length; merge stages that do not fill a batch."""
     usual = int(np.quantile(sorted_N, 0.99, method="inverted_cdf"))
     last = int(sorted_N[-1]) if sorted_N[-1] <= _FAR * usual else usual
     shares = np.arange(1, most) / most
@@ -112,23 +114,22 @@ def _divided(sorted_N: NDArray[Any], batch_size: int, most: int) -> tuple[StageP
         if stop - first >= batch_size:
             stages.append(StagePatients(end, first, stop - first))
             first = stop
-    if first < len(sorted_N):  # the longest fill no batch: they join the stage before
+    if first < len(sorted_N):  # the longest patients do not fill a batch: they join the previous stage
         before = stages.pop() if stages else StagePatients(last, 0, 0)
         stages.append(StagePatients(last, before.first, len(sorted_N) - before.first))
     return tuple(stages)
 
 
-# --- who is used -----------------------------------------------------------------------------------
+# --- use of the patients ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Usage:
-    """How many training patients are used at full length, cut, and left out.
+    """Numbers of training patients used at full length, shortened, and left out.
 
     Args:
-        counts: patients of each of these groups, in this order.
-        classes: {static variable: {label: share of each group}}; None where a group has fewer than 10
-            patients, of whom no share is told.
+        counts: number of patients of each of these groups, in this order.
+        classes: {static variable: {label: share in each group}}; None for groups of fewer than 10 patients.
     """
 
     counts: tuple[int, int, int]
@@ -136,11 +137,11 @@ class Usage:
 
     @property
     def left_out(self) -> float:
-        """The share that never trains."""
+        """The share of patients that are left out."""
         return self.counts[2] / max(sum(self.counts), 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it; counts from 1 to 9 are given as "fewer than 10"."""
+        """Return the numbers for JSON; counts from 1 to 9 are given as "fewer than 10"."""
         shown = [f"fewer than {AT_LEAST}" if 0 < count < AT_LEAST else count for count in self.counts]
         values: dict[str, Any] = {"patients": dict(zip(_GROUPS, shown, strict=True))}
         if self.classes:
@@ -151,11 +152,11 @@ class Usage:
         return values
 
     def to_json(self) -> str:
-        """Return the same as text."""
+        """Return the same as JSON text."""
         return json.dumps(self.to_dict())
 
     def lines(self) -> list[str]:
-        """Return the table for people: one line if everybody is used at full length."""
+        """Return the numbers as lines of text; one line if all patients are used at full length."""
         total = max(sum(self.counts), 1)
         if self.counts[0] == total:
             return [f"all {total:,} training patients are used at full length"]
@@ -171,7 +172,7 @@ class Usage:
 
 
 def in_a_sentence(usage: Mapping[str, Any]) -> str:
-    """Return what `Usage.to_dict` gave in a sentence."""
+    """Return the result of `Usage.to_dict` as a sentence."""
     counted = ", ".join(f"{count} {name}" for name, count in usage["patients"].items())
     shares = (
         f"{name} {label}: "
@@ -192,7 +193,7 @@ def _share(share: float, name: str) -> str:
 
 
 def usage_of(stages: Stages, patients: Sequences, schema: Schema) -> Usage:
-    """Return how the training patients are used, and how the groups differ in static classes."""
+    """Return the use of the training patients, and how the groups differ in static classes."""
     lengths_N = patients.lengths_N
     if int(lengths_N.min()) == int(lengths_N.max()) == stages.lengths[-1]:
         return Usage((len(lengths_N), 0, 0))
@@ -220,10 +221,10 @@ def static_codes(patients: Sequences, schema: Schema) -> tuple[NDArray[np.uint8]
 
 
 def refuse_left_out(usage: Usage, config: CurriculumConfig) -> None:
-    """Refuse to train without more patients than the settings accept.
+    """Refuse to leave out more patients than the settings accept.
 
     Raises:
-        ConfigError: with who they are and what to do.
+        ConfigError: describes these patients, with what to do.
     """
     if usage.left_out <= config.accept_left_out:
         return

@@ -1,4 +1,4 @@
-"""One command, any place: here, in a process of its own, or on Slurm."""
+"""Running a job in this process, in a process of its own, or on Slurm."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ PLACES = ("here", "debug", "local")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a job's program the options --on and --dry-run."""
+    """Add the options --on and --dry-run to a job's program."""
     parser.add_argument(
         "--on",
         default="here",
@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def launch(job: Job, on: str = "here", dry_run: bool = False) -> int:
-    """Run or queue a job and return the exit status for the program.
+    """Run or queue a job and return the program's exit status.
 
-    Problems that a user can mend are printed as one sentence, without a traceback, except with `debug`.
+    Errors that a user can correct are printed as one sentence, without a traceback, except with `debug`.
     """
     try:
         return _launch(job, on, dry_run)
@@ -66,7 +66,7 @@ def _launch(job: Job, on: str, dry_run: bool) -> int:
 
 
 def run_here(job: Job, plain_errors: bool = False) -> int:
-    """Run a job in this process; inside a scheduled job, keep its state where `status` looks."""
+    """Run a job in this process; inside a scheduled job, record its state for `status`."""
     job.check()
     if not environment.job(os.environ):
         return perform(job, None, plain_errors)

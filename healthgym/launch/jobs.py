@@ -1,7 +1,7 @@
-"""The jobs that can be launched: small frozen values, each with a call that does the work.
+"""The jobs that can be launched: frozen dataclasses of plain values, each with a call that does the work.
 
-Only these values travel to a cluster, so a job that is started again days later needs nothing else.
-Heavy imports wait until the work begins.
+Only these values are sent to a cluster, so that a job which is restarted days later needs nothing else.
+Heavy imports are deferred until the work begins.
 """
 
 import os
@@ -21,7 +21,7 @@ from healthgym.schema.cells import LEAST_PATIENTS
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Train in a run folder, or go on training there.
+    """Train in a run folder, or resume the training there.
 
     Args:
         run_dir: the run folder, absolute.
@@ -58,7 +58,7 @@ class TrainJob:
         return RunConfig.model_validate_json(self.config_json)
 
     def check(self, awaited: bool = False) -> None:
-        """Refuse settings or data that could not be trained with."""
+        """Refuse invalid settings and missing data."""
         from healthgym.storage.prepared import read_head
         from healthgym.training.run_folder import RunFolder
 
@@ -74,7 +74,7 @@ class TrainJob:
         rehearse(self.run_dir, self.config)
 
     def deal(self, num_tasks: int) -> Sequence[Job]:
-        """Return the job itself: training is one piece."""
+        """Return the job itself: training cannot be divided."""
         return [self]
 
     def __call__(self) -> Outcome:
@@ -109,10 +109,10 @@ class SynthesizeJob:
 
     @classmethod
     def of(cls, **request: Any) -> "SynthesizeJob":
-        """Make the job from the fields of a `SynthesisRequest`; a Slurm array says which task this is.
+        """Make the job from the fields of a `SynthesisRequest`; in a Slurm array the task is taken from it.
 
         Raises:
-            ConfigError: they make no request.
+            ConfigError: the fields are invalid.
         """
         from healthgym.strict import parse
         from healthgym.synthesis.cohort import SynthesisRequest
@@ -154,13 +154,13 @@ class SynthesizeJob:
             settle(self.out, make_plan(self._request, begun.checkpoint_sha256, begun.device))
 
     def rehearse(self) -> None:
-        """Refuse conditions and settings that the trained system does not take."""
+        """Refuse conditions and settings that the trained system does not support."""
         from healthgym.synthesis.cohort import rehearse
 
         rehearse(self._request)
 
     def deal(self, num_tasks: int) -> Sequence[Job]:
-        """Return the tasks that have shards to make; one, to declare the cohort complete, if none has."""
+        """Return the tasks with unfinished shards; if there are none, one task that writes the manifest."""
         from healthgym.synthesis.cohort import find_receipt, make_plan
         from healthgym.synthesis.plan import deal, read_plan, settle
 
@@ -231,7 +231,7 @@ class PrepareJob:
         return [path for path in (self.schema, self.table, self.cache) if path]
 
     def check(self, awaited: bool = False) -> None:
-        """Refuse a schema that cannot be read, a table that is not there, and numbers that cannot be."""
+        """Refuse an unreadable schema, a missing table, and invalid numbers."""
         from healthgym.data import command
         from healthgym.data.tables import sources
         from healthgym.schema import load_schema
@@ -257,7 +257,7 @@ class PrepareJob:
             check_columns(part, schema, str(file))
 
     def deal(self, num_tasks: int) -> Sequence[Job]:
-        """Return the job itself: a table is prepared in one piece."""
+        """Return the job itself: preparing cannot be divided."""
         return [self]
 
     def __call__(self) -> Outcome:
@@ -304,7 +304,7 @@ class EvaluateJob:
         return [path for path in named if path]
 
     def check(self, awaited: bool = False) -> None:
-        """Refuse a schema or settings that cannot be read, and patients who are not there."""
+        """Refuse an unreadable schema or settings, and missing files of patients."""
         from healthgym.evaluation.settings import load_report_config
         from healthgym.evaluation.sources import schema_for
 
@@ -318,13 +318,13 @@ class EvaluateJob:
             schema_for(self.schema, self.real)
 
     def rehearse(self) -> None:
-        """Refuse sets of too few patients, where files say how many they hold."""
+        """Refuse sets of too few patients, if their files have the number."""
         from healthgym.evaluation.report import rehearse
 
         rehearse(self.real, self.synthetic, self.config, self.overrides)
 
     def deal(self, num_tasks: int) -> Sequence[Job]:
-        """Return the job itself: a report is one piece."""
+        """Return the job itself: a report cannot be divided."""
         return [self]
 
     def __call__(self) -> Outcome:

@@ -1,4 +1,4 @@
-"""Run a job on this machine through submitit, showing its log; Ctrl-C lets it save."""
+"""Running a job on this machine through submitit, with its log; Ctrl-C lets it save."""
 
 import contextlib
 import os
@@ -29,10 +29,10 @@ _POLL_SECONDS = 0.2
 def run_local(job: Job) -> int:
     """Run a job in a process of its own, follow its log, and return its exit status.
 
-    Ctrl-C (or SIGTERM) asks it to save and leave; a second Ctrl-C kills it.
+    Ctrl-C (or SIGTERM) lets it save and exit; a second Ctrl-C kills it.
 
     Raises:
-        HealthgymError: what the job's own check finds, or no private place for the submission.
+        HealthgymError: the job's check fails, or the submission folder is not private.
     """
     job.check()
     require_log_folder(records.submissions_folder(job.target), on_slurm=False)
@@ -51,10 +51,10 @@ def run_local(job: Job) -> int:
 
 
 def _start(job: Job, folder: Path) -> tuple[Any, str]:
-    """Start submitit's controller, deaf to the terminal's Ctrl-C: this process passes the wish on."""
+    """Start submitit's controller, which ignores the terminal's Ctrl-C: this process forwards it."""
     executor = submitit.LocalExecutor(folder)
     executor.update_parameters(timeout_min=_YEAR_MINUTES)
-    # submitit hides the GPUs unless it is told their numbers; the job shows them again.
+    # submitit hides the GPUs unless it gets their numbers; the job makes them visible again.
     os.environ[VISIBLE_GPUS] = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -77,7 +77,7 @@ def _start(job: Job, folder: Path) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def _asking(process: Any) -> Iterator[list[str]]:
-    """Pass SIGINT and SIGTERM on to the job as SIGTERM, and keep their names."""
+    """Forward SIGINT and SIGTERM to the job as SIGTERM, and record their names."""
     asked: list[str] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -100,7 +100,7 @@ def _asking(process: Any) -> Iterator[list[str]]:
 
 
 class _Tail:
-    """Reads what was added to a file since the last time; the file may not be there yet."""
+    """Reads what was added to a file since the last read; the file may not exist yet."""
 
     def __init__(self, path: Path, stack: contextlib.ExitStack) -> None:
         self.path = path
@@ -130,7 +130,7 @@ def _kill(folder: Path, number: str) -> None:
 
 
 def _status(folder: Path, number: str, err: Path) -> int:
-    """Turn the job's last word into an exit status."""
+    """Return the exit status for the job's last recorded state."""
     state = records.states(folder).get(f"local-{number}", {}).get("state", "")
     known = {"finished": 0, "interrupted": stopping.INTERRUPTED, "fenced": stopping.FENCED, "failed": 1}
     if state not in known:

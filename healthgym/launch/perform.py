@@ -1,4 +1,4 @@
-"""Run one job in this process, on whatever machine, and say by the exit status how it ended."""
+"""Running one job in this process, on any machine, with an exit status for its outcome."""
 
 import os
 import socket
@@ -30,7 +30,7 @@ class Outcome:
 
 
 class Job(Protocol):
-    """What is submitted: plain values and a call. Only the values travel, by pickle."""
+    """A job that can be submitted: plain values, which are pickled, and a call."""
 
     @property
     def kind(self) -> str:
@@ -38,51 +38,51 @@ class Job(Protocol):
 
     @property
     def target(self) -> Path:
-        """The folder or file that the job makes; its submissions are kept there."""
+        """The folder or file that the job makes; its submissions are stored there."""
 
     @property
     def reads(self) -> Sequence[Path]:
-        """Files and folders that must be visible where the job runs."""
+        """Files and folders that must be visible on the node of the job."""
 
     @property
     def place(self) -> str:
-        """Which part of a dealt job this is, as "3/16"; empty for the whole."""
+        """The task of an array job, as "3/16"; empty for the whole job."""
 
     @property
     def saves(self) -> bool:
-        """Whether it can be asked to stop and goes on later from what it saved."""
+        """Whether it saves its state when asked to stop, and can be resumed."""
 
     @property
     def ranks(self) -> bool:
-        """Whether several processes can do it together."""
+        """Whether it can run as several processes."""
 
     def check(self, awaited: bool = False) -> None:
-        """Raise a HealthgymError for what can be known before anything is queued.
+        """Raise a HealthgymError for errors that can be found before anything is queued.
 
         Args:
-            awaited: its inputs are still to be made by a job before it.
+            awaited: whether its inputs are still to be made by an earlier job.
         """
 
     def rehearse(self) -> None:
-        """Raise a HealthgymError for what data and settings together show; may take seconds.
+        """Raise a HealthgymError if data and settings do not fit each other; may take seconds.
 
-        Called before anything is queued and in a dry run, once `check` has passed and the inputs are there.
+        Called before anything is queued and in a dry run, after `check` has passed and if the inputs exist.
         """
 
     def deal(self, num_tasks: int) -> "Sequence[Job]":
-        """Return the tasks still to be done when dealt into `num_tasks`; [self] if it cannot be dealt."""
+        """Divide the job into `num_tasks` and return the unfinished tasks; [self] if it cannot be divided."""
 
     def __call__(self) -> Outcome:
         """Do the work."""
 
 
 def perform(job: Job, submission: Path | None, plain_errors: bool = False) -> int:
-    """Run a job and return the exit status: 0 done, 85 saved and wants to go on, 86 fenced, 137 another
+    """Run a job and return the exit status: 0 done, 85 saved and to be resumed, 86 fenced, 137 another
     process of the job was lost, 1 failed.
 
     Args:
-        job: the work.
-        submission: where its state is recorded; None for nowhere.
+        job: the job.
+        submission: the folder for its state; None for none.
         plain_errors: let every exception through, for a debugger.
     """
     with steady_output(), stopping.listening() if job.saves else stopping.without_saving():
@@ -110,8 +110,8 @@ def perform(job: Job, submission: Path | None, plain_errors: bool = False) -> in
         record.leave(outcome)
         if rank == 0:
             print(outcome.message, flush=True)
-    # A status other than 0 makes srun kill the other ranks: only rank 0, the last to have
-    # anything to write, asks for the requeue.
+    # A status other than 0 makes srun kill the other ranks: only rank 0, which writes last, returns the
+    # status for requeueing.
     return 0 if outcome.finished or rank else stopping.INTERRUPTED
 
 
@@ -122,7 +122,7 @@ class _Record:
     folder: Path | None
 
     def write(self, state: str, message: str = "") -> None:
-        """Record a state where that is possible; the work itself may be."""
+        """Record a state; a failure is only printed, since the work itself may be fine."""
         try:
             if self.folder:
                 records.write_state(self.folder, state, message)
@@ -136,7 +136,7 @@ class _Record:
 
 
 def show_gpus() -> None:
-    """Undo submitit's local executor, which hides the GPUs; must come before torch is imported."""
+    """Make the GPUs visible again, which submitit's local executor hides; must precede importing torch."""
     visible = os.environ.pop(VISIBLE_GPUS, None)
     if visible == "all":
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
@@ -145,10 +145,10 @@ def show_gpus() -> None:
 
 
 def export_ranks(environment: Mapping[str, str]) -> int:
-    """Tell torch.distributed, by the environment, which rank this is; return the rank.
+    """Set the environment variables of torch.distributed for this rank; return the rank.
 
-    Only under srun with several tasks; else the environment stays as it is. The first node's name is
-    the meeting point; where names do not resolve, the address srun was started from, which is that node.
+    Only under srun with several tasks; otherwise the environment is not changed. The master address is the
+    first node's name, or if names do not resolve, the address srun was started from, which is the same node.
     """
     mine = step_rank(environment)
     if mine is None:

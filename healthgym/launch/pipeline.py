@@ -1,7 +1,7 @@
-"""Prepare, train, synthesize and evaluate as one submission: each stage waits for the one before it.
+"""Prepare, train, synthesize and evaluate as one submission: each stage waits for the previous one.
 
-Submitting again goes on: a stage that is done is left out, one that is queued or running is waited for,
-and the rest is submitted.
+Submitting again resumes: finished stages are skipped, queued or running ones are waited for, and the rest is
+submitted.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ from healthgym.synthesis.cohort import SynthesisRequest
 
 
 class PrepareStage(StrictModel):
-    """The words of healthgym prepare; `resources` is its Slurm settings."""
+    """The options of healthgym prepare; `resources` is its Slurm settings."""
 
     resources: Path
     schema_path: Path
@@ -40,7 +40,7 @@ class PrepareStage(StrictModel):
 
 
 class TrainStage(StrictModel):
-    """The words of healthgym train; `resources` is its Slurm settings."""
+    """The options of healthgym train; `resources` is its Slurm settings."""
 
     resources: Path
     config: Path
@@ -49,13 +49,13 @@ class TrainStage(StrictModel):
 
 
 class SynthesizeStage(SynthesisRequest):
-    """The words of healthgym synthesize; `resources` is its Slurm settings."""
+    """The options of healthgym synthesize; `resources` is its Slurm settings."""
 
     resources: Path
 
 
 class EvaluateStage(StrictModel):
-    """The words of healthgym evaluate; `resources` is its Slurm settings."""
+    """The options of healthgym evaluate; `resources` is its Slurm settings."""
 
     resources: Path
     schema_path: Path | None = None
@@ -68,7 +68,7 @@ class EvaluateStage(StrictModel):
 
 
 class Pipeline(StrictModel):
-    """The stages in the order of the work; any may be left out."""
+    """The stages in order; any may be left out."""
 
     prepare: PrepareStage | None = None
     train: TrainStage | None = None
@@ -101,7 +101,7 @@ class Pipeline(StrictModel):
 
 
 def submit_pipeline(path: Path) -> list[str]:
-    """Submit what is not done yet and return the jobs' numbers; nothing is queued if any stage is wrong.
+    """Submit the unfinished stages and return the jobs' numbers; nothing is queued if any stage is invalid.
 
     Raises:
         HealthgymError: see `healthgym.launch.submission.submit`.
@@ -127,7 +127,7 @@ def submit_pipeline(path: Path) -> list[str]:
 
 
 def show_pipeline(path: Path) -> str:
-    """Return the batch scripts of all stages; nothing is made or queued."""
+    """Return the batch scripts of all stages; nothing is written or queued."""
     texts, before = [], ""
     for job, on in load(Pipeline, path).jobs():
         job.check(awaited=bool(before))
@@ -139,7 +139,7 @@ def show_pipeline(path: Path) -> str:
 
 
 def _state(stages: Iterable[tuple[Job, Path]]) -> list[str]:
-    """Return "done", "live" or "to do" for each stage; after one that is not done, none is done."""
+    """Return "done", "live" or "to do" for each stage; after an unfinished stage none counts as done."""
     words: list[str] = []
     for job, _ in stages:
         found = track(job.target)
@@ -153,7 +153,7 @@ def _state(stages: Iterable[tuple[Job, Path]]) -> list[str]:
 
 
 def _done(job: Job, found: list[Tracked]) -> bool:
-    """Tell whether the last submission for the target was of this very work, and all of it finished."""
+    """Return whether the last submission for the target was of the same job, and all its tasks finished."""
     last = {one.place: one for one in found}
     work = [said.get("work") for _, said in records.submissions(job.target)]
     return bool(last) and work[-1] == repr(job) and all(one.state == "finished" for one in last.values())

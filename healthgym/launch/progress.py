@@ -1,4 +1,4 @@
-"""How far the work in a folder is, read from the files that the work itself leaves."""
+"""Progress of the work in a folder, from the files that the work writes."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
-"""Who was submitted and what became of it, as small JSON files: status needs no scheduler's memory.
+"""Records of submissions and their states, as small JSON files: `status` does not need accounting.
 
-A submission's folder holds `submission.json`, written once the job has a number, and per job (or array
-task) a `state-NUMBER.json` that the job itself writes when it starts and when it leaves.
+A submission's folder has `submission.json`, written when the job has a number, and per job (or array
+task) a `state-NUMBER.json` that the job itself writes when it starts and when it exits.
 """
 
 import contextlib
@@ -28,20 +28,20 @@ SUBMISSIONS = "submissions"
 
 
 def submissions_folder(target: Path) -> Path:
-    """Return where the submissions of a run, cohort, report folder or a single file are kept."""
+    """Return the folder of the submissions of a run, cohort, report folder or a single file."""
     if target.suffix in {".h5", ".parquet"}:
         return target.with_name(f"{target.name}.{SUBMISSIONS}")
     return target / SUBMISSIONS
 
 
 def new_submission(target: Path) -> Path:
-    """Make a fresh folder, private to the user.
+    """Make a new folder, private to the user.
 
-    Job numbers restart on a rebuilt cluster, so a folder is never used twice. submitit keeps pickles in
-    it, which execute code when loaded: nobody else may be able to put one there.
+    Job numbers restart on a rebuilt cluster, so a folder is never used twice. submitit stores pickles in
+    it, which execute code when loaded: no other user may be able to write there.
 
     Raises:
-        LaunchError: the place cannot be written, or others can write to it.
+        LaunchError: the folder cannot be written, or others can write to it.
     """
     parent = submissions_folder(target)
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
@@ -62,12 +62,12 @@ def new_submission(target: Path) -> Path:
 
 
 def plain_submission(target: Path, kind: str, place: str) -> Path:
-    """Return the folder for the records of a job that was queued by plain sbatch, the same in each life.
+    """Return the folder for the records of a job queued by plain sbatch, the same after each restart.
 
     Args:
-        target: what the job makes.
-        kind: what the job does.
-        place: which part of a dealt job this is.
+        target: the job's folder or file.
+        kind: of the job.
+        place: task of an array job.
     """
     number = job_number(os.environ)
     first = number.partition("_")[0]
@@ -81,11 +81,11 @@ def plain_submission(target: Path, kind: str, place: str) -> Path:
 
 
 def require_private(folder: Path) -> None:
-    """Refuse a folder that others could fill or replace.
+    """Refuse a folder that others could write to or replace.
 
     Raises:
-        LaunchError: it or the folder around it belongs to somebody else or is writable for others,
-            or any folder above is writable for all without the sticky bit.
+        LaunchError: it or its parent belongs to another user or is writable for others, or any folder above
+            is writable for all without the sticky bit.
     """
     folder = folder.resolve()
     for place in (folder, folder.parent):
@@ -104,7 +104,7 @@ def require_private(folder: Path) -> None:
 
 
 def _group_of_one(number: int) -> bool:
-    """Tell whether a group is the user's own, as many systems give each user: it bears his name."""
+    """Return whether a group is the user's private group, which many systems create with the user's name."""
     try:
         user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(number)
     except KeyError:
@@ -113,15 +113,15 @@ def _group_of_one(number: int) -> bool:
 
 
 def job_number(environment: Mapping[str, str]) -> str:
-    """Return the number that the state file of this process carries: "12", "12_3" or "local-345"."""
+    """Return the number in the name of this process's state file: "12", "12_3" or "local-345"."""
     local = environment.get("SUBMITIT_LOCAL_JOB_ID", os.getpid())
     return scheduled.job_number(environment) or f"local-{local}"
 
 
 def write_state(folder: Path, state: str, message: str = "") -> None:
-    """Record what this job is doing: running, finished, interrupted, failed or fenced.
+    """Record the state of this job: running, finished, interrupted, failed or fenced.
 
-    An older life of the same job keeps silent once a newer one has spoken.
+    A process of an earlier start of the same job does not overwrite the state of a later one.
     """
     me = identity.mine()
     path = folder / f"state-{job_number(os.environ)}.json"
@@ -137,12 +137,12 @@ def write_state(folder: Path, state: str, message: str = "") -> None:
 
 
 def forgive_crashes(folder: Path) -> None:
-    """Forget earlier crashes of this job: it has come through a whole life."""
+    """Reset the count of crashes of this job after a start without a crash."""
     (folder / f"crashes-{job_number(os.environ)}").unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON file's mapping; nothing if it is absent or not a mapping."""
+    """Return a JSON file's mapping; empty if it is missing or not a mapping."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -151,14 +151,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def submissions(target: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Return (folder, what was submitted) of each submission, oldest first."""
+    """Return (folder, record) of each submission, oldest first."""
     parent = submissions_folder(target)
     found = sorted(parent.glob("*/submission*.json"), key=lambda path: path.stat().st_mtime_ns)
     return [(path.parent, said) for path in found if (said := read_json(path))]
 
 
 def states(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return {job number: last state} of one submission."""
+    """Return {job number: last recorded state} of one submission."""
     found = {}
     for path in folder.glob("state-*.json"):
         number = re.fullmatch(r"state-(.+)\.json", path.name)

@@ -1,4 +1,4 @@
-"""What is queued, running, preempted, done or failed for a folder, and how far it is."""
+"""State of the jobs of a folder (queued, running, preempted, done, failed), and their progress."""
 
 import dataclasses
 import json
@@ -18,10 +18,10 @@ def report(target: Path, everything: bool = False) -> dict[str, Any]:
 
     Args:
         target: a run, cohort or report folder, or a prepared cohort.
-        everything: also jobs that a later submission has replaced.
+        everything: include jobs that a later submission has replaced.
 
     Raises:
-        LaunchError: there is no such folder, and nothing was submitted for it.
+        LaunchError: the folder does not exist, and nothing was submitted for it.
     """
     target = target.absolute()
     jobs = track(target)
@@ -36,13 +36,13 @@ def report(target: Path, everything: bool = False) -> dict[str, Any]:
 
 
 def _latest(jobs: list[Tracked]) -> list[Tracked]:
-    """Return the last job of each place, and those that still live."""
+    """Return the last job of each task, and those that are queued or running."""
     last = {job.place: job for job in jobs}
     return [job for job in jobs if job.live or last[job.place] is job]
 
 
 def as_text(said: dict[str, Any]) -> str:
-    """Return the report for people: one line about the work, then a line per job or a count per array."""
+    """Return the report as text: one line about the work, then a line per job or a count per array."""
     lines = [f"{said['folder']}: {said['progress']}"]
     jobs = said["jobs"]
     if not jobs:

@@ -1,4 +1,4 @@
-"""Queue a job on Slurm: check, submit, record, and say how to follow, cancel and resume it."""
+"""Queueing a job on Slurm: check, submit, record, and print how to follow, cancel and resume it."""
 
 import shlex
 import shutil
@@ -21,23 +21,23 @@ from healthgym.strict import load
 
 
 class Submitted:
-    """What is pickled: a job's plain values and where its state is recorded."""
+    """The pickled object: a job's plain values and the folder of its records."""
 
     def __init__(self, job: Job, folder: Path) -> None:
         self.job = job
         self.folder = folder
 
     def __call__(self) -> None:
-        """Run the job; leave by SystemExit unless it is done, so that submitit records no result."""
+        """Run the job; exit with SystemExit unless it is done, so that submitit records no result."""
         for torn in self.folder.glob("*.save_tmp"):
-            torn.unlink(missing_ok=True)  # a torn file would block each later write of it
+            torn.unlink(missing_ok=True)  # an incomplete file would block each later write
         status = perform(self.job, self.folder)
         if status:
             sys.exit(status)
 
 
 def vet(job: Job, settings_path: Path, awaited: bool = False) -> None:
-    """Find out, without making or queueing anything, whether a job could be submitted.
+    """Check whether a job could be submitted, without writing or queueing anything.
 
     Args:
         job: the work.
@@ -45,8 +45,8 @@ def vet(job: Job, settings_path: Path, awaited: bool = False) -> None:
         awaited: its inputs are still to be made by a job before it.
 
     Raises:
-        HealthgymError: bad settings, an unshared place, a contradiction found by the job's own check, or
-            a refusal of the queue.
+        HealthgymError: invalid settings, an unshared folder, a failed check of the job, or a refusal by
+            Slurm.
     """
     settings = load(SlurmSettings, settings_path)
     queue.require_slurm()
@@ -62,15 +62,16 @@ def vet(job: Job, settings_path: Path, awaited: bool = False) -> None:
 
 
 def submit(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
-    """Queue a job and return its number at once.
+    """Queue a job and return its number immediately.
 
     Args:
         job: the work.
         settings_path: the resources.
-        after: numbers of jobs that must end well before.
+        after: numbers of jobs that must succeed before.
 
     Raises:
-        HealthgymError: what `vet` finds, a live job for the same target, or no place to write.
+        HealthgymError: an error found by `vet`, a queued or running job for the same target, or a folder that
+            cannot be written.
     """
     vet(job, settings_path, awaited=bool(after))
     settings = load(SlurmSettings, settings_path)
@@ -87,20 +88,20 @@ def submit(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
         number = send(executor, [Submitted(task, folder) for task in tasks], settings_path)
         _record(job, tasks, folder, number, settings_path)
     except BaseException as error:
-        # A job without its record would be queued a second time by the next call.
+        # The next call would queue a job without record a second time.
         if number and not queue.cancel(number):
             raise LaunchError(
                 f"{sentence(error) or error} Job {number} is queued for {job.target} and could not be "
                 f"cancelled: cancel it by scancel {number} before you submit again."
             ) from error
-        shutil.rmtree(folder, ignore_errors=True)  # nothing is queued: leave no trace
+        shutil.rmtree(folder, ignore_errors=True)  # nothing is queued
         raise
     _explain(job, tasks, folder, number, settings_path)
     return number
 
 
 def show(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
-    """Return the batch script that `submit` would send; nothing is made or queued."""
+    """Return the batch script that `submit` would send; nothing is written or queued."""
     settings = load(SlurmSettings, settings_path)
     folder = records.submissions_folder(job.target) / "TIME-AND-RANDOM"
     executor = make_executor(settings, _name(job, folder), folder, _shown(job), after)
@@ -108,7 +109,7 @@ def show(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
 
 
 def _tasks_not_live(job: Job, num_tasks: int) -> list[Job]:
-    """Return the tasks to submit: those not done, less those that an earlier submission works on."""
+    """Return the tasks to submit: unfinished ones without those of an earlier submission that are live."""
     live = [tracked for tracked in track(job.target) if tracked.live]
     dealt = f"/{num_tasks}"
     if any(not tracked.place.endswith(dealt) for tracked in live):
@@ -153,12 +154,12 @@ def _explain(job: Job, tasks: Sequence[Job], folder: Path, number: str, settings
 
 
 def _name(job: Job, folder: Path) -> str:
-    """Return a job name that no other submission has: numbers alone can come again."""
+    """Return a unique job name: numbers can repeat on a rebuilt cluster."""
     return f"healthgym-{job.kind}-{folder.name[-6:]}"
 
 
 def _shown(job: Job) -> list[Path]:
-    """Return the folders that the job touches, for a container's binds."""
+    """Return the folders of the job that a container must mount."""
     places = [job.target, *job.reads]
     return [place if place.is_dir() else place.parent for place in (p.absolute() for p in places)]
 

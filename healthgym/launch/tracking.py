@@ -1,4 +1,4 @@
-"""What became of each job submitted for a target: the scheduler's word joined with the job's own."""
+"""The state of each job submitted for a target, from the scheduler and from the job's own record."""
 
 import os
 import socket
@@ -19,12 +19,12 @@ class Tracked:
     Args:
         kind: prepare, train, synthesize or evaluate.
         number: the scheduler's, e.g. "12", "12_3", "local-345".
-        place: its part of a dealt job, e.g. "3/16"; empty for the whole.
-        state: queued, preempted (saved or stopped, waits for its next life), running, finished,
-            interrupted (saved, and nobody will go on), failed, fenced, cancelled, lost, unknown.
-        detail: why, or where.
-        life: how often it was started before.
-        folder: where its logs are.
+        place: task of an array job, e.g. "3/16"; empty for the whole job.
+        state: queued, preempted (saved or stopped, waits to be restarted), running, finished, interrupted
+            (saved, and not requeued), failed, fenced, cancelled, lost, unknown.
+        detail: the reason, or the node.
+        life: number of restarts.
+        folder: of its logs.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Tracked:
 
     @property
     def live(self) -> bool:
-        """Whether it will go on by itself."""
+        """Whether it is queued, running or will be restarted."""
         return self.state in {"queued", "preempted", "running"}
 
 
@@ -57,10 +57,10 @@ def track(target: Path) -> list[Tracked]:
 
 
 def judge(queued: Queued | None, own: Mapping[str, Any]) -> tuple[str, str]:
-    """Return (state, detail) from what the scheduler says, if anything, and the job's last word.
+    """Return (state, detail) from the scheduler's state, if known, and the job's last record.
 
-    A job that finished says so itself, and that stands. Otherwise the scheduler, if it still knows
-    the job, is right about whether it lives.
+    A record "finished" is final. Otherwise the scheduler decides whether the job is live, if it still knows
+    it.
     """
     word = str(own.get("state", ""))
     message = str(own.get("message", "")).partition("\n")[0]
@@ -84,7 +84,7 @@ def judge(queued: Queued | None, own: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _alive_here(own: Mapping[str, Any]) -> bool:
-    """Tell whether a job of this very machine still runs; a Slurm job would be known to Slurm."""
+    """Return whether a job on this machine is still running; Slurm would know a Slurm job."""
     if own.get("job") or own.get("host") != socket.gethostname():
         return False
     try:

@@ -28,7 +28,7 @@ from healthgym.strict import parse
 
 KIND, RELEASE_KIND, VERSION = "checkpoint", "release", 1
 _OWN = ("progress", "meter", "config", "schema", "transform", "statistics", "versions")
-_LATER = ("cells", "trainer")  # not in checkpoints of version 0.1.0
+_LATER = ("cells", "trainer")  # not in checkpoints from before version 0.1.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Checkpoint:
         trainer: the plan of steps and the state of validation; absent in older files.
         versions: of the software that wrote it.
         sha256: of the file's content, when read from one.
-        cells: the fitted cells' tree; empty if the cohort was prepared by version 0.1.0.
+        cells: the fitted cells' tree; empty if the cohort was prepared before version 0.1.0.
         released: whether it is a release: `state` has only what sampling needs, and facts about the training
             data are left out.
     """

@@ -9,7 +9,7 @@ RECEIPTS = "_receipts"
 
 
 def _named(folder: Path, name: str) -> Path:
-    """Return a file of a cohort, by the name that version 0.1.0 gave it if it is there under that one."""
+    """Return the path of a cohort's file; before version 0.1.0 its name had no underscore."""
     older = folder / name.removeprefix("_")
     return older if older.exists() and not (folder / name).exists() else folder / name
 

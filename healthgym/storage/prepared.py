@@ -46,7 +46,7 @@ _COMPARED_ROWS = 1 << 16
 class SplitArrays:
     """One split: its rows, which are read on access, its lengths, and a function that reads the ids.
 
-    A cohort that was prepared by version 0.1.0 has no cells.
+    A cohort that was prepared before version 0.1.0 has no cells.
     """
 
     reals: RowsOnDisk

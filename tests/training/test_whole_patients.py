@@ -397,8 +397,8 @@ def test_epochs_are_chosen_by_the_number_of_patients(folder: Path) -> None:
     assert steps == 60 * 7, stream.getvalue()
 
 
-def test_a_checkpoint_without_a_trainer_s_part_is_read(folder: Path, tmp_path: Path) -> None:
-    path = Path(__file__).parents[1] / "data" / "released"
+def test_a_checkpoint_without_the_trainer_s_state_is_read(folder: Path, tmp_path: Path) -> None:
+    path = Path(__file__).parents[1] / "data" / "released" / "0.1.0.dev0"
     old = [each for each in path.rglob("*.h5") if "checkpoint" in each.name]
     for each in old:
         assert read_checkpoint(each).trainer == {}

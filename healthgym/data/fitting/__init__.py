@@ -1,4 +1,4 @@
-"""What is fitted to the training patients: transforms, cells, correlations."""
+"""Everything fitted to the training patients: transforms, cells, correlations."""
 
 from healthgym.data.fitting.transform import Transform
 

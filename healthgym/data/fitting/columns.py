@@ -1,4 +1,4 @@
-"""A column of numbers that is read in blocks, from memory or from a file, and what is fitted on it."""
+"""A column of numbers read in blocks, from memory or from a file, and statistics of it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from healthgym.data.fitting.scratch import ScratchFile
 BLOCK = 1 << 18  # values in memory at a time
 
 Array = NDArray[np.float64]
-Blocks = Callable[[], Iterator[Array]]  # gives a column's blocks, at each call from the first
+Blocks = Callable[[], Iterator[Array]]  # each call iterates over a column's blocks from the first
 
 
 def in_memory(values_N: Array) -> Blocks:
@@ -20,7 +20,7 @@ def in_memory(values_N: Array) -> Blocks:
 
 
 class ColumnFile:
-    """A column on disk; a call gives its blocks."""
+    """A column on disk; a call iterates over its blocks."""
 
     def __init__(self, path: Path) -> None:
         self._file = ScratchFile(path, np.float64)
@@ -35,7 +35,7 @@ class ColumnFile:
 
 
 def extremes(blocks: Blocks) -> tuple[float, float]:
-    """Return the lowest and the highest value; infinity and minus infinity of none."""
+    """Return the lowest and the highest value; infinity and minus infinity if there are none."""
     low, high = np.inf, -np.inf
     for block in blocks():
         if len(block):
@@ -44,7 +44,7 @@ def extremes(blocks: Blocks) -> tuple[float, float]:
 
 
 def count_of(blocks: Blocks) -> int:
-    """Return how many values there are."""
+    """Return the number of values."""
     return sum(len(block) for block in blocks())
 
 
@@ -66,8 +66,8 @@ def quantiles(blocks: Blocks, shares: Sequence[float]) -> Array:
 def order_statistics(blocks: Blocks, ranks: Sequence[int]) -> Array:
     """Return the values of these ranks (0: the lowest), exactly and in fixed memory.
 
-    What is more than a block is mapped to integers of the same order; each of six passes finds 11 more
-    of their 64 bits by counting.
+    More values than a block are mapped to integers of the same order; each of six passes finds 11 more
+    of the 64 bits by counting.
     """
     if count_of(blocks) <= BLOCK:
         return np.asarray(np.sort(np.concatenate(list(blocks())))[list(ranks)])
@@ -91,7 +91,7 @@ _SIGN = np.uint64(1 << 63)
 
 
 def _ordered(values_N: Array) -> NDArray[np.uint64]:
-    """Return integers in the order of the numbers: the sign bit is turned, all bits if it is negative."""
+    """Return integers in the order of the numbers: the sign bit is flipped, all bits if it is negative."""
     bits = (values_N + 0.0).view(np.uint64)  # -0 is 0
     return np.where(bits & _SIGN, ~bits, bits | _SIGN)
 

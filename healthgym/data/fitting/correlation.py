@@ -1,4 +1,4 @@
-"""Pearson correlation of a table of any length, added up block by block."""
+"""Pearson correlation of a table of any length, accumulated block by block."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ _CONSTANT_BELOW = 1e-8
 class Moments:
     """Means and co-moments of F columns, in float64.
 
-    Blocks are merged by Chan's formula, which keeps its accuracy where sums of squares would cancel.
+    Blocks are merged by Chan's formula, which is accurate where sums of squares would cancel.
     Source: Chan, Golub and LeVeque, *Updating formulae and a pairwise algorithm*, 1979, equation 2.1.
     """
 

@@ -1,4 +1,4 @@
-"""Fit the cells of `healthgym.schema.cells` on the training patients, in memory that does not grow with rows.
+"""Fit the cells of `healthgym.schema.cells` to the training patients, in memory independent of the rows.
 
 Legend: N rows, P pieces.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from healthgym.data.fitting.columns import Blocks, in_memory, quantiles
 from healthgym.schema.cells import MOST_DECIMALS, Array, Cells, Ints, VariableCells, last_present
 
-_MOST_DISTINCT = 1 << 16  # values that are counted one by one; beyond, quantiles stand for them
+_MOST_DISTINCT = 1 << 16  # values that are counted one by one; quantiles are used if there are more
 _NUM_QUANTILES = 4096
 _MOST_PIECES = 2048  # of each kind: single values, intervals
 _MOST_CELLS = 16  # of a bin
@@ -28,11 +28,11 @@ def fit_cells(
     """Fit the cells of all real variables and of the number of timesteps.
 
     Args:
-        columns: of each real variable, its values for the training patients one after the other, NaN where
-            absent.
+        columns: for each real variable, its values of the training patients one after the other, NaN if
+            missing.
         lengths_N: timesteps of each training patient.
-        least_patients: k, patients whose values a piece must pool.
-        num_bins: bins that are aimed at; values heavier than a bin get bins of their own beside.
+        least_patients: k, the least number of patients with values in a piece.
+        num_bins: target number of bins; values more frequent than a bin get additional bins of their own.
     """
     variables = tuple(fit_variable(column, lengths_N, least_patients, num_bins) for column in columns)
     ones_N = np.ones(len(lengths_N), np.int64)
@@ -44,7 +44,7 @@ def fit_cells(
 def fit_variable(
     column: Blocks, lengths_N: NDArray[np.integer[Any]], least_patients: int, num_bins: int
 ) -> VariableCells:
-    """Fit the cells of one variable, reading its column a few times block by block; see `fit_cells`."""
+    """Fit the cells of one variable, in a few passes over its column; see `fit_cells`."""
     rows = _Rows(column, lengths_N)
     units = _count(rows, _known_values(rows))
     labels, atom_P = _pool(units, rows, least_patients)
@@ -60,13 +60,13 @@ def fit_variable(
 
 @dataclass(frozen=True)
 class _Rows:
-    """A column with the patients its rows belong to."""
+    """A column with the patients of its rows."""
 
     column: Blocks
     lengths_N: NDArray[np.integer[Any]]
 
     def chunks(self) -> Iterator[tuple[Array, NDArray[np.integer[Any]]]]:
-        """Yield the values and lengths of whole patients, a few at a time."""
+        """Yield the values and lengths of complete patients, a few at a time."""
         ends_N, first, begin = np.cumsum(self.lengths_N, dtype=np.int64), 0, 0
         left = np.empty(0)
         for block in self.column():
@@ -78,7 +78,7 @@ class _Rows:
                 left, first, begin = left[count:], last, begin + count
 
     def new(self) -> Iterator[tuple[Array, Ints, Array]]:
-        """Yield, of a few patients at a time, the new values, whose they are, and all present values."""
+        """Yield for a few patients at a time the new values, their patients, and all present values."""
         for values_N, lengths_N in self.chunks():
             present_N = ~np.isnan(values_N)
             before_N, inside_N = last_present(values_N, present_N, lengths_N)
@@ -93,15 +93,15 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Units:
-    """What pieces are pooled from, by rising value: single values, and what lies between known ones.
+    """The units that pieces are pooled from, by increasing value: single values, and intervals between them.
 
     Args:
-        known: M values, rising.
-        index: of each unit that has rows: 2m + 1 is the value known[m], 2m lies just below it.
-        low, high: ends of each.
+        known: M values, increasing.
+        index: of each unit that has rows: 2m + 1 is the value known[m], 2m the interval just below it.
+        low, high: ends of each unit.
         new, all, patients: rows and patients of each.
-        total: sum of the new values of each.
-        num_patients: who have any value.
+        total: sum of the new values of each unit.
+        num_patients: number of patients with any value.
     """
 
     known: Array
@@ -116,12 +116,12 @@ class _Units:
 
     @property
     def single(self) -> NDArray[np.bool_]:
-        """Which units are one value."""
+        """Whether each unit is a single value."""
         return np.asarray(self.index % 2 == 1)
 
 
 def _known_values(rows: _Rows) -> Array:
-    """Return all distinct values, or if they are too many the quantiles of the new ones."""
+    """Return all distinct values, or quantiles of the new ones if there are too many."""
     found = np.empty(0)
     for values in rows.new_values():
         found = np.union1d(found, values)
@@ -165,9 +165,9 @@ def _count(rows: _Rows, known: Array) -> _Units:
 
 
 def _pool(units: _Units, rows: _Rows, least: int) -> tuple[Ints, NDArray[np.bool_]]:
-    """Return the piece of each unit, and which pieces are single values.
+    """Return the piece of each unit, and whether each piece is a single value.
 
-    A unit that only counts as a piece, without widening it, has the label -1 minus that piece.
+    A unit that is counted in a piece without widening it has the label -1 minus that piece.
     """
     fewest_rows = units.new.sum() / _MOST_PIECES
     atom = units.single & (units.patients >= least) & (units.new >= fewest_rows / 2)
@@ -185,7 +185,7 @@ def _pool(units: _Units, rows: _Rows, least: int) -> tuple[Ints, NDArray[np.bool
 
 
 def _first_pools(units: _Units, atom: NDArray[np.bool_], least: int, fewest_rows: float) -> Ints:
-    """Return labels, rising from 0, of groups that have enough patients if nobody counts twice."""
+    """Return labels, increasing from 0, of groups with enough patients if no patient is counted twice."""
     labels, label, patients, new = np.empty(len(atom), np.int64), -1, least, np.inf
     for i, single in enumerate(atom.tolist()):
         if single or atom[i - 1] or (patients >= least and new >= fewest_rows):
@@ -196,7 +196,7 @@ def _first_pools(units: _Units, atom: NDArray[np.bool_], least: int, fewest_rows
 
 
 def _patients_of(labels: Ints, units: _Units, rows: _Rows) -> Ints:
-    """Return the distinct patients of each label."""
+    """Return the number of distinct patients of each label."""
     lookup = np.zeros(2 * len(units.known) + 1, np.int64)
     lookup[units.index] = labels
     count = int(labels[-1]) + 1
@@ -208,7 +208,7 @@ def _patients_of(labels: Ints, units: _Units, rows: _Rows) -> Ints:
 
 
 def _merged(labels: Ints, poor: Ints, first: Ints, atom: NDArray[np.bool_]) -> tuple[Ints, bool]:
-    """Join each of some labels with the next pool, else the one before; a pool between two atoms stays."""
+    """Merge each of some labels with the next pool, or else the previous; a pool between two atoms stays."""
     target, last = np.arange(len(first)), len(first) - 1
     for label in poor.tolist():
         if label < last and not atom[first[label + 1]] and target[label + 1] == label + 1:
@@ -222,7 +222,7 @@ def _merged(labels: Ints, poor: Ints, first: Ints, atom: NDArray[np.bool_]) -> t
 def _absorbed(
     labels: Ints, counts: Ints, units: _Units, atom: NDArray[np.bool_], least: int
 ) -> tuple[Ints, NDArray[np.bool_]]:
-    """Let pools of too few patients count as the piece nearest in value."""
+    """Count pools of too few patients in the piece nearest in value."""
     first = np.unique(labels, return_index=True)[1]
     enough = counts >= least
     if not enough.any():
@@ -238,7 +238,7 @@ def _absorbed(
 
 
 def _decimals(units: _Units) -> int:
-    """Return with how many digits after the point the values are recorded, at most six."""
+    """Return the number of decimals of the recorded values, at most six."""
     values, weights = units.high[units.single], units.new[units.single]
     for decimals in range(MOST_DECIMALS):
         scaled = values * 10.0**decimals
@@ -269,7 +269,7 @@ def _values_of_single(units: _Units, first: Ints) -> Array:
 
 
 def _bound(units: _Units, last: int, first: int, decimals: int) -> float:
-    """Return the number with the fewest digits that divides a piece's last unit from the next one's first."""
+    """Return the number with the fewest digits between a piece's last unit and the next one's first."""
     below, above = float(units.high[last]), float(units.low[first])
     if below < above:
         return _roundest(below, above, decimals)
@@ -277,9 +277,10 @@ def _bound(units: _Units, last: int, first: int, decimals: int) -> float:
 
 
 def _outer_ends(units: _Units, part: slice, before: Array, after: Array, unit: float) -> tuple[float, float]:
-    """Return the ends of an interval between two bounds, or one of them, or none.
+    """Return the ends of an interval between two bounds, of which one or both may not exist.
 
-    Where there is no bound, the end is that of an interval with the mean of the values: nobody's own value.
+    Without a bound, the end is that of an interval with the mean of the values, so that it is no patient's
+    own value.
     """
     mean = float(units.total[part].sum() / units.new[part].sum())
     if not len(before) and not len(after):
@@ -296,11 +297,11 @@ def _outer_ends(units: _Units, part: slice, before: Array, after: Array, unit: f
 
 
 def _roundest(above: float, most: float, decimals: int) -> float:
-    """Return the number in (above, most] that has the fewest digits."""
+    """Return the number in (above, most] with the fewest digits."""
     for digits in range(-9, decimals + 1):
         scaled = most * 10.0**digits
         whole = float(np.rint(scaled))
-        if abs(whole - scaled) > 1e-12 * abs(scaled):  # else the product only missed it by rounding
+        if abs(whole - scaled) > 1e-12 * abs(scaled):  # otherwise they differ only by rounding
             whole = float(np.floor(scaled))
         if above < whole / 10.0**digits:
             return round(whole / 10.0**digits, max(digits, 0))
@@ -308,7 +309,7 @@ def _roundest(above: float, most: float, decimals: int) -> float:
 
 
 def _on_grid(units: _Units, part: slice, low: float, high: float, unit: float) -> tuple[float, float, float]:
-    """Return the ends and the step of the coarsest grid that most values of a piece lie on."""
+    """Return the ends and the step of the coarsest grid with most values of a piece."""
     single = units.single[part]
     values, weights = units.high[part][single], units.new[part][single]
     for multiple in _GRIDS[::-1]:
@@ -323,7 +324,7 @@ def _on_grid(units: _Units, part: slice, low: float, high: float, unit: float) -
 
 
 def _bins(new_P: Ints, num_bins: int) -> tuple[Ints, Ints]:
-    """Return the bin of each piece, and its cell in the bin: at most `_MOST_CELLS`, of like shares."""
+    """Return the bin of each piece, and its cell in the bin: at most `_MOST_CELLS`, of similar shares."""
     share, heavy = new_P / new_P.sum(), 1 / num_bins
     bin_P, number, mass = np.empty(len(new_P), np.int64), -1, np.inf
     for p, own in enumerate(share.tolist()):

@@ -1,6 +1,6 @@
-"""What is fitted on the training patients: fills, transform, cells; memory does not grow with rows.
+"""Fitting fills, transform and cells to the training patients, in memory independent of the rows.
 
-The rows are read once. Each real column is then a file of its own, which is read a few dozen times.
+The rows are read once and written as one file per real column, which is read a few dozen times.
 """
 
 from collections import Counter
@@ -26,14 +26,14 @@ def fit(
 
     Args:
         store: all rows.
-        train: whom to fit on.
+        train: the patients to fit to.
         schema: of the table.
-        source: names it in messages.
-        folder: takes the column files.
-        least_patients: whose values a piece of a variable's cells must pool.
+        source: name of the table in messages.
+        folder: for the column files.
+        least_patients: least number of patients with values in a piece of a variable's cells.
 
     Raises:
-        TableError: a variable has no value, or always the same.
+        TableError: a variable has no value, or only one.
     """
     columns = _Columns(schema, folder)
     for block in train.blocks():
@@ -69,11 +69,11 @@ def fit(
 
 
 class _Columns:
-    """The training patients' columns: real ones in files, measured classes counted.
+    """The training patients' columns: real ones in files, classes as counts of measured values.
 
     Args:
         schema: of the table.
-        folder: takes the files.
+        folder: for the files.
     """
 
     def __init__(self, schema: Schema, folder: Path) -> None:
@@ -89,7 +89,7 @@ class _Columns:
         }
 
     def add(self, store: RowStore, patients: Patients) -> None:
-        """Take in the rows of some patients."""
+        """Add the rows of some patients."""
         table, schema = store.read(patients), self._schema
         for name, column in self._measured.items():
             column.append(table[name].dropna().to_numpy(np.float64))
@@ -101,7 +101,7 @@ class _Columns:
             column.append(carried[name].to_numpy(np.float64))
 
     def fill(self, variable: Variable) -> float | str | None:
-        """Return what fills a gap that nothing precedes; None where there is no value at all."""
+        """Return the fill of a gap at a patient's beginning; None if there is no value at all."""
         if variable.kind == "real":
             column = self._measured[variable.name]
             return median(column) if count_of(column) else None

@@ -1,4 +1,4 @@
-"""Questions to Slurm's own programs, answered also where one of them is missing."""
+"""Queries of Slurm's programs, which also work if one of them is missing."""
 
 import re
 import shutil
@@ -18,31 +18,31 @@ LIVE = frozenset(
 
 
 Phase = Literal["waiting", "running", "changing", "cancelled", "ended"]
-"""A job's state in words that hold for any scheduler; a changing one is between two of the others."""
+"""A job's state independent of the scheduler; "changing" is a transition between two of the others."""
 
 
 @dataclass(frozen=True)
 class Queued:
-    """A job as Slurm sees it: its state in Slurm's word, and why it waits or where it runs."""
+    """A job in Slurm's queue: its state in Slurm's terms, and why it waits or where it runs."""
 
     state: str
     detail: str
 
     @property
     def live(self) -> bool:
-        """Not over yet."""
+        """Whether it has not ended."""
         return self.state in LIVE
 
     @property
     def phase(self) -> Phase:
-        """The state in words that hold for any scheduler."""
+        """The state independent of the scheduler."""
         phases: dict[str, Phase] = {"RUNNING": "running", "CANCELLED": "cancelled"}
         phases |= {"PENDING": "waiting", "REQUEUED": "waiting"}
         return phases.get(self.state, "changing" if self.live else "ended")
 
 
 def require_slurm() -> None:
-    """Raise a LaunchError where sbatch or srun is missing."""
+    """Raise a LaunchError if sbatch or srun is missing."""
     missing = [name for name in ("sbatch", "srun", "scontrol") if not shutil.which(name)]
     if missing:
         raise LaunchError(
@@ -54,9 +54,9 @@ def require_slurm() -> None:
 def look_up(names: Iterable[str]) -> dict[tuple[str, str], Queued]:
     """Return {(job name, number): state} of the user's jobs with these names.
 
-    squeue knows what waits, runs or ended minutes ago; sacct, where the site has it, the rest. Numbers
-    restart on a rebuilt cluster, so a job counts only under the name of its submission. Nothing is
-    returned where there is no Slurm.
+    squeue has jobs that wait, run or ended minutes ago; sacct, if the site has it, older ones. Numbers
+    restart on a rebuilt cluster, so a job is identified also by the name of its submission. The result is
+    empty without Slurm.
     """
     wanted = set(names)
     found: dict[tuple[str, str], Queued] = {}
@@ -87,7 +87,7 @@ def _lines(command: list[str]) -> list[str]:
     return [line for line in done.stdout.splitlines() if line.count("|") >= 3] if done.returncode == 0 else []
 
 
-# What sbatch says, and the setting it is about; the first that fits counts.
+# Patterns in sbatch's message, and the setting to change; the first match counts.
 _KEYS = {
     "account": "account",
     "partition": "partition",
@@ -105,10 +105,10 @@ _KEYS = {
 
 
 def try_out(script: Path, settings_path: Path) -> None:
-    """Ask the scheduler whether it would take a batch script, without queueing it.
+    """Ask the scheduler whether it would accept a batch script, without queueing it.
 
     Raises:
-        LaunchError: it would not; the message has its own words, the settings file and the key.
+        LaunchError: it would not; the error has Slurm's message, the settings file and the key.
     """
     done = subprocess.run(
         ["sbatch", "--test-only", str(script)], capture_output=True, text=True, timeout=120, check=False
@@ -118,7 +118,7 @@ def try_out(script: Path, settings_path: Path) -> None:
 
 
 def cancel(number: str) -> bool:
-    """Cancel a job; return whether the scheduler took the order."""
+    """Cancel a job; return whether the scheduler accepted the request."""
     try:
         done = subprocess.run(["scancel", number], capture_output=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -127,7 +127,7 @@ def cancel(number: str) -> bool:
 
 
 def refusal(said: str, settings_path: Path) -> LaunchError:
-    """Turn sbatch's complaint into an error that names the setting to change."""
+    """Turn sbatch's message into an error that names the setting to change."""
     words = "; ".join(line.strip() for line in said.splitlines() if line.strip()) or "nothing"
     key = next((key for sign, key in _KEYS.items() if re.search(sign, words, re.IGNORECASE)), None)
     which = f"the key {key}" if key else "the settings"

@@ -1,6 +1,6 @@
-"""What a SLURM job asks for: strict settings, read from slurm/NAME.yaml.
+"""Resources of a SLURM job: strict settings, read from slurm/NAME.yaml.
 
-They never change what is computed, only where, so that moving to another cluster changes no run.
+They do not affect results, so that a run can move to another cluster.
 """
 
 import re
@@ -13,18 +13,18 @@ from healthgym.strict import Positive, PositiveFloat, StrictModel
 
 _WORD = r"^[^\s,;'\"`$\\]+$"
 Word = Annotated[str, Field(pattern=_WORD)]
-"""A name in one piece: what SLURM takes as a partition, an account, a feature."""
+"""A name without spaces, as of a partition, an account or a feature."""
 
 
 def _one_line(text: str) -> str:
-    """Refuse what a line that begins with #SBATCH cannot hold: sbatch drops a backslash, even in quotes."""
+    """Refuse characters that an #SBATCH line cannot have: sbatch drops backslashes, even in quotes."""
     if "\\" in text or any(sign < " " or sign == "\x7f" for sign in text):
         raise ValueError("must be one line without a backslash, a tab or another control character")
     return text
 
 
 Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
-"""A value that stands in one line of the batch script."""
+"""A value in one line of the batch script."""
 
 _TIME = re.compile(r"^(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?$")
 
@@ -48,7 +48,7 @@ def parse_minutes(text: str) -> int:
 
 
 class MailSettings(StrictModel):
-    """Whom SLURM writes to, and when."""
+    """Recipient and occasions of SLURM's mails."""
 
     to: Annotated[Line, Field(pattern=r"^[^\s@]+@[^\s@]+$")]
     when: tuple[Literal["BEGIN", "END", "FAIL", "REQUEUE", "TIME_LIMIT", "TIME_LIMIT_80", "ALL"], ...] = (
@@ -58,20 +58,20 @@ class MailSettings(StrictModel):
 
 
 class ArraySettings(StrictModel):
-    """Into how many tasks a bulk job is dealt, and how many of them run at once."""
+    """The number of tasks of an array job, and how many of them run at a time."""
 
     tasks: Positive = 1
     at_once: Positive = 256
 
 
 class ContainerSettings(StrictModel):
-    """The image a job runs in. Folders of the job are made visible inside under the same path.
+    """The image a job runs in. Folders of the job are mounted under the same path.
 
     Args:
         kind: the runtime on the nodes; pyxis is srun's --container-image (enroot).
-        image: a .sif file or folder on a shared path, or for pyxis whatever enroot imports.
-        binds: further folders to show, as "/outside" or "/outside:/inside".
-        options: further words for the runtime.
+        image: a .sif file or folder on a shared path, or for pyxis any image that enroot imports.
+        binds: further folders to mount, as "/outside" or "/outside:/inside".
+        options: further options of the runtime.
         python: the interpreter inside the image.
     """
 
@@ -94,22 +94,22 @@ class ContainerSettings(StrictModel):
 
 
 class SlurmSettings(StrictModel):
-    """The resources of one job, as slurm/NAME.yaml has them.
+    """The resources of one job, from slurm/NAME.yaml.
 
     Args:
-        partition, account, qos, constraint, exclude, nodelist, reservation: sbatch's own.
-        time: the limit, as sbatch takes it.
+        partition, account, qos, constraint, exclude, nodelist, reservation: options of sbatch.
+        time: the time limit, in sbatch's format.
         nodes, tasks_per_node: one task is one process (one rank of a training).
         cpus_per_task, memory_gb: of each task, of each node.
         gpus_per_node, gpu_type: e.g. 1 and a100.
         exclusive: whole nodes.
-        warning_seconds: how long before the time limit the job is told to save. SLURM is up to
-            a minute late, so: 60 plus the time of one save.
-        restarts_after_crash: how often in a row a job that was killed (by a node's failure or want
-            of memory) is queued again; preemptions and time limits do not count.
+        warning_seconds: time before the limit at which the job is signalled to save. SLURM is up to a minute
+            late, so: 60 plus the duration of a save.
+        restarts_after_crash: how often in a row a killed job (node failure, out of memory) is requeued;
+            preemptions and time limits do not count.
         array: for synthesize only.
         setup: shell lines before the job, e.g. "module load python/3.11".
-        python: the interpreter on the nodes; default the one that submits.
+        python: the interpreter on the nodes; by default the submitting one.
         node_local: folders that compute nodes do not share; a job there is refused.
         extra: further sbatch options, {name without dashes: value, or true for a bare one}.
     """

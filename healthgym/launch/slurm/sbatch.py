@@ -1,4 +1,4 @@
-"""From resources to the text that sbatch gets, by submitit."""
+"""The batch script of a job's resources, made with submitit."""
 
 import shlex
 import subprocess
@@ -24,11 +24,11 @@ _FIRST_NODE = 'HEALTHGYM_FIRST_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELI
 
 
 class Executor(submitit.SlurmExecutor):  # type: ignore[misc]
-    """submitit's executor, which can also show its text where there is no Slurm."""
+    """submitit's executor, which can also return its batch script without Slurm."""
 
     @classmethod
     def affinity(cls) -> int:
-        """Say that Slurm is here; `require_slurm` asks in earnest."""
+        """Report that Slurm is available; the real check is `require_slurm`."""
         return 2
 
     def text(self, num_tasks: int) -> str:
@@ -48,8 +48,8 @@ def make_executor(
         settings: the resources.
         name: of the job, as squeue shows it.
         folder: of the submission.
-        shown: folders that a container must show under the same path.
-        after: numbers of jobs that must end well before this one starts.
+        shown: folders that a container must mount under the same path.
+        after: numbers of jobs that must succeed before this one starts.
 
     Raises:
         LaunchError: a path would be read as something else by Slurm or by the container's runtime.

@@ -33,7 +33,7 @@ from healthgym.synthesis.shard import compute_shard, pack_shard
 from healthgym.systems.base import Batch, PositionDraws, SampleDraws, System
 from healthgym.systems.build import build_system
 from healthgym.systems.patients import CohortFacts
-from healthgym.training.graphs import CudaRecorder, RecordedSteps
+from healthgym.training.graphs import CudaRecorder, GraphSteps
 
 _FLOAT = 4  # bytes
 _SAFETY = 1.5  # a part takes as long as the one before, or somewhat longer
@@ -184,7 +184,7 @@ def autoregressive(options: argparse.Namespace) -> dict[str, Any]:
 
     def taking(recorded: bool) -> Callable[[], object]:
         system, numbers = build(), iter(range(10**9))
-        take = RecordedSteps(system, CudaRecorder(device)) if recorded else system.train_step
+        take = GraphSteps(system, CudaRecorder(device)) if recorded else system.train_step
         return lambda: take(batch, PositionDraws(0, next(numbers), device))
 
     sides = {"ours": taking(recorded=False)}

@@ -28,7 +28,7 @@ from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.base import Batch, PositionDraws, System
 from healthgym.systems.build import build_system
 from healthgym.systems.denoising.diffusion import DiffusionSystem
-from healthgym.training.graphs import CudaRecorder, RecordedSteps
+from healthgym.training.graphs import CudaRecorder, GraphSteps
 
 LAYOUTS = {
     # ART for HIV: the notebooks' 7 variables, and all 13.
@@ -76,7 +76,7 @@ def stepper(
     if not isinstance(side, System):
         return lambda: side.train_step(x_BTF, draws())
     batch = Batch.of_features(side.layout, x_BTF)
-    take = RecordedSteps(side, CudaRecorder(x_BTF.device)) if recorded else side.train_step
+    take = GraphSteps(side, CudaRecorder(x_BTF.device)) if recorded else side.train_step
     return lambda: take(batch, draws())
 
 

@@ -1,1 +1,1 @@
-"""Training: the curriculum, the loop, checkpoints and what is reported on the way."""
+"""Training: the curriculum, the loop, checkpoints and progress."""

@@ -1,7 +1,7 @@
-"""The batches of a run, in order, on the device: gathered there if the cohort fits, else read one step ahead.
+"""The batches of a run, in order, on the device: gathered there if the cohort fits, or read one step ahead.
 
-What travels are compact codes; they become features on the device, if the system asks for any. Either way
-gives the same bits.
+Compact codes are transferred; features are computed on the device if the system needs them. Both ways give
+the same bits.
 
 Shapes: B batch, T timesteps, R reals, K categorical variables.
 """
@@ -28,10 +28,10 @@ Codes = tuple[Tensor, Tensor, Tensor]  # reals_BTR, codes_BTK, lengths_B
 
 
 class Step(NamedTuple):
-    """What a step learns from.
+    """The batch of a training step.
 
     Args:
-        step: its number.
+        step: its number, from 0.
         length: T, timesteps of the padded batch.
         batch_size: patients of the global batch.
         batch: this process's patients of it.
@@ -49,14 +49,14 @@ class _Source(Protocol):
 
 
 class Batches(Iterator[Step]):
-    """Yields this process's part of every batch from a step on, without end; to be closed at the end.
+    """An endless iterator over this process's part of the batches, starting at a step; must be closed.
 
     Args:
-        curriculum: which patients make which batch.
+        curriculum: assigns patients to batches.
         patients: the training patients.
-        system: what learns from them: says the form of reals, the device and this process's share.
+        system: determines the form of reals, the device and this process's share.
         step: the first step.
-        on_device: whether all codes go to the device; `auto`: if it is a GPU and they fit.
+        on_device: whether all codes are kept on the device; `auto`: if it is a GPU and they fit.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Batches(Iterator[Step]):
         self._next: Future[Step] | None = self._reader.submit(self._read) if self._reader else None
 
     def __next__(self) -> Step:
-        """Return the next step's batch, and begin to read the one after it."""
+        """Return the next step's batch, and start reading the one after it."""
         if self._next is None or self._reader is None:
             return self._read()
         found = self._next.result()
@@ -120,7 +120,7 @@ def _fits(patients: Sequences, form: RealForm, device: torch.device) -> bool:
 
 
 def _pinned(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Return an array in memory from which the device can fetch it without anybody waiting."""
+    """Return a tensor in pinned memory, for asynchronous transfer to the device."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
@@ -147,7 +147,7 @@ class _Resident:
 
 
 def _copied(rows: RowsOnDisk, device: torch.device) -> Tensor:
-    """Copy rows to the device block by block: the host holds one block at a time."""
+    """Copy rows to the device block by block, with one block at a time in host memory."""
     dtype = torch.from_numpy(np.empty(0, rows.dtype)).dtype
     whole = torch.empty(rows.shape, dtype=dtype, device=device)
     for start in range(0, len(rows), _BLOCK_ROWS):
@@ -157,10 +157,10 @@ def _copied(rows: RowsOnDisk, device: torch.device) -> Tensor:
 
 
 class _Gathered:
-    """Codes gathered from the file, by the thread that reads ahead.
+    """Codes gathered from the file, in the thread that reads ahead.
 
-    From a file in the page cache a batch takes a fraction of a millisecond; what a step must not wait for
-    is the disk, once a cohort is larger than memory.
+    From a file in the page cache a batch takes a fraction of a millisecond; reading ahead matters for cohorts
+    larger than memory, which are read from the disk.
     """
 
     def __init__(self, patients: Sequences, form: RealForm, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""What a run goes through: patients to learn from, their order, the number of steps, and validation."""
+"""The plan of a run: training patients, their order, the number of steps, and validation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from healthgym.training.monitoring.validation import Validation, split
 from healthgym.training.pace import Pace
 from healthgym.training.whole import WholeCurriculum, default_epochs
 
-_EPOCHS = 100  # default of systems that learn stage by stage
+_EPOCHS = 100  # default of systems that train in stages
 _SHARE_OF_STEPS = 0.95  # of a time limit; the rest is for validation
 
 
 @dataclass(frozen=True)
 class Course:
-    """All of it.
+    """The plan of a run.
 
     Args:
-        patients: to learn from.
-        curriculum: their order.
-        pace: how many steps.
-        validation: measures the system on other patients; None if it is not validated.
+        patients: to train on.
+        curriculum: the order of batches.
+        pace: the number of steps.
+        validation: on other patients; None if the system is not validated.
     """
 
     patients: Sequences
@@ -34,13 +34,13 @@ class Course:
     validation: Validation | None
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over the plan and what is known from validation, as a checkpoint has them."""
+        """Load the plan and the state of validation from a checkpoint."""
         self.pace.load_state(state)
         if self.validation is not None:
             self.validation.load_state(state)
 
     def description(self) -> str:
-        """Return it in words, a line or two."""
+        """Return a description of one or two lines."""
         curriculum, validation = self.curriculum, self.validation
         if isinstance(curriculum, WholeCurriculum):
             count = curriculum.stages[0].num_patients
@@ -57,11 +57,11 @@ class Course:
 
 
 def set_course(patients: Sequences, system: System, config: RunConfig) -> Course:
-    """Return what a system goes through, as the settings and its class have it.
+    """Return the plan of a run, from the settings and the system's class.
 
     Args:
         patients: all training patients.
-        system: what learns from them.
+        system: to be trained.
         config: the run's settings.
 
     Raises:
@@ -76,7 +76,7 @@ def set_course(patients: Sequences, system: System, config: RunConfig) -> Course
 
 
 def _divided(patients: Sequences, system: System, config: RunConfig) -> tuple[Sequences, Sequences | None]:
-    """Return the patients to train on, and those to validate on if the system can be validated."""
+    """Return the training patients, and the validation patients if the system has validation."""
     if not system.validates or not config.training.validation:
         return patients, None
     learned_N, held_N = split(patients.num_patients, config.training.validation, config.training.seed)

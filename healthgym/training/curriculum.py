@@ -1,8 +1,8 @@
-"""Which patients make which batch: a function of (seed, step).
+"""Assignment of patients to batches: a function of (seed, step).
 
-One epoch walks the stages in order of length; a stage is every batch of its patients (see `data.stages`), in
-a random order, the last incomplete batch left out. Nothing lists the patients of a stage: an order is
-computed for the places of a batch, and one index serves all stages, if patients differ in length.
+An epoch has the stages in order of length; a stage has all batches of its patients (see `data.stages`) in
+random order, without the last incomplete batch. There is no shuffled list: the random order is computed for
+the positions of a batch, and one index by length serves all stages.
 """
 
 from dataclasses import dataclass
@@ -31,9 +31,9 @@ class Stage:
 
     Args:
         length: timesteps.
-        num_patients: who are in it.
-        num_batches: whole batches of them.
-        first: place of the first of them in the order of lengths.
+        num_patients: number of patients in it.
+        num_batches: number of complete batches.
+        first: position of its first patient in the order of lengths.
     """
 
     length: int
@@ -44,7 +44,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a step stands: all counted from 0."""
+    """The position of a step in the curriculum, counted from 0."""
 
     epoch: int
     stage: int
@@ -56,7 +56,7 @@ class Curriculum:
 
     Attributes:
         stages: by length.
-        plan: which patients they hold.
+        plan: the patients of the stages.
 
     Args:
         config: lengths and batch size.
@@ -64,7 +64,7 @@ class Curriculum:
         seed: the run's seed.
 
     Raises:
-        ConfigError: a stage would have no batch.
+        ConfigError: a stage has no complete batch.
     """
 
     def __init__(self, config: CurriculumConfig, patients: HasLengths, seed: int) -> None:
@@ -80,7 +80,7 @@ class Curriculum:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in one walk over all stages."""
+        """Number of batches of an epoch."""
         return int(self._ends[-1])
 
     @property
@@ -89,7 +89,7 @@ class Curriculum:
         return self.stages[-1].length
 
     def place(self, step: int) -> Place:
-        """Return where a step stands."""
+        """Return the position of a step."""
         epoch, within = divmod(step, self.steps_per_epoch)
         stage = int(np.searchsorted(self._ends, within, side="right"))
         return Place(epoch, stage, within - int(self._ends[stage] - self.stages[stage].num_batches))
@@ -108,7 +108,7 @@ class Curriculum:
         return self.stages[self.place(step).stage].length
 
     def timesteps_between(self, start: int, stop: int) -> int:
-        """Return the timesteps per sequence, summed over steps start..stop-1: a measure of work."""
+        """Return the timesteps per sequence, summed over steps start..stop-1, as a measure of work."""
         return self._timesteps_before(stop) - self._timesteps_before(start)
 
     def _timesteps_before(self, step: int) -> int:
@@ -121,7 +121,7 @@ class Curriculum:
 
 
 def _by_length(patients: HasLengths, plan: Stages) -> NDArray[Any] | None:
-    """Return the patients by length, as the plan's stages want them; None if all are in every stage."""
+    """Return the patients in the plan's order by length; None if all are in every stage."""
     if not plan.divided and (patients.lengths_N >= plan.lengths[-1]).all():
         return None
     order_N = np.argsort(patients.lengths_N if plan.divided else -patients.lengths_N, kind="stable")

@@ -1,4 +1,4 @@
-"""What can be wrong with the GPU of a run, as sentences."""
+"""Errors of a run's GPU as messages."""
 
 import hashlib
 
@@ -11,10 +11,10 @@ from healthgym.errors import ConfigError
 
 
 def refuse_shared_gpu(device: torch.device, ranks: Ranks) -> None:
-    """Refuse two processes of one job on one GPU, which NCCL cannot connect.
+    """Refuse two processes of one job on one GPU, which NCCL does not support.
 
     Raises:
-        ConfigError: there are such; the first process tells it.
+        ConfigError: processes share a GPU; raised in the first process.
     """
     if device.type != "cuda" or ranks.alone:
         return
@@ -33,12 +33,12 @@ def refuse_shared_gpu(device: torch.device, ranks: Ranks) -> None:
 
 
 def _name_of(device: torch.device) -> str:
-    """Return what no other GPU is called."""
+    """Return a unique name of the GPU."""
     return str(torch.cuda.get_device_properties(device).uuid)
 
 
 def out_of_memory(error: Exception, config: RunConfig, num_processes: int) -> ConfigError:
-    """Return what to tell a user when a step does not fit the GPU's memory."""
+    """Return the error for a step that exceeds the GPU's memory."""
     batch, micro = config.curriculum.batch_size, config.training.micro_batch_size
     own = -(-batch // num_processes)
     at_once = min(micro or own, own)

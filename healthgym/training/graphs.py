@@ -1,11 +1,11 @@
-"""Training steps on CUDA as single launches.
+"""Training steps as CUDA graphs.
 
-A step is tens of thousands of small operations, and a GPU is done with one sooner than Python asks for the
-next. A CUDA graph records them once and launches them as one piece; then only the batch and the step's
-random numbers are new, copied to where the recording reads them.
+A step has tens of thousands of small operations, and a GPU executes them faster than Python can launch them.
+A CUDA graph captures them once and replays them in one launch; for each step, only the batch and the random
+numbers are copied to the memory that the graph reads.
 
-Each kind of step (a length of the curriculum, the latent memory filling or full) is recorded apart, after
-a few that were taken as usual. Steps that must not be repeated as they were are taken as usual.
+Each kind of step (a length of the curriculum, the latent memory filling or full) has its own graph, captured
+after a few eager steps. Steps that cannot be replayed remain eager.
 """
 
 from collections.abc import Callable, Hashable
@@ -19,12 +19,12 @@ from healthgym.nn.recording import CudaRecorder, Recorder, Results
 from healthgym.systems.base import Batch, Draws, KeptDraws, System
 
 Losses = Results
-_USUAL_STEPS = 3  # so that libraries have chosen their algorithms and buffers are there
+_USUAL_STEPS = 3  # eager steps first, in which libraries choose their algorithms and allocate buffers
 
 
 @dataclass
 class _Kind:
-    """One kind of step: what it reads, and what repeats it once it is recorded."""
+    """One kind of step: the memory of its inputs, and its graph once it is captured."""
 
     kept: Batch
     draws: KeptDraws = field(default_factory=KeptDraws)
@@ -34,30 +34,30 @@ class _Kind:
 
     @classmethod
     def like(cls, batch: Batch) -> "_Kind":
-        """Return a kind of step with memory for such batches."""
+        """Return a kind of step with memory for batches of this shape."""
         reals, codes, lengths = map(torch.empty_like, batch.tensors().values())
         return cls(Batch(batch.layout, reals, codes, lengths, batch.is_padded))
 
     def renew(self, batch: Batch, draws: Draws) -> None:
-        """Copy what is new in this step to where the recording reads it."""
+        """Copy this step's batch and random numbers to the memory that the graph reads."""
         for name, kept in self.kept.tensors().items():
             kept.copy_(batch.tensors()[name])
         self.draws.renew(draws)
 
     @property
     def batch(self) -> Batch:
-        """The kept batch, with nothing computed of it yet: the recording must compute that itself."""
+        """The stored batch without cached features: the graph must compute them."""
         return replace(self.kept)
 
 
-class RecordedSteps:
-    """Takes a system's training steps, by repeating recorded ones where it can.
+class GraphSteps:
+    """Runs a system's training steps, as CUDA graphs where possible.
 
     Args:
-        system: whose.
-        recorder: records them.
-        say: told why a step is not recorded, where people look.
-        give_up: whether steps that cannot be recorded are taken as usual from then on; else they are errors.
+        system: to be trained.
+        recorder: captures and replays.
+        say: called with the reason if a step cannot be captured.
+        give_up: whether to continue with eager steps if one cannot be captured; otherwise this is an error.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class RecordedSteps:
         self._told = self._given_up = False
 
     def __call__(self, batch: Batch, draws: Draws) -> Losses:
-        """Do what `System.train_step` does; the losses stand until the next step."""
+        """Run `System.train_step`; the losses are valid until the next step."""
         name = self._system.step_kind(batch)
         if name is None and batch.is_padded and not self._told:
             self._told = True
             self._say(
-                "note: batches of patients of different length are not recorded in this system: their steps "
-                "are taken one operation at a time"
+                "note: in this system steps of patients of different length cannot be CUDA graphs: "
+                "they run one operation at a time"
             )
         if name is None or self._given_up:
             return self._system.train_step(batch, draws)
@@ -100,12 +100,12 @@ class RecordedSteps:
                     self._given_up = True
                     self._kinds.clear()
                     self._say(
-                        f"note: this step cannot be recorded as a CUDA graph ({reason}); steps are taken one "
+                        f"note: this step cannot be captured as a CUDA graph ({reason}); steps are taken one "
                         f"operation at a time"
                     )
                     return self._system.train_step(batch, draws)
                 raise ConfigError(
-                    f"This step cannot be recorded as a CUDA graph ({reason}). Start the same run again with "
+                    f"This step cannot be captured as a CUDA graph ({reason}). Start the same run again with "
                     f"training.cuda_graphs=false: it goes on from the last checkpoint."
                 ) from error
         kind.repeat()
@@ -116,12 +116,12 @@ class RecordedSteps:
 def choose_steps(
     system: System, wanted: bool | Literal["auto"], say: Callable[[str], None]
 ) -> tuple[Callable[[Batch, Draws], Losses], str]:
-    """Return what takes a system's steps, and what a run's first line says of it (nothing on a CPU).
+    """Return the function that runs a system's steps, and a note for a run's first line (empty on a CPU).
 
     Args:
-        system: whose; with its share of each batch.
+        system: to be trained, with its share of each batch.
         wanted: `training.cuda_graphs`.
-        say: told later why a step is not recorded.
+        say: called later with the reason if a step cannot be captured.
     """
     one_by_one = "steps taken one operation at a time"
     if system.device.type != "cuda":
@@ -134,4 +134,4 @@ def choose_steps(
             f"{one_by_one}: several processes record them with training.cuda_graphs=true",
         )
     recorder = CudaRecorder(system.device)
-    return RecordedSteps(system, recorder, say, give_up=wanted == "auto"), "steps recorded as CUDA graphs"
+    return GraphSteps(system, recorder, say, give_up=wanted == "auto"), "steps as CUDA graphs"

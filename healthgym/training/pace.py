@@ -1,4 +1,4 @@
-"""How many steps a run takes: all of its epochs, or as many as fit into a time limit."""
+"""The number of steps of a run: those of all epochs, or as many as fit into a time limit."""
 
 import bisect
 from collections.abc import Mapping
@@ -8,24 +8,24 @@ from healthgym.distributed.ranks import Ranks
 from healthgym.systems.base import State
 from healthgym.training.curriculum import Curriculum
 
-_FIRST_STEPS, _MEASURED_STEPS = 5, 20  # the first take longer: libraries come in, graphs are recorded
-_LATE = 1.25  # times the limit: a run ends there even if its plan says otherwise
+_FIRST_STEPS, _MEASURED_STEPS = 5, 20  # the first steps are slower: libraries are loaded, graphs captured
+_LATE = 1.25  # times the limit: a run ends there even if steps are left in its plan
 
 
 class Pace:
     """Plans the number of steps.
 
-    With a time limit the plan is made once, from the time that steps 6 to 25 took, and kept in the
-    checkpoint: what a schedule makes of it is then a function of the step alone. Work is taken to grow with
-    the timesteps of a batch.
+    With a time limit the plan is made once, from the time of steps 6 to 25, and stored in the checkpoint, so
+    that a learning-rate schedule is a function of the step alone. Time is assumed to be proportional to the
+    timesteps of a batch.
 
     Attributes:
-        total: steps that are planned.
-        minutes: the limit, over all starts of the run; None for none.
+        total: planned number of steps.
+        minutes: the limit, summed over all starts of the run; None for no limit.
 
     Args:
         curriculum: the order of batches.
-        epochs: to take at most.
+        epochs: maximal number.
         minutes: the time limit.
         share: of the limit that steps may take; the rest is for validation.
     """
@@ -39,12 +39,12 @@ class Pace:
         self._marks: list[tuple[int, float]] = []
 
     def measures(self) -> bool:
-        """Tell whether the next call of `step_taken` reads the clock for the plan."""
+        """Return whether the next call of `step_taken` needs the time for the plan."""
         waiting = self.minutes is not None and not self._planned
         return waiting and len(self._marks) + 1 in (_FIRST_STEPS, _FIRST_STEPS + _MEASURED_STEPS)
 
     def step_taken(self, step: int, seconds: float, ranks: Ranks) -> bool:
-        """Take note of a step; return whether a plan was made.
+        """Count a step; return whether the plan was made.
 
         Args:
             step: steps taken so far.
@@ -64,7 +64,7 @@ class Pace:
         return True
 
     def _fitting(self, step: int, timesteps: float) -> int:
-        """Return the last step of those that fit into so many timesteps per sequence, after this one."""
+        """Return the last step that fits into this number of timesteps per sequence after `step`."""
         steps = range(step, self._most + 1)
         fits = bisect.bisect_right(
             steps, timesteps, key=lambda stop: self._curriculum.timesteps_between(step, stop)
@@ -72,7 +72,7 @@ class Pace:
         return steps[max(fits - 1, 0)] if steps else step
 
     def is_late(self, seconds: float) -> bool:
-        """Tell whether the limit is exceeded by so much that the run must end."""
+        """Return whether the limit is exceeded so far that the run must end."""
         return self.minutes is not None and seconds >= 60 * _LATE * self.minutes
 
     def end_at(self, step: int) -> None:
@@ -84,6 +84,6 @@ class Pace:
         return {"planned_steps": self.total, "planned_minutes": self.minutes} if self._planned else {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a plan that was made for the same limit and fits the epochs."""
+        """Load a plan if it was made for the same limit and fits the epochs."""
         if "planned_steps" in state and float(state["planned_minutes"]) == self.minutes:
             self.total, self._planned = min(self._most, int(state["planned_steps"])), True

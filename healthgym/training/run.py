@@ -1,4 +1,4 @@
-"""Start a run or go on with one: the same call does both, in one process or in each of several."""
+"""Starting or resuming a run by the same call, in one process or in each of several."""
 
 import io
 import os
@@ -57,7 +57,7 @@ from healthgym.words import counted
 
 
 def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> bool:
-    """Train in a run folder until done or asked to stop; go on from the newest checkpoint there.
+    """Train in a run folder until done or stopped, from its newest checkpoint if there is one.
 
     Args:
         run_dir: the folder; made if absent.
@@ -65,14 +65,14 @@ def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> boo
         stream: where progress goes; standard error if not given.
 
     Returns:
-        Whether the run is finished; if not, the same call goes on with it.
+        Whether the run is finished; if not, the same call resumes it.
 
     Raises:
         ConfigError: other settings or other data than the run was started with.
         StorageError: the prepared cohort cannot be read.
         FencedError: another process has taken over the folder.
         DivergenceError: a loss is not a finite number.
-        RankError: another process of this job was lost, or failed and tells why itself.
+        RankError: another process of this job was lost, or failed and reports the error itself.
     """
     device, threads = choose_device(config), choose_threads(config)
     torch.set_num_threads(threads)
@@ -96,7 +96,7 @@ def _train(
     curriculum, validation = course.curriculum, course.validation
     usage = usage_of(curriculum.plan, cohort.train, cohort.schema)
     folder = RunFolder(run_dir)
-    if not list_checkpoints(folder.checkpoints):  # what was begun goes on as it was
+    if not list_checkpoints(folder.checkpoints):  # a run that was begun resumes without this check
         refuse_left_out(usage, config.curriculum)
     start = _begin(folder, config, ranks)
     _refuse_other_data(start, cohort, config)
@@ -161,10 +161,10 @@ def _built(cohort: PreparedCohort, config: RunConfig, device: torch.device) -> S
 
 
 def rehearse(run_dir: Path, config: RunConfig) -> None:
-    """Find out, without training, whether a run could be started or go on: do data and settings fit?
+    """Check without training whether a run can be started or resumed with these data and settings.
 
     Raises:
-        HealthgymError: what `train` would raise before its first step.
+        HealthgymError: an error that `train` would raise before its first step.
     """
     cohort = PreparedCohort.open(config.data, verify=False)
     system = _built(cohort, config, torch.device("cpu"))
@@ -175,7 +175,7 @@ def rehearse(run_dir: Path, config: RunConfig) -> None:
 
 
 def _draw(folder: RunFolder, report: ProgressReport) -> None:
-    """Draw the losses; without room for the picture, the run is saved all the same."""
+    """Plot the losses; a failure to write the plot does not end the run."""
     try:
         draw_losses(folder.metrics_path, folder.losses_path)
     except OSError as error:
@@ -183,7 +183,7 @@ def _draw(folder: RunFolder, report: ProgressReport) -> None:
 
 
 def _finish(folder: RunFolder, trainer: Trainer, report: ProgressReport) -> None:
-    """Leave word that the end was reached; without room for it, the run is finished all the same."""
+    """Record that the run is finished; a failure to write the record is only printed."""
     if not trainer.finished:
         return
     why = "validation did not improve any more" if trainer.exhausted else ""
@@ -199,7 +199,7 @@ def _metrics(folder: RunFolder, step: int, report: ProgressReport) -> MetricsFil
 
 
 def _begin(folder: RunFolder, config: RunConfig, ranks: Ranks) -> Checkpoint | None:
-    """Claim the folder and return where to go on from, the same in every process."""
+    """Claim the folder and return the checkpoint to resume from, the same in every process."""
     start = None
 
     def claim() -> int | None:
@@ -223,7 +223,7 @@ def _begin(folder: RunFolder, config: RunConfig, ranks: Ranks) -> Checkpoint | N
 
 
 def _num_bytes(state: State) -> int:
-    """Return the size of a checkpoint, about."""
+    """Return the approximate size of a checkpoint."""
     return sum(
         _num_bytes(value) if isinstance(value, dict) else getattr(value, "nbytes", 0)
         for value in state.values()
@@ -244,7 +244,7 @@ def _share(batch_size: int, config: RunConfig, ranks: Ranks) -> Share:
 
 
 def choose_device(config: RunConfig) -> torch.device:
-    """Return the device that the settings name; `auto` takes CUDA where there is one."""
+    """Return the device of the settings; `auto` is CUDA if available."""
     wanted = config.training.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
@@ -262,7 +262,7 @@ def choose_device(config: RunConfig) -> torch.device:
 
 
 def choose_threads(config: RunConfig) -> int:
-    """Return how many threads torch shall use: as set, as OMP_NUM_THREADS says, or one per granted core."""
+    """Return the number of torch's threads: the setting, OMP_NUM_THREADS, or one per granted core."""
     if config.training.threads != "auto":
         return config.training.threads
     return threads_asked(os.environ) or granted_cores()
@@ -309,7 +309,7 @@ def _saver(
             try:
                 write_checkpoint(checkpoint_path(folder.checkpoints, made.step), checkpoint)
             except FileNotFoundError:
-                folder.check()  # a newer owner clears away what an older one was writing
+                folder.check()  # a newer owner deletes temporary files of an older one
                 raise
             prune_checkpoints(folder.checkpoints, config.checkpoint.keep)
 
@@ -319,7 +319,7 @@ def _saver(
 def _length_groups(
     cohort: PreparedCohort, lengths_N: NDArray[np.int32], curriculum: Curriculum
 ) -> tuple[LengthGroup, ...]:
-    """Return what the number of timesteps is drawn from; nothing where it is one for all or is generated."""
+    """Return the groups that lengths are drawn from; none if all are equal or the system generates them."""
     if isinstance(curriculum, WholeCurriculum) or (lengths_N == lengths_N[0]).all():
         return ()
     codes_NS, names = static_codes(cohort.train, cohort.schema)
@@ -367,7 +367,7 @@ def _greeting(
 
 
 def _why(config: RunConfig) -> str:
-    """Say where the number of threads comes from, if it is not that of the granted cores."""
+    """Return the origin of the number of threads, if it is not the number of granted cores."""
     asked = threads_asked(os.environ) if config.training.threads == "auto" else None
     return " (OMP_NUM_THREADS)" if asked and asked != granted_cores() else ""
 

@@ -1,11 +1,11 @@
-"""A run folder, and the fence that keeps it to one writer.
+"""A run folder, with fencing so that it has one writer.
 
 config.yaml     the resolved settings
-owner.json      who writes here now
+owner.json      the process that may write here
 checkpoints/    step-000001200.h5 ...
-metrics.jsonl   a line of losses every so often
-losses.png      the same as a picture
-finished.json   there once the end was reached, until the run goes on
+metrics.jsonl   a line of losses per logging interval
+losses.png      plot of the losses
+finished.json   written at the end, deleted if the run is continued
 """
 
 import contextlib
@@ -30,7 +30,7 @@ FINISHED_FILE = "finished.json"
 
 @contextlib.contextmanager
 def saving_to(path: Path) -> Iterator[None]:
-    """Turn a refusal of the file system into a sentence."""
+    """Turn file system errors into a sentence."""
     try:
         yield
     except OSError as error:
@@ -42,11 +42,11 @@ def saving_to(path: Path) -> Iterator[None]:
 
 
 class RunFolder:
-    """Paths of a run, and the right to write to them.
+    """The paths of a run, and the ownership of the folder.
 
     Args:
         path: the folder; made if absent.
-        identity: who asks; this process unless a test says otherwise.
+        identity: of the writer; by default this process.
     """
 
     def __init__(self, path: Path, identity: Identity | None = None) -> None:
@@ -60,10 +60,10 @@ class RunFolder:
         self._identity = identity or mine()
 
     def claim(self) -> None:
-        """Become the writer; whoever was it before stops at its next save.
+        """Become the writer; the previous one stops at its next save.
 
         Raises:
-            FencedError: a later life of this very job is the writer already.
+            FencedError: a later start of the same job is already the writer.
             StorageError: the folder cannot be written to.
         """
         with saving_to(self.path):
@@ -73,11 +73,11 @@ class RunFolder:
                 raise FencedError(self._superseded(owner))
             write_json(self._owner_path, self._identity.as_dict())
             remove_stale(self.checkpoints)
-            # Another process may be claiming the folder at this moment: leave young files alone.
+            # Another process may be claiming the folder at this moment: do not delete recent files.
             remove_stale(self.path, older_than=time.time() - _STALE_SECONDS)
 
     def check(self) -> None:
-        """Make sure that this process is still the writer.
+        """Check that this process is still the writer.
 
         Raises:
             FencedError: another process has claimed the folder since.
@@ -87,30 +87,30 @@ class RunFolder:
             raise FencedError(self._superseded(owner))
 
     def begin(self, config: RunConfig) -> None:
-        """Keep the resolved settings beside the checkpoints, for people; the run is not finished."""
+        """Write the resolved settings beside the checkpoints, and delete the record of an earlier end."""
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         with saving_to(self.path):
             write_text(self.config_path, text)
             self.finished_path.unlink(missing_ok=True)
 
     def finish(self, step: int, why: str) -> None:
-        """Leave word that the end was reached, for `status`.
+        """Record the end of the run, for `status`.
 
         Args:
-            step: steps taken.
-            why: that was the end.
+            step: number of steps taken.
+            why: the reason for the end, if it came early.
 
         Raises:
-            OSError: it cannot be written; the run's last checkpoint is there all the same.
+            OSError: it cannot be written; the last checkpoint is not affected.
         """
         self.check()
         write_json(self.finished_path, {"step": step, "why": why})
 
     def refuse_other_config(self, config: RunConfig) -> None:
-        """Refuse to go on with settings that would train something else.
+        """Refuse to resume with settings that would change the training.
 
         Raises:
-            ConfigError: with the settings that differ.
+            ConfigError: lists the settings that differ.
         """
         if not self.config_path.exists():
             return

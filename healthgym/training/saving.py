@@ -1,4 +1,4 @@
-"""Saving while training goes on: a checkpoint that cannot be written ends no run that could go on."""
+"""Saving checkpoints during training; a failed save does not end the run."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -11,14 +11,14 @@ from healthgym.systems.base import State
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that the next step depends on, in arrays and numbers of its own.
+    """A copy of everything that the next step depends on.
 
     Args:
-        step: steps taken.
-        seconds: time they took.
+        step: number of steps taken.
+        seconds: training time.
         state: the system's.
         meter: losses not yet logged.
-        trainer: the plan and what is known from validation.
+        trainer: the plan and the state of validation.
     """
 
     step: int
@@ -31,19 +31,19 @@ class Snapshot:
 Save = Callable[[Snapshot], None]
 
 RETRY_SECONDS = 60.0
-"""How long after a checkpoint that could not be written the next one is tried."""
+"""Time from a failed checkpoint to the next attempt."""
 
 
 class Saving:
-    """Writes checkpoints, and says so where one cannot be written.
+    """Writes checkpoints, and prints a note if one cannot be written.
 
-    The last one of a run, or before a stop, is written by `last`: what fails then is an error.
+    The last checkpoint of a run, or before a stop, is written by `last`: its failure is an error.
 
     Args:
         write: writes a checkpoint.
-        say: tells people.
-        step: of the checkpoint that the run goes on from; 0 if there is none.
-        kept: returns the checkpoints that are kept, newest first, as (step, file).
+        say: prints a note.
+        step: of the checkpoint that the run resumes from; 0 if there is none.
+        kept: returns the stored checkpoints, newest first, as (step, file).
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Saving:
         self._failed_at: float | None = None
 
     def __call__(self, made: Snapshot) -> None:
-        """Write a checkpoint, or say why not."""
+        """Write a checkpoint, or print why it failed."""
         try:
             self.last(made)
         except StorageError as error:
@@ -81,13 +81,13 @@ class Saving:
 
     @property
     def newest(self) -> str:
-        """Say which checkpoint is the newest."""
+        """A phrase that names the newest checkpoint."""
         return f"the newest checkpoint is of step {self.step:,}" if self.step else "there is none so far"
 
     def last_good(self, since: int) -> str:
-        """Return a sentence that names the newest checkpoint from before a step.
+        """Return a sentence that names the newest checkpoint before a step.
 
-        The weights after n steps were used first in step n, so that a checkpoint of an earlier step is sound.
+        The weights after n steps are first used in step n, so that checkpoints of earlier steps are good.
         """
         kept = list(self._kept())
         for step, file in kept:
@@ -97,5 +97,5 @@ class Saving:
         return "No checkpoint from before that is kept." if kept else "No checkpoint was written before that."
 
     def wants_again(self) -> bool:
-        """Tell whether it is time to try again after a failure."""
+        """Return whether to try again after a failure."""
         return self._failed_at is not None and time.monotonic() - self._failed_at >= RETRY_SECONDS

@@ -17,7 +17,7 @@ _SETTINGS = (".yaml", ".yml")
 
 
 def is_settings(path: Path) -> bool:
-    """Tell whether a path is a file of settings rather than a checkpoint or a run folder."""
+    """Return whether a path is a file of settings rather than a checkpoint or a run folder."""
     return path.suffix.lower() in _SETTINGS
 
 
@@ -26,7 +26,7 @@ def shape_contract(path: Path, schema: Path | None = None, length: int | None = 
 
     Args:
         path: a checkpoint, a run folder, or a YAML file of settings.
-        schema: what the features are; by default that of the checkpoint or of the prepared cohort.
+        schema: determines the features; by default that of the checkpoint or of the prepared cohort.
         length: timesteps; by default the longest of the training patients.
 
     Raises:

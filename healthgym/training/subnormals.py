@@ -1,9 +1,11 @@
-"""Numbers below the normal floats (1e-38) count as zero while a training step runs.
+"""Flushing subnormal floats (below 1e-38) to zero during training steps.
 
-Through hundreds of timesteps an LSTM's gradient halves and halves again until it is subnormal, and a CPU
-takes a hundred times as long for such a number: steps of 200 timesteps and more took over ten times as long.
-What is lost is less than 1e-38 of each. Outside of a step numbers stay as IEEE 754 has them, since other
-libraries rely on it. A GPU knows no such penalty.
+Over hundreds of timesteps the gradient of an LSTM shrinks until it is subnormal, and a CPU takes a hundred
+times as long for such numbers: steps of 200 timesteps and more took over ten times as long. The error is
+below 1e-38
+    per
+number. Outside of a step, arithmetic follows IEEE 754, since other libraries rely on it. GPUs have no such
+penalty.
 """
 
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ import torch
 
 @contextmanager
 def subnormals_are_zero() -> Iterator[None]:
-    """Let this thread, and workers that it starts, take subnormal numbers for zero inside the block."""
+    """Flush subnormal numbers to zero inside the block, in this thread and in workers that it starts."""
     torch.set_flush_denormal(True)
     try:
         yield
@@ -23,6 +25,6 @@ def subnormals_are_zero() -> Iterator[None]:
 
 
 def start_workers() -> None:
-    """Start torch's worker threads, which keep the mode of their start. To be called before others do."""
+    """Start torch's worker threads, which keep the mode of their start; must precede other computations."""
     with subnormals_are_zero():
-        torch.zeros(1 << 20).add_(1)  # large enough to be shared out
+        torch.zeros(1 << 20).add_(1)  # large enough to run in all threads

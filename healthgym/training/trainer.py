@@ -1,4 +1,4 @@
-"""The loop: take a step, log, save, stop if asked. It knows a system only by `System`."""
+"""The training loop: step, log, save, stop on request. It uses systems only through `System`."""
 
 import hashlib
 import time
@@ -28,22 +28,22 @@ from healthgym.training.subnormals import subnormals_are_zero
 
 @dataclass
 class Trainer:
-    """Takes a system through a curriculum.
+    """Trains a system on a curriculum.
 
     Args:
-        system: what learns.
-        take_step: takes its steps: `system.train_step`, or what does the same.
-        curriculum: order of the batches.
-        batches: the steps' batches on the system's device, from `step` on.
+        system: to be trained.
+        take_step: runs a step: `system.train_step`, or its CUDA graph.
+        curriculum: the order of batches.
+        batches: the batches on the system's device, starting at `step`.
         config: the run's settings.
-        metrics: where losses go; None in a process that writes none.
-        report: where people look.
+        metrics: the file of losses; None in a process that writes none.
+        report: shows progress.
         saving: writes snapshots; called in another thread, one at a time.
-        step: steps already taken.
-        seconds: time they took.
+        step: number of steps already taken.
+        seconds: training time so far.
         meter: losses not yet logged.
-        pace: how many steps there will be.
-        validation: measures the system now and then, if it can be.
+        pace: the planned number of steps.
+        validation: of the system; None if it has none.
     """
 
     system: System
@@ -66,7 +66,7 @@ class Trainer:
 
     @property
     def exhausted(self) -> bool:
-        """Whether validation has not improved for so long that the run ends."""
+        """Whether the run ends early because validation does not improve."""
         return self.validation is not None and self.validation.since >= self.validation.patience(
             self.pace.total
         )
@@ -77,11 +77,11 @@ class Trainer:
         return self.step >= self.pace.total or self.exhausted
 
     def run(self) -> bool:
-        """Train to the end, or until a signal asks to stop; return whether the end was reached.
+        """Train to the end, or until a signal requests to stop; return whether the end was reached.
 
         Raises:
-            DivergenceError: a loss or a weight is not finite, or a loss far too large. Nothing is saved from
-                then on.
+            DivergenceError: a loss or a weight is not finite, or a loss is far too large. Nothing is saved
+                afterwards.
             StorageError: the last checkpoint cannot be written.
         """
         self.system.plan(self.pace.total)
@@ -108,7 +108,7 @@ class Trainer:
             bool(stopping.requested()), self._save_is_due(), self.pace.is_late(self.seconds)
         )
         if late and not self.finished:
-            self.pace.end_at(self.step + 1)  # with a step that ends as every last one does
+            self.pace.end_at(self.step + 1)  # the next step is then handled as the last one
         if stop and not stopping.requested():
             stopping.request("a signal to another process")
         return stop, save
@@ -130,7 +130,7 @@ class Trainer:
         self.report.step()
 
     def _plan(self) -> dict[str, float]:
-        """Plan the number of steps, if now is the time; return what to log of it."""
+        """Plan the number of steps if it is due; return values to log."""
         if not self.pace.step_taken(self.step, self.seconds, self._ranks):
             return {}
         self.system.plan(self.pace.total)
@@ -139,7 +139,7 @@ class Trainer:
         return {"planned_steps": self.pace.total}
 
     def _validate(self) -> dict[str, float]:
-        """Measure the system on validation patients, if now is the time; return what to log of it."""
+        """Validate the system if it is due; return values to log."""
         if self.validation is None or not self.validation.is_due(self.step, self.pace.total):
             return {}
         try:
@@ -148,7 +148,7 @@ class Trainer:
             raise self._diverged(error) from None
 
     def _log_is_due(self) -> bool:
-        """At fixed steps and at the end of each stage, so that a line never mixes two lengths."""
+        """Whether to log: at fixed steps and at the end of each stage, so that a line has one length."""
         here, after = self.curriculum.place(self.step - 1), self.curriculum.place(self.step)
         return (
             self.step % self.config.training.log_every_steps == 0
@@ -157,7 +157,7 @@ class Trainer:
         )
 
     def _log(self, found: dict[str, float]) -> None:
-        """Write the mean losses since the last time, and what else was found at this step."""
+        """Write the mean losses since the last call, and other values of this step."""
         self._check()
         losses = self.meter.means()
         if self.metrics is None:
@@ -187,7 +187,7 @@ class Trainer:
         )
 
     def _snapshot(self) -> None:
-        """Copy the state and let the writer thread save it while training goes on."""
+        """Copy the state and let the writer thread save it during training."""
         self._await_writer()
         snapshot = self._arrays()
         if self._ranks.first:
@@ -199,7 +199,7 @@ class Trainer:
         return Snapshot(self.step, self.seconds, state, self.meter.state(), trainer)
 
     def _save_last(self) -> None:
-        """Save where the run ends, unless that was done: what fails now is an error."""
+        """Save at the end of the run, unless done already; a failure is an error."""
         self._await_writer()
         if any(self._ranks.any(self._ranks.first and self.step > self.saving.step)):
             snapshot = self._arrays()
@@ -207,7 +207,7 @@ class Trainer:
                 self.saving.last(self._of(snapshot))
 
     def _agreed(self, state: State) -> State:
-        """Return the first process's state; nodes of different makes may differ in the last bits."""
+        """Return the first process's state; different processors may differ in the last bits."""
         if (
             not self._ranks.alone
             and len({tuple(own.tolist()) for own in self._ranks.gather(_digest(state))}) > 1
@@ -230,7 +230,7 @@ class Trainer:
         """Return a copy of the system's state, the same in every process.
 
         Raises:
-            DivergenceError: it holds numbers that are not finite.
+            DivergenceError: it has numbers that are not finite.
         """
         self._check()
         state = self._agreed(to_arrays(self.system.state()))
@@ -241,7 +241,7 @@ class Trainer:
         return state
 
     def _diverged(self, error: DivergenceError) -> HealthgymError:
-        """Return the error for a user, the same in every process, with the last good checkpoint."""
+        """Return the error with the last good checkpoint, the same in every process."""
         self._await_writer()
         error.since = error.since or self.step
         place = self.curriculum.place(self.step - 1)
@@ -267,7 +267,7 @@ def to_arrays(state: State) -> State:
 
 
 def _digest(state: State) -> Tensor:
-    """Return 32 numbers that differ where two states of arrays do."""
+    """Return a hash of a state as 32 numbers."""
     digest = hashlib.sha256()
 
     def add(tree: State) -> None:

@@ -1,4 +1,4 @@
-"""The curriculum of systems that learn from whole patients, whatever their lengths.
+"""The curriculum of systems that learn from whole patients of different lengths.
 
 Shapes: N patients, B batch, T timesteps.
 """
@@ -14,28 +14,28 @@ from healthgym.data.stages import StagePatients, Stages
 from healthgym.errors import ConfigError
 from healthgym.training.curriculum import Curriculum, HasLengths, Stage
 
-_LEAST_BATCHES, _SMALLEST_BATCH = 22, 8  # few patients make small batches, so that an epoch has some steps
-_MULTIPLE = 8  # of timesteps that a batch is padded to, so that few shapes occur
-_NEARLY_EQUAL = 0.9  # of the longest length: then every batch is padded to the longest
+_LEAST_BATCHES, _SMALLEST_BATCH = 22, 8  # with few patients batches are smaller, for enough steps per epoch
+_MULTIPLE = 8  # batches are padded to multiples of this number of timesteps, for few different shapes
+_NEARLY_EQUAL = 0.9  # share of the longest length above which every batch is padded to the longest
 
 
 class WholeCurriculum(Curriculum):
-    """One stage: every patient at full length, the last incomplete batch of an epoch left out.
+    """One stage with all patients at full length, without the last incomplete batch of an epoch.
 
-    An epoch's order is random, and a batch is padded to its longest patient. Batches are not made of patients
-    of like length, which would save padding: gradients are clipped to one norm, those of long patients more
-    often than those of short ones, so that short patients would count for more (of 353 patients with liver
-    cirrhosis 7.7% had one visit, and 13.4% of the synthetic ones).
+    An epoch's order is random, and a batch is padded to its longest patient. Batches of similar lengths would
+    save padding, but gradients are clipped per batch, those of long patients more often than those of short
+    ones, so that short patients would have too much weight (of 353 patients with liver cirrhosis 7.7% had one
+    visit, but 13.4% of the synthetic ones).
 
     Args:
-        config: batch size; less where an epoch would have fewer than 22 steps, but not below 8. With fewer
-            patients than that, a batch is all of them.
+        config: batch size; reduced to at least 8 if an epoch would have fewer than 22 steps. With fewer
+            patients, a batch has all of them.
         patients: the training patients.
         seed: the run's seed.
-        fixed_length: pad every batch to the longest patient of all, so that all steps have one shape.
+        fixed_length: pad every batch to the longest patient of all, so that all steps have the same shape.
 
     Raises:
-        ConfigError: there is nothing to learn from.
+        ConfigError: there are no timesteps to learn from.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class WholeCurriculum(Curriculum):
         return self.padded(self._lengths_N[self.batch(step)])
 
     def padded(self, lengths_B: NDArray[Any]) -> int:
-        """Return how many timesteps a batch of patients of these lengths is padded to."""
+        """Return the number of timesteps that a batch of these lengths is padded to."""
         if self.fixed_length:
             return self.max_length
         return min(-(-int(lengths_B.max()) // _MULTIPLE) * _MULTIPLE, self.max_length)
@@ -75,7 +75,8 @@ class WholeCurriculum(Curriculum):
 def default_epochs(num_patients: int) -> int:
     """Return the default number of epochs of a system that learns from whole patients.
 
-    The fewer the patients, the more often each is seen: 20 epochs at 3,500 patients, between 3 and 60. More
-    was overfitting on 2,852 intensive-care stays: of 34 planned epochs the 18th was the best.
+    It decreases with the number of patients: 20 epochs at 3,500 patients, between 3 and 60. More epochs
+        overfitted
+    on 2,852 intensive-care stays: of 34 planned epochs the 18th was the best.
     """
     return round(float(np.clip(20 * (3500 / num_patients) ** 0.45, 3, 60)))

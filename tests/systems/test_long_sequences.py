@@ -52,16 +52,18 @@ def test_a_step_of_500_timesteps_and_200_features(name: str) -> None:
         torch.testing.assert_close(value, losses[1][loss], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_a_step_of_ar_of_500_timesteps_and_80_variables() -> None:
+@pytest.mark.parametrize(
+    "length", [pytest.param(120, marks=pytest.mark.slow), pytest.param(LENGTH, marks=pytest.mark.nightly)]
+)
+def test_a_step_of_ar_of_hundreds_of_timesteps_and_80_variables(length: int) -> None:
     random = np.random.default_rng(0)
-    values = random.normal(size=(4 * LENGTH, LAYOUT.num_reals))
-    lengths = np.full(4, LENGTH)
+    values = random.normal(size=(4 * length, LAYOUT.num_reals))
+    lengths = np.full(4, length)
     columns = [in_memory(column) for column in values.T]
-    facts = CohortFacts(fit_cells(columns, lengths, 1), 4, LENGTH, LENGTH)
+    facts = CohortFacts(fit_cells(columns, lengths, 1), 4, length, length)
     assert facts.cells is not None
-    codes = facts.cells.encode(values, lengths).reshape(4, LENGTH, -1)
-    classes = random.integers(0, 4, (4, LENGTH, len(LAYOUT.num_classes))).astype(np.uint8)
+    codes = facts.cells.encode(values, lengths).reshape(4, length, -1)
+    classes = random.integers(0, 4, (4, length, len(LAYOUT.num_classes))).astype(np.uint8)
     known = (torch.from_numpy(each) for each in (codes, classes, lengths))
     patients = Batch(LAYOUT, *known)
     config = parse(RunConfig, {"system": tiny.SYSTEMS["ar"] | {"dropout": 0.0}}, "ar")
@@ -72,6 +74,6 @@ def test_a_step_of_ar_of_500_timesteps_and_80_variables() -> None:
         losses.append(system.train_step(patients, PositionDraws(0, 0, CPU))["nats"])
     assert losses[0].isfinite()
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
-    made = system.make(SampleDraws(0, 0, 2), LENGTH)
-    assert made.reals_RTB.shape == (LAYOUT.num_reals, LENGTH, 2)
+    made = system.make(SampleDraws(0, 0, 2), length)
+    assert made.reals_RTB.shape == (LAYOUT.num_reals, length, 2)
     assert np.isfinite(made.reals_RTB).all()

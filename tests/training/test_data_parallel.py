@@ -144,7 +144,9 @@ def tolerance(system: str) -> float:
     return 1e-5 if system == "v3" else 1e-8
 
 
-@pytest.mark.parametrize(("num_processes", "micro"), [(2, None), pytest.param(4, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("num_processes", "micro"), [(2, None), pytest.param(4, 1, marks=pytest.mark.nightly)]
+)
 def test_several_processes_equal_one(tmp_path: Path, num_processes: int, micro: int | None) -> None:
     tiny.cohort(tmp_path)
     training = {"training": SECTIONS["training"] | {"micro_batch_size": micro}}

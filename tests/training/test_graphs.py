@@ -1,4 +1,4 @@
-"""Recorded steps: what can be seen of them without a GPU, and on one where there is one."""
+"""CUDA-graph steps: their behaviour without a GPU, and on one if available."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,7 +21,7 @@ from healthgym.errors import ConfigError
 from healthgym.strict import parse
 from healthgym.systems.base import Batch, Draws, KeptDraws, PositionDraws, System
 from healthgym.systems.build import build_system
-from healthgym.training.graphs import CudaRecorder, Losses, RecordedSteps, choose_steps
+from healthgym.training.graphs import CudaRecorder, GraphSteps, Losses, choose_steps
 from healthgym.training.trainer import to_arrays
 
 LENGTHS = [3, 6] * 9  # the latent memory of 20 slots is filling, overflows in step 3, and is full
@@ -71,7 +71,7 @@ def test_recorded_steps_are_the_usual_ones_bit_for_bit(name: str) -> None:
     usual, other, tape = build(name), build(name), Tape()
     expected, found = (
         run(usual, usual.train_step, LENGTHS, CPU),
-        run(other, RecordedSteps(other, tape), LENGTHS, CPU),
+        run(other, GraphSteps(other, tape), LENGTHS, CPU),
     )
     assert tape.repeated >= 8
     assert tape.recorded == 2  # of each length; while the memory is filling too few steps are alike
@@ -165,7 +165,7 @@ def test_batches_in_parts_are_recorded_too(name: str) -> None:
     usual, other, tape = build(name), build(name), Tape()
     usual.share = other.share = Share(micro_batch_size=3)
     expected = run(usual, usual.train_step, [T] * 9, CPU)
-    assert run(other, RecordedSteps(other, tape), [T] * 9, CPU) == expected
+    assert run(other, GraphSteps(other, tape), [T] * 9, CPU) == expected
     assert tape.recorded == 1
     assert flat(other) == flat(usual)
 
@@ -177,16 +177,16 @@ def test_a_step_that_cannot_be_recorded_says_what_to_do() -> None:
 
     v1 = build("v1")
     with pytest.raises(ConfigError, match=r"not permitted when stream.*training\.cuda_graphs=false"):
-        run(v1, RecordedSteps(v1, Broken()), [T] * 6, CPU)
+        run(v1, GraphSteps(v1, Broken()), [T] * 6, CPU)
     usual, other, said = build("v1"), build("v1"), list[str]()
     expected = run(usual, usual.train_step, [T] * 6, CPU)
-    assert run(other, RecordedSteps(other, Broken(), said.append, give_up=True), [T] * 6, CPU) == expected
-    assert [text.split(" (")[0] for text in said] == ["note: this step cannot be recorded as a CUDA graph"]
+    assert run(other, GraphSteps(other, Broken(), said.append, give_up=True), [T] * 6, CPU) == expected
+    assert [text.split(" (")[0] for text in said] == ["note: this step cannot be captured as a CUDA graph"]
 
 
 def test_padded_batches_are_taken_as_usual_where_a_system_cannot_record_them(name: str) -> None:
     system, tape, said = build(name), Tape(), list[str]()
-    steps, padded = RecordedSteps(system, tape, said.append), batch(0, T, system.real_form)
+    steps, padded = GraphSteps(system, tape, said.append), batch(0, T, system.real_form)
     padded = replace(padded, is_padded=True)
     for step in range(5):
         steps(padded, PositionDraws(1, step, CPU))
@@ -202,8 +202,8 @@ class TwoProcesses(Ranks):
 @pytest.mark.parametrize(
     ("device", "wanted", "ranks", "recorded", "said"),
     [
-        ("cuda", "auto", Ranks(), True, "steps recorded as CUDA graphs"),
-        ("cuda", True, TwoProcesses(), True, "steps recorded as CUDA graphs"),
+        ("cuda", "auto", Ranks(), True, "steps as CUDA graphs"),
+        ("cuda", True, TwoProcesses(), True, "steps as CUDA graphs"),
         (
             "cuda",
             "auto",
@@ -223,7 +223,7 @@ def test_graphs_are_chosen_where_they_can_be(
     system.device, system.share = torch.device(device), Share(ranks)
     with mock.patch("healthgym.training.graphs.CudaRecorder"):
         steps, words = choose_steps(system, wanted, print)
-    assert isinstance(steps, RecordedSteps) == recorded
+    assert isinstance(steps, GraphSteps) == recorded
     assert words.endswith(said)
     assert bool(words) == bool(said)
 
@@ -243,7 +243,7 @@ def test_graphs_give_what_single_operations_give_on_a_gpu(name: str) -> None:
         system = build_system(
             run_config.system, LAYOUT, torch.eye(LAYOUT.num_features), device, 3, tiny.facts(T)
         )
-        step = RecordedSteps(system, CudaRecorder(device)) if recorded else system.train_step
+        step = GraphSteps(system, CudaRecorder(device)) if recorded else system.train_step
         sides.append(run(system, step, LENGTHS, device))
     for usual, repeated in zip(*sides, strict=True):
         torch.testing.assert_close(repeated, usual, rtol=1e-4, atol=1e-5)

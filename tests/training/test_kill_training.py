@@ -29,7 +29,7 @@ def start(folder: Path, system: str) -> int:
 
 def settings(folder: Path, system: str) -> RunConfig:
     return tiny.config(
-        folder, system, training={"epochs": 8, "log_every_steps": 2}, checkpoint={"every_steps": 1, "keep": 2}
+        folder, system, training={"epochs": 5, "log_every_steps": 2}, checkpoint={"every_steps": 1, "keep": 2}
     )
 
 

@@ -46,7 +46,7 @@ def assert_close(first: Path, second: Path) -> None:
 def test_a_resumed_run_ends_as_an_undisturbed_one(name: str, tmp_path: Path) -> None:
     tiny.cohort(tmp_path)
     said = go(tmp_path, "straight", name, 3)
-    assert "steps recorded as CUDA graphs" in said.splitlines()[0]
+    assert "steps as CUDA graphs" in said.splitlines()[0]
     go(tmp_path, "resumed", name, 1)
     assert "going on from step" in go(tmp_path, "resumed", name, 3)
     assert_close(tmp_path / "straight", tmp_path / "resumed")

@@ -1,1 +1,1 @@
-"""Metrics of a run: recorded, drawn, and watched for divergence."""
+"""Losses of a run: logging, plots, validation and detection of divergence."""

@@ -1,7 +1,7 @@
-"""When a run diverges: losses that leave their usual size at once or by and by, weights that are no numbers.
+"""Detection of divergence: losses that leave their usual size suddenly or gradually, and non-finite weights.
 
-Sizes are decadic logarithms of |loss|, and a loss below 1 counts as 1: the sign says nothing here, and small
-losses may cross zero. What is found is a function of the losses alone, so that a resumed run finds the same.
+Sizes are decadic logarithms of |loss|, and a loss below 1 counts as 1: the sign does not matter, and small
+losses may cross zero. The result depends only on the losses, so that a resumed run finds the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ SUDDEN = 6.0
 """Powers of ten by which one loss may exceed its usual size."""
 
 GROWN = 3.0
-"""Powers of ten by which the usual size may exceed its lowest while it still grows."""
+"""Powers of ten by which the usual size may exceed its minimum while it grows."""
 
 _FIRST_SIZE = 2.0
 _CALM = 1.0
@@ -26,14 +26,14 @@ _FAST_STEPS, _SLOW_STEPS = 50, 500
 
 
 class Watch:
-    """Follows the size of each loss: its means over about 50 and 500 steps, and the lowest of the former."""
+    """Tracks the size of each loss: its means over about 50 and 500 steps, and the minimum of the former."""
 
     def __init__(self) -> None:
         self._step, self._count = -1, 0
         self._fast_L = self._slow_L = self._lowest_L = self._calm_L = np.zeros(0)
 
     def look(self, names: Sequence[str], steps: Sequence[int], values_SL: Array) -> None:
-        """Look at the losses of steps that were not looked at before.
+        """Check the losses of further steps.
 
         Args:
             names: of the losses.
@@ -41,8 +41,8 @@ class Watch:
             values_SL: their losses.
 
         Raises:
-            DivergenceError: a loss is not finite, or too large, or has grown too much; it names the loss, the
-                step and, as `since`, the first step from which on the weights are in doubt.
+            DivergenceError: a loss is not finite, or too large, or has grown too much; it has the loss, the
+                step and, as `since`, the first step after which the weights may be bad.
         """
         for step, values_L in zip(steps, values_SL, strict=True):
             if step > self._step:
@@ -83,7 +83,7 @@ class Watch:
         self._calm_L = np.where(self._fast_L <= self._lowest_L + _CALM, step, self._calm_L)
 
     def state(self) -> dict[str, Any]:
-        """Return what the next look depends on."""
+        """Return the state for `load_state`."""
         return {
             "step": self._step,
             "count": self._count,
@@ -91,15 +91,15 @@ class Watch:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Load the result of `state`."""
         self._step, self._count = int(state["step"]), int(state["count"])
         self._fast_L, self._slow_L, self._lowest_L, self._calm_L = np.asarray(state["sizes"], np.float64)
 
 
 def not_finite(state: Mapping[str, Any], prefix: str = "") -> str:
-    """Return the name of an array of a state that holds a number that is not finite; "" if none does.
+    """Return the name of an array of a state with a number that is not finite; "" if there is none.
 
-    A single number may be infinite, as the best loss is before there is one.
+    Scalars may be infinite, such as the best loss before the first validation.
     """
     for name, value in state.items():
         if isinstance(value, Mapping):

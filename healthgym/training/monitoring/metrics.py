@@ -1,4 +1,4 @@
-"""Losses on their way from the device to a file."""
+"""Collecting losses on the device and writing them to a file."""
 
 import errno
 import json
@@ -21,11 +21,11 @@ from healthgym.training.monitoring.divergence import Watch
 
 
 class Meter:
-    """Collects the losses of single steps and gives their means.
+    """Collects the losses of single steps and computes their means.
 
-    Losses stay on the device until they are read, so that no step waits for the device. With several
-    processes each keeps its own until they are read, by all at the same step; then all have the means of
-    the global batch.
+    Losses stay on the device until they are read, so that steps need no synchronisation. With several
+    processes each collects its own until all read them at the same step; then all have the means of the
+    global batch.
 
     Args:
         share: this process's part of each batch.
@@ -38,17 +38,17 @@ class Meter:
         self._steps: list[int] = []
 
     def add(self, step: int, losses: Mapping[str, Tensor]) -> None:
-        """Keep the losses of a step."""
+        """Add the losses of a step."""
         self._names = sorted(losses)
         self._pending.append(torch.stack([losses[name].detach().float() for name in self._names]))
         self._steps.append(step)
 
     def check(self) -> None:
-        """Look at the kept losses.
+        """Check the collected losses.
 
         Raises:
-            DivergenceError: one is not a finite number, or too large (`Watch`); names it, the step and, where
-                it is not finite, the process.
+            DivergenceError: one is not finite, or too large (`Watch`); it has the loss, the step and, if it
+                is not finite, the process.
         """
         self._merge()
         self._watch.look(self._names, self._steps, self._values())
@@ -64,12 +64,12 @@ class Meter:
         return len(self._steps)
 
     def state(self) -> dict[str, Any]:
-        """Return what has not been logged yet, so that a resumed run logs the same means."""
+        """Return the losses not logged yet, so that a resumed run logs the same means."""
         values = self._values().astype(np.float32)
         names, steps = (
             list(self._names),
             list(self._steps),
-        )  # another thread writes them while steps are added
+        )  # copies, since another thread writes them while steps are added
         return {"names": names, "steps": steps, "values": values, "watch": self._watch.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -77,7 +77,7 @@ class Meter:
         self._names, self._steps = list(state["names"]), list(state["steps"])
         self._pending = [torch.from_numpy(row) for row in np.asarray(state["values"])]
         self._num_merged = len(self._pending)
-        del self._steps[self._num_merged :]  # a step that was added while an older version wrote them
+        del self._steps[self._num_merged :]  # older versions could save a step that was being added
         if "watch" in state:  # older checkpoints have none
             self._watch.load_state(state["watch"])
 
@@ -107,10 +107,10 @@ class Meter:
 
 
 class MetricsFile:
-    """`metrics.jsonl`: a line per logged moment.
+    """`metrics.jsonl`: a line per logged step.
 
-    A line that a killed process left unfinished, and lines of steps after the checkpoint that a run goes
-    on from, are taken out on opening: the file then reads as if nothing had happened.
+    On opening, an incomplete line of a killed process and lines of steps after the checkpoint are removed, so
+    that a resumed run has the same file as an uninterrupted one.
     """
 
     def __init__(
@@ -127,9 +127,9 @@ class MetricsFile:
         write_text(path, "".join(map(_line, kept)))
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a line; numbers that are not finite are written as null, since JSON has none.
+        """Append a line; numbers that are not finite are written as null, since JSON has none.
 
-        What cannot be written waits for the next line, since no loss curve is worth a run.
+        If it cannot be written, it is written with the next line: a missing loss must not end a run.
         """
         self._waiting.append(_line(record))
         try:
@@ -143,7 +143,7 @@ class MetricsFile:
 
 
 def _append(path: Path, content: bytes) -> None:
-    """Add to a file, all of the content or nothing."""
+    """Append to a file, all of the content or nothing."""
     with path.open("ab", buffering=0) as stream:
         size = stream.tell()
         try:
@@ -155,10 +155,11 @@ def _append(path: Path, content: bytes) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a metrics file, in order of steps; none if it is absent.
+    """Return the complete lines of a metrics file, in order of steps; none if it does not exist.
 
-    A line that cannot be read, or whose step does not come after the one before it, is left out with a
-    warning: a second writer was at work before it was fenced off.
+    A line that is damaged or out of order is skipped with a warning: it comes from a second writer before it
+        was
+    fenced.
     """
     if not path.exists():
         return []

@@ -1,6 +1,6 @@
-"""Loss curves of a run, one picture: a panel per loss, a line per stage.
+"""Loss curves of a run in one figure: a panel per loss, a line per stage.
 
-The sources judge training by these: the critic's gap narrows and steadies, the generator's loss flattens.
+The publications judge training by these curves: the critic's gap narrows, the generator's loss flattens.
 """
 
 from pathlib import Path
@@ -23,11 +23,11 @@ _TITLES = {
 
 
 def draw_losses(metrics_path: Path, picture_path: Path) -> bool:
-    """Draw a run's losses against its epochs; return whether there was anything to draw."""
+    """Plot a run's losses against its epochs; return whether there were any."""
     records = read_metrics(metrics_path)
     if not records:
         return False
-    # Drawing is slow to import and has nothing to do with training.
+    # matplotlib is slow to import, and training does not need it.
     import matplotlib
 
     matplotlib.use("Agg")
@@ -71,7 +71,7 @@ def draw_losses(metrics_path: Path, picture_path: Path) -> bool:
 
 
 def _draw_validation(panel: Any, records: list[dict[str, Any]]) -> None:
-    """Draw the loss of training and of validation patients against the steps, and the weights chosen."""
+    """Plot training and validation loss against the steps, and mark the chosen weights."""
     for name, label in (("nats", "training"), ("validation_nats", "validation")):
         points = {record["step"]: record[name] for record in records if record.get(name) is not None}
         panel.plot(

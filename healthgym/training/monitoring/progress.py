@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, a line now and then in a log."""
+"""Progress of a run: a bar on a terminal, or lines in a log."""
 
 import io
 import os
@@ -10,15 +10,15 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 _LINE_EVERY_SECONDS = 30.0
-_BAR_COLUMNS = 30  # for a short bar, per cent, and the time that is left
+_BAR_COLUMNS = 30  # for a short bar, per cent, and the remaining time
 
 
 class ProgressReport:
-    """A bar where the stream is a terminal, else a plain line at most every half minute.
+    """A bar if the stream is a terminal, otherwise a line at most every half minute.
 
     Args:
         total: steps of the whole run.
-        done: steps already taken.
+        done: number of steps already taken.
         stream: where to write; standard error if not given.
     """
 
@@ -37,7 +37,7 @@ class ProgressReport:
             )
 
     def expect(self, total: int) -> None:
-        """Take note of another number of steps of the whole run."""
+        """Change the number of steps of the whole run."""
         self._total = total
         if self._bar is not None:
             self._bar.total = total
@@ -52,8 +52,8 @@ class ProgressReport:
         """Show the newest losses.
 
         Args:
-            step: steps taken.
-            stage: where the run stands, e.g. "epoch 3/100 length 20".
+            step: number of steps taken.
+            stage: epoch and length, e.g. "epoch 3/100 length 20".
             losses: means since the last call.
             rate: sequences per second.
             seconds_left: an estimate.
@@ -73,7 +73,7 @@ class ProgressReport:
             self.say(f"step {step:,}/{self._total:,}  {stage}  {shown}  {rate:,.0f} seq/s  {left} left")
 
     def _fitting(self, stage: str, texts: list[str]) -> str:
-        """Return as many texts as a terminal's width has room for beside the bar."""
+        """Return as many of the texts as fit into the terminal's width beside the bar."""
         columns = os.get_terminal_size(self._stream.fileno()).columns if _is_real(self._stream) else 80
         room = columns - len(stage) - len(f"{self._total}/{self._total}") - _BAR_COLUMNS
         kept: list[str] = []
@@ -102,7 +102,7 @@ class ProgressReport:
 
 
 def _is_real(stream: TextIO) -> bool:
-    """Tell whether a stream is a terminal that knows its size."""
+    """Return whether a stream is a terminal with a known size."""
     try:
         os.get_terminal_size(stream.fileno())
     except (OSError, ValueError, io.UnsupportedOperation):

@@ -1,4 +1,4 @@
-"""How well a system predicts patients that it does not learn from, and which of its weights did best.
+"""Validation of a system on patients that it is not trained on, and selection of its best weights.
 
 Shapes: N patients, B batch, T timesteps.
 """
@@ -19,15 +19,15 @@ from healthgym.training.subnormals import subnormals_are_zero
 
 _FEWEST, _MOST = 10, 2_000  # validation patients
 _MOST_STEPS = 1_000  # between two validations by default
-_LEAST_PATIENCE, _PATIENCE = 5, 0.15  # validations, and their share of all that are planned
+_LEAST_PATIENCE, _PATIENCE = 5, 0.15  # number of validations, and share of the planned ones
 
 
 def split(num_patients: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the positions of the patients to train on, and of those to validate on.
+    """Return the positions of training and of validation patients.
 
     Args:
         num_patients: all training patients.
-        share: of them to validate on; at least 10 and at most 2,000 patients are, but never more than half.
+        share: of validation patients; at least 10 and at most 2,000 patients, but never more than half.
         seed: the run's seed.
     """
     count = min(max(round(share * num_patients), _FEWEST), _MOST, num_patients // 2) if share else 0
@@ -36,22 +36,22 @@ def split(num_patients: int, share: float, seed: int) -> tuple[NDArray[np.int64]
 
 
 class Validation:
-    """Measures a system on validation patients, and counts how long it has not improved.
+    """Validates a system, and counts validations without improvement.
 
     Attributes:
-        newest: the newest loss, nats per timestep; None before the first.
+        newest: the last validation loss, nats per timestep; None before the first.
         best: the lowest loss so far, infinite before the first.
-        best_step: the step it was measured at.
-        since: validations since then.
+        best_step: step of the lowest loss.
+        since: number of validations since then.
 
     Args:
-        patients: whom the system does not learn from.
-        system: what is measured; has `validate` and `keep_if_best`.
-        batch_size: patients that a process computes at once.
+        patients: validation patients.
+        system: to be validated; has `validate` and `keep_if_best`.
+        batch_size: number of patients per batch of a process.
         steps_per_epoch: of the curriculum.
-        every_steps: steps between two validations; `auto`: an epoch, or 1,000 steps if that is less.
-        patience: validations without improvement that end a run; `auto`: 15% of all that are planned, but
-            at least 5; None: however many.
+        every_steps: steps between two validations; `auto`: an epoch, but at most 1,000 steps.
+        patience: number of validations without improvement that ends a run; `auto`: 15% of the planned ones,
+            but at least 5; None: never.
         fixed_length: T of all batches; None pads each to its longest patient.
     """
 
@@ -74,17 +74,17 @@ class Validation:
         self._batches = np.array_split(order_N, -(-len(order_N) // batch_size))
 
     def is_due(self, step: int, total: int) -> bool:
-        """Tell whether to validate after this many steps of so many planned."""
+        """Return whether to validate after `step` of `total` planned steps."""
         return step % self.every_steps == 0 or step >= total
 
     def patience(self, total: int) -> float:
-        """Return how many validations without improvement end a run of so many planned steps."""
+        """Return the number of validations without improvement that ends a run of `total` planned steps."""
         if self._patience == "auto":
             return max(_LEAST_PATIENCE, round(_PATIENCE * total / self.every_steps))
         return math.inf if self._patience is None else self._patience
 
     def run(self, step: int) -> dict[str, float]:
-        """Measure the system, let it keep its weights if they are the best, and return what to log.
+        """Validate the system, let it keep its weights if they are the best, and return values to log.
 
         Raises:
             DivergenceError: the loss is not a finite number.
@@ -101,7 +101,7 @@ class Validation:
 
     @torch.no_grad()
     def _measure(self) -> float:
-        """Return nats per timestep, the same in every process, each of which takes every n-th batch."""
+        """Return nats per timestep, the same in every process; each process computes every n-th batch."""
         system, ranks = self._system, self._system.share.ranks
         sums_2 = torch.zeros(2, dtype=torch.float64, device=system.device)
         for chosen_B in self._batches[ranks.place.rank :: ranks.place.num_processes]:
@@ -118,7 +118,7 @@ class Validation:
         return float(nats / timesteps)
 
     def state(self) -> State:
-        """Return what is known so far."""
+        """Return the state for `load_state`."""
         if self.newest is None:
             return {}
         return {

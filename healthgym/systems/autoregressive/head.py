@@ -105,55 +105,73 @@ class ValueHead(nn.Module):
 
     The bin's logits are free ones plus the logarithm of a mixture of logistic distributions on the normal
     scores, whose locations are weighted means of references (the value before, the one before that, the
-    patient's means), shifted in proportion to how far the variables decided before it are from their own
-    means and from their values before; scales are in units of the patient's own volatility. The mixture over
-    discretised values is that of Salimans et al., *PixelCNN++*, ICLR 2017.
+    patient's means, and a linear prediction from the variables decided before it), shifted in proportion to
+    how far those variables are from their own means and from their values before; scales are in units of the
+    patient's own volatility. The mixture over discretised values is that of Salimans et al., *PixelCNN++*,
+    ICLR 2017.
 
     Args:
         table: of the variable.
         hidden_dim: M.
-        num_components: G; 0 for a static variable, which has no value before.
+        mixed: whether there is a mixture; not for a static variable, which has no value before.
         num_others: variables that are decided before it.
     """
 
-    def __init__(self, table: ValueTable, hidden_dim: int, num_components: int, num_others: int) -> None:
+    def __init__(self, table: ValueTable, hidden_dim: int, mixed: bool, num_others: int) -> None:
         super().__init__()
-        self.table, self.num_components = table, num_components if table.num_bins > 1 else 0
+        # One component begins at each reference.
+        self.num_references = NUM_REFERENCES + (num_others > 0)
+        self.table, self.num_components = table, self.num_references if mixed and table.num_bins > 1 else 0
         if table.num_bins > 1:
             self.bins = nn.Linear(hidden_dim, table.num_bins)
         if table.num_cells > 1:
             self.of_bin = _embedding(table.num_bins, hidden_dim)
             self.cells = nn.Linear(hidden_dim, table.num_cells)
         if not self.num_components:
+            self._begin_at_shares()
             return
-        self.mixture = nn.Linear(hidden_dim, num_components * (NUM_REFERENCES + 3))
+        count, width = self.num_components, self.num_references + 3
+        self.mixture = nn.Linear(hidden_dim, count * width)
         self.volatility = nn.Parameter(torch.tensor([0.08, 0.5, 0.3]))
         nn.init.zeros_(self.mixture.weight)
-        self.coupling = nn.Linear(hidden_dim, num_components * 2 * num_others) if num_others else None
-        if self.coupling is not None:
-            nn.init.zeros_(self.coupling.weight)
-            nn.init.zeros_(self.coupling.bias)
-        with torch.no_grad():  # each component begins at a reference of its own
-            start = torch.zeros(num_components, NUM_REFERENCES + 3)
-            for g in range(num_components):
-                start[g, 1 + g % NUM_REFERENCES] = 3.0
-                start[g, -1] = -0.5
+        with torch.no_grad():
+            start = torch.zeros(count, width)
+            start[range(count), range(1, 1 + count)] = 3.0
+            start[:, -1] = -0.5
             self.mixture.bias.copy_(start.flatten())
+        self.coupling = self.level = None
+        if num_others:
+            self.coupling = nn.Linear(hidden_dim, count * 2 * num_others)
+            self.level = nn.Linear(hidden_dim, num_others + 1)
+            for layer in (self.coupling, self.level):
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def _begin_at_shares(self) -> None:
+        """Let the bins' logits begin at the bins' shares among the training patients."""
+        if self.table.num_bins > 1:
+            share_C = self.table.share_CJ.sum(1).clamp_min(_SMALLEST_SHARE)
+            with torch.no_grad():
+                self.bins.bias.copy_(share_C.log())
 
     def prediction(
-        self, v_nM: Tensor, before_n: Tensor, context: Context, others_nX: Tensor | None
+        self, v_nM: Tensor, before_n: Tensor, context: Context, others: "Others | None"
     ) -> "Mixture | None":
         """Return the mixture that the next value's normal score is expected to follow; None without one."""
         if not self.num_components:
             return None
-        o_nGX = self.mixture(v_nM).unflatten(-1, (self.num_components, NUM_REFERENCES + 3))
-        weights_nGF = o_nGX[..., 1 : 1 + NUM_REFERENCES].softmax(-1)
+        o_nGX = self.mixture(v_nM).unflatten(-1, (self.num_components, self.num_references + 3))
         volatility_n1 = (context.moves * self.volatility.abs()).sum(-1, keepdim=True)
-        location_nG = (weights_nGF * context.references.unsqueeze(1)).sum(-1) + volatility_n1 * o_nGX[..., -2]
-        if self.coupling is not None and others_nX is not None:
+        references_nF, shift_nG = context.references, volatility_n1 * o_nGX[..., -2]
+        if self.coupling is not None and self.level is not None and others is not None:
             # How strongly variables go together differs between patients.
-            weights_nGX = self.coupling(v_nM).unflatten(-1, (self.num_components, others_nX.shape[1]))
-            location_nG = location_nG + (weights_nGX * others_nX.unsqueeze(1)).sum(-1)
+            level_nX = self.level(v_nM)
+            level_n = (level_nX[:, 1:] * others.scores_nX).sum(-1) + level_nX[:, 0]
+            references_nF = torch.cat([references_nF, level_n.unsqueeze(1)], 1)
+            weights_nGX = self.coupling(v_nM).unflatten(-1, (self.num_components, -1))
+            shift_nG = shift_nG + (weights_nGX * others.moves_nX.unsqueeze(1)).sum(-1)
+        weights_nGF = o_nGX[..., 1 : 1 + self.num_references].softmax(-1)
+        location_nG = (weights_nGF * references_nF.unsqueeze(1)).sum(-1) + shift_nG
         scale_nG = volatility_n1 * o_nGX[..., -1].clamp(-3, 3).exp()
         has_n1 = (before_n < self.table.num_pieces).unsqueeze(1)
         return Mixture(o_nGX[..., 0].softmax(-1), location_nG, scale_nG, has_n1)
@@ -176,6 +194,19 @@ class ValueHead(nn.Module):
         logits_nJ = logits_nJ.masked_fill(table.absent_CJ[bin_n], _NEVER)
         same_bin_n = table.bin_P[before_n.clamp(max=table.num_pieces - 1)] == bin_n
         return logits_nJ.masked_fill(table.barred_PJ[before_n] & same_bin_n.unsqueeze(1), _NEVER)
+
+
+@dataclass(frozen=True)
+class Others:
+    """Real variables that were decided before one.
+
+    Args:
+        scores_nX: their normal scores, (n, X).
+        moves_nX: how far these are from the patient's mean and from the value before, (n, 2 X).
+    """
+
+    scores_nX: Tensor
+    moves_nX: Tensor
 
 
 @dataclass(frozen=True)
@@ -211,7 +242,8 @@ class Head(nn.Module):
         tables: of each real variable, and of the number of timesteps.
         flag_of_classes, flag_of_reals: measured flag of each variable that may be absent.
         measured: {flag: the class that says "measured"}.
-        summary_dim, sum_dim, hidden_dim, num_components: D, E, M, G.
+        summary_dim, sum_dim, hidden_dim: D, E, M.
+        mixed: whether values have a value before, and a mixture about it.
         keeps_sum: whether the running sum is read when all is decided; else the last decision is not added.
     """
 
@@ -226,7 +258,7 @@ class Head(nn.Module):
         summary_dim: int,
         sum_dim: int,
         hidden_dim: int,
-        num_components: int,
+        mixed: bool,
         keeps_sum: bool,
     ) -> None:
         super().__init__()
@@ -245,7 +277,7 @@ class Head(nn.Module):
         )
         self.values = nn.ModuleDict(
             {
-                f"{r}": ValueHead(tables[r], hidden_dim, num_components, i if num_components else 0)
+                f"{r}": ValueHead(tables[r], hidden_dim, mixed, i if mixed else 0)
                 for i, r in enumerate(self.decided)
             }
         )
@@ -306,7 +338,7 @@ class Head(nn.Module):
             chosen_n = decider.choose("held", r, logits_n2, rows)
             step.held[r] = rows.put(chosen_n, torch.full_like(everyone, 2, dtype=torch.int64))
             sum_NE = self._added(sum_NE, name, step.held[r])
-        others: list[Tensor] = []
+        others: list[tuple[Tensor, Tensor, Tensor]] = []
         for r in self.slots.values:
             present_N = is_measured(self.flag_of_reals.get(r))
             new_N = present_N & (step.held[r] != 1) if r in step.held else present_N
@@ -325,7 +357,7 @@ class Head(nn.Module):
         step: Step,
         before_N: Tensor,
         context: Context,
-        others: list[Tensor],
+        others: list[tuple[Tensor, Tensor, Tensor]],
         decider: Decider,
         read: Callable[[str, Rows], Tensor],
         new_N: Tensor,
@@ -333,9 +365,13 @@ class Head(nn.Module):
         """Decide a real variable's new value where it has one; return its bin; C if none."""
         head, rows = cast(ValueHead, self.values[f"{r}"]), decider.wants(new_N)
         table, v_nM, before_n = head.table, read(f"value {r}", rows), rows.of(before_N)
-        others_nX = rows.of(torch.stack(others, 1)) if others and head.num_components else None
+        known = None
+        if others and head.num_components:
+            scores, of_mean, of_last = zip(*others, strict=True)
+            moves_NX = torch.stack([*of_mean, *of_last], 1)
+            known = Others(rows.of(torch.stack(scores, 1)), rows.of(moves_NX))
         here = Context(rows.of(context.references), rows.of(context.moves))
-        mixture = head.prediction(v_nM, before_n, here, others_nX)
+        mixture = head.prediction(v_nM, before_n, here, known)
         bin_n = cell_n = torch.zeros_like(before_n)
         if table.num_bins > 1:
             bin_n = decider.choose("bin", r, head.bin_logits(v_nM, before_n, mixture), rows)
@@ -344,7 +380,8 @@ class Head(nn.Module):
         piece_n = decider.piece(r, table, bin_n, cell_n, before_n, rows)
         step.pieces[r] = rows.put(piece_n, before_N)
         score_N = table.score_P[step.pieces[r]]
-        others += [score_N - context.references[:, MEAN], score_N - context.references[:, 0]]
+        of_mean_N = score_N - context.references[:, MEAN]
+        others.append((score_N, of_mean_N, score_N - context.references[:, 0]))
         return rows.put(bin_n, torch.full_like(before_N, table.num_bins))
 
     def _added(self, sum_NE: Tensor, name: str, token_N: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class Network(nn.Module):
         self.static, self.varying = static_slots(layout), timestep_slots(layout, cells)
         flags = dict(zip(layout.flags, layout.measured_classes, strict=True))
 
-        def head(slots: Slots, mixed: bool, keeps_sum: bool) -> Head:
+        def head(slots: Slots, static: bool, keeps_sum: bool) -> Head:
             return Head(
                 slots,
                 dict(enumerate(layout.num_classes)),
@@ -95,11 +95,11 @@ class Network(nn.Module):
                 summary_dim=width,
                 sum_dim=sum_dim,
                 hidden_dim=sizes.hidden_dim,
-                mixed=mixed,
+                static=static,
                 keeps_sum=keeps_sum,
             )
 
-        self.static_head, self.step_head = head(self.static, False, True), head(self.varying, True, False)
+        self.static_head, self.step_head = head(self.static, True, True), head(self.varying, False, False)
         self.start = nn.Parameter(0.02 * torch.randn(width))
         counts = [layout.num_classes[k] + 1 for k in self.varying.classes]
         counts += [size for r in self.varying.values for size in (tables[r].num_bins + 1, 3)]

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.evaluation.comparison import About, Comparison
-from healthgym.evaluation.figure import Figure, Picture, Row, Section, Verdict
+from healthgym.evaluation.comparison import About, Comparison, noise_of
+from healthgym.evaluation.figure import Figure, Noise, Picture, Row, Section, Verdict
 from healthgym.evaluation.pages import pictures
 from healthgym.evaluation.statistics.models.classifiers import (
     Scores,
@@ -26,6 +26,7 @@ Floats = NDArray[np.float64]
 _DOUBLES = 0.45
 _MOST_TELLING = 6
 _SURE = 5.0
+_MOST_IN_SPLIT = 1000
 _BELOW = (
     "The classifier does worse than guessing ({:.1f}%): it met patients whose near doubles of the other kind "
     "it had learned from. The cohort has near copies of training patients; see the privacy section."
@@ -47,7 +48,7 @@ COVARIANCES = About(
     "comes an "
     "hour late, which summaries do not.",
     "AUC over five folds of ridge regression on covariances within patients at lags 0 and 1 and of changes; "
-    "interval by DeLong et al. 1988",
+    "interval by DeLong et al. 1988, noise by the same classifier on real patients",
     "percent",
 )
 
@@ -71,7 +72,13 @@ def section(comparison: Comparison) -> Section:
     names = summary_names(comparison.schema)
     part.figures = [
         _figure(comparison, BOOSTING, boosting_scores, _equally_many(summaries, chosen), telling, names),
-        _figure(comparison, COVARIANCES, ridge_scores, _equally_many(_covariances(comparison), chosen)),
+        _figure(
+            comparison,
+            COVARIANCES,
+            ridge_scores,
+            _equally_many(_covariances(comparison), chosen),
+            noise=comparison.anchors.once(f"{COVARIANCES.key} noise", lambda: _noise(comparison)),
+        ),
     ]
     part.essential = frozenset({BOOSTING.key})
     if comparison.drawn:
@@ -89,6 +96,21 @@ def _covariances(comparison: Comparison) -> tuple[Floats, Floats]:
     return features(comparison.synthetic.panel), anchors.once("covariances", lambda: features(train))
 
 
+def _noise(comparison: Comparison) -> Noise | None:
+    """Return how well the classifier tells real patients from other real ones.
+
+    With about as many features as patients its AUC varies more than the interval over patients says.
+    """
+    anchors, found = comparison.anchors, []
+    for number in range(comparison.config.num_splits):
+        first, other = anchors.split(number, _MOST_IN_SPLIT)
+        count = min(first.num_patients, other.num_patients)
+        sides = [covariance_features(panel, anchors.columns)[:count] for panel in (other, first)]
+        value = auc(*ridge_scores((sides[0], sides[1]), comparison.config.seed))
+        found.append(0.5 + (value - 0.5) / max(1.0, anchors.widening(count, count)))
+    return noise_of(found, None)
+
+
 def _equally_many(features: tuple[Floats, Floats], chosen: list[NDArray[np.int64]]) -> tuple[Floats, Floats]:
     return features[0][chosen[0]], features[1][chosen[1]]
 
@@ -100,6 +122,7 @@ def _figure(
     features: tuple[Floats, Floats],
     telling: list[Telling] | None = None,
     names: list[str] | None = None,
+    noise: Noise | None = None,
 ) -> Figure:
     """Return how well a classifier tells the cohort from training data."""
     scores = scores_of(features, comparison.config.seed)
@@ -115,7 +138,7 @@ def _figure(
         )
         for t in telling or []
     ]
-    figure = comparison.figure(about, value, interval=interval, rows=rows)
+    figure = comparison.figure(about, value, noise, interval=interval, rows=rows)
     given_away = "; ".join(row.name for row in rows[:3])
     said = f"a classifier is right on {100 * value:.0f} of 100 pairs"
     if given_away and figure.verdict in (Verdict.CAUTION, Verdict.FAIL):

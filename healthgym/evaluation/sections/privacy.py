@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from healthgym.evaluation.comparison import About, Comparison
 from healthgym.evaluation.figure import Figure, Noise, Section
 from healthgym.evaluation.sections.disclosure import NEEDS_HOLDOUT, attribute_figure, disclosure_figure
-from healthgym.evaluation.statistics.attacks.changed_copies import KEPT, Trimmed
+from healthgym.evaluation.statistics.attacks.changed_copies import KEPT, LARGEST_TRIMMED_RATIO, Trimmed
 from healthgym.evaluation.statistics.attacks.copies import (
     LARGEST_RATIO,
     Hashes,
@@ -88,8 +88,9 @@ NEAR_COPIES = About(
     "Synthetic patients who lie so close to a training patient, measured by how far that patient is from "
     "the next real one, that hundreds of honest cohorts would not have one: in all variables, or in all but "
     f"the {1 - KEPT:.0%} that differ most. Exact copies that chance explains are not counted again.",
-    f"Own definition: ratio of distances below {LARGEST_RATIO:g}, or below what the smallest ratios of "
-    "real patients who are not copies allow (Hill, Annals of Statistics 1975)",
+    f"Own definition: ratio of distances below {LARGEST_RATIO:g} (in most variables "
+    f"{LARGEST_TRIMMED_RATIO:g}), and below what the smallest ratios of real patients who are not copies "
+    "allow (Hill, Annals of Statistics 1975)",
     "count",
 )
 COURSES = About(
@@ -278,7 +279,9 @@ def _near_copies(comparison: Comparison, found: _Distances) -> Figure:
     near, say = ratios < limit, _closest("", ratios, limit)
     if found.changed:
         most = relative(*found.changed.trimmed.nearest(found.synthetic, found.train), found.changed.own)
-        limit_of_most = copy_limit(found.changed.honest, comparison.synthetic.num_patients)
+        limit_of_most = copy_limit(
+            found.changed.honest, comparison.synthetic.num_patients, LARGEST_TRIMMED_RATIO
+        )
         near |= most < limit_of_most
         say += _closest(f" in the {KEPT:.0%} of variables that differ least", most, limit_of_most)
     count = int(near.sum())

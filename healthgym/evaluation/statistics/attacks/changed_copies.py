@@ -14,6 +14,7 @@ from healthgym.schema import Schema
 Floats = NDArray[np.float64]
 
 KEPT = 0.7
+LARGEST_TRIMMED_RATIO = 0.4
 _FEWEST_VARIABLES = 4
 _EQUAL = 1e-6  # of a squared distance: what single precision leaves between equal patients
 _NUMBERS = 30_000_000

@@ -12,7 +12,7 @@ from healthgym.evaluation.statistics.patients import Vectors, k_nearest
 Floats = NDArray[np.float64]
 Hashes = NDArray[np.uint64]
 
-LARGEST_RATIO = 0.6
+LARGEST_RATIO = 0.5
 _EXPECTED = 0.001  # near copies of an honest cohort, by each of two distances
 _TAILS = (5, 10, 20, 50)
 _WINDOW = 16
@@ -44,8 +44,8 @@ def nearest_other(vectors: Vectors) -> Floats:
     return k_nearest(vectors, vectors, 2)[0][:, -1]
 
 
-def copy_limit(honest_ratios: Floats, num_queries: int) -> float:
-    """Return the ratio below which one patient of a thousand honest cohorts would lie; at most 0.6.
+def copy_limit(honest_ratios: Floats, num_queries: int, largest: float = LARGEST_RATIO) -> float:
+    """Return the ratio below which one patient of a thousand honest cohorts would lie.
 
     The smallest ratios of real patients who are not copies follow a power law, whose exponent is estimated
     from the 5, 10, 20 and 50 smallest of them; the strictest of these limits counts, since single pairs of
@@ -56,11 +56,13 @@ def copy_limit(honest_ratios: Floats, num_queries: int) -> float:
     Args:
         honest_ratios: of real patients whom the cohort's maker never saw.
         num_queries: patients of the cohort.
+        largest: the limit is never above it: a table of thousands may hold a pair of real patients half as
+            far apart as all others.
     """
     ratios = np.sort(honest_ratios[np.isfinite(honest_ratios)])
     if len(ratios) <= _TAILS[0] or ratios[0] <= 0:
         return 0.0
-    limits = [LARGEST_RATIO, ratios[0]]
+    limits = [largest, ratios[0]]
     for kept in (kept for kept in _TAILS if kept <= max(_TAILS[0], len(ratios) // 20)):
         exponent = max(float(np.mean(np.log(ratios[kept] / ratios[:kept]))), 1e-6)
         limits.append(ratios[kept] * (_EXPECTED * len(ratios) / (kept * num_queries)) ** exponent)

@@ -93,7 +93,7 @@ class Sequences:
             form: of the reals.
 
         Returns:
-            reals_BTR, transformed (in [0, 1] for training patients) or codes of cells; codes_BTK, class
+            reals_BTR, transformed (in [0, 1] but for a few patients) or codes of cells; codes_BTK, class
             indices; lengths_B, each patient's number of timesteps among the T.
 
         Raises:

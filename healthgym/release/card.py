@@ -24,6 +24,7 @@ from healthgym.release.effect import SIDES
 from healthgym.storage.checkpoint import Checkpoint
 
 CARD_VERSION = 2
+AT_LEAST = 10
 # Between letters, an underscore is none.
 _MARKS = re.compile(r"[\\`*{}\[\]<>#|~$&!^]|(?<![^\W_])_|_(?![^\W_])")
 _PACKAGES = ("healthgym", "torch", "numpy", "h5py", "scikit-learn")
@@ -35,10 +36,18 @@ _REMOVED = (
     "the training data's path, fingerprint and correlations",
 )
 _REMAINS = (
-    "the smallest and the largest value of each real variable among the training patients, in its transform",
+    "a low and a high end of each real variable, in its transform: the means of the lowest and of the "
+    "highest values of {patients} training patients each",
+    "the number of timesteps of the longest training patient",
     "how many training patients have each length, among those of a static class too (10 or more of each)",
     "the weights, which may have learned single patients: judge a cohort made from this file with "
     "healthgym evaluate",
+)
+_EXTREMES_REMAIN = (
+    "THE SMALLEST AND THE LARGEST VALUE of each real variable among the training patients, in its transform: "
+    "the table was prepared by an older version, with --least-patients below 10, or has fewer than 20 "
+    "training patients with a value. Prepare it again and train again to release a system without them",
+    *_REMAINS[1:],
 )
 _CELLS_REMAIN = (
     "for each real variable the single values and intervals that its values were pooled into, each of "
@@ -117,9 +126,18 @@ def make_card(
         "latent_memory": memory,
         "membership_by_likelihood": likelihood,
         "report_effect": effect,
-        "still_in_it": list(_CELLS_REMAIN if released.cells else _REMAINS),
+        "still_in_it": _remains(released),
         "report": _report_part(report, source) if report else None,
     }
+
+
+def _remains(released: Checkpoint) -> list[str]:
+    """Return what a release still tells of its training patients."""
+    if released.cells:
+        return list(_CELLS_REMAIN)
+    patients = int(released.transform.get("patients", 1))
+    said = _REMAINS if patients >= AT_LEAST else _EXTREMES_REMAIN
+    return [line.format(patients=patients) for line in said]
 
 
 def _report_part(report: dict[str, Any], source: Checkpoint) -> dict[str, Any]:

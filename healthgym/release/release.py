@@ -19,7 +19,7 @@ from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.statistics.patients import k_nearest
 from healthgym.faults import refused
 from healthgym.files import require_place, write_json, write_text
-from healthgym.release.card import in_words, make_card, read_report
+from healthgym.release.card import AT_LEAST, in_words, make_card, read_report
 from healthgym.release.dossier import refuse_failing
 from healthgym.release.effect import Cohorts, measure
 from healthgym.release.likelihood import likelihood_audit
@@ -30,7 +30,6 @@ from healthgym.synthesis.source import trained_system
 from healthgym.systems.base import System
 from healthgym.training.trainer import to_arrays
 
-AT_LEAST = 10
 _AUDITED = ("memory.membership_auc", "memory.membership_tpr", "memory.linked")
 _NO_DATA = (
     "the patients that it was trained on were not given. With --data, their prepared cohort, the same "

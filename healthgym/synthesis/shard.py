@@ -214,12 +214,10 @@ class _Columns:
 
     def finish(self) -> dict[str, NDArray[Any]]:
         """Return raw reals and class indices, missing where the generated flag says "not measured"."""
-        low_R, high_R = np.repeat([[0.0], [1.0]], len(self._schema.reals), axis=1)
-        if not self._scaled:
-            low_R, high_R = (self._source.transform.inverse_reals(end_R) for end_R in (low_R, high_R))
         for row, variable in enumerate(self._schema.reals):
-            if variable.name in _times(self._schema):  # times must stay within the range of real patients
-                np.clip(self._reals[row], low_R[row], high_R[row], out=self._reals[row])
+            # Times must stay within the range of real patients, as values made from cells do anyway.
+            if self._scaled and variable.name in _times(self._schema):
+                np.clip(self._reals[row], 0.0, 1.0, out=self._reals[row])
         for start in range(0, self._reals.shape[1] if self._scaled else 0, _ROWS_AT_ONCE):
             part = self._reals[:, start : start + _ROWS_AT_ONCE]
             with np.errstate(over="ignore"):  # too large values are refused below

@@ -135,10 +135,12 @@ def trained_system(checkpoint: Checkpoint, device: str, settings: Sequence[str] 
 def facts_of(checkpoint: Checkpoint) -> CohortFacts:
     """Return a checkpoint's facts about its training patients."""
     lengths, counts = checkpoint.statistics.lengths_2U
+    # In a release, rare lengths count as their neighbours'; the last stage still has the longest.
+    longest = max([int(lengths.max()), *map(int, checkpoint.statistics.stages)])
     return CohortFacts(
         Cells.from_tree(checkpoint.cells) if checkpoint.cells else None,
         checkpoint.statistics.num_patients,
-        int(lengths.max()),
+        longest,
         float(np.average(lengths, weights=counts)),
     )
 

@@ -1,4 +1,4 @@
-"""Building a system from its configuration, by one table of classes."""
+"""From a configuration to a system: one table of classes, no comparison of names."""
 
 from collections.abc import Callable
 from typing import Any
@@ -96,15 +96,15 @@ def build_system(
     seed: int,
     facts: CohortFacts = NO_FACTS,
 ) -> System:
-    """Build a system with initial weights that depend only on the seed.
+    """Build a system with initial weights that depend on the seed alone.
 
     Args:
         config: one of the system configurations.
         layout: meaning of the features.
         correlation_FF: Pearson correlations of the training cohort's features.
-        device: of the system.
+        device: where it shall live.
         seed: the run's seed.
-        facts: about the training cohort.
+        facts: what else is known of the training cohort.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seeds.stream(seed, "weights").integers(2**63)))

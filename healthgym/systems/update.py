@@ -1,4 +1,4 @@
-"""One update of a network's weights, used for every network of every system."""
+"""One update of a network's weights: every network of every system is trained by it."""
 
 from collections.abc import Callable
 
@@ -11,18 +11,19 @@ from healthgym.systems.optimiser import Optimiser
 def update(
     optimiser: Optimiser, share: Share, num_rows: int, backward: Callable[[Part], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Sum the gradients of all parts of a batch and of all processes, and take an optimiser step.
+    """Add up the gradients of all parts of a batch and of all processes, and take a step.
 
     Args:
         optimiser: of the network.
         share: this process's share of the batch.
         num_rows: this process's patients.
         backward: adds a part's gradients to the network's, weighted by `Part.weight`, and returns its losses
-            as detached scalars. It must call `Optimiser.backward`, which scales the loss for mixed precision.
+            as detached scalars. Scale what is differentiated by `Optimiser.backward` where mixed precision
+            is wanted.
 
     Returns:
-        The mean of each loss over this process's parts; with gradient clipping also `gradient_norm`, the norm
-        before clipping.
+        The mean of each loss over this process's parts; with a gradient clip also `gradient_norm`, the norm
+        before it was clipped.
     """
     parts = share.parts(num_rows)
     optimiser.zero_grad()

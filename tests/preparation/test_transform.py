@@ -14,6 +14,7 @@ from scipy import stats
 from tables import small_schema, small_table
 
 from healthgym.data.encode import decode, design_matrix, encode_codes
+from healthgym.data.fitting.columns import group_ends, in_memory
 from healthgym.data.fitting.correlation import Moments
 from healthgym.data.fitting.transform import Transform
 from healthgym.data.tables.table import check_table
@@ -189,3 +190,14 @@ def test_design_is_one_hot() -> None:
         np.array([[0.25], [0.5]]), np.array([[2, 0], [1, 1]], dtype=np.uint8), schema.layout
     )
     np.testing.assert_array_equal(design, [[0.25, 0, 0, 1, 1, 0], [0.5, 0, 1, 0, 0, 1]])
+
+
+def test_the_ends_of_a_prepared_cohort_are_means_of_ten_patients() -> None:
+    lengths = np.array([3, 0, 2] + [1] * 40)
+    values = np.concatenate([[1e6, 5.0, 900.0], [np.nan, np.nan], np.arange(100.0, 140.0)])
+    low, high, patients = group_ends(in_memory(values), lengths, 10)
+    assert patients == 10
+    assert low == pytest.approx(np.mean([5.0, *range(100, 109)]))
+    assert high == pytest.approx(np.mean([1e6, *range(131, 140)]))
+    assert group_ends(in_memory(values), lengths, 1)[:2] == (5.0, 1e6)
+    assert group_ends(in_memory(values[:10]), lengths[:8], 10) == (5.0, 1e6, 1), "too few for two groups"

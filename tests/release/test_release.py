@@ -9,9 +9,13 @@ from types import ModuleType
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
+from scipy import special
 
+from healthgym.data.fitting.transform import Transform
+from healthgym.data.prepare import prepare
 from healthgym.errors import ConfigError, StorageError, TableError
 from healthgym.release.memory_audit import audit_memory
 from healthgym.release.release import common_lengths, release
@@ -189,3 +193,59 @@ def test_rare_lengths_join_the_nearest() -> None:
     lengths = np.array([[2, 3, 7, 8, 20], [30, 1, 4, 50, 2]])
     assert common_lengths(lengths, 10).tolist() == [[2, 8], [31, 56]]
     assert common_lengths(np.array([[4, 5], [2, 3]]), 10).tolist() == [[5], [5]]
+
+
+@pytest.mark.parametrize("system", tiny.SYSTEMS)
+def test_no_value_in_a_release_belongs_to_fewer_than_ten_patients(
+    trained: Path, tmp_path: Path, system: str
+) -> None:
+    release(trained / system, tmp_path / "r.h5", THRESHOLDS)
+    released, cohort = load_checkpoint(tmp_path / "r.h5"), tiny.opened(trained)
+    raw = cohort.frame("train", 0, cohort.train.num_patients)
+    for name in ("x", "y"):
+        by_patient = raw.groupby("PatientID", observed=True)[name]
+        for extremes in (by_patient.min().nsmallest(10), by_patient.max().nlargest(10)):
+            single = np.array([extremes.iloc[0], special.boxcox(extremes.iloc[0], 0.0)])
+            for found in numbers_in(tmp_path / "r.h5"):
+                assert not np.isclose(found[:, None], single, rtol=1e-6).any(), name
+    if released.cells:
+        return
+    assert int(released.transform["patients"]) == 10
+    transform = Transform.from_tree(released.transform)
+    ends = np.stack([transform.inverse_reals(np.full(2, end)) for end in (0.0, 1.0)])
+    for column, name in enumerate(("x", "y")):
+        by_patient = raw.groupby("PatientID", observed=True)[name]
+        lowest, highest = by_patient.min().nsmallest(10), by_patient.max().nlargest(10)
+        np.testing.assert_allclose(ends[:, column], [lowest.mean(), highest.mean()], rtol=1e-4)
+
+
+def numbers_in(path: Path) -> list[np.ndarray]:
+    """Return every array of real numbers in an HDF5 file."""
+    found: list[np.ndarray] = []
+
+    def visit(name: str, node: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(node, h5py.Dataset) and node.dtype.kind == "f":
+            found.append(np.asarray(node[()], np.float64).ravel())
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    return found
+
+
+def test_a_release_of_ar_opens_where_the_longest_patients_are_few(tmp_path: Path) -> None:
+    long = tiny.table(4, 9, seed=1)
+    long["PatientID"] += 1000
+    cohort = prepare(pd.concat([tiny.table(60), long]), tiny.SCHEMA, tmp_path / "prepared.h5")
+    assert (cohort.train.lengths_N == 9).any(), "no long patient is trained on"
+    config = tiny.config(tmp_path, "ar", training={"epochs": 1})
+    assert train(tmp_path / "run", config)
+    release(tmp_path / "run", tmp_path / "r.h5", THRESHOLDS)
+    released = load_checkpoint(tmp_path / "r.h5")
+    assert released.statistics.lengths_2U[0].tolist() == [6]
+    frames = []
+    for path in (tmp_path / "run", tmp_path / "r.h5"):
+        asked = ["--run-dir", str(path)] if path.is_dir() else ["--checkpoint", str(path)]
+        out = ["--out", str(tmp_path / f"{path.name}-cohort"), "--patients", "30", "--workers", "1"]
+        assert load_program("synthesize").main([*asked, *out]) == 0
+        frames.append(open_cohort(tmp_path / f"{path.name}-cohort").read())
+    assert frames[0].equals(frames[1])

@@ -1,1 +1,1 @@
-"""Drafting the schema of a table: its keys, the kinds of its columns, and the evidence for them."""
+"""Look at a table that nobody has described: its keys, what its columns are, and how sure that is."""

@@ -1,4 +1,4 @@
-"""Hints in the names of columns: patients, times, outcomes and units."""
+"""What names of columns say: of patients, of times, of outcomes, and of units."""
 
 import re
 import unicodedata

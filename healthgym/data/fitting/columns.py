@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,53 @@ def extremes(blocks: Blocks) -> tuple[float, float]:
         if len(block):
             low, high = min(low, float(block.min())), max(high, float(block.max()))
     return low, high
+
+
+def by_patients(
+    column: Blocks, lengths_N: NDArray[np.integer[Any]]
+) -> Iterator[tuple[Array, NDArray[np.integer[Any]]]]:
+    """Yield the values and the lengths of whole patients, a few at a time.
+
+    Args:
+        column: a value per row.
+        lengths_N: rows of each of N patients.
+    """
+    ends_N, first, begin = np.cumsum(lengths_N, dtype=np.int64), 0, 0
+    left = np.empty(0)
+    for block in column():
+        left = np.concatenate([left, block])
+        last = int(np.searchsorted(ends_N, begin + len(left), side="right"))
+        if last > first:
+            count = int(ends_N[last - 1]) - begin
+            yield left[:count], lengths_N[first:last]
+            left, first, begin = left[count:], last, begin + count
+
+
+def group_ends(
+    column: Blocks, lengths_N: NDArray[np.integer[Any]], least_patients: int
+) -> tuple[float, float, int]:
+    """Return a low and a high end of a column that are not the value of one patient.
+
+    Each is the mean of the lowest (highest) values of the patients who have the lowest (highest) ones, one
+    value a patient. Where fewer than twice as many patients have a value, the ends are the extremes.
+
+    Args:
+        column: a value per row, NaN where missing; at least one is known.
+        lengths_N: rows of each of N patients.
+        least_patients: k, of whom an end is the mean.
+
+    Returns:
+        both ends, and of how many patients each is the mean.
+    """
+    lowest, highest, known = np.empty(0), np.empty(0), 0
+    for values, lengths in by_patients(column, lengths_N):
+        starts = (np.cumsum(lengths) - lengths)[lengths > 0]
+        low, high = np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts)
+        known += int((~np.isnan(low)).sum())
+        lowest = np.sort(np.append(lowest, low[~np.isnan(low)]))[:least_patients]
+        highest = np.sort(np.append(highest, high[~np.isnan(high)]))[-least_patients:]
+    kept = least_patients if known >= 2 * least_patients else 1
+    return float(lowest[:kept].mean()), float(highest[-kept:].mean()), kept
 
 
 def count_of(blocks: Blocks) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.data.fitting.columns import Blocks, in_memory, quantiles
+from healthgym.data.fitting.columns import Blocks, by_patients, in_memory, quantiles
 from healthgym.schema.cells import MOST_DECIMALS, Array, Cells, Ints, VariableCells, last_present
 
 _MOST_DISTINCT = 1 << 16  # values that are counted one by one; quantiles are used if there are more
@@ -65,21 +65,9 @@ class _Rows:
     column: Blocks
     lengths_N: NDArray[np.integer[Any]]
 
-    def chunks(self) -> Iterator[tuple[Array, NDArray[np.integer[Any]]]]:
-        """Yield the values and lengths of complete patients, a few at a time."""
-        ends_N, first, begin = np.cumsum(self.lengths_N, dtype=np.int64), 0, 0
-        left = np.empty(0)
-        for block in self.column():
-            left = np.concatenate([left, block])
-            last = int(np.searchsorted(ends_N, begin + len(left), side="right"))
-            if last > first:
-                count = int(ends_N[last - 1]) - begin
-                yield left[:count], self.lengths_N[first:last]
-                left, first, begin = left[count:], last, begin + count
-
     def new(self) -> Iterator[tuple[Array, Ints, Array]]:
         """Yield for a few patients at a time the new values, their patients, and all present values."""
-        for values_N, lengths_N in self.chunks():
+        for values_N, lengths_N in by_patients(self.column, self.lengths_N):
             present_N = ~np.isnan(values_N)
             before_N, inside_N = last_present(values_N, present_N, lengths_N)
             new_N = present_N & ~(inside_N & (values_N == values_N[before_N]))

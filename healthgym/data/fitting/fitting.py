@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from healthgym.data.fitting.columns import Array, Blocks, ColumnFile, count_of, extremes, median
+from healthgym.data.fitting.columns import Array, Blocks, ColumnFile, count_of, extremes, group_ends, median
 from healthgym.data.fitting.fit_cells import fit_cells
 from healthgym.data.fitting.stream import Patients, RowStore
 from healthgym.data.fitting.transform import BOXCOX_EPS, Transform
@@ -30,7 +30,8 @@ def fit(
         schema: of the table.
         source: name of the table in messages.
         folder: for the column files.
-        least_patients: least number of patients with values in a piece of a variable's cells.
+        least_patients: least number of patients behind an end of the transform, and with values in a piece
+            of a variable's cells.
 
     Raises:
         TableError: a variable has no value, or only one.
@@ -63,8 +64,9 @@ def fit(
             kept.append(block)
         return kept
 
-    transform = Transform.fit_columns(filled, schema, keep)
     by_patient = [columns.by_row(variable, fills) for variable in schema.reals]
+    ends = [group_ends(column, train.lengths_N, least_patients) for column in by_patient]
+    transform = Transform.fit_columns(filled, schema, keep, ends)
     return fills, transform, fit_cells(by_patient, train.lengths_N, least_patients)
 
 

@@ -1,6 +1,6 @@
 """Each real variable to [0, 1] and back: Box-Cox, then the fitted range. Binary classes stay codes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,9 @@ class Transform:
         names: of the R variables.
         eps_R: added before, 1e-3 plus the schema's offset, in the variable's unit.
         lambda_R: exponent, by maximum likelihood on the training patients.
-        min_R, range_R: of the training patients' y.
+        min_R, range_R: of the training patients' y; see `patients`.
+        patients: of whom each end of the range is a mean, see `group_ends`; 1: the ends are extremes of
+            single patients.
     """
 
     names: tuple[str, ...]
@@ -38,6 +40,7 @@ class Transform:
     lambda_R: Array
     min_R: Array
     range_R: Array
+    patients: int = 1
 
     @classmethod
     def fit(cls, table: pd.DataFrame | Array, schema: Schema) -> "Transform":
@@ -59,7 +62,11 @@ class Transform:
 
     @classmethod
     def fit_columns(
-        cls, columns: Iterable[Blocks], schema: Schema, keep: Callable[[Iterator[Array]], Blocks]
+        cls,
+        columns: Iterable[Blocks],
+        schema: Schema,
+        keep: Callable[[Iterator[Array]], Blocks],
+        ends: Sequence[tuple[float, float, int]] | None = None,
     ) -> "Transform":
         """Fit on columns of raw values without NaN, reading each a few dozen times block by block.
 
@@ -67,16 +74,22 @@ class Transform:
             columns: of the real variables.
             schema: of the table.
             keep: stores a column's logarithms until the next column, in memory or in a file.
+            ends: of each column, values that become 0 and 1, and of how many patients each is a mean; by
+                default the lowest and the highest value.
         """
         eps_R = np.array([BOXCOX_EPS + variable.offset for variable in schema.reals])
-        fitted = np.array([_fit_one(column, eps, keep) for column, eps in zip(columns, eps_R, strict=True)])
-        fitted = fitted.reshape(-1, 3)
-        return cls(tuple(v.name for v in schema.reals), eps_R, *fitted.T)
+        given = [(low, high) for low, high, _ in ends] if ends else [None] * len(eps_R)
+        fitted = np.array(
+            [_fit_one(column, eps, keep, end) for column, eps, end in zip(columns, eps_R, given, strict=True)]
+        )
+        patients = min((each[2] for each in ends), default=1) if ends else 1
+        lambda_R, min_R, range_R = fitted.reshape(-1, 3).T
+        return cls(tuple(v.name for v in schema.reals), eps_R, lambda_R, min_R, range_R, patients)
 
     def forward_reals(self, raw_R: NDArray[Any]) -> Array:
         """Return values in [0, 1] of raw ones, shape (..., R); NaN passes through.
 
-        Values beyond the training patients' range end outside [0, 1].
+        Values beyond the ends of the range are outside [0, 1].
         """
         base_R = np.asarray(raw_R, dtype=np.float64) + self.eps_R
         y_R = special.boxcox(np.maximum(base_R, _SMALLEST_BASE), self.lambda_R)
@@ -95,13 +108,16 @@ class Transform:
             "lambda": self.lambda_R,
             "min": self.min_R,
             "range": self.range_R,
+            "patients": self.patients,
         }
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> "Transform":
         """Read what `to_tree` gave."""
-        arrays = (np.asarray(tree[name], dtype=np.float64) for name in ("eps", "lambda", "min", "range"))
-        return cls(tuple(tree["names"]), *arrays)
+        eps_R, lambda_R, min_R, range_R = (
+            np.asarray(tree[name], dtype=np.float64) for name in ("eps", "lambda", "min", "range")
+        )
+        return cls(tuple(tree["names"]), eps_R, lambda_R, min_R, range_R, int(tree.get("patients", 1)))
 
 
 def _keep_in_memory(blocks: Iterator[Array]) -> Blocks:
@@ -110,9 +126,12 @@ def _keep_in_memory(blocks: Iterator[Array]) -> Blocks:
 
 
 def _fit_one(
-    raw: Blocks, eps: float, keep: Callable[[Iterator[Array]], Blocks]
+    raw: Blocks,
+    eps: float,
+    keep: Callable[[Iterator[Array]], Blocks],
+    end: tuple[float, float] | None,
 ) -> tuple[float, float, float]:
-    """Return (lambda, min, range) of one column."""
+    """Return (lambda, min, range) of one column; `end` are raw values, the extremes by default."""
 
     def base() -> Iterator[Array]:
         return (block + eps for block in raw())
@@ -125,7 +144,7 @@ def _fit_one(
     while exponent and not _invertible(probes, exponent):
         # An extreme exponent presses values together beyond what a number can tell apart.
         exponent = exponent / 2 if abs(exponent) > 1e-3 else 0.0
-    ends = special.boxcox(np.array([low, high]), exponent)
+    ends = special.boxcox(np.add(end, eps) if end else np.array([low, high]), exponent)
     return exponent, float(ends[0]), float(ends[1] - ends[0])
 
 

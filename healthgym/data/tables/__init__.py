@@ -1,1 +1,1 @@
-"""Finding, reading and checking tables of patients."""
+"""Tables of patients: found, read and checked."""

@@ -1,8 +1,7 @@
-"""The format of a CSV file: separator, decimal mark and encoding, detected in its first bytes or given.
+"""How a CSV file is written: its separator, decimal mark and encoding, found in its first bytes or given.
 
-Numbers are read strictly with this decimal mark: a point among decimal commas, or a comma among points, is
-    refused
-with its row, since it may be either a decimal mark or a separator of thousands.
+Numbers are read strictly by the decimal mark that was found: a point among decimal commas, or a comma among
+points, is no number and is refused with its row, since it may be either a mark or a separator of thousands.
 """
 
 import codecs
@@ -35,7 +34,7 @@ _THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}(,\d{3})+\s*")
 
 @dataclass(frozen=True)
 class Dialect:
-    """The format of a CSV file.
+    """How a CSV file is written.
 
     Args:
         separator: of fields, one ASCII character.
@@ -55,7 +54,7 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Given:
-    """The user's settings for the format of a table's files; detected if empty.
+    """What a user says about the files of a table; empty is found out.
 
     Args:
         separator: a character, or one of comma, semicolon, tab, bar, space.
@@ -63,7 +62,7 @@ class Given:
         encoding: a name that Python knows, e.g. latin-1.
 
     Raises:
-        ConfigError: a setting is invalid.
+        ConfigError: one of them cannot be.
     """
 
     separator: str = ""
@@ -96,7 +95,7 @@ FOUND_OUT = Given()
 
 
 def find_dialect(sample: bytes, given: Given = FOUND_OUT) -> Dialect:
-    """Return the format of a file that begins with these bytes."""
+    """Return how a file is written that begins with these bytes."""
     encoding = given.encoding or _encoding(sample)
     text = sample.decode(encoding, errors="replace").lstrip("\ufeff")
     lines = text.splitlines()[:-1] or text.splitlines()

@@ -1,4 +1,4 @@
-"""What every system offers.
+"""The interface of all systems.
 
 Shapes: B batch, T timesteps, F features, R reals, K binary and categorical variables.
 """
@@ -36,23 +36,23 @@ State = dict[str, Any]
 
 
 class System(ABC):
-    """Networks, optimisers and latent memory that learn from batches and make patients.
+    """Networks, optimisers and latent memory that are trained on batches and generate patients.
 
     Attributes:
-        real_form: how training batches give real variables: scaled to [0, 1], or as codes of their cells.
-        whole_patients: whether it learns from patients of any length at once, whatever is padding.
-        validates: whether it can be measured by `validate`, and keeps the weights that did best.
-        makes_lengths: whether the number of timesteps is generated with the patient, by `make`; else it is
-            drawn from the training patients' lengths and given to `sample`.
-        takes_conditions: whether `make` can be told which patients are wanted.
-        scores_patients: whether `nats_by_patient` tells how likely patients are.
-        block: if the system makes lengths, how many patients `make` is asked for at once; 0 for as many as
-            the plan's batch size. Blocks are aligned to multiples of it, whatever the shards.
+        real_form: form of real variables in training batches: scaled to [0, 1], or codes of their cells.
+        whole_patients: whether a batch may have patients of different lengths, with padding masked.
+        validates: whether it has `validate`, and keeps the weights with the lowest validation loss.
+        makes_lengths: whether the number of timesteps is generated with the patient, by `make`; otherwise it
+            is drawn from the training patients' lengths and passed to `sample`.
+        takes_conditions: whether `make` supports conditions.
+        scores_patients: whether it has `nats_by_patient`.
+        block: for systems that generate lengths, number of patients per call of `make`; 0 for the plan's
+            batch size. Blocks are aligned to multiples of it, independent of the shards.
         layout: meaning of the features.
-        device: where all of it lives.
+        device: of all tensors.
         share: this process's part of each batch; all of it unless the trainer sets another.
-        num_candidates: patients that were sampled so far, those counted in whom a guardrail dropped; 0
-            where none is ever dropped.
+        num_candidates: number of patients sampled so far, including those that a guardrail rejected; 0
+            without a guardrail that rejects.
     """
 
     real_form: ClassVar[Literal["scaled", "cells"]] = "scaled"
@@ -83,10 +83,10 @@ class System(ABC):
         return losses
 
     def compute_step(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """Do the device's part of a step; all that Python keeps of it is left to `count_step`."""
+        """Do the device's part of a step; state in Python is updated by `count_step`."""
         raise NotImplementedError
 
-    def count_step(self, batch: Batch) -> None:  # noqa: B027 - most systems keep nothing in Python
+    def count_step(self, batch: Batch) -> None:  # noqa: B027 - most systems have no state in Python
         """Do Python's part of a step, after the device's."""
 
     def step_kind(self, batch: Batch) -> Hashable | None:
@@ -94,18 +94,18 @@ class System(ABC):
         return None
 
     def plan(self, total_steps: int) -> None:  # noqa: B027 - most systems have no schedule
-        """Take note of how many steps there will be: at each start, and when a time limit has decided it."""
+        """Set the planned number of steps: at each start, and when a time limit determines it."""
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Return sums over patients that it does not learn from, as scalars on the device.
+        """Return sums over validation patients, as scalars on the device.
 
         Returns:
-            `nats`, minus the log-likelihood, and `timesteps`, how many there are.
+            `nats`, minus the log-likelihood, and `timesteps`, their number.
         """
         raise NotImplementedError
 
     def keep_if_best(self, value: float) -> bool:
-        """Keep these weights for sampling if this validation loss is the lowest so far; say whether it is."""
+        """Keep these weights for sampling if this validation loss is the lowest so far; return whether so."""
         raise NotImplementedError
 
     def check_length(self, length: int) -> None:  # noqa: B027 - most systems take any length
@@ -114,17 +114,17 @@ class System(ABC):
     # --- sampling --------------------------------------------------------------------------------
 
     def sample(self, lengths_B: NDArray[np.integer[Any]], draws: SampleDraws, length: int) -> Made:
-        """Make patients of given lengths.
+        """Sample patients of given lengths.
 
         A patient depends on the weights, the seed, the patient's number and `length`, not on the batch.
 
         Args:
             lengths_B: timesteps of each patient, at most `length`.
-            draws: their randomness; says who they are.
-            length: timesteps to sample before patients are cut to their own.
+            draws: their randomness, with their numbers.
+            length: timesteps to sample before patients are shortened to their lengths.
 
         Raises:
-            CohortError: the system made numbers that are not finite.
+            CohortError: the system generated numbers that are not finite.
         """
         x_BTF = self.sample_features(length, draws.seed, draws.first_patient, draws.num_patients)
         return decode(x_BTF[:, : int(lengths_B.max())], lengths_B, self.layout)
@@ -136,12 +136,13 @@ class System(ABC):
         draws: SampleDraws,
         length: int,
     ) -> Made:
-        """Make patients whose lengths are drawn given their static classes.
+        """Sample patients whose lengths are drawn given their static classes.
 
         Args:
-            choose: returns the lengths of patients of these classes (K, B), of which static ones count.
-            shortest: timesteps that every patient has, which decide the classes.
-            draws, length: as of `sample`.
+            choose: returns the lengths of patients with these classes (K, B), of which only static ones
+                matter.
+            shortest: number of timesteps that every patient has, which determine the static classes.
+            draws, length: as for `sample`.
         """
         x_BTF = self.sample_features(length, draws.seed, draws.first_patient, draws.num_patients)
         seen = decode(x_BTF[:, :shortest], np.full(len(x_BTF), shortest), self.layout)
@@ -149,36 +150,36 @@ class System(ABC):
         return decode(x_BTF[:, : int(lengths_B.max())], lengths_B, self.layout)
 
     def sample_features(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
-        """Make features of patients first_patient, first_patient + 1, ... of the cohort with this seed.
+        """Generate features of patients first_patient, first_patient + 1, ... of the cohort with this seed.
 
-        Systems that make values and not features implement `sample` or `make` instead.
+        Systems that generate values and not features implement `sample` or `make` instead.
 
         Returns:
-            x_BTF: reals in [0, 1]; each categorical block holds non-negative scores, the largest of
-            which is the class.
+            x_BTF: reals in [0, 1]; each categorical block has non-negative scores, of which the largest is
+                the class.
         """
         raise NotImplementedError
 
     def make(
         self, draws: SampleDraws, timesteps: int | None = None, conditions: Conditions = NO_CONDITIONS
     ) -> Made:
-        """Make patients whose lengths are generated with them; for systems that make lengths.
+        """Sample patients with generated lengths; for systems that generate lengths.
 
         Args:
-            draws: their randomness; says who they are. They are one whole block.
-            timesteps: the length of each patient, where the user gave one.
-            conditions: which patients are wanted, for systems that take conditions.
+            draws: their randomness, with their numbers; one complete block.
+            timesteps: the length of each patient, if the user gave one.
+            conditions: on the patients, for systems that support conditions.
 
         Raises:
-            CohortError: patients like these are too rare to be found.
+            CohortError: such patients are too rare to be sampled.
         """
         raise NotImplementedError
 
     def check_conditions(self, conditions: Conditions) -> None:
-        """Refuse conditions that fewer training patients met than values are pooled over.
+        """Refuse conditions met by fewer training patients than values are pooled over.
 
         Raises:
-            ConfigError: it is so.
+            ConfigError: there are too few such patients.
         """
         raise NotImplementedError
 
@@ -193,17 +194,17 @@ class System(ABC):
 
     @abstractmethod
     def load_state(self, state: State) -> None:
-        """Take over what `state` returned; leaves may be tensors or numpy arrays."""
+        """Load the result of `state`; leaves may be tensors or numpy arrays."""
 
     @abstractmethod
     def sampling_state(self) -> State:
-        """Return the part of the state that sampling needs: what a release carries."""
+        """Return the part of the state that sampling needs, which a release contains."""
 
     @abstractmethod
     def load_sampling_state(self, state: State) -> None:
-        """Take over what `sampling_state` returned: the system can sample, but not go on training."""
+        """Load the result of `sampling_state`: the system can then sample, but not be trained further."""
 
-    # --- what can be asked of it -----------------------------------------------------------------
+    # --- queries ---------------------------------------------------------------------------------
 
     def nats_by_patient(self, batch: Batch) -> Tensor:
         """Return minus the log-likelihood of each patient under the weights that sampling uses, nats (B,)."""
@@ -214,13 +215,13 @@ class System(ABC):
         return None
 
     def memory_prototypes(self, batch: Batch) -> Tensor:
-        """Return each patient's prototype as the latent memory would keep it, shape (B, Z)."""
+        """Return each patient's prototype as in the latent memory, shape (B, Z)."""
         raise NotImplementedError
 
     def num_parameters(self) -> int:
-        """Return the number of trained numbers."""
+        """Return the number of trained parameters."""
         return 0
 
     def shapes(self, length: int) -> str:
-        """Return a line per stage with its shape, for sequences of this length; nothing if it has none."""
+        """Return a line per stage with its shape, for sequences of this length; empty without stages."""
         return ""

@@ -1,8 +1,8 @@
-"""The recurrent generator on a CPU with products of bfloat16, when no gradient is wanted.
+"""The recurrent generator on a CPU with products in bfloat16, for inference.
 
-Only torch's own LSTM keeps bfloat16 weights in the form in which a processor multiplies them: products of
-float32 that are rounded on the way cost twice as much. Noise, weights and states are rounded to eight bits
-of mantissa, as `medium` rounds what it multiplies; so are the outputs of the affine maps but the last.
+Only torch's own LSTM stores bfloat16 weights in the layout of the processor's instructions: products of
+float32 that are rounded on the fly cost twice as much. Noise, weights and states are rounded to eight bits of
+mantissa, as for `medium`; so are the outputs of the affine maps except the last.
 
 Shapes: B batch, T timesteps, Z noise, H hidden, I inputs, K = I + H, G = 4H gates, F features.
 """
@@ -13,13 +13,13 @@ from torch.nn.functional import leaky_relu_, linear
 
 from healthgym.nn.recurrent import BiLSTM
 
-_TIMESTEPS = 8  # that the maps work on at once: what they make then stays in a core's cache
+_TIMESTEPS = 8  # per call of the maps: their outputs then stay in a core's cache
 
 
 def bfloat16_logits(
     z_BTZ: Tensor, recurrent: BiLSTM, maps: tuple[nn.Linear, nn.Linear, nn.Linear], leak: float
 ) -> Tensor:
-    """Return what `stream_logits` returns, float32 (F, T, B), computed in bfloat16."""
+    """Return the result of `stream_logits`, float32 (F, T, B), computed in bfloat16."""
     z_TBZ = z_BTZ.transpose(0, 1).bfloat16().contiguous()
     (T, B, _), H = z_TBZ.shape, recurrent.hidden_dim
     weights = _weights(recurrent)
@@ -33,7 +33,7 @@ def bfloat16_logits(
     for h_0, h_1, part_FTB in zip(*states, logits_FTB.split(_TIMESTEPS, 1), strict=True):
         y = linear(h_0.flatten(0, 1), weight_0, first[1]).addmm_(h_1.flatten(0, 1), weight_1.t())
         y = leaky_relu_(linear(leaky_relu_(y, leak), *second), leak)
-        # The features themselves are not rounded: reals would lie on a grid, and classes tie.
+        # The features themselves are not rounded: reals would be on a grid, and classes would tie.
         torch.addmm(maps[2].bias.unsqueeze(1), maps[2].weight, y.float().t(), out=part_FTB.flatten(1))
     return logits_FTB
 

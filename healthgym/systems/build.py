@@ -1,4 +1,4 @@
-"""From a configuration to a system: one table of classes, no comparison of names."""
+"""Building a system from its configuration, by one table of classes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -96,15 +96,15 @@ def build_system(
     seed: int,
     facts: CohortFacts = NO_FACTS,
 ) -> System:
-    """Build a system with initial weights that depend on the seed alone.
+    """Build a system with initial weights that depend only on the seed.
 
     Args:
         config: one of the system configurations.
         layout: meaning of the features.
         correlation_FF: Pearson correlations of the training cohort's features.
-        device: where it shall live.
+        device: of the system.
         seed: the run's seed.
-        facts: what else is known of the training cohort.
+        facts: about the training cohort.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seeds.stream(seed, "weights").integers(2**63)))

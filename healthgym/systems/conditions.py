@@ -1,4 +1,4 @@
-"""Which patients are wanted, where a system can be told: ranges of what is constant within a patient."""
+"""Conditions on synthetic patients: classes and ranges of static variables and of the length."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Conditions:
-    """What every made patient must be like.
+    """Conditions that every synthetic patient must meet.
 
     Args:
         classes: {static binary or categorical variable k: its allowed classes}.
         reals: {static real variable r: (lowest, highest) value, in its unit}.
         timesteps: (lowest, highest) number of timesteps; None for any.
         shares: {class: share of the patients} of the variable `shared`; the shares add up to 1.
-        shared: the static variable k that `shares` is about; None if nothing is shared out.
+        shared: the static variable k of `shares`; None without shares.
     """
 
     classes: Mapping[int, frozenset[int]] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Conditions:
         return bool(self.classes or self.reals or self.timesteps or self.shares)
 
     def wanted(self, u_B: NDArray[np.floating]) -> NDArray[np.int64] | None:
-        """Return the class of the shared variable for each patient, by a uniform number of each."""
+        """Return the class of the shared variable for each patient, from one uniform number per patient."""
         if self.shared is None:
             return None
         classes = np.array(list(self.shares), np.int64)
@@ -44,7 +44,7 @@ class Conditions:
         lengths_B: NDArray[np.int64],
         wanted_B: NDArray[np.int64] | None,
     ) -> NDArray[np.bool_]:
-        """Return which patients are as they should be, shape (B,)."""
+        """Return whether each patient meets the conditions, shape (B,)."""
         good_B = np.ones(len(lengths_B), bool)
         for k, allowed in self.classes.items():
             good_B &= np.isin(classes[k], list(allowed))
@@ -58,4 +58,4 @@ class Conditions:
 
 
 NO_CONDITIONS = Conditions()
-"""Any patient."""
+"""No condition."""

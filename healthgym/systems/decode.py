@@ -15,25 +15,25 @@ from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.patients import Disagreement, Made
 
 STATIC_REAL_TOLERANCE = 0.01
-"""How far a raw static real may be from its patient's mean, in parts of the training range, before the
-two count as disagreeing."""
+"""Largest difference between a raw static real and its patient's mean, relative to the training range,
+that does not count as a disagreement."""
 
 
 def decode(x_BTF: Tensor, lengths_B: NDArray[np.integer[Any]], layout: FeatureLayout) -> Made:
-    """Take the class of the largest score and, for static variables, combine all kept timesteps.
+    """Take the class of the largest score; for static variables, combine all kept timesteps.
 
-    A static class is that of the largest mean score over the patient's timesteps, a static real the
-    mean on the scaled axis, where the network makes it.
+    A static class is that of the largest mean score over the patient's timesteps, a static real the mean of
+    the scaled values.
 
     Args:
-        x_BTF: what `System.sample_features` returned.
+        x_BTF: the result of `System.sample_features`.
         lengths_B: timesteps to keep of each patient.
         layout: which variables are static.
 
     Raises:
-        CohortError: the system made numbers that are not finite.
+        CohortError: the system generated numbers that are not finite.
     """
-    if not bool(torch.isfinite(x_BTF.sum())):  # one number that is not finite makes the sum such a one
+    if not bool(torch.isfinite(x_BTF.sum())):  # the sum is not finite if any number is not
         raise CohortError(
             "The trained system makes numbers that are not finite, so that no cohort can be made of it. "
             "Choose an earlier checkpoint with --checkpoint."
@@ -66,7 +66,7 @@ def _classes(x_FTB: Tensor, layout: FeatureLayout) -> Tensor:
     """Return the class of the largest score in each block, the first one among equals, uint8 (K, T, B)."""
     codes_KTB = torch.empty(len(layout.spans), *x_FTB.shape[1:], dtype=torch.uint8, device=x_FTB.device)
     for code_TB, span in zip(codes_KTB, layout.spans, strict=True):
-        # Plane by plane: an argmax along so short an axis costs five times as much.
+        # Plane by plane: an argmax along such a short axis costs five times as much.
         best_TB = x_FTB[span.start].clone()
         code_TB.zero_()
         for number, score_TB in enumerate(x_FTB[span.start + 1 : span.stop], start=1):

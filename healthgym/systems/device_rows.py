@@ -1,8 +1,8 @@
 """The rows of uniform numbers of `healthgym.seeds`, computed on a device: the same bits as on the CPU.
 
 Their generator, PCG64 DXSM, is a linear congruential one of 128 bits: word n of a stream is a function of
-A^n s + C_n, so that all words can be had at once. Row r of a batch starts at a state that the host leaps to,
-and word w of it is an affine map of that state, the same in all rows.
+A^n s + C_n, so that all words can be computed in parallel. The host computes the first state of each row of a
+batch, and word w of a row is an affine map of that state, the same for all rows.
 
 Source: O'Neill, *PCG: a family of simple fast space-efficient statistically good algorithms*, 2014; output
 function and multiplier of DXSM as in numpy's documentation of `PCG64DXSM`.
@@ -19,7 +19,7 @@ from healthgym import seeds
 
 _MULTIPLIER = 0xDA942042E4DD58B5
 _MASK_128, _MASK_64, _MASK_32 = 2**128 - 1, 2**64 - 1, 2**32 - 1
-_WORDS_AT_ONCE = 2**22  # of 64 bits, of which a few tensors are needed at a time
+_WORDS_AT_ONCE = 2**22  # of 64 bits, in each of a few temporary tensors
 
 
 def uniform_rows(
@@ -30,7 +30,7 @@ def uniform_rows(
     seed: int,
     *position: str | int,
 ) -> Tensor:
-    """Return what `seeds.uniform_rows` returns, on a device, shape (num_rows, *row_shape), float32."""
+    """Return the result of `seeds.uniform_rows`, computed on a device, (num_rows, *row_shape), float32."""
     width = math.prod(row_shape)
     words = -(-width // 2)  # of two numbers each
     bits = np.random.PCG64DXSM(seeds.key(seed, *position))
@@ -50,7 +50,7 @@ def uniform_rows(
 
 
 def _leap(num_words: int, step: int) -> tuple[int, int]:
-    """Return the factor and the addend by which so many words are leapt over."""
+    """Return the factor and the addend that advance the generator by this number of words."""
     return pow(_MULTIPLIER, num_words, 1 << 128), _sum(_MULTIPLIER, step, num_words)
 
 
@@ -68,7 +68,7 @@ def _sum(factor: int, addend: int, count: int) -> int:
 
 @functools.lru_cache(maxsize=8)
 def _maps(num_words: int, step: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the affine maps from a row's first state to its words' states: halves of factors and addends."""
+    """Return the affine maps from a row's first state to its words' states, as halves of 128-bit numbers."""
     factors, addends = [1], [0]
     for _ in range(num_words - 1):
         factors.append(factors[-1] * _MULTIPLIER & _MASK_128)

@@ -1,6 +1,6 @@
-"""Where systems get random numbers from: `Draws` in a training step, `SampleDraws` in sampling.
+"""Sources of random numbers for systems: `Draws` in a training step, `SampleDraws` in sampling.
 
-Both are functions of position, as `healthgym.seeds` explains, so that neither has a state to save.
+Both are functions of position (see `healthgym.seeds`), so that there is no state to save.
 """
 
 from abc import ABC, abstractmethod
@@ -16,10 +16,10 @@ from healthgym.systems import device_rows
 
 
 class Draws(ABC):
-    """The randomness of one training step. A name says what the numbers are for.
+    """The randomness of one training step. Numbers of different purposes have different names.
 
-    The first dimension of a drawn array is the batch's: a process that holds part of the global batch
-    gets its rows of what a single process would draw.
+    The first dimension of a drawn array is that of the batch: a process with part of the global batch
+    gets its rows of the array that a single process would draw.
     """
 
     @abstractmethod
@@ -31,7 +31,7 @@ class Draws(ABC):
         """Return U(0,1) numbers that are the same in every process."""
 
     def from_row(self, first_row: int) -> "Draws":
-        """Return what rows `first_row ...` of this process's batch draw."""
+        """Return the draws of rows `first_row ...` of this process's batch."""
         if first_row:
             raise NotImplementedError(f"{type(self).__name__} draws for whole batches only")
         return self
@@ -51,16 +51,16 @@ class Draws(ABC):
 
 
 class PositionDraws(Draws):
-    """Numbers that depend on (seed, step, name, row of the global batch) and nothing else.
+    """Numbers that depend only on (seed, step, name, row of the global batch).
 
     Args:
         seed: the run's seed.
-        step: the step about to be taken.
-        device: where the numbers are wanted. On CUDA they come from the device's own Philox generator,
-            so a run's numbers differ between CPU and CUDA.
-        first_row: place of this process's first row in the global batch.
-        num_rows: rows of the global batch, None if they are all this process's. On CUDA they decide the
-            numbers.
+        step: number of the step.
+        device: of the numbers. On CUDA they come from the device's own Philox generator, so that numbers
+            differ between CPU and CUDA.
+        first_row: index of this process's first row in the global batch.
+        num_rows: number of rows of the global batch, None if all are this process's. On CUDA the numbers
+            depend on it.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class PositionDraws(Draws):
             return torch.from_numpy(seeds.uniform_rows(shape[1:], shape[0], first_row, self._seed, *position))
         generator = torch.Generator(self._device)
         generator.manual_seed(int(seeds.key(self._seed, *position)[0] >> np.uint64(1)))
-        # The numbers depend on how many are drawn at once: every process draws the global batch's.
+        # The numbers depend on the number of rows: every process draws those of the global batch.
         count = num_rows or first_row + shape[0]
         rows = torch.rand(count, *shape[1:], generator=generator, device=self._device)
         return rows[first_row : first_row + shape[0]]
@@ -106,7 +106,7 @@ def box_muller(u: Tensor, v: Tensor) -> Tensor:
 
 
 class KeptDraws(Draws):
-    """Draws that lie in the same memory at every step, so that a recorded step reads new numbers there."""
+    """Draws in the same memory at every step, so that a CUDA graph reads new numbers there."""
 
     def __init__(self) -> None:
         self._source: Draws | None = None
@@ -114,7 +114,7 @@ class KeptDraws(Draws):
         self._parts: dict[int, KeptDraws] = {}
 
     def renew(self, source: Draws) -> None:
-        """Take the numbers of another step."""
+        """Copy the numbers of another step."""
         self._source = source
         for first_row, part in self._parts.items():
             part.renew(source.from_row(first_row))
@@ -144,23 +144,22 @@ class KeptDraws(Draws):
 
 
 def to_index(u: Tensor, count: int | Tensor) -> Tensor:
-    """Return floor(u count), which float32 may round up to count, kept below it."""
+    """Return floor(u count), limited to count - 1, since float32 may round u count up to count."""
     index: Tensor = (u * count).long().clamp_(max=count - 1)
     return index
 
 
 @dataclass(frozen=True)
 class SampleDraws:
-    """The randomness of sampling: a function of (seed, number of the patient, purpose) and nothing else.
+    """The randomness of sampling: a function of (seed, number of the patient, purpose).
 
-    A patient therefore gets the same numbers in whichever batch, shard and process it is made. Numbers that
-    differ by timestep take the timestep as part of the purpose, or draw all timesteps of a patient as one
-    row.
+    A patient's numbers therefore do not depend on its batch, shard or process. For numbers that differ by
+    timestep, the timestep is part of the purpose, or all timesteps of a patient are drawn as one row.
 
     Args:
         seed: the cohort's.
         first_patient: number of the first patient.
-        num_patients: how many patients to draw for.
+        num_patients: number of patients.
     """
 
     seed: int
@@ -169,7 +168,7 @@ class SampleDraws:
 
     @property
     def patients(self) -> range:
-        """Their numbers."""
+        """The patients' numbers."""
         return range(self.first_patient, self.first_patient + self.num_patients)
 
     def part(self, first: int, count: int) -> "SampleDraws":
@@ -180,9 +179,9 @@ class SampleDraws:
         """Return U[0,1) numbers, one row per patient, shape (num_patients, *row_shape).
 
         Args:
-            row_shape: shape of a patient's numbers. Rows of two shapes overlap within one purpose, so a
-                size that can vary, such as the number of timesteps, belongs into the purpose.
-            purpose: what the numbers are for, such as ("slot", timestep).
+            row_shape: shape of a patient's numbers. Rows of different shapes overlap within one purpose, so a
+                variable size, such as the number of timesteps, must be part of the purpose.
+            purpose: of the numbers, such as ("slot", timestep).
         """
         return seeds.uniform_rows(
             row_shape, self.num_patients, self.first_patient, self.seed, "synthesis", *purpose

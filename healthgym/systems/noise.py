@@ -1,4 +1,4 @@
-"""Noise levels of v3: how much of the data is left at each, and the two losses.
+"""Noise levels of v3: the share of the data's variance at each, and the two losses.
 
 Shapes: B batch, F features, T timesteps, S noise levels.
 """
@@ -13,7 +13,7 @@ _DIVISION_GUARD = 1e-8
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """Variances of the forward process, level 0 the cleanest.
+    """Variances of the forward process; level 0 has the least noise.
 
         x_s = sqrt(alpha_bar_s) x_0 + sqrt(1 - alpha_bar_s) eta,   alpha_bar_s = prod_{r<=s} (1 - beta_r)
 
@@ -21,7 +21,7 @@ class NoiseSchedule:
 
     Args:
         beta_S: variance added at each level.
-        alpha_bar_S: share of the data's variance that is left at each level.
+        alpha_bar_S: remaining share of the data's variance at each level.
     """
 
     beta_S: Tensor
@@ -42,12 +42,12 @@ class NoiseSchedule:
         return len(self.beta_S)
 
     def add_noise(self, x_BFT: Tensor, eta_BFT: Tensor, level_B: Tensor) -> Tensor:
-        """Return x_s: the data at its level of noise."""
+        """Return x_s: the data at a noise level."""
         signal, noise = self._parts(level_B)
         return signal * x_BFT + noise * eta_BFT
 
     def remove_noise(self, x_BFT: Tensor, eps_BFT: Tensor, level_B: Tensor) -> Tensor:
-        """Return x_0 as it follows from x_s and its noise: the inverse of `add_noise`."""
+        """Return x_0 from x_s and its noise: the inverse of `add_noise`."""
         signal, noise = self._parts(level_B)
         return (x_BFT - noise * eps_BFT) / (signal + _DIVISION_GUARD)
 
@@ -63,13 +63,13 @@ class NoiseSchedule:
 
 
 def masked_mse(predicted_BFT: Tensor, target_BFT: Tensor, mask_B1T: Tensor) -> Tensor:
-    """Return the mean squared error over the timesteps that the mask keeps, all features alike."""
+    """Return the mean squared error over the masked-in timesteps and all features."""
     error = (predicted_BFT - target_BFT).square() * mask_B1T
     return error.sum() / (mask_B1T.sum() * predicted_BFT.shape[1])
 
 
 def patient_mse(predicted_BFT: Tensor, target_BFT: Tensor, mask_B1T: Tensor) -> Tensor:
-    """Return the same of each patient's own timesteps, and of that the mean over patients."""
+    """Return the mean over patients of the mean squared error over a patient's timesteps."""
     error_B = ((predicted_BFT - target_BFT).square() * mask_B1T).sum((1, 2))
     return (error_B / (mask_B1T.sum((1, 2)) * predicted_BFT.shape[1])).mean()
 

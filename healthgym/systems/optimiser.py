@@ -1,6 +1,6 @@
-"""Adam and what stands around it: learning rate, weight decay, clipping, moving average, mixed precision.
+"""Adam with learning-rate schedule, weight decay, clipping, moving average and mixed precision.
 
-All of it works inside a recorded CUDA graph: what changes from step to step lives on the device.
+All of it works inside a CUDA graph: values that change from step to step are on the device.
 """
 
 import copy
@@ -22,15 +22,15 @@ class Optimiser:
     Attributes:
         module: the network.
         config: all settings.
-        adam: torch's optimiser, with every state there from the start.
-        average: the network with the moving average of its weights; None if none is kept.
+        adam: torch's optimiser, with its state allocated from the beginning.
+        average: the network with the moving average of its weights; None without average.
         num_updates: steps taken, int64 on the device.
         total_steps: steps planned, int64 on the device; 0 while unknown.
-        scaler: scales gradients of float16; does nothing for other types.
+        scaler: scales gradients for float16; no effect for other types.
 
     Args:
         module: the network.
-        config: settings; those of plain Adam leave everything else out.
+        config: settings; with an `AdamConfig`, only Adam.
     """
 
     def __init__(self, module: nn.Module, config: AdamConfig) -> None:
@@ -45,20 +45,20 @@ class Optimiser:
         self.total_steps = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def plan(self, total_steps: int) -> None:
-        """Say how many steps there will be, for the learning rate's schedule."""
+        """Set the planned number of steps, for the learning-rate schedule."""
         self.total_steps.fill_(total_steps)
 
     def autocast(self) -> torch.autocast:
-        """Return the context in which losses are computed: of a shorter type where that is wanted."""
+        """Return the context for computing losses, in a shorter type with mixed precision."""
         half = self.amp_dtype or (torch.bfloat16 if bfloat16_is_wanted(self.device) else None)
         return torch.autocast(self.device.type, half, enabled=half is not None)
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Set all gradients to zero."""
         self.adam.zero_grad()
 
     def backward(self, loss: Tensor) -> None:
-        """Add a loss's gradients, scaled where float16 needs that."""
+        """Add a loss's gradients, scaled for float16."""
         self.scaler.scale(loss).backward()
 
     def step(self) -> Tensor | None:
@@ -74,7 +74,7 @@ class Optimiser:
         return norm
 
     def rate(self) -> Tensor:
-        """Return the learning rate of the step about to be taken, float64: a function of (step, plan).
+        """Return the learning rate of the next step, float64: a function of (step, plan).
 
             r_n = r min(1, (n + 1) / W) c_n,   c_n = (1 + cos(pi clip((n - W) / (N - W), 0, 1))) / 2
 
@@ -93,7 +93,7 @@ class Optimiser:
     # --- state -----------------------------------------------------------------------------------
 
     def state(self) -> State:
-        """Return everything that the next step depends on, beside the network's own weights."""
+        """Return everything that the next step depends on, except the network's own weights."""
         state: State = {
             "moments": self.moments(),
             "num_updates": self.num_updates,
@@ -104,7 +104,7 @@ class Optimiser:
         return state | self.scaler_state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Load the result of `state`."""
         self.load_moments(state["moments"])
         copy_into(self.num_updates, state["num_updates"])
         copy_into(self.total_steps, state["total_steps"])
@@ -117,17 +117,17 @@ class Optimiser:
         return {name: dict(self.adam.state[each]) for name, each in self.module.named_parameters()}
 
     def load_moments(self, state: Mapping[str, Any]) -> None:
-        """Take over what `moments` returned."""
+        """Load the result of `moments`."""
         for name, parameter in self.module.named_parameters():
             for part, target in self.adam.state[parameter].items():
                 copy_into(target, state[name][part])
 
     def scaler_state(self) -> State:
-        """Return {"scaler": state}, or nothing where no gradient is scaled."""
+        """Return {"scaler": state}, or an empty mapping if gradients are not scaled."""
         return {"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}
 
     def load_scaler_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what `scaler_state` returned, if it is there."""
+        """Load the result of `scaler_state`, if there is one."""
         if self.scaler.is_enabled() and "scaler" in state:
             self.scaler.load_state_dict({name: _plain(value) for name, value in state["scaler"].items()})
 
@@ -143,7 +143,7 @@ class Optimiser:
             return None
         norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.config.gradient_clip)
         if self.scaler.is_enabled():
-            # A gradient too large for float16 is no divergence: the scaler skips the step and scales less.
+            # An overflow of float16 is not divergence: the scaler skips the step and reduces its scale.
             norm = torch.where(norm.isfinite(), norm, 0.0)
         return norm.detach()
 
@@ -156,7 +156,7 @@ class Optimiser:
                 group["lr"] = float(rate)
 
     def _move_average(self, decay: float) -> None:
-        """Move the average by `decay`, at first by less: early weights fade sooner."""
+        """Update the average with `decay`, smaller in the first steps, so that early weights fade sooner."""
         assert self.average is not None
         rising = (1.0 + self.num_updates) / (10.0 + self.num_updates)
         with torch.no_grad():
@@ -165,10 +165,9 @@ class Optimiser:
 
 
 def _adam(module: nn.Module, config: OptimiserConfig, device: torch.device) -> Adam:
-    """Return Adam for all parameters of a module, with every state there from the start.
+    """Return Adam for all parameters of a module, with its state allocated from the beginning.
 
-    On a device its counts of steps live there, so that a recorded step goes on counting, and so does a
-    learning rate that changes.
+    Its step counts and learning rate are tensors on the device, so that they change inside a CUDA graph.
     """
     on_device = device.type != "cpu"
     parameters = list(module.parameters())
@@ -219,12 +218,12 @@ def copy_into(target: Tensor, value: Any) -> None:
 
 
 def _amp_dtype(wanted: bool, device: torch.device) -> torch.dtype | None:
-    """Return the type of `amp`: bfloat16 where the GPU has it, none on a CPU."""
+    """Return the type of `amp`: bfloat16 if the GPU supports it, none on a CPU."""
     if not wanted or device.type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def _plain(value: Any) -> Any:
-    """Return a number read from a file as Python has it."""
+    """Return a number read from a file as a Python number."""
     return value.item() if hasattr(value, "item") else value

@@ -1,4 +1,4 @@
-"""What is known of patients: of those that a system learns from, and of those that it makes.
+"""Data of patients: training batches, facts about the training cohort, and sampled patients.
 
 Shapes: B batch, T timesteps, F features, R reals, K binary and categorical variables.
 """
@@ -20,16 +20,16 @@ from healthgym.schema.layout import FeatureLayout
 
 @dataclass(frozen=True)
 class Batch:
-    """Training patients, on the device. Timesteps from a patient's length on are padding: all zeros.
+    """Training patients on the device. Timesteps beyond a patient's length are padding with zeros.
 
     Args:
         layout: meaning of the variables.
-        reals_BTR: real variables, in the form that the system asks for by `System.real_form`: float32
-            scaled to [0, 1], or int16 codes of cells.
+        reals_BTR: real variables, in the form of `System.real_form`: float32 scaled to [0, 1], or int16 codes
+            of cells.
         codes_BTK: class indices, uint8.
         lengths_B: timesteps of each patient, int64, at most T.
-        is_padded: whether patients may have fewer than T, which is known here without asking the device: a
-            system then keeps padding out of what it learns.
+        is_padded: whether patients may have fewer than T timesteps, known without synchronising with the
+            device; a system then masks the padding.
     """
 
     layout: FeatureLayout
@@ -40,7 +40,7 @@ class Batch:
 
     @classmethod
     def of_features(cls, layout: FeatureLayout, x_BTF: Tensor) -> "Batch":
-        """Return a batch of patients of full length whose features are given as they are."""
+        """Return a batch of patients of full length with given features."""
         B, T, _ = x_BTF.shape
         lengths_B = torch.full((B,), T, device=x_BTF.device)
         batch = cls(layout, x_BTF[..., : layout.num_reals], decode_classes(x_BTF, layout), lengths_B)
@@ -48,7 +48,7 @@ class Batch:
         return batch
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what the batch was made of, by name."""
+        """Return the tensors of the batch by name."""
         return {name: getattr(self, name) for name in ("reals_BTR", "codes_BTK", "lengths_B")}
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Batch:
 
     @property
     def num_timesteps(self) -> int:
-        """T, of the longest patient or more."""
+        """T, at least the length of the longest patient."""
         return self.codes_BTK.shape[1]
 
     @cached_property
@@ -66,12 +66,12 @@ class Batch:
 
     @cached_property
     def mask_BT(self) -> Tensor:
-        """Which timesteps are the patients' own and not padding, bool."""
+        """Whether each timestep is not padding, bool."""
         timestep_T = torch.arange(self.num_timesteps, device=self.lengths_B.device)
         return timestep_T < self.lengths_B[:, None]
 
     def rows(self, rows: slice) -> "Batch":
-        """Return some of the patients, padded as far as before."""
+        """Return some of the patients, padded to the same length."""
         tensors = self.reals_BTR[rows], self.codes_BTK[rows], self.lengths_B[rows]
         part = Batch(self.layout, *tensors, self.is_padded)
         for name in ("x_BTF", "mask_BT"):
@@ -82,13 +82,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class CohortFacts:
-    """What a system may want to know of its training patients before it is built.
+    """Facts about the training patients for building a system.
 
     Args:
         cells: of their real variables; None if they were prepared without.
-        num_patients: how many they are.
-        max_length: timesteps of the longest.
-        mean_length: timesteps of one on average.
+        num_patients: their number.
+        max_length: largest number of timesteps.
+        mean_length: mean number of timesteps.
     """
 
     cells: Cells | None = None
@@ -101,11 +101,11 @@ NO_FACTS = CohortFacts()
 
 
 class Disagreement(NamedTuple):
-    """How often a static variable varied within patients before it was made constant.
+    """How often the raw output of a static variable varied within patients.
 
     Args:
-        timesteps: how many timesteps differ from their patient's value.
-        patients: how many patients have such a timestep.
+        timesteps: number of timesteps that differ from the patient's value.
+        patients: number of patients with such a timestep.
     """
 
     timesteps: int
@@ -114,14 +114,14 @@ class Disagreement(NamedTuple):
 
 @dataclass(frozen=True)
 class Made:
-    """Patients that a system made; timesteps from a patient's length on mean nothing.
+    """Sampled patients; timesteps beyond a patient's length have no meaning.
 
     Args:
         reals_RTB: real variables, float32: scaled to [0, 1], or in the variables' units.
         codes_KTB: class indices, uint8.
         lengths_B: timesteps of each patient, int64.
         scaled: whether the reals are scaled.
-        disagreements: of static variables, by their place among all R + K (reals first); empty for a system
+        disagreements: of static variables, by their index among all R + K (reals first); empty for systems
             whose static variables are constant by construction.
     """
 
@@ -132,7 +132,7 @@ class Made:
     disagreements: Mapping[int, Disagreement] = field(default_factory=dict)
 
     def patients(self, chosen: slice) -> "Made":
-        """Return some of the patients, without what is known of static variables."""
+        """Return some of the patients, without disagreements."""
         return Made(
             self.reals_RTB[..., chosen], self.codes_KTB[..., chosen], self.lengths_B[chosen], self.scaled
         )

@@ -1,11 +1,14 @@
-"""The recurrent generator on a CPU when no gradient is wanted: all layers in one walk through time.
+"""The recurrent generator on a CPU for inference: all layers in one pass through time.
 
-Step t of the output needs both streams' state t only, so that the affine maps follow inside the loop
-and the states of T timesteps are never kept: what is worked on stays in the cache, and memory does not
-grow with T beyond noise and features.
+Step t of the output needs only state t of both streams. The affine maps are therefore applied inside the loop
+and the states of T timesteps are not stored: intermediate results stay in the cache, and memory grows with T
+only
+    for
+noise and features.
 
-A bias is a column of its weights, applied to a row of ones: a bias that a product adds by itself costs one
-more pass, which fills the output with it. The states of both streams share a row of ones, between them.
+A bias is a column of the weights, applied to a row of ones: a separate bias costs one more pass over the
+    output. The
+states of both streams share a row of ones between them.
 
 Shapes: B batch, T timesteps, Z noise, H hidden, K = Z + H, G = 4H gates, D = 2 streams, F features.
 """
@@ -21,10 +24,10 @@ from healthgym.schema.layout import FeatureLayout
 def stream_logits(
     z_BTZ: Tensor, recurrent: BiLSTM, maps: tuple[nn.Linear, nn.Linear, nn.Linear], leak: float
 ) -> Tensor:
-    """Return what the three affine maps make of the states of two LSTMs, shape (F, T, B).
+    """Return the output of the three affine maps on the states of two LSTMs, shape (F, T, B).
 
     Args:
-        z_BTZ: noise; read fastest where each timestep of it lies in one piece.
+        z_BTZ: noise; fastest if each timestep is contiguous.
         recurrent: two LSTMs, the second over reversed time.
         maps: applied to each timestep's two states, LeakyReLU between them.
         leak: slope of the LeakyReLU below zero.
@@ -66,7 +69,7 @@ def stream_logits(
 def stream_heads(logits_FTB: Tensor, layout: FeatureLayout) -> Tensor:
     """Turn logits into the sigmoid of the reals and the softmax of each block, in place.
 
-    A softmax along an axis of two to thirteen classes costs five times as much as one across planes.
+    A softmax along a contiguous axis of two to thirteen classes would cost five times as much.
     """
     logits_FTB[: layout.num_reals].sigmoid_()
     for span in layout.spans:

@@ -1,4 +1,4 @@
-"""One update of a network's weights: every network of every system is trained by it."""
+"""One update of a network's weights, used for every network of every system."""
 
 from collections.abc import Callable
 
@@ -11,19 +11,18 @@ from healthgym.systems.optimiser import Optimiser
 def update(
     optimiser: Optimiser, share: Share, num_rows: int, backward: Callable[[Part], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Add up the gradients of all parts of a batch and of all processes, and take a step.
+    """Sum the gradients of all parts of a batch and of all processes, and take an optimiser step.
 
     Args:
         optimiser: of the network.
         share: this process's share of the batch.
         num_rows: this process's patients.
         backward: adds a part's gradients to the network's, weighted by `Part.weight`, and returns its losses
-            as detached scalars. Scale what is differentiated by `Optimiser.backward` where mixed precision
-            is wanted.
+            as detached scalars. It must call `Optimiser.backward`, which scales the loss for mixed precision.
 
     Returns:
-        The mean of each loss over this process's parts; with a gradient clip also `gradient_norm`, the norm
-        before it was clipped.
+        The mean of each loss over this process's parts; with gradient clipping also `gradient_norm`, the norm
+        before clipping.
     """
     parts = share.parts(num_rows)
     optimiser.zero_grad()

@@ -1,4 +1,4 @@
-"""A real training on two nodes: preempted and with a process killed, it ends with the undisturbed bits."""
+"""Real trainings: preempted or with a process killed, they end with the undisturbed bits."""
 
 import os
 import signal
@@ -70,6 +70,24 @@ def test_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
     assert "going on from step" in logs
     assert load_checkpoint(run).progress.num_processes == 2
     assert load_checkpoint(run).progress.step == 8 * EPOCHS
+    tiny.assert_same_run(load_checkpoint(tmp_path / "undisturbed"), load_checkpoint(run))
+
+
+@pytest.mark.timeout(600)
+def test_ar_is_preempted(cluster: Cluster, tmp_path: Path) -> None:
+    """Schedule, moving average and the best weights so far go on where they were."""
+    tiny.cohort(tmp_path)
+    training = {"epochs": EPOCHS, "log_every_steps": 4, "patience": None}
+    settings = tiny.config(tmp_path, "ar", training=training, checkpoint={"every_steps": 20})
+    TrainJob.of(tmp_path / "undisturbed", settings)()
+    run = tmp_path / "run"
+    number = cluster.submit(TrainJob.of(run, settings), cluster.settings(tmp_path))
+    wait_for_a_save(cluster, run)
+    cluster.preempt(number)
+    assert cluster.until_over(number, seconds=240) == "COMPLETED"
+    assert cluster.restarts(number) == 1
+    logs = "".join(path.read_text() for path in run.glob("submissions/*/*_log.err"))
+    assert "going on from step" in logs
     tiny.assert_same_run(load_checkpoint(tmp_path / "undisturbed"), load_checkpoint(run))
 
 

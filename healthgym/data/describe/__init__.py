@@ -1,1 +1,1 @@
-"""Look at a table that nobody has described: its keys, what its columns are, and how sure that is."""
+"""Drafting the schema of a table: its keys, the kinds of its columns, and the evidence for them."""

@@ -1,4 +1,4 @@
-"""What to train on a table, how long it will take on this machine, and the commands that do it."""
+"""Advice for a first run on a table: settings, expected time on this machine, and commands."""
 
 import math
 import shlex
@@ -10,7 +10,7 @@ from healthgym.environment import usable_cores
 
 _SECONDS_PER_VALUE = 12e-6
 """Of ar, for each value and epoch on one core (benchmarks/AUTOREGRESSIVE.md: 30 s for 2,852 x 48 x 18)."""
-_SECONDS_PER_STEP = 0.04  # what a step takes however small the batch is, measured on two cores
+_SECONDS_PER_STEP = 0.04  # minimal time of a step with any batch size, measured on two cores
 _HELD_OUT = 50  # patients that a report needs
 
 
@@ -20,11 +20,11 @@ class Advice:
 
     Args:
         batch_size: patients in a batch.
-        minutes: that training is expected to take, rounded up.
+        minutes: expected training time, rounded up.
         limit: for training.minutes.
         holdout: share of the patients to hold out.
-        cores: of this machine, that the estimate is for.
-        notes: what to expect, in sentences.
+        cores: number of cores of this machine, for the estimate.
+        notes: expectations, in sentences.
     """
 
     batch_size: int
@@ -58,7 +58,7 @@ def advise(found: Draft) -> Advice:
 
 
 def batch_for(trained: int) -> int:
-    """Return the batch that ar takes of so many training patients (`healthgym.training.whole`)."""
+    """Return the batch size of ar for this number of training patients (`healthgym.training.whole`)."""
     return min(64, max(trained // 22, 8), trained)
 
 

@@ -1,4 +1,4 @@
-"""What `healthgym describe` does: look at a table, write a schema, try it, and say what comes next."""
+"""The work of `healthgym describe`: read a table, draft its schema, try it, and print the next commands."""
 
 import shlex
 import textwrap
@@ -27,14 +27,14 @@ _WIDTH = 100
 
 @dataclass(frozen=True)
 class Description:
-    """What a table seems to hold.
+    """The description of a table.
 
     Args:
-        yaml: the schema's text, with the evidence of each guess.
-        schema: the same, read.
-        found: what it was made of.
+        yaml: the schema's text, with the evidence for each guess.
+        schema: the schema.
+        found: the findings it was made from.
         advice: settings for a first run.
-        misfit: why the table does not fit this schema yet; empty if it does.
+        misfit: why the table does not fit this schema; empty if it does.
     """
 
     yaml: str
@@ -65,12 +65,12 @@ def describe_frame(
     Args:
         frame: a row for each patient and time.
         name: of the schema.
-        patient, time: names of the key columns, if they are known.
-        visits: how visits at any time are taken: irregular or grid.
+        patient, time: names of the key columns, if known.
+        visits: how visits at irregular times are treated: irregular or grid.
         every: width of a grid's intervals.
 
     Raises:
-        TableError: it has no keys, is of a form that cannot be prepared, or has nothing to learn.
+        TableError: it has no keys, has a form that cannot be prepared, or has no variables.
     """
     found = draft(words_of([frame], name), patient, time, visits, every)
     text = to_yaml(found, name, "healthgym.describe")
@@ -87,10 +87,10 @@ def describe_table(
     every: float | None = None,
     command: str = "healthgym describe",
 ) -> Description:
-    """Describe a table in files; the arguments are those of `describe_frame`, and how the files are written.
+    """Describe a table in files; the arguments are those of `describe_frame`, and the format of the files.
 
     Raises:
-        HealthgymError: it cannot be read, has no keys, or is of a form that cannot be prepared.
+        HealthgymError: it cannot be read, has no keys, or has a form that cannot be prepared.
     """
     words = read_words(table, given)
     found = draft(words, patient, time, visits, every)
@@ -105,7 +105,7 @@ def describe_table(
 
 
 def _misfit(frame: pd.DataFrame, schema: Schema, name: str) -> str:
-    """Return why a table does not fit a schema; nothing if it does."""
+    """Return why a table does not fit a schema; empty if it does."""
     try:
         check_rows(frame, schema, name, sort=True)
     except TableError as error:
@@ -135,14 +135,14 @@ def run(
     encoding: str = "",
     overwrite: bool = False,
 ) -> str:
-    """Describe a table, write its schema, and return a summary for people.
+    """Describe a table, write its schema, and return a summary.
 
     Args:
         table: a file, a folder of files, or a pattern that names files.
         out: the schema to write; by default its name with .yaml, in the current folder.
         patient, time, visits, every: see `describe_frame`.
-        separator, decimal, encoding: how the files are written; empty is found out.
-        overwrite: whether to replace a file that is there.
+        separator, decimal, encoding: of the files; detected if empty.
+        overwrite: whether to replace an existing file.
 
     Raises:
         HealthgymError: with what is wrong and what to do.
@@ -161,10 +161,10 @@ def run(
 
 
 def write_schema(found: Description, out: Path, overwrite: bool) -> None:
-    """Write a schema; never over one that somebody may have corrected.
+    """Write a schema; do not overwrite one that may have been corrected.
 
     Raises:
-        StorageError: another file is there, or the place cannot be written.
+        StorageError: the file exists, or cannot be written.
     """
     if out.exists() and not overwrite and out.read_text(encoding="utf-8", errors="replace") != found.yaml:
         raise StorageError(
@@ -177,7 +177,7 @@ def write_schema(found: Description, out: Path, overwrite: bool) -> None:
 
 
 def summary(found: Description) -> list[str]:
-    """Return what was found in a few lines, each with a word before it."""
+    """Return the findings as a few lines, each with a keyword."""
     made, advice, keys = found.found, found.advice, found.found.keys
     low, high = int(keys.lengths_P.min()), int(keys.lengths_P.max())
     rows = f"{made.table.num_rows:,} rows" if made.table.whole else f"the first {made.table.num_rows:,} rows"
@@ -248,10 +248,10 @@ def _wrapped(word: str, text: str) -> list[str]:
 
 
 def described(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of prepare with a schema: a table in its place is described first.
+    """Return the options of prepare with a schema; if a table is given in its place, it is described first.
 
-    The schema is written beside the prepared cohort. One that is there is taken as it is: somebody may have
-    corrected it.
+    The schema is written beside the prepared cohort. An existing one is used as it is, since it may have been
+    corrected.
 
     Raises:
         HealthgymError: the table cannot be described.

@@ -1,4 +1,4 @@
-"""The schema that is proposed for a table, as YAML with the evidence beside each guess."""
+"""The proposed schema of a table, as YAML with the evidence for each guess."""
 
 import json
 import re
@@ -20,12 +20,12 @@ _RESERVED = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
 
 @dataclass(frozen=True)
 class Draft:
-    """What was found of a table.
+    """The findings about a table.
 
     Args:
         table: its words.
-        keys: who and when.
-        time: how times are taken.
+        keys: the columns of patients and times.
+        time: the form of times.
         variables: every other column.
         follow_up: a proposal, or None.
     """
@@ -43,7 +43,7 @@ class Draft:
 
     @property
     def left_out(self) -> list[Found]:
-        """Columns that are none."""
+        """Columns that are not variables."""
         return [found for found in self.variables if not found.kind]
 
     @property
@@ -75,7 +75,7 @@ def draft(
     visits: str | None = None,
     every: float | None = None,
 ) -> Draft:
-    """Return what a table seems to hold.
+    """Return the findings about a table.
 
     Args:
         table: its words.
@@ -101,7 +101,7 @@ def draft(
 
 
 def _for_grid(variables: list[Found], keys: Keys) -> list[Found]:
-    """Give every variable that may change a flag: in an interval without a row it has no value."""
+    """Add a flag to every variable that may vary: it has no value in an interval without a row."""
     taken = {keys.patient.name, keys.times.column.name, *(v.name for v in variables)}
     return [
         replace(v, flag=v.flag or _free(f"{v.name} (M)", taken))
@@ -254,7 +254,7 @@ def _number_like(word: str) -> bool:
 
 
 def _word(word: str) -> str:
-    """Return a word as YAML takes it for text; in quotes where it could be anything else."""
+    """Return a word as YAML text, in quotes if YAML could read it as something else."""
     return word if _PLAIN.fullmatch(word) and word.lower() not in _RESERVED else _quoted(word)
 
 

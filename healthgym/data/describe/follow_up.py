@@ -1,4 +1,4 @@
-"""Whether a table says how long patients were followed and what ended that.
+"""Finding the time of follow-up and its event in a table.
 
 Legend: N rows, P patients.
 """
@@ -38,8 +38,8 @@ class FollowUp:
         time, event: names of the columns.
         unit: of the time; empty if it is that of the rows' times.
         censored: label of patients without an event.
-        evidence: in words.
-        sure: whether it is proposed; else only mentioned.
+        evidence: as text.
+        sure: whether it is proposed, and not only mentioned.
     """
 
     time: str
@@ -53,7 +53,7 @@ class FollowUp:
 def find_follow_up(
     table: Words, keys: Keys, form: TimeForm, variables: list[Found]
 ) -> tuple[FollowUp | None, list[Found]]:
-    """Return a proposal, if there is something to propose, and the variables as it needs them."""
+    """Return a proposal, if there is one, and the variables in the form that it needs."""
     event = _best([v for v in variables if v.kind in ("binary", "categorical") and v.static], rank_as_event)
     if event is None:
         return None, variables

@@ -1,4 +1,4 @@
-"""Which columns of a table say who and when, and what kind of time that is.
+"""Finding the columns of patients and times in a table, and the form of the times.
 
 Legend: N rows, P patients.
 """
@@ -51,12 +51,12 @@ class Times:
 
 @dataclass(frozen=True)
 class Keys:
-    """Who and when.
+    """The columns of patients and times.
 
     Args:
         patient: the column of patients.
         times: the column of times.
-        reasons: why these, for the patient and the time.
+        reasons: the evidence for the patient and the time.
         doubts: what could not be decided.
         others: other columns that could have been meant: identifiers, and times.
     """
@@ -74,7 +74,7 @@ class Keys:
 
     @property
     def num_patients(self) -> int:
-        """How many there are."""
+        """Number of patients."""
         return int(self.patient_N.max(initial=-1)) + 1
 
     @cached_property
@@ -89,7 +89,7 @@ class Keys:
 
     @cached_property
     def same_N(self) -> NDArray[np.bool_]:
-        """In that order: whether the row before is of the same patient."""
+        """In that order: whether the previous row is of the same patient."""
         patient_N = self.patient_N[self.order_N]
         return np.concatenate([[False], patient_N[1:] == patient_N[:-1]])
 
@@ -101,7 +101,7 @@ class Keys:
 
     @cached_property
     def sorted(self) -> bool:
-        """Whether each patient's rows stand together and in the order of time."""
+        """Whether each patient's rows are consecutive and in the order of time."""
         patient_N, time_N = self.patient_N, self.times.values_N
         back = (np.diff(patient_N) < 0) | ((np.diff(patient_N) == 0) & (np.diff(time_N) < 0))
         return not back.any()
@@ -131,7 +131,7 @@ def find_keys(table: Words, patient: str | None = None, time: str | None = None)
     return found
 
 
-# --- who -------------------------------------------------------------------------------------------
+# --- patients --------------------------------------------------------------------------------------
 
 
 def _patient(table: Words, given: str | None) -> tuple[Column, str, list[str]]:
@@ -168,7 +168,7 @@ def _patient(table: Words, given: str | None) -> tuple[Column, str, list[str]]:
 
 
 def _score_as_patient(column: Column, table: Words) -> float:
-    """Return how likely a column holds patients: by its name, or by runs of rows."""
+    """Return a score of a column as the patients': by its name, or by runs of rows."""
     number, rows = len(column.words), table.num_rows
     if number < 2 or "" in column.words or is_row_counter(column.name):
         return 0.0
@@ -181,7 +181,7 @@ def _score_as_patient(column: Column, table: Words) -> float:
     return rank - (0.9 if number == rows else 0.0) - (0.5 if number > 0.9 * rows else 0.0)
 
 
-# --- when ------------------------------------------------------------------------------------------
+# --- times -----------------------------------------------------------------------------------------
 
 
 def _time(table: Words, who: Column, given: str | None) -> tuple[Times, str, list[str]]:
@@ -273,7 +273,7 @@ def read_times(column: Column, who: Column | None = None) -> Times | None:
 
 
 def _like_days(column: Column) -> bool:
-    """Tell whether numbers are dates such as 20240131."""
+    """Return whether numbers are dates such as 20240131."""
     return all(len(word) == 8 and word.isdigit() and "1900" <= word[:4] <= "2299" for word in column.words)
 
 
@@ -290,7 +290,7 @@ def _days(words: pd.Series, form: str) -> NDArray[np.float64] | None:
 
 
 def _refuse_one_row_each(table: Words, who: Column) -> None:
-    """Say what can be done with a table that has one row for each patient."""
+    """Refuse a table with one row per patient, with remedies."""
     if len(who.words) < table.num_rows:
         return
     stems: dict[str, list[str]] = {}
@@ -312,7 +312,7 @@ def _refuse_one_row_each(table: Words, who: Column) -> None:
 
 
 def _refuse_long_form(table: Words, keys: Keys) -> None:
-    """Say how a table of one measurement a row is turned into one of a row for each time."""
+    """Refuse a table with one measurement per row, with the code that reshapes it."""
     names = [column.name for column in table.columns if squeezed(column.name) in _NAMES]
     values = [column.name for column in table.columns if squeezed(column.name) in _VALUES]
     duplicates = float((keys.gaps == 0).mean()) if len(keys.gaps) else 0.0

@@ -1,4 +1,4 @@
-"""What names of columns say: of patients, of times, of outcomes, and of units."""
+"""Hints in the names of columns: patients, times, outcomes and units."""
 
 import re
 import unicodedata

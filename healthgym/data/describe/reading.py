@@ -1,4 +1,4 @@
-"""What each word of a column is: a number, a mark for a missing value, a number with a limit, or text.
+"""Classification of the words of a column: numbers, marks of missing values, limits, or text.
 
 Legend: W distinct words.
 """
@@ -32,9 +32,9 @@ class Reading:
     """How a column is read.
 
     Args:
-        missing_W: which words stand for no value.
-        numbers_W: the numbers, NaN for what is none; all NaN if the column is text.
-        read_as: how words other than plain numbers and empty fields are read, as a schema has it.
+        missing_W: whether each word means a missing value.
+        numbers_W: the numbers, NaN for other words; all NaN if the column is text.
+        read_as: the schema's `read_as` for words other than plain numbers and empty fields.
         doubts: what could not be decided.
     """
 
@@ -124,7 +124,7 @@ def _at_limit(found: "re.Match[str]") -> float:
 
 
 def _without_sentinels(column: Column, reading: Reading) -> Reading:
-    """Read numbers that stand for a missing value, such as -999, as what they are."""
+    """Read numbers that mean a missing value, such as -999, as missing."""
     numbers, counts = reading.numbers_W, column.counts_W
     known = np.isfinite(numbers)
     suspects = known & np.isin(numbers, (*_BELOW_ZERO, *_LARGE, -1.0))

@@ -1,4 +1,4 @@
-"""Read any table as words, without a schema: a file, the files of a folder, or those that a pattern names."""
+"""Reading any table as words, without a schema: a file, or the files of a folder or pattern."""
 
 import io
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from healthgym.data.tables.sources import check_named, list_tables, partition_of
 from healthgym.storage.parquet import read_parquet_parts
 
 MOST_CELLS = 25_000_000
-"""After so many the rest of a table is not looked at."""
+"""Number of cells after which the rest of a table is not read."""
 _CELLS = 1 << 20  # of a part
 
 
@@ -31,7 +31,7 @@ def read_words(table: Path, given: Given = FOUND_OUT, most_cells: int = MOST_CEL
 
 
 def _form(files: list[Path], given: Given) -> str:
-    """Say how the files are written."""
+    """Return the format of the files as text."""
     with naming(files[0]):
         written = "Parquet" if is_parquet(files[0]) else str(dialect_of(files[0], given))
     return written + (f"; {len(files):,} files" if len(files) > 1 else "")

@@ -1,4 +1,4 @@
-"""How a schema takes the times of a table: whole numbers, irregular visits or a grid.
+"""The form of a table's times in a schema: whole numbers, irregular visits or a grid.
 
 Legend: N rows, P patients.
 """
@@ -15,15 +15,15 @@ from healthgym.words import counted
 
 @dataclass(frozen=True)
 class TimeForm:
-    """How a schema takes the times.
+    """The form of times in a schema.
 
     Args:
         kind: whole (numbers without gaps), irregular or grid.
         unit: of the times; empty if unknown.
         origin: empty for the usual.
-        every: width of a grid's interval, which stands for irregular visits too.
+        every: width of a grid's interval, proposed also for irregular visits.
         empty: share of a grid's intervals without a row.
-        repeats: rows at a time that the patient has had before.
+        repeats: number of rows at a time that the patient has in an earlier row.
         why: the evidence.
     """
 
@@ -37,7 +37,7 @@ class TimeForm:
 
 
 def time_form(keys: Keys, wanted: str | None = None, every: float | None = None) -> TimeForm:
-    """Return how times are taken; `wanted` (irregular or grid) and `every` overrule the proposal."""
+    """Return the form of times; `wanted` (irregular or grid) and `every` override the proposal."""
     times, gaps = keys.times, keys.gaps
     unit = "day" if times.format else unit_of_time(times.column.name) or _unit_by_steps(times.values_N)
     starts_P = np.full(keys.num_patients, np.inf)

@@ -1,1 +1,1 @@
-"""Tables of patients: found, read and checked."""
+"""Finding, reading and checking tables of patients."""

@@ -1,7 +1,8 @@
-"""How a CSV file is written: its separator, decimal mark and encoding, found in its first bytes or given.
+"""The format of a CSV file: separator, decimal mark and encoding, detected in its first bytes or given.
 
-Numbers are read strictly by the decimal mark that was found: a point among decimal commas, or a comma among
-points, is no number and is refused with its row, since it may be either a mark or a separator of thousands.
+Numbers are read strictly with this decimal mark: a point among decimal commas, or a comma among points, is
+    refused
+with its row, since it may be either a decimal mark or a separator of thousands.
 """
 
 import codecs
@@ -34,7 +35,7 @@ _THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}(,\d{3})+\s*")
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a CSV file is written.
+    """The format of a CSV file.
 
     Args:
         separator: of fields, one ASCII character.
@@ -54,7 +55,7 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Given:
-    """What a user says about the files of a table; empty is found out.
+    """The user's settings for the format of a table's files; detected if empty.
 
     Args:
         separator: a character, or one of comma, semicolon, tab, bar, space.
@@ -62,7 +63,7 @@ class Given:
         encoding: a name that Python knows, e.g. latin-1.
 
     Raises:
-        ConfigError: one of them cannot be.
+        ConfigError: a setting is invalid.
     """
 
     separator: str = ""
@@ -95,7 +96,7 @@ FOUND_OUT = Given()
 
 
 def find_dialect(sample: bytes, given: Given = FOUND_OUT) -> Dialect:
-    """Return how a file is written that begins with these bytes."""
+    """Return the format of a file that begins with these bytes."""
     encoding = given.encoding or _encoding(sample)
     text = sample.decode(encoding, errors="replace").lstrip("\ufeff")
     lines = text.splitlines()[:-1] or text.splitlines()

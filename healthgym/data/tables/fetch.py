@@ -1,8 +1,7 @@
-"""Fetch a public cohort, verify it, keep it.
+"""Downloading, verifying and caching a public cohort.
 
-What Figshare's record of the file says (size, MD5) is verified on download. On first use the file's
-SHA-256 is written down beside it; from then on the file is used without asking the network, and a
-later download must give the same bytes.
+Size and MD5 of Figshare's record are verified on download. On first use the file's SHA-256 is stored beside
+it; from then on the file is used without network access, and a later download must give the same bytes.
 """
 
 import contextlib
@@ -41,7 +40,7 @@ class Dataset:
 
     @property
     def by_hand(self) -> str:
-        """What to do where the network cannot be had."""
+        """Instructions for machines without network access."""
         return (
             f"Download {self.file_name} from https://doi.org/{self.doi} on a machine with a network and give "
             f"it as --table FILE, or use the embedded cohort: --dataset simulated_art_hiv."

@@ -1,4 +1,4 @@
-"""Visits at any time on a grid: one row per interval, missing where an interval has no visit."""
+"""Visits at irregular times on a grid: one row per interval, missing if an interval has no visit."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from healthgym.schema.timing import Grid
 
 @dataclass
 class GridCounts:
-    """What a grid did to a table.
+    """Counts of rows and intervals in putting a table on a grid.
 
     Args:
         rows: of the table.
@@ -96,7 +96,7 @@ def _merged(
 def _spread(
     merged: pd.DataFrame, schema: Schema, source: NDArray[np.int64], own_N: NDArray[np.int64]
 ) -> pd.DataFrame:
-    """Return a row per interval: the group that belongs there, or nothing but statics and flags."""
+    """Return a row per interval: its group of visits, or only statics and flags."""
     frame = merged.take(np.maximum(source, 0)).reset_index(drop=True)
     empty, flags = source < 0, _flags(schema)
     if not empty.any():
@@ -131,7 +131,7 @@ def _most_frequent(values: pd.Series) -> float:
 
 
 def check_grid(rows: Rows, schema: Schema, problems: Problems) -> None:
-    """Note variables that the schema lets have no missing value, and that have none in some intervals."""
+    """Report variables without `missing:` that have no value in some intervals."""
     for variable in schema.variables:
         if variable.missing == "refuse" and not variable.static:
             absent = np.flatnonzero(rows.frame[variable.name].isna().to_numpy())

@@ -1,4 +1,4 @@
-"""The key columns: who and when. Every patient's timesteps must be whole or times, once, and in order."""
+"""The key columns of patients and times. A patient's timesteps must be unique and in order."""
 
 import re
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ _INTEGER = re.compile(r"(0|-?[1-9][0-9]{0,17})(\.0*)?")
 
 @dataclass(frozen=True)
 class KeyRows:
-    """The keys of some rows as they stand there.
+    """The keys of some rows in the table's order.
 
     Args:
         words_R: the patient of each run of rows: int64 where that is how it is written, else text.
@@ -61,7 +61,7 @@ class Keys:
 
     @property
     def follows_N(self) -> NDArray[np.bool_]:
-        """In sorted order: whether the row before is of the same patient."""
+        """In sorted order: whether the previous row is of the same patient."""
         patient_N = self.patient_N[self.order_N]
         return np.concatenate([[False], patient_N[1:] == patient_N[:-1]])
 
@@ -118,7 +118,7 @@ def _read_time(
 
 
 def ways_out(key: str) -> str:
-    """Say how a schema takes visits at any time."""
+    """Return the remedies for visits at irregular times in a schema."""
     return (
         f"or let the schema take visits at any time: `keys: {{timestep: {{column: {key}, kind: irregular, "
         f"unit: day}}}}` as they are, or with `kind: grid, every: 30, take: last` on a grid."

@@ -1,8 +1,8 @@
 """Missing values: refuse, carry forward and flag, or model the missingness.
 
-Where a value is carried forward, nothing precedes a gap at a patient's start. Such a gap takes the
-median of the measured values (a class: the most frequent one) of the training patients: the patient's
-own later values would leak the future into the past.
+With `carry_forward`, a gap at a patient's beginning has no previous value. It gets the median of the measured
+values (for classes the most frequent one) of the training patients: the patient's own later values would leak
+the future into the past.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ def apply_flags(frame: pd.DataFrame, schema: Schema, problems: Problems) -> None
 
 @dataclass(frozen=True)
 class Fills:
-    """What fills a gap that nothing precedes: {variable: number or label}."""
+    """The fills of gaps at a patient's beginning: {variable: number or label}."""
 
     values: Mapping[str, float | str]
 
@@ -77,7 +77,7 @@ class Fills:
         return cls(values)
 
     def carry_forward(self, frame: pd.DataFrame, schema: Schema, modelled: bool) -> pd.DataFrame:
-        """Fill gaps with the value before, else with the fill; modelled gaps only if `modelled`."""
+        """Fill gaps with the previous value, or else the fill; modelled gaps only if `modelled`."""
         policies = ("carry_forward", "model") if modelled else ("carry_forward",)
         filled = {}
         for variable in (*schema.variables, *((schema.gap,) if schema.gap else ())):

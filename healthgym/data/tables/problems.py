@@ -1,4 +1,4 @@
-"""What is wrong with a table, gathered so that all of it is said at once."""
+"""The problems of a table, collected so that all are reported at once."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ _ROW = "row"
 
 
 class Problems:
-    """Problems of one table: each kind once, with its first rows and how many there are.
+    """Problems of one table: each kind once, with its first rows and the number of rows.
 
     Args:
         source: the file, as messages name it.
@@ -29,12 +29,12 @@ class Problems:
             self.read(index)
 
     def read(self, index: pd.Index) -> None:
-        """From now on rows are positions in a part of the table that has this index."""
+        """Let rows be positions in a chunk of the table with this index, from now on."""
         unit = index.name or _ROW
         self._place: Callable[[int], str] = lambda row: f"{unit} {index[row]}"
 
     def read_whole(self, place: Callable[[int], str]) -> None:
-        """From now on rows are positions in the whole table; `place` says where each stands."""
+        """Let rows be positions in the whole table, from now on; `place` returns a row's name in messages."""
         self._place = place
 
     def add(
@@ -71,7 +71,7 @@ class Problems:
             yield column, what, kind.count, kind.places
 
     def raise_if_any(self) -> None:
-        """Raise what was noted as one `TableError`."""
+        """Raise all problems as one `TableError`."""
         if not self._kinds:
             return
         lines = [

@@ -1,4 +1,4 @@
-"""Read a clinical table from CSV or Parquet, as found, whole or in parts."""
+"""Reading a clinical table from CSV or Parquet unchanged, as a whole or in chunks."""
 
 import csv
 import io
@@ -35,19 +35,20 @@ _ALONE = tuple(f"{text}{packed}" for text in (".txt", ".tab", ".dat") for packed
 # Since 3.1, pandas reads numbers to the last bit by itself, and calls the option that asks for it old.
 _OLD_PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1)
 _EXACT: Any = {"float_precision": "round_trip"} if _OLD_PANDAS else {}
-_CELLS = 1 << 20  # of a part: some 50 MB of text
+_CELLS = 1 << 20  # of a chunk: about 50 MB of text
 _EMPTY = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")
 
 
 def read_table(path: Path, schema: Schema) -> pd.DataFrame:
-    """Return the table as found, columns that the schema does not know included.
+    """Return the table unchanged, including columns that are not in the schema.
 
-    The index says where a row stands in the file: the line number of a CSV file (index name "line"),
-    else the row counted from 0. Empty lines are left out. An empty field, NA, NaN, null or None is a
-    missing value, unless the schema has a class of that name.
+    The index is the position of a row in the file: the line number of a CSV file (index name "line"), or the
+        row
+    counted from 0. Empty lines are skipped. An empty field, NA, NaN, null or None is a missing value, unless
+    the schema has a class of that name.
 
     Raises:
-        TableError: the file is absent, damaged, of another format, or has nothing of the schema.
+        TableError: the file is missing, damaged, of another format, or has no column of the schema.
     """
     return next(read_parts(path, schema, None))
 
@@ -63,7 +64,7 @@ def require_known(path: Path) -> None:
 
 
 def is_parquet(path: Path) -> bool:
-    """Tell whether a file is a Parquet file by its name."""
+    """Return whether a file is a Parquet file, by its name."""
     return path.suffix.lower() == ".parquet"
 
 
@@ -98,7 +99,7 @@ def read_parts(
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turn a failure to read into a sentence."""
+    """Turn an error in reading into a sentence."""
     try:
         yield
     except FileNotFoundError:
@@ -133,7 +134,7 @@ def _csv_parts(path: Path, schema: Schema, cells: int | None, given: Given) -> I
 
 
 def dialect_of(path: Path, given: Given = FOUND_OUT) -> Dialect:
-    """Return how a CSV file is written."""
+    """Return the format of a CSV file."""
     with open_packed(path) as stream:
         return find_dialect(stream.read(SAMPLE_BYTES), given)
 

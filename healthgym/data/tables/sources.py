@@ -1,4 +1,4 @@
-"""Where a table comes from: files, a public data set, or the simulator."""
+"""The source of a table: files, a public data set, or the simulator."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +26,7 @@ _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a table comes from: its name in messages, what identifies it, and how to get it in parts."""
+    """The source of a table: its name in messages, its identity, and an iterator over its chunks."""
 
     name: str
     identity: str
@@ -84,7 +84,7 @@ def find_source(
 
 def _named(table: Path, files: Sequence[Path], schema: Schema, given: Given) -> Source:
     before = {file: _stamp(file) for file in files}
-    # Names and order of the files change nothing in the cohort, so they do not identify it.
+    # Names and order of the files do not affect the cohort, so they are not part of its identity.
     contents = sorted(_digest(file) + str(partition_of(table, file) or "") for file in files)
     digests = hashlib.sha256("".join(contents).encode()).hexdigest()
     alone = files == [table]

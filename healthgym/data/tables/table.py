@@ -1,4 +1,4 @@
-"""Check a clinical table against its schema, and say everything that is wrong with it."""
+"""Checking a clinical table against its schema, with all problems reported at once."""
 
 from dataclasses import replace
 from typing import Any
@@ -40,7 +40,7 @@ LARGEST_REAL = float(np.finfo(np.float32).max)
 def check_table(
     frame: pd.DataFrame, schema: Schema, source: str = "table", sort: bool = False
 ) -> pd.DataFrame:
-    """Return the table cleaned, sorted by its keys, with gaps carried forward where the schema says so.
+    """Return the checked table, sorted by its keys, with values carried forward according to the schema.
 
     Args:
         frame: a table as `read_table` gives it, or any other with the schema's columns.
@@ -61,7 +61,7 @@ def check_table(
 
 
 def check_rows(frame: pd.DataFrame, schema: Schema, source: str, sort: bool = False) -> pd.DataFrame:
-    """Do as `check_table` does, but leave gaps that are to be carried forward empty."""
+    """Do the same as `check_table`, but leave gaps that are to be carried forward empty."""
     frame = in_one_form(frame)
     check_columns(frame, schema, source)
     refuse_empty(len(frame), source)
@@ -101,7 +101,7 @@ def check_rows(frame: pd.DataFrame, schema: Schema, source: str, sort: bool = Fa
 
 
 def check_rows_of(rows: Rows, schema: Schema, form: TimeForm, problems: Problems) -> None:
-    """Note what is wrong with whole patients: statics that change, rows outside their follow-up."""
+    """Report problems of whole patients: statics that change, rows outside their follow-up."""
     ids_N = np.repeat(rows.ids_P, rows.lengths_P)
     check_static(rows.frame, schema, ids_N, rows.rows_N, problems)
     check_times(rows, schema, form, problems)

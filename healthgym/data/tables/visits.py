@@ -1,8 +1,7 @@
-"""Times of visits: read from a table, checked, put on a grid, and made again from generated gaps and waits.
+"""Times of visits: reading, checking, putting on a grid, and computing from generated gaps.
 
-A patient's rows hold, in the order of time, times from the patient's origin. A system learns the gap before
-each visit and the wait from the last row to the end of follow-up, so that any patient it makes has visits in
-order and none after the end.
+Times are relative to the patient's origin. A system learns the gap before each visit and the time from the
+last row to the end of follow-up, so that every synthetic patient has visits in order and none after the end.
 
 Legend: N rows, P patients, R real variables, K binary and categorical variables.
 """
@@ -105,7 +104,7 @@ class HasTimes(Protocol):
 
 
 class TimeFinder:
-    """Finds out what the times of a table are, as its rows are read.
+    """Determines the form of a table's times while its rows are read.
 
     Args:
         schema: of the table.

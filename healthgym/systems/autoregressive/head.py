@@ -9,6 +9,7 @@ Legend: N rows (patients at timesteps), n the rows that a decision is about, D w
 E of the running sum, M of the small networks, R real variables, C bins, J cells, G components.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, cast
@@ -22,6 +23,9 @@ from healthgym.systems.autoregressive.tables import Slots, ValueTable
 
 _NEVER = -1e9
 _SMALLEST_SHARE = 1e-6
+# Five logistic distributions that make up nearly a standard normal one: their locations, and the logarithm of
+# their scale.
+_START, _START_SCALE = torch.linspace(-1.6, 1.6, 5), math.log(0.35)
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:
@@ -83,6 +87,31 @@ class Step:
     pieces: dict[int, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Others:
+    """Real variables that were decided before one.
+
+    Args:
+        scores_NX: their normal scores.
+        moves_NX: how far these are from the patient's mean and from the value before, (N, 2 X).
+    """
+
+    scores_NX: Tensor
+    moves_NX: Tensor
+
+    def and_also(self, score_N: Tensor, context: Context) -> "Others":
+        """Return these and one more."""
+        references_NF = context.references[:, [MEAN, 0]]
+        return Others(
+            torch.cat([self.scores_NX, score_N.unsqueeze(1)], 1),
+            torch.cat([self.moves_NX, score_N.unsqueeze(1) - references_NF], 1),
+        )
+
+    def of(self, rows: Rows) -> "Others":
+        """Return those of some rows."""
+        return Others(rows.of(self.scores_NX), rows.of(self.moves_NX))
+
+
 class SlotNetwork(nn.Module):
     """Reads the summary and the running sum for one decision; two layers of width M."""
 
@@ -105,58 +134,79 @@ class ValueHead(nn.Module):
 
     The bin's logits are free ones plus the logarithm of a mixture of logistic distributions on the normal
     scores, whose locations are weighted means of references (the value before, the one before that, the
-    patient's means), shifted in proportion to how far the variables decided before it are from their own
-    means and from their values before; scales are in units of the patient's own volatility. The mixture over
-    discretised values is that of Salimans et al., *PixelCNN++*, ICLR 2017.
+    patient's means, and a linear prediction from the variables decided before it), shifted in proportion to
+    how far those variables are from their own means and from their values before; scales are in units of the
+    patient's own volatility. The mixture over discretised values is that of Salimans et al., *PixelCNN++*,
+    ICLR 2017.
+
+    A static variable has no value before; there the components begin as a standard normal distribution about
+    the linear prediction.
 
     Args:
         table: of the variable.
         hidden_dim: M.
-        num_components: G; 0 for a static variable, which has no value before.
+        static: whether the variable is static.
         num_others: variables that are decided before it.
     """
 
-    def __init__(self, table: ValueTable, hidden_dim: int, num_components: int, num_others: int) -> None:
+    def __init__(self, table: ValueTable, hidden_dim: int, static: bool, num_others: int) -> None:
         super().__init__()
-        self.table, self.num_components = table, num_components if table.num_bins > 1 else 0
+        self.table, self.static = table, static
         if table.num_bins > 1:
             self.bins = nn.Linear(hidden_dim, table.num_bins)
         if table.num_cells > 1:
             self.of_bin = _embedding(table.num_bins, hidden_dim)
             self.cells = nn.Linear(hidden_dim, table.num_cells)
-        if not self.num_components:
+        if table.num_bins == 1:
             return
-        self.mixture = nn.Linear(hidden_dim, num_components * (NUM_REFERENCES + 3))
-        self.volatility = nn.Parameter(torch.tensor([0.08, 0.5, 0.3]))
+        has_level = static or num_others > 0
+        self.num_references = has_level if static else NUM_REFERENCES + has_level
+        self.num_components = len(_START) if static else self.num_references
+        count, width = self.num_components, self.num_references + 3
+        self.mixture = nn.Linear(hidden_dim, count * width)
         nn.init.zeros_(self.mixture.weight)
-        self.coupling = nn.Linear(hidden_dim, num_components * 2 * num_others) if num_others else None
-        if self.coupling is not None:
-            nn.init.zeros_(self.coupling.weight)
-            nn.init.zeros_(self.coupling.bias)
-        with torch.no_grad():  # each component begins at a reference of its own
-            start = torch.zeros(num_components, NUM_REFERENCES + 3)
-            for g in range(num_components):
-                start[g, 1 + g % NUM_REFERENCES] = 3.0
-                start[g, -1] = -0.5
+        start = torch.zeros(count, width)
+        if static:
+            start[:, 0], start[:, -2], start[:, -1] = -_START.square() / 2, _START, _START_SCALE
+        else:  # one component begins at each reference
+            self.volatility = nn.Parameter(torch.tensor([0.08, 0.5, 0.3]))
+            start[range(count), range(1, 1 + count)], start[:, -1] = 3.0, -0.5
+        with torch.no_grad():
             self.mixture.bias.copy_(start.flatten())
+        self.level = nn.Linear(hidden_dim, 1 + num_others) if has_level else None
+        follows_others = num_others and not static
+        self.coupling = nn.Linear(hidden_dim, count * 2 * num_others) if follows_others else None
+        for layer in (self.level, self.coupling):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def prediction(
-        self, v_nM: Tensor, before_n: Tensor, context: Context, others_nX: Tensor | None
+        self, v_nM: Tensor, before_n: Tensor, context: Context, others: Others
     ) -> "Mixture | None":
-        """Return the mixture that the next value's normal score is expected to follow; None without one."""
-        if not self.num_components:
+        """Return the mixture that the value's normal score is expected to follow; None for a single bin."""
+        if self.table.num_bins == 1:
             return None
-        o_nGX = self.mixture(v_nM).unflatten(-1, (self.num_components, NUM_REFERENCES + 3))
-        weights_nGF = o_nGX[..., 1 : 1 + NUM_REFERENCES].softmax(-1)
-        volatility_n1 = (context.moves * self.volatility.abs()).sum(-1, keepdim=True)
-        location_nG = (weights_nGF * context.references.unsqueeze(1)).sum(-1) + volatility_n1 * o_nGX[..., -2]
-        if self.coupling is not None and others_nX is not None:
+        o_nGX = self.mixture(v_nM).unflatten(-1, (self.num_components, self.num_references + 3))
+        shift_nG, scale_nG = o_nGX[..., -2], o_nGX[..., -1].clamp(-3, 3).exp()
+        references = [] if self.static else [context.references]
+        if not self.static:
+            volatility_n1 = (context.moves * self.volatility.abs()).sum(-1, keepdim=True)
+            shift_nG, scale_nG = shift_nG * volatility_n1, scale_nG * volatility_n1
+        if self.level is not None:
+            level_nX = self.level(v_nM)
+            level_n = (level_nX[:, 1:] * others.scores_NX).sum(-1) + level_nX[:, 0]
+            references.append(level_n.unsqueeze(1))
+        if self.coupling is not None:
             # How strongly variables go together differs between patients.
-            weights_nGX = self.coupling(v_nM).unflatten(-1, (self.num_components, others_nX.shape[1]))
-            location_nG = location_nG + (weights_nGX * others_nX.unsqueeze(1)).sum(-1)
-        scale_nG = volatility_n1 * o_nGX[..., -1].clamp(-3, 3).exp()
-        has_n1 = (before_n < self.table.num_pieces).unsqueeze(1)
-        return Mixture(o_nGX[..., 0].softmax(-1), location_nG, scale_nG, has_n1)
+            weights_nGX = self.coupling(v_nM).unflatten(-1, (self.num_components, -1))
+            shift_nG = shift_nG + (weights_nGX * others.moves_NX.unsqueeze(1)).sum(-1)
+        weights_nGF = o_nGX[..., 1 : 1 + self.num_references].softmax(-1)
+        location_nG = (weights_nGF * torch.cat(references, 1).unsqueeze(1)).sum(-1) + shift_nG
+        has_n1 = (
+            torch.ones_like(before_n, dtype=torch.bool) if self.static else before_n < self.table.num_pieces
+        )
+        return Mixture(o_nGX[..., 0].softmax(-1), location_nG, scale_nG, has_n1.unsqueeze(1))
 
     def bin_logits(self, v_nM: Tensor, before_n: Tensor, mixture: "Mixture | None") -> Tensor:
         logits_nC: Tensor = self.bins(v_nM)
@@ -211,7 +261,8 @@ class Head(nn.Module):
         tables: of each real variable, and of the number of timesteps.
         flag_of_classes, flag_of_reals: measured flag of each variable that may be absent.
         measured: {flag: the class that says "measured"}.
-        summary_dim, sum_dim, hidden_dim, num_components: D, E, M, G.
+        summary_dim, sum_dim, hidden_dim: D, E, M.
+        static: whether it decides what is static.
         keeps_sum: whether the running sum is read when all is decided; else the last decision is not added.
     """
 
@@ -226,7 +277,7 @@ class Head(nn.Module):
         summary_dim: int,
         sum_dim: int,
         hidden_dim: int,
-        num_components: int,
+        static: bool,
         keeps_sum: bool,
     ) -> None:
         super().__init__()
@@ -244,10 +295,7 @@ class Head(nn.Module):
             | {f"held {r}": nn.Linear(hidden_dim, 1) for r in slots.held}
         )
         self.values = nn.ModuleDict(
-            {
-                f"{r}": ValueHead(tables[r], hidden_dim, num_components, i if num_components else 0)
-                for i, r in enumerate(self.decided)
-            }
+            {f"{r}": ValueHead(tables[r], hidden_dim, static, i) for i, r in enumerate(self.decided)}
         )
         tokens = {f"class {k}": num_classes[k] + 1 for k in slots.classes} | {
             f"held {r}": 3 for r in slots.held
@@ -306,7 +354,7 @@ class Head(nn.Module):
             chosen_n = decider.choose("held", r, logits_n2, rows)
             step.held[r] = rows.put(chosen_n, torch.full_like(everyone, 2, dtype=torch.int64))
             sum_NE = self._added(sum_NE, name, step.held[r])
-        others: list[Tensor] = []
+        others = Others(summary_ND.new_zeros(len(summary_ND), 0), summary_ND.new_zeros(len(summary_ND), 0))
         for r in self.slots.values:
             present_N = is_measured(self.flag_of_reals.get(r))
             new_N = present_N & (step.held[r] != 1) if r in step.held else present_N
@@ -314,6 +362,9 @@ class Head(nn.Module):
                 step.pieces[r] = torch.where(new_N, 0, before[r])
                 continue
             token_N = self._decide_value(r, step, before[r], context[r], others, decider, read, new_N)
+            others = others.and_also(
+                cast(ValueHead, self.values[f"{r}"]).table.score_P[step.pieces[r]], context[r]
+            )
             sum_NE = self._with_value(
                 self._added(sum_NE, f"value {r}", token_N), r, step.pieces[r], before[r]
             )
@@ -325,7 +376,7 @@ class Head(nn.Module):
         step: Step,
         before_N: Tensor,
         context: Context,
-        others: list[Tensor],
+        others: Others,
         decider: Decider,
         read: Callable[[str, Rows], Tensor],
         new_N: Tensor,
@@ -333,9 +384,8 @@ class Head(nn.Module):
         """Decide a real variable's new value where it has one; return its bin; C if none."""
         head, rows = cast(ValueHead, self.values[f"{r}"]), decider.wants(new_N)
         table, v_nM, before_n = head.table, read(f"value {r}", rows), rows.of(before_N)
-        others_nX = rows.of(torch.stack(others, 1)) if others and head.num_components else None
         here = Context(rows.of(context.references), rows.of(context.moves))
-        mixture = head.prediction(v_nM, before_n, here, others_nX)
+        mixture = head.prediction(v_nM, before_n, here, others.of(rows))
         bin_n = cell_n = torch.zeros_like(before_n)
         if table.num_bins > 1:
             bin_n = decider.choose("bin", r, head.bin_logits(v_nM, before_n, mixture), rows)
@@ -343,8 +393,6 @@ class Head(nn.Module):
             cell_n = decider.choose("cell", r, head.cell_logits(v_nM, bin_n, before_n, mixture), rows)
         piece_n = decider.piece(r, table, bin_n, cell_n, before_n, rows)
         step.pieces[r] = rows.put(piece_n, before_N)
-        score_N = table.score_P[step.pieces[r]]
-        others += [score_N - context.references[:, MEAN], score_N - context.references[:, 0]]
         return rows.put(bin_n, torch.full_like(before_N, table.num_bins))
 
     def _added(self, sum_NE: Tensor, name: str, token_N: Tensor) -> Tensor:

@@ -29,7 +29,6 @@ from healthgym.systems.autoregressive.history import (
 from healthgym.systems.autoregressive.tables import Slots, ValueTable, static_slots, timestep_slots
 
 _TIMES = 6
-_COMPONENTS = 5
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Network(nn.Module):
         self.static, self.varying = static_slots(layout), timestep_slots(layout, cells)
         flags = dict(zip(layout.flags, layout.measured_classes, strict=True))
 
-        def head(slots: Slots, num_components: int, keeps_sum: bool) -> Head:
+        def head(slots: Slots, static: bool, keeps_sum: bool) -> Head:
             return Head(
                 slots,
                 dict(enumerate(layout.num_classes)),
@@ -96,11 +95,11 @@ class Network(nn.Module):
                 summary_dim=width,
                 sum_dim=sum_dim,
                 hidden_dim=sizes.hidden_dim,
-                num_components=num_components,
+                static=static,
                 keeps_sum=keeps_sum,
             )
 
-        self.static_head, self.step_head = head(self.static, 0, True), head(self.varying, _COMPONENTS, False)
+        self.static_head, self.step_head = head(self.static, True, True), head(self.varying, False, False)
         self.start = nn.Parameter(0.02 * torch.randn(width))
         counts = [layout.num_classes[k] + 1 for k in self.varying.classes]
         counts += [size for r in self.varying.values for size in (tables[r].num_bins + 1, 3)]

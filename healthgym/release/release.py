@@ -244,6 +244,7 @@ def _without_training(source: Checkpoint, state: dict[str, Any], at_least: int, 
         lengths_2U=common_lengths(source.statistics.lengths_2U, at_least),
         length_groups=_common_groups(source.statistics.length_groups, at_least),
         decimals=json.dumps(source.decimals),
+        class_counts="",
     )
     config = source.config.model_copy(update={"data": Path("withheld")})
     transform = dict(source.transform)

@@ -65,6 +65,7 @@ class Statistics:
         usage: number of training patients used at full length, shortened and left out, as JSON.
         length_groups: the lengths of patients by static classes, in the form of `data.length_groups`.
         decimals: number of decimals of real variables, as JSON, if the file has no cells.
+        class_counts: training patients by static classes, from `ClassCounts.to_text`; not in a release.
     """
 
     data_fingerprint: str
@@ -77,6 +78,7 @@ class Statistics:
     usage: str = ""
     length_groups: str = ""
     decimals: str = ""
+    class_counts: str = ""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from healthgym.storage.shards import (
 )
 from healthgym.storage.tree import verify_seal
 from healthgym.strict import Positive, StrictModel, parse
-from healthgym.synthesis.conditions import read_conditions
+from healthgym.synthesis.conditions import read_conditions, refuse_rare_classes
 from healthgym.synthesis.plan import SynthesisPlan, agree, deal, parse_task, read_plan
 from healthgym.synthesis.progress import Progress
 from healthgym.synthesis.source import Opener, Source, open_source
@@ -190,6 +190,8 @@ def _check_conditions(system: System, source: Source, plan: SynthesisPlan) -> No
             "--where and --shares: this system cannot be told which patients to make; ar can "
             "(configs/ar.yaml). Leave them out, and choose among the patients of a larger cohort."
         )
+    if source.class_counts is not None:
+        refuse_rare_classes(conditions, source.class_counts, source.schema)
     system.check_conditions(conditions)
 
 

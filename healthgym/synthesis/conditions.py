@@ -4,8 +4,10 @@ import math
 import re
 from collections.abc import Sequence
 
+from healthgym.data.class_counts import ClassCounts
 from healthgym.errors import ConfigError, listed, nearest
 from healthgym.schema import Schema, Variable, plain_word
+from healthgym.schema.cells import LEAST_PATIENTS
 from healthgym.systems.conditions import Conditions
 
 TIMESTEPS = "timesteps"
@@ -51,6 +53,33 @@ def read_conditions(where: Sequence[str], shares: str, schema: Schema) -> Condit
         raise ConfigError(f"--shares {name}: it is a real variable; shares are of classes. Use --where.")
     shared = [each.name for each in schema.categoricals].index(name)
     return Conditions(classes, reals, timesteps, _shares(value, variable), shared)
+
+
+def refuse_rare_classes(conditions: Conditions, counts: ClassCounts, schema: Schema) -> None:
+    """Refuse classes that fewer than 10 training patients had together.
+
+    Each class that has a share must be frequent enough.
+
+    Raises:
+        ConfigError: names the classes.
+    """
+    names = [variable.name for variable in schema.categoricals]
+    asked = {names[k]: classes for k, classes in conditions.classes.items()}
+    groups = [asked]
+    if conditions.shared is not None:
+        shared = names[conditions.shared]
+        groups = [asked | {shared: frozenset({k})} for k, share in conditions.shares.items() if share]
+    for group in groups:
+        if counts.number_with(group) < LEAST_PATIENTS:
+            words = " together with ".join(
+                f"{name} = {' or '.join(schema[name].labels[k] for k in sorted(classes))}"
+                for name, classes in group.items()
+            )
+            raise ConfigError(
+                f"--where, --shares: fewer than {LEAST_PATIENTS} of the {counts.counts_G.sum():,} training "
+                f"patients had {words}; synthetic patients would imitate single people. Ask for a larger "
+                f"group."
+            )
 
 
 def _split(text: str, option: str, example: str) -> tuple[str, str]:

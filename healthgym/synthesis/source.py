@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from healthgym.config import SAMPLING_SETTINGS, CurriculumConfig, RunConfig
+from healthgym.data.class_counts import ClassCounts
 from healthgym.data.fitting.transform import Transform
 from healthgym.data.length_groups import LengthGroup, from_text
 from healthgym.errors import ConfigError, listed
@@ -41,6 +42,7 @@ class Source:
         length_groups: lengths of training patients by static classes; None if all have the same length.
         usage: number of training patients used, from `Usage.to_dict`.
         decimals: number of decimals of real variables, if known.
+        class_counts: training patients by static classes; None if unknown, as in a release.
         data: the prepared cohort it was trained on; None if the checkpoint is a release.
     """
 
@@ -55,6 +57,7 @@ class Source:
     length_groups: tuple[LengthGroup, ...] = ()
     usage: Mapping[str, Any] = field(default_factory=dict)
     decimals: Mapping[str, int] = field(default_factory=dict)
+    class_counts: ClassCounts | None = None
     data: Path | None = None
 
     @cached_property
@@ -93,6 +96,7 @@ def open_source(checkpoint_path: Path) -> Source:
     def build(device: str, settings: Sequence[str]) -> System:
         return trained_system(checkpoint, device, settings)
 
+    counts = checkpoint.statistics.class_counts
     lengths = {int(length): int(count) for length, count in checkpoint.statistics.lengths_2U.T}
     return Source(
         sha256=checkpoint.sha256,
@@ -107,6 +111,7 @@ def open_source(checkpoint_path: Path) -> Source:
         length_groups=from_text(checkpoint.statistics.length_groups),
         usage=json.loads(checkpoint.statistics.usage or "{}"),
         decimals=checkpoint.decimals,
+        class_counts=ClassCounts.from_text(counts) if counts else None,
         data=None if checkpoint.released else checkpoint.config.data,
     )
 

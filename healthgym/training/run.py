@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from healthgym import stopping
 from healthgym.config import RunConfig
+from healthgym.data.class_counts import ClassCounts
 from healthgym.data.length_groups import LengthGroup, fit_groups, to_text
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.stages import Usage, refuse_left_out, static_codes, usage_of
@@ -288,6 +289,7 @@ def _saver(
         stages=np.array(curriculum.plan.lengths, np.int64),
         usage=usage.to_json(),
         length_groups=to_text(_length_groups(cohort, cut, curriculum)),
+        class_counts=ClassCounts.of_patients(*static_codes(cohort.train, cohort.schema)).to_text(),
     )
     transform = cohort.transform.to_tree()
     cells = cohort.cells.to_tree() if cohort.cells else {}

@@ -1,0 +1,85 @@
+"""Groups that `--where` and `--shares` may ask for: those that at least ten training patients belong to."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from healthgym.data.class_counts import ClassCounts
+from healthgym.data.stages import static_codes
+from healthgym.errors import ConfigError
+from healthgym.schema import Schema, Variable
+from healthgym.storage.checkpoint import list_checkpoints
+from healthgym.synthesis.conditions import read_conditions, refuse_rare_classes
+from healthgym.synthesis.source import open_source
+from healthgym.training.run import train
+
+SCHEMA = Schema(
+    name="groups",
+    variables=(
+        Variable(name="x", kind="real"),
+        Variable(name="drug", kind="categorical", classes={0: "A", 1: "B"}),
+        Variable(name="sex", kind="binary", classes={0: "Male", 1: "Female"}, static=True),
+        Variable(name="age", kind="categorical", classes={0: "young", 1: "old", 2: "very old"}, static=True),
+    ),
+)
+# 10 men who are very old, 9 women; everybody else is young.
+CODES_NS = np.array([[0, 2]] * 10 + [[1, 2]] * 9 + [[0, 0]] * 30 + [[1, 0]] * 30, np.uint8)
+COUNTS = ClassCounts.of_patients(CODES_NS, ("sex", "age"))
+
+
+def check(*where: str, shares: str = "") -> None:
+    refuse_rare_classes(read_conditions(where, shares, SCHEMA), COUNTS, SCHEMA)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, 3)), min_size=1),
+    st.sets(st.integers(0, 2)),
+    st.sets(st.integers(0, 3)),
+)
+def test_numbers_are_those_of_the_patients(
+    patients: list[tuple[int, int, int]], second: set[int], third: set[int]
+) -> None:
+    counts = ClassCounts.of_patients(np.array(patients, np.uint8), ("a", "b", "c"))
+    counts = ClassCounts.from_text(counts.to_text())
+    assert counts.number_with({"b": second, "c": third}) == sum(
+        b in second and c in third for _, b, c in patients
+    )
+    assert counts.number_with({}) == len(patients)
+
+
+def test_no_static_variable() -> None:
+    counts = ClassCounts.of_patients(np.zeros((7, 0), np.uint8), ())
+    assert ClassCounts.from_text(counts.to_text()).number_with({}) == 7
+
+
+def test_ten_patients_are_enough_and_nine_are_not() -> None:
+    check("sex=Male", "age=very old")
+    check("age=very old")
+    with pytest.raises(
+        ConfigError, match=r"fewer than 10 of the 79 training patients had sex = Female together with age"
+    ):
+        check("sex=Female", "age=very old")
+    with pytest.raises(ConfigError, match="had age = old; synthetic patients would imitate single people"):
+        check("age=old")
+    check("age=old", "age=young")
+
+
+def test_every_class_with_a_share_must_be_frequent() -> None:
+    check(shares="sex=Male:0.1,Female:0.9")
+    with pytest.raises(ConfigError, match="had age = very old together with sex = Female"):
+        check("age=very old", shares="sex=Male:0.9,Female:0.1")
+    check("age=very old", shares="sex=Male:1,Female:0")
+
+
+def test_a_run_knows_its_patients(tmp_path: Path) -> None:
+    cohort = tiny.cohort(tmp_path)
+    train(tmp_path / "run", tiny.config(tmp_path, "ar", training={"epochs": 1}))
+    counts = open_source(list_checkpoints(tmp_path / "run" / "checkpoints")[-1]).class_counts
+    codes_NS, names = static_codes(cohort.train, cohort.schema)
+    assert counts is not None
+    assert names == ["sex"]
+    assert counts.number_with({"sex": {1}}) == (codes_NS[:, 0] == 1).sum() > 0

@@ -83,7 +83,7 @@ class Evaluation:
             print(f"{self!r}\nThe whole report: .save(folder) writes it to folder/report.html.")
             return
         page = escape(self.html, quote=True)
-        display(HTML(f'<iframe srcdoc="{page}" width="100%" height="{_FRAME_HEIGHT}"></iframe>'))
+        display(HTML(f'<iframe srcdoc="{page}" width="100%" height="{_FRAME_HEIGHT}"></iframe>'))  # type: ignore[no-untyped-call, unused-ignore]
 
     def __repr__(self) -> str:
         width = max(map(len, self.verdicts))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from healthgym.config import AdamConfig, OptimiserConfig
+from healthgym.errors import StorageError
 from healthgym.nn.precision import bfloat16_is_wanted
 from healthgym.systems.base import State
 
@@ -203,8 +204,20 @@ def module_state(module: nn.Module) -> State:
 
 
 def load_module_state(module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Copy weights into a module, in place."""
-    for name, target in module.state_dict().items():
+    """Copy weights into a module, in place.
+
+    Raises:
+        StorageError: they are those of another network.
+    """
+    targets = module.state_dict()
+    for name, target in targets.items():
+        if name not in state or tuple(state[name].shape) != tuple(target.shape):
+            raise StorageError(
+                f"The weights of {name} are missing in this checkpoint or have another shape: the network of "
+                f"this system has changed since it was written. Use the version of healthgym that wrote it, "
+                f"or train again in a new folder."
+            )
+    for name, target in targets.items():
         copy_into(target, state[name])
 
 

@@ -83,7 +83,15 @@ def test_nothing_of_the_training_is_in_the_file(trained: Path, tmp_path: Path, s
     release(trained / system, tmp_path / "r.h5", THRESHOLDS)
     words = words_in(tmp_path / "r.h5")
     names = words.lower().split("\n")
-    for absent in ("optimisers", "exp_avg", "prepared.h5", str(trained), source.statistics.data_fingerprint):
+    assert source.statistics.class_counts
+    for absent in (
+        source.statistics.class_counts,
+        "optimisers",
+        "exp_avg",
+        "prepared.h5",
+        str(trained),
+        source.statistics.data_fingerprint,
+    ):
         assert absent not in words, absent
     assert not [name for name in names if name.split("/")[0] in {"d", "a", "average"}]
     released = load_checkpoint(tmp_path / "r.h5")

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from healthgym.config import AdamConfig, OptimiserConfig
 from healthgym.distributed.share import Part, Share
-from healthgym.systems.optimiser import Optimiser, module_state
+from healthgym.errors import StorageError
+from healthgym.systems.optimiser import Optimiser, load_module_state, module_state
 from healthgym.systems.update import update
 from healthgym.training.trainer import to_arrays
 
@@ -150,3 +151,15 @@ def test_a_device_s_step_takes_nothing_from_the_host() -> None:
             optimiser.step()
     assert host.found == []
     assert optimiser.adam.param_groups[0]["lr"].device.type == "meta"
+
+
+def test_weights_of_another_network_are_refused_before_any_is_copied() -> None:
+    module, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    before = module.weight.clone()
+    with pytest.raises(StorageError, match="weights of bias are missing in this checkpoint"):
+        load_module_state(module, {"weight": other.weight.detach()})
+    with pytest.raises(StorageError, match="weights of bias are missing in this checkpoint or have another"):
+        load_module_state(module, {"weight": other.weight.detach(), "bias": torch.zeros(4)})
+    assert torch.equal(module.weight, before)
+    load_module_state(module, module_state(other))
+    assert torch.equal(module.weight, other.weight)

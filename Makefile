@@ -132,6 +132,7 @@ bench-all: bench
 	$(STEPS) --variables 13 $(TWO)_13_variables.json
 	$(STEPS) --system v1 --lengths 60 $(TWO)_v1.json
 	$(STEPS) --lengths 60 --precision medium $(TWO)_medium.json
+	$(BIN)/python benchmarks/autoregressive.py --json $(BENCH)/autoregressive.json
 	for system in v2.5 v3; do \
 	  $(STEPS) --system $$system --json $(BENCH)/training_step/one_thread_$$system.json && \
 	  $(STEPS) --system $$system $(TWO)_$$system.json && \

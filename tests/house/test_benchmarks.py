@@ -147,6 +147,18 @@ def test_operations_that_compute_are_counted() -> None:
 
 
 @pytest.mark.usefixtures("benchmarks")
+def test_products_of_a_call_are_those_it_computes() -> None:
+    from autoregressive import products_of
+
+    layer, x = torch.nn.Linear(3, 5), torch.rand(7, 3, requires_grad=True)
+    _, flop = products_of(lambda: layer(x))
+    assert flop == 2 * 7 * 3 * 5
+    compute, flop = products_of(lambda: layer(x).square().sum().backward())
+    assert flop == 3 * 2 * 7 * 3 * 5  # of the input's and the weight's gradient, too
+    compute()
+
+
+@pytest.mark.usefixtures("benchmarks")
 @pytest.mark.parametrize("system", ["v1", "v2.5", "v3"])
 def test_training_step_benchmark_runs(
     system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

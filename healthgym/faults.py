@@ -22,7 +22,7 @@ T = TypeVar("T")
 PATIENCE_SECONDS = 30.0
 """How long an operation with a transient error is retried."""
 
-_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 5.0
+FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 5.0
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def patiently(
     Raises:
         Exception: the last one raised by `action`.
     """
-    say, wait = say or _say, _FIRST_WAIT_SECONDS
+    say, wait = say or _say, FIRST_WAIT_SECONDS
     until: float | None = None
     while True:
         try:

@@ -14,7 +14,7 @@ from uuid import uuid4
 from healthgym.errors import StorageError, UnreadableError
 from healthgym.faults import patiently, refused, sentence
 
-_CHUNK_BYTES = _PROBE_BYTES = 1 << 20
+CHUNK_BYTES = _PROBE_BYTES = 1 << 20
 REPORT_BYTES = 1 << 20
 """Room that a report takes, about."""
 
@@ -125,7 +125,7 @@ def sha256_of(path: Path, start: int = 0) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         stream.seek(start)
-        while chunk := stream.read(_CHUNK_BYTES):
+        while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
 

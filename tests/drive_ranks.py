@@ -3,11 +3,12 @@
 RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python tests/drive_ranks.py \
     '[{"folder": ..., "run": "run", "system": "v2", "sections": {...}, "fault": null}]'
 
-Each item is a run; a fault is [rank, step, what], what being die, hang, raise, nan, stop or drift.
+Each item is a run; a fault is [rank, step, kind] of a new run: die, hang, raise, nan, stop or drift.
 """
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -27,11 +28,14 @@ from healthgym.config import RunConfig
 from healthgym.errors import StorageError
 from healthgym.launch.perform import Outcome, perform
 from healthgym.systems.adversarial.wgan import WGANSystem
-from healthgym.systems.base import PositionDraws, State, System
+from healthgym.systems.base import Batch, Draws, PositionDraws, State, System
 from healthgym.training import run as run_module
 from healthgym.training import trainer as trainer_module
+from healthgym.training.graphs import choose_steps
 from healthgym.training.run import train
-from healthgym.training.trainer import Trainer, _digest
+from healthgym.training.trainer import Trainer, digest
+
+Steps = Callable[[Batch, Draws], dict[str, torch.Tensor]]
 
 
 @contextlib.contextmanager
@@ -61,15 +65,15 @@ def double_precision() -> Iterator[None]:
 class DoubleDraws(PositionDraws):
     """The same numbers, in float64."""
 
-    def _draw(self, *args: Any) -> torch.Tensor:
-        return super()._draw(*args).double()
+    def uniform(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return super().uniform(name, shape).double()
 
-    def from_row(self, first_row: int) -> "DoubleDraws":
-        return DoubleDraws(self._seed, self._step, self._device, self._first_row + first_row, self._num_rows)
+    def shared_uniform(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return super().shared_uniform(name, shape).double()
 
 
-def break_down(trainer: Trainer, what: str) -> None:
-    """Do what has been asked for, in the middle of a step."""
+def break_down(system: System, what: str) -> None:
+    """Cause a fault in the middle of a step."""
     if what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "hang":
@@ -79,29 +83,38 @@ def break_down(trainer: Trainer, what: str) -> None:
     elif what == "stop":
         os.kill(os.getpid(), signal.SIGTERM)
     elif what == "drift":
-        trainer.system.generator.linear1.bias.data += 1e-6  # type: ignore[attr-defined]
+        system.generator.linear1.bias.data += 1e-6  # type: ignore[attr-defined]
 
 
-def faulty(fault: list[Any] | None) -> Callable[..., Trainer]:
-    """Return a trainer's class that breaks down where it is told to."""
+def faulty_steps(fault: list[Any] | None) -> Callable[..., tuple[Steps, str]]:
+    """Return a `choose_steps` whose steps break down at one step of one process."""
+    rank = int(os.environ["RANK"])
 
-    class Faulty(Trainer):
-        def _take_step(self) -> None:
-            self._ranks.step = self.step
-            here = fault is not None and fault[:2] == [int(os.environ["RANK"]), self.step]
+    def choose(system: System, *args: Any) -> tuple[Steps, str]:
+        take_step, how = choose_steps(system, *args)
+        steps = itertools.count()
+
+        def step(batch: Batch, draws: Draws) -> dict[str, torch.Tensor]:
+            here = fault is not None and fault[:2] == [rank, next(steps)]
             if here:
-                break_down(self, fault[2])  # type: ignore[index]
-            super()._take_step()
-            if here and fault[2] == "nan":  # type: ignore[index]
-                self.meter._pending[-1] = self.meter._pending[-1] * torch.nan
+                break_down(system, fault[2])  # type: ignore[index]
+            losses = take_step(batch, draws)
+            is_nan = here and fault[2] == "nan"  # type: ignore[index]
+            return {name: loss * torch.nan for name, loss in losses.items()} if is_nan else losses
 
-        def _agreed(self, state: State) -> State:
-            agreed = super()._agreed(state)
-            mine, ours = (bytes(_digest(either).tolist()).hex()[:16] for either in (state, agreed))
-            print(f"saved at {self.step}: {mine} {ours}", flush=True)
-            return agreed
+        return step, how
 
-    return Faulty
+    return choose
+
+
+class TellingTrainer(Trainer):
+    """Prints what a process holds at each save, before and after all have agreed."""
+
+    def agreed(self, state: State) -> State:
+        agreed = super().agreed(state)
+        mine, ours = (bytes(digest(either).tolist()).hex()[:16] for either in (state, agreed))
+        print(f"saved at {self.step}: {mine} {ours}", flush=True)
+        return agreed
 
 
 def work(item: dict[str, Any], port: int) -> Outcome:
@@ -110,7 +123,8 @@ def work(item: dict[str, Any], port: int) -> Outcome:
     folder = Path(item["folder"])
     config: RunConfig = tiny.config(folder, item["system"], **item["sections"])
     stopping.clear()
-    run_module.Trainer = faulty(item.get("fault"))  # type: ignore[assignment,misc]
+    run_module.Trainer = TellingTrainer  # type: ignore[misc]
+    run_module.choose_steps = faulty_steps(item.get("fault"))
     stream = io.StringIO()
     with double_precision() if item["double"] else contextlib.nullcontext():
         finished = train(folder / item["run"], config, stream)

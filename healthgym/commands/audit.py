@@ -1,4 +1,4 @@
-"""Try to link a checkpoint's latent memory to the patients it was trained on, and write a report.
+"""Try to link a checkpoint's latent memory to its training patients, and write a report.
 
 healthgym audit --run-dir runs/a --data prepared.h5 --out audit
 """

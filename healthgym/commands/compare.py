@@ -1,8 +1,8 @@
-"""Put several trained systems side by side on one page, judged against the same real patients.
+"""Compare several trained systems on one page, with the same real patients.
 
 healthgym compare runs/v1 runs/v2 --schema configs/schemas/art_hiv.yaml --real prepared.h5 --out compare
 
-Interrupted, the same command goes on: cohorts that were made are kept.
+After an interrupt the same command resumes: finished cohorts are kept.
 """
 
 import argparse

@@ -1,6 +1,7 @@
-"""Look at a table, and write the schema that prepare needs, with the evidence for each guess.
+"""Draft the schema of a table, which prepare needs, with the evidence for each guess.
 
-healthgym describe visits.csv      writes visits.yaml, and says what could not be decided and what comes next
+healthgym describe visits.csv      writes visits.yaml, and prints what could not be decided and the next
+commands
 """
 
 import argparse
@@ -24,9 +25,9 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     add("--time", metavar="COLUMN", help="the column of the times, if it is known")
     add("--visits", choices=("irregular", "grid"), help="how visits at any time are taken")
     add("--every", type=float, metavar="WIDTH", help="of the grid's intervals, in the unit of the times")
-    add("--separator", help="of fields: a character, or comma, semicolon, tab, bar, space (else found out)")
-    add("--decimal", help="mark of numbers: . or , (else found out)")
-    add("--encoding", help="of the text, e.g. latin-1 (else found out)")
+    add("--separator", help="of fields: a character, or comma, semicolon, tab, bar, space (else detected)")
+    add("--decimal", help="mark of numbers: . or , (detected if not given)")
+    add("--encoding", help="of the text, e.g. latin-1 (detected if not given)")
     add("--overwrite", action="store_true", help="replace a schema that is there")
     options = vars(parser.parse_args(argv))
 

@@ -1,4 +1,4 @@
-"""Judge a synthetic cohort against real patients, and write a report.
+"""Compare a synthetic cohort with real patients, and write a report.
 
 healthgym evaluate --schema configs/schemas/art_hiv.yaml --real real.csv --synthetic cohort/ --out report
 """
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         "--synthetic", type=Path, required=True, help="cohort folder, CSV or Parquet to be judged"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for report.html, report.json and pictures"
+        "--out", type=Path, required=True, help="folder for report.html, report.json and plots"
     )
     parser.add_argument(
         "--config", type=Path, default=shipped.thresholds(), help="settings and thresholds (YAML)"

@@ -1,4 +1,4 @@
-"""Print what is in a checkpoint: progress, settings, arrays; and, on request, the shape of each stage."""
+"""Print the content of a checkpoint: progress, settings, arrays; or the shape of each stage of v3."""
 
 import argparse
 from pathlib import Path

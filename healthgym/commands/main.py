@@ -1,4 +1,4 @@
-"""`healthgym COMMAND ...`: finds the command and runs it; the files in `jobs/` run one command each."""
+"""`healthgym COMMAND ...`: runs a command; the files in `jobs/` run one command each."""
 
 import sys
 from importlib import import_module
@@ -8,17 +8,17 @@ from healthgym.errors import nearest
 from healthgym.programs import steady_output
 
 COMMANDS = {
-    "describe": "look at a table, and write the schema that prepare needs",
-    "prepare": "check a table, hold patients out, fit the transform",
-    "train": "train a system, or go on with it",
+    "describe": "draft the schema of a table, which prepare needs",
+    "prepare": "check a table, hold out patients, fit the transform",
+    "train": "train a system, or resume its training",
     "synthesize": "make a synthetic cohort from a trained run",
-    "evaluate": "judge a cohort against real patients, in a report",
-    "compare": "put several trained systems side by side on one page",
-    "release": "make a checkpoint fit to be given away, with a card",
+    "evaluate": "compare a cohort with real patients, in a report",
+    "compare": "compare several trained systems on one page",
+    "release": "make a shareable release of a checkpoint, with a card",
     "inspect": "print what is in a checkpoint",
     "audit": "try to link a checkpoint's latent memory to its patients",
     "pipeline": "submit prepare, train, synthesize and evaluate at once",
-    "status": "say what became of the jobs of a folder, and how far it is",
+    "status": "show the jobs of a folder and their progress",
 }
 _ENDS = """\
 exit status:

@@ -1,6 +1,6 @@
-"""Submit prepare, train, synthesize and evaluate at once, each after the one before it.
+"""Submit prepare, train, synthesize and evaluate at once, each after the previous one.
 
-healthgym pipeline slurm/pipeline.yaml      the same command goes on with what is not done
+healthgym pipeline slurm/pipeline.yaml      the same command resumes the unfinished stages
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Turn a clinical table into a prepared cohort: check it, hold patients out, fit the transform."""
+"""Turn a clinical table into a prepared cohort: check it, hold out patients, fit the transform."""
 
 import argparse
 from pathlib import Path
@@ -18,28 +18,28 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         type=Path,
         help="a CSV, TSV (.gz, .bz2, .xz, .zst) or Parquet file, a folder of such, or a 'pattern*' in quotes",
     )
-    parser.add_argument("--dataset", help="instead of --table: art_hiv (fetched) or simulated_art_hiv")
+    parser.add_argument("--dataset", help="instead of --table: art_hiv (downloaded) or simulated_art_hiv")
     parser.add_argument("--out", type=Path, required=True, help="the prepared cohort to write (HDF5)")
     parser.add_argument(
-        "--tables", type=Path, help="folder for train.csv and holdout.csv, which any program reads"
+        "--tables", type=Path, help="folder for train.csv and holdout.csv, for other programs"
     )
     parser.add_argument("--holdout", type=float, default=0.2, help="share of patients held out (0.2)")
-    parser.add_argument("--seed", type=int, default=0, help="decides who is held out, and simulates (0)")
-    parser.add_argument("--max-patients", type=int, help="use only so many patients, lowest ids first")
+    parser.add_argument("--seed", type=int, default=0, help="of the held-out patients and the simulation (0)")
+    parser.add_argument("--max-patients", type=int, help="use only this number of patients, lowest ids first")
     parser.add_argument(
         "--least-patients",
         type=int,
         default=10,
-        help="values that fewer training patients had are pooled in what `ar` learns from (10)",
+        help="for `ar`: pool values of fewer than this number of training patients (10)",
     )
     parser.add_argument("--sort", action="store_true", help="sort rows that are out of order")
-    parser.add_argument("--cache", type=Path, help="folder for fetched files (else $HEALTHGYM_CACHE)")
+    parser.add_argument("--cache", type=Path, help="folder for downloaded files (or $HEALTHGYM_CACHE)")
     parser.add_argument("--separator", default="", help="of fields: a character, comma, semicolon, tab, ...")
     parser.add_argument("--decimal", default="", help="mark of numbers: . or ,")
     parser.add_argument(
-        "--encoding", default="", help="of the text, e.g. latin-1; all three are else found out"
+        "--encoding", default="", help="of the text, e.g. latin-1; all three are detected if not given"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a cohort made otherwise")
+    parser.add_argument("--overwrite", action="store_true", help="replace a cohort made with other settings")
     from healthgym.launch.executor import add_arguments, launch
 
     add_arguments(parser)

@@ -1,11 +1,11 @@
-"""Make a checkpoint fit to be given away, with a card of where it comes from and what that changes.
+"""Make a shareable release of a checkpoint, with a card that describes its origin and the changes.
 
 healthgym release --run-dir runs/a --out release.h5 --data prepared.h5
 healthgym synthesize --checkpoint release.h5 --patients 4000 --out cohort
 
 With --data, a cohort of the checkpoint and one of the release are made and judged, which takes minutes:
-the card shows both, the reports stay in release-reports/. Interrupted, the same command goes on. A system
-that fails its report is released only with --despite and a reason, which the card prints.
+the card shows both, the reports are kept in release-reports/. After an interrupt the same command resumes. A
+system that fails its report is released only with --despite and a reason, which the card prints.
 """
 
 import argparse
@@ -24,10 +24,10 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     add("--out", type=Path, required=True, help="release.h5; its card and reports go beside it")
     add("--coarsen", type=int, default=10, metavar="K", help="patients per centroid (10)")
     add("--report", type=Path, help="report.json on a cohort of the checkpoint")
-    add("--data", type=Path, help="its prepared cohort: measure what the release changes")
-    add("--no-effect", action="store_true", help="given --data, leave out the two cohorts and reports")
-    add("--patients", type=int, help="in each of the two (2000, or as many as trained on if fewer)")
-    add("--seed", type=int, default=0, help="of the two (0)")
+    add("--data", type=Path, help="its prepared cohort, to measure what the release changes")
+    add("--no-effect", action="store_true", help="with --data, skip the two cohorts and reports")
+    add("--patients", type=int, help="in each of the two cohorts (2000, or the training patients if fewer)")
+    add("--seed", type=int, default=0, help="of the two cohorts (0)")
     add("--config", type=Path, default=shipped.thresholds(), help="settings and thresholds (YAML)")
     add("--despite", default="", metavar="REASON", help="why it is released although its report fails")
     asked = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""What became of the jobs submitted for a folder, and how far its work is."""
+"""Show the jobs submitted for a folder, and their progress."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Make a synthetic cohort from a trained run. The same command starts it and goes on with it."""
+"""Make a synthetic cohort from a trained run. The same command starts and resumes it."""
 
 import argparse
 from pathlib import Path
@@ -7,9 +7,9 @@ from pathlib import Path
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Run the program and return its exit status."""
     parser = argparse.ArgumentParser(prog=prog, description=__doc__, argument_default=argparse.SUPPRESS)
-    parser.add_argument("--run-dir", type=Path, help="a training run; its newest checkpoint is taken")
+    parser.add_argument("--run-dir", type=Path, help="a training run; its newest checkpoint is used")
     parser.add_argument("--checkpoint", type=Path, help="a checkpoint file instead")
-    parser.add_argument("--patients", type=int, required=True, help="how many, in the whole cohort")
+    parser.add_argument("--patients", type=int, required=True, help="number of patients of the whole cohort")
     parser.add_argument("--out", type=Path, required=True, help="the cohort's folder")
     parser.add_argument("--format", dest="file_format", help="hdf5 (default), parquet or csv")
     parser.add_argument(
@@ -21,15 +21,17 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     parser.add_argument("--seed", type=int, help="of the cohort (0)")
     parser.add_argument("--patients-per-shard", type=int, help="patients in one file (4096)")
     parser.add_argument("--batch-size", type=int, help="patients sampled at once (512; GPU: a shard)")
-    parser.add_argument("--timesteps", type=int, help="of each patient; else as the training patients have")
+    parser.add_argument(
+        "--timesteps", type=int, help="of each patient; by default as in the training patients"
+    )
     parser.add_argument(
         "--where",
         action="append",
-        help="only such patients, e.g. Gender=Female, Age=60..80, timesteps=24..48",
+        help="conditions, e.g. Gender=Female, Age=60..80, timesteps=24..48",
     )
-    parser.add_argument("--shares", help="so many of each class, e.g. Gender=Female:0.5,Male:0.5")
+    parser.add_argument("--shares", help="shares of classes, e.g. Gender=Female:0.5,Male:0.5")
     parser.add_argument("--set", dest="settings", action="append", help="e.g. system.sampler.kind=dpmpp")
-    parser.add_argument("--matmul-precision", help="highest (default), high or medium: faster, less exact")
+    parser.add_argument("--matmul-precision", help="highest (default), high or medium: faster, less precise")
     parser.add_argument("--device", help="cpu, cuda, or auto (default)")
     parser.add_argument(
         "--workers", type=int, help="processes (one per granted core; on a GPU they pack and write)"

@@ -1,4 +1,4 @@
-"""Train a system in a run folder. The same command starts a run and goes on with it."""
+"""Train a system in a run folder. The same command starts and resumes a run."""
 
 import argparse
 from pathlib import Path

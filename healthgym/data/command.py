@@ -19,7 +19,7 @@ from healthgym.schema import Schema, load_schema
 from healthgym.schema.cells import LEAST_PATIENTS
 from healthgym.storage.prepared import read_head
 
-_TABLE_PATIENTS = 2000  # written at a time
+TABLE_PATIENTS = 2000  # written at a time
 
 
 def run(
@@ -131,8 +131,8 @@ def _prepare(
 def _write_csv(cohort: PreparedCohort, split: str, path: Path) -> None:
     """Write a split's patients as a table, a few at a time."""
     number = {"train": cohort.train, "holdout": cohort.holdout}[split].num_patients
-    for first in range(0, max(1, number), _TABLE_PATIENTS):
-        frame = cohort.frame(split, first, first + _TABLE_PATIENTS)
+    for first in range(0, max(1, number), TABLE_PATIENTS):
+        frame = cohort.frame(split, first, first + TABLE_PATIENTS)
         frame.to_csv(path, mode="a", header=not first, index=False)
 
 

@@ -170,7 +170,7 @@ class Ranks:
             else f"The {self.place.num_processes} processes lost their connection"
         )
         return (
-            f"{who} at step {self.step} (time limit {self._seconds:g} s, training.collective_seconds): "
+            f"{who} at step {self.step} (timeout {self._seconds:g} s, training.collective_seconds): "
             f"{str(cause).splitlines()[0]}. All processes end; the same command goes on from the last whole "
             f"checkpoint."
         )

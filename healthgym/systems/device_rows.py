@@ -19,7 +19,7 @@ from healthgym import seeds
 
 _MULTIPLIER = 0xDA942042E4DD58B5
 _MASK_128, _MASK_64, _MASK_32 = 2**128 - 1, 2**64 - 1, 2**32 - 1
-_WORDS_AT_ONCE = 2**22  # of 64 bits, in each of a few temporary tensors
+WORDS_AT_ONCE = 2**22  # of 64 bits, in each of a few temporary tensors
 
 
 def uniform_rows(
@@ -41,7 +41,7 @@ def uniform_rows(
         states.append((factor * states[-1] + addend) & _MASK_128)
     high_N1, low_N1 = (half.unsqueeze(1) for half in _halves(states, device))
     maps = _maps(words, step, device)
-    rows = max(_WORDS_AT_ONCE // max(words, 1), 1)
+    rows = max(WORDS_AT_ONCE // max(words, 1), 1)
     parts = [
         _numbers(high_n1, low_n1, *maps)
         for high_n1, low_n1 in zip(high_N1.split(rows), low_N1.split(rows), strict=True)

@@ -75,9 +75,7 @@ class PositionDraws(Draws):
         self._first_row, self._num_rows = first_row, num_rows
 
     def from_row(self, first_row: int) -> "PositionDraws":
-        return PositionDraws(
-            self._seed, self._step, self._device, self._first_row + first_row, self._num_rows
-        )
+        return type(self)(self._seed, self._step, self._device, self._first_row + first_row, self._num_rows)
 
     def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
         return self._draw(name, shape, self._first_row, self._num_rows)

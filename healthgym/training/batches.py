@@ -21,7 +21,7 @@ from healthgym.storage.rows import RowsOnDisk
 from healthgym.systems.base import Batch, System
 from healthgym.training.curriculum import Curriculum
 
-_BLOCK_ROWS = 1 << 20
+BLOCK_ROWS = 1 << 20
 _SHARE_OF_FREE = 0.25  # of a device's free memory; the rest is the system's
 
 Codes = tuple[Tensor, Tensor, Tensor]  # reals_BTR, codes_BTK, lengths_B
@@ -150,8 +150,8 @@ def _copied(rows: RowsOnDisk, device: torch.device) -> Tensor:
     """Copy rows to the device block by block, with one block at a time in host memory."""
     dtype = torch.from_numpy(np.empty(0, rows.dtype)).dtype
     whole = torch.empty(rows.shape, dtype=dtype, device=device)
-    for start in range(0, len(rows), _BLOCK_ROWS):
-        block = np.array(rows[start : start + _BLOCK_ROWS])
+    for start in range(0, len(rows), BLOCK_ROWS):
+        block = np.array(rows[start : start + BLOCK_ROWS])
         whole[start : start + len(block)] = torch.from_numpy(block).to(device)
     return whole
 

@@ -60,10 +60,10 @@ class Pace:
         timestep_seconds = (seconds - begun) / self._curriculum.timesteps_between(begin, step)
         left = 60 * self.minutes * self._share - seconds
         self._planned = True
-        self.total = ranks.from_first(lambda: self._fitting(step, left / timestep_seconds))
+        self.total = ranks.from_first(lambda: self.fitting(step, left / timestep_seconds))
         return True
 
-    def _fitting(self, step: int, timesteps: float) -> int:
+    def fitting(self, step: int, timesteps: float) -> int:
         """Return the last step that fits into this number of timesteps per sequence after `step`."""
         steps = range(step, self._most + 1)
         fits = bisect.bisect_right(

@@ -180,7 +180,7 @@ def _draw(folder: RunFolder, report: ProgressReport) -> None:
     try:
         draw_losses(folder.metrics_path, folder.losses_path)
     except OSError as error:
-        report.say(f"no picture of the losses: {sentence(error, folder.losses_path) or error}")
+        report.say(f"no plot of the losses: {sentence(error, folder.losses_path) or error}")
 
 
 def _finish(folder: RunFolder, trainer: Trainer, report: ProgressReport) -> None:

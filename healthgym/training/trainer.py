@@ -206,11 +206,11 @@ class Trainer:
             if self._ranks.first:
                 self.saving.last(self._of(snapshot))
 
-    def _agreed(self, state: State) -> State:
+    def agreed(self, state: State) -> State:
         """Return the first process's state; different processors may differ in the last bits."""
         if (
             not self._ranks.alone
-            and len({tuple(own.tolist()) for own in self._ranks.gather(_digest(state))}) > 1
+            and len({tuple(own.tolist()) for own in self._ranks.gather(digest(state))}) > 1
         ):
             state = self._ranks.from_first(lambda: state)
             self.system.load_state(state)
@@ -233,7 +233,7 @@ class Trainer:
             DivergenceError: it has numbers that are not finite.
         """
         self._check()
-        state = self._agreed(to_arrays(self.system.state()))
+        state = self.agreed(to_arrays(self.system.state()))
         if name := not_finite(state):
             found = DivergenceError(f"{name} has numbers that are not finite after step {self.step - 1}")
             found.since = self.step
@@ -266,16 +266,16 @@ def to_arrays(state: State) -> State:
     }
 
 
-def _digest(state: State) -> Tensor:
+def digest(state: State) -> Tensor:
     """Return a hash of a state as 32 numbers."""
-    digest = hashlib.sha256()
+    sha256 = hashlib.sha256()
 
     def add(tree: State) -> None:
         for value in tree.values():
             if isinstance(value, dict):
                 add(value)
             else:
-                digest.update(value.tobytes())
+                sha256.update(value.tobytes())
 
     add(state)
-    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+    return torch.tensor(list(sha256.digest()), dtype=torch.uint8)

@@ -114,8 +114,8 @@ def test_more_values_than_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch
     values = np.random.default_rng(2).normal(size=(400, 30))
     values[values < -1] = -1.0
     whole = fit(values)
-    monkeypatch.setattr(fit_cells, "_MOST_DISTINCT", 300)
-    monkeypatch.setattr(fit_cells, "_NUM_QUANTILES", 200)
+    monkeypatch.setattr(fit_cells, "MOST_DISTINCT", 300)
+    monkeypatch.setattr(fit_cells, "NUM_QUANTILES", 200)
     monkeypatch.setattr(columns, "BLOCK", 977)
     pooled = fit(values)
     assert patients_with(values, pooled.encode(values.ravel()), pooled.num_pieces).min() >= K

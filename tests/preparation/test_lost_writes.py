@@ -153,6 +153,6 @@ def test_a_run_without_room_for_its_picture_is_trained(
     said: list[str] = []
     run._draw(RunFolder(tmp_path), SimpleNamespace(say=said.append))  # type: ignore[arg-type]
     assert said == [
-        f"no picture of the losses: Cannot write {tmp_path / 'losses.png'}: no space is left there. Free "
+        f"no plot of the losses: Cannot write {tmp_path / 'losses.png'}: no space is left there. Free "
         f"some space, or choose another place."
     ]

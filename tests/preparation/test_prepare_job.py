@@ -131,7 +131,7 @@ def test_something_else_in_the_way_is_not_lost(prepare: Prepare, folder: Path) -
 def test_tables_for_evaluation_fit_the_schema_again(
     prepare: Prepare, folder: Path, at_a_time: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "_TABLE_PATIENTS", at_a_time)
+    monkeypatch.setattr(command, "TABLE_PATIENTS", at_a_time)
     assert prepare(*USUAL, "--tables", "tables")[0] == 0
     schema, cohort = load_schema(folder / "s.yaml"), PreparedCohort.open(folder / "p.h5")
     for split in ("train", "holdout"):

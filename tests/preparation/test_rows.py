@@ -27,7 +27,7 @@ def expected(tmp_path: Path) -> np.ndarray:
 @pytest.fixture
 def rows(tmp_path: Path, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> RowsOnDisk:
     monkeypatch.setattr(faults, "PATIENCE_SECONDS", 0.05)
-    monkeypatch.setattr(faults, "_FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(faults, "FIRST_WAIT_SECONDS", 0.001)
     return RowsOnDisk(tmp_path / "rows", "<f4", (NUM_ROWS, WIDTH), OFFSET)
 
 

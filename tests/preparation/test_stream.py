@@ -78,7 +78,7 @@ def test_parts_of_any_size_and_patients_in_any_order_give_the_same_bytes(
 def test_small_blocks_change_the_last_bits_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prepare(gappy(), GAPS, tmp_path / "whole.h5", SPLIT)
     monkeypatch.setattr(columns, "BLOCK", 17)
-    monkeypatch.setattr(stream, "_BLOCK_ROWS", 13)
+    monkeypatch.setattr(stream, "BLOCK_ROWS", 13)
     (tmp_path / ".blocks.h5.abc.rows").mkdir()  # of a killed process
     (tmp_path / ".blocks.h5.abc.rows" / "reals").touch()
     blocks = prepare(gappy(), GAPS, tmp_path / "blocks.h5", SPLIT)
@@ -114,11 +114,11 @@ def test_rows_in_any_order_can_be_sorted(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns, "BLOCK", 1000)
-    monkeypatch.setattr(stream, "_BLOCK_ROWS", 1000)
-    monkeypatch.setattr(files, "_CHUNK_BYTES", 1000)
-    monkeypatch.setattr(scratch, "_CHECKED_BYTES", 1000)
-    monkeypatch.setattr(fit_cells, "_MOST_DISTINCT", 500)
-    monkeypatch.setattr(fit_cells, "_NUM_QUANTILES", 64)
+    monkeypatch.setattr(stream, "BLOCK_ROWS", 1000)
+    monkeypatch.setattr(files, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(scratch, "CHECKED_BYTES", 1000)
+    monkeypatch.setattr(fit_cells, "MOST_DISTINCT", 500)
+    monkeypatch.setattr(fit_cells, "NUM_QUANTILES", 64)
 
     def peak(num_timesteps: int) -> int:
         frame = tiny.table(20, num_timesteps)

@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 def test_rows_have_the_bits_of_the_cpus(
     row_shape: tuple[int, ...], num_rows: int, first_row: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_rows, "_WORDS_AT_ONCE", at_once)
+    monkeypatch.setattr(device_rows, "WORDS_AT_ONCE", at_once)
     for seed in (0, 7):
         position = ("synthesis", 60, "z")
         found = device_rows.uniform_rows(row_shape, num_rows, first_row, CPU, seed, *position)

@@ -23,7 +23,7 @@ from healthgym.storage.tree import read_tree, verify_seal, write_tree
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faults, "PATIENCE_SECONDS", 0.3)
-    monkeypatch.setattr(faults, "_FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(faults, "FIRST_WAIT_SECONDS", 0.001)
 
 
 @pytest.fixture

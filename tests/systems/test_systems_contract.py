@@ -103,9 +103,9 @@ def test_weights_depend_on_the_seed_alone(name: str) -> None:
 def test_a_patient_depends_on_its_number_not_on_the_batch(
     name: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latent, "_DRAWN_AT_ONCE", at_once)
-    monkeypatch.setattr(diffusion, "_CACHED_PATIENTS", at_once)
-    monkeypatch.setattr(transformer, "_CACHED_PATIENTS", at_once)
+    monkeypatch.setattr(latent, "DRAWN_AT_ONCE", at_once)
+    monkeypatch.setattr(diffusion, "CACHED_PATIENTS", at_once)
+    monkeypatch.setattr(transformer, "CACHED_PATIENTS", at_once)
     system = build(name)
     train(system, 0, 3)
     together, alone = made_of(system, 4, 0, 6), made_of(system, 4, 3, 1)

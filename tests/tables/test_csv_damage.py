@@ -157,7 +157,7 @@ def test_lines_are_counted_as_an_editor_does(tmp_path: Path) -> None:
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(st.sampled_from('ab,,""\n\r'), max_size=40), block=st.integers(1, 50))
 def test_records_are_those_of_pythons_csv(monkeypatch: pytest.MonkeyPatch, text: str, block: int) -> None:
-    monkeypatch.setattr(records, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(records, "BLOCK_BYTES", block)
     mark = "END\n" if not text or text[-1] in "\r\n" else "\nEND\n"
     reader = csv.reader(io.StringIO(text + mark, newline=""))
     *rows, last = [(row, reader.line_num) for row in reader]

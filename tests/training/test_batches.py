@@ -61,7 +61,7 @@ def plain(cohort: PreparedCohort, chosen: Any, length: int) -> torch.Tensor:
 def test_the_same_bits_either_way(
     cohort: PreparedCohort, on_device: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "_BLOCK_ROWS", 50)
+    monkeypatch.setattr(batches, "BLOCK_ROWS", 50)
     curriculum = order(cohort)
     with Batches(curriculum, cohort.train, Still(), 3, on_device) as steps:
         assert steps.resident == on_device

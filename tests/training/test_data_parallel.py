@@ -220,7 +220,7 @@ def test_a_lost_process_ends_all_with_one_message(tmp_path: Path, lost: int, wha
     others = [process for rank, process in enumerate(ended) if rank != lost]
     assert [process.returncode for process in others] == [stopping.LOST] * 2, ended
     [words] = last_words(ended)
-    assert f"Process {lost} of 3 was lost or did not answer at step 5 (time limit 15 s" in words
+    assert f"Process {lost} of 3 was lost or did not answer at step 5 (timeout 15 s" in words
     assert saved_steps(tmp_path / "run") == [2, 4]
     again = spawn([item(tmp_path, "run", "v2", double=False, **sections)], 2)
     assert [process.returncode for process in again] == [0, 0], again

@@ -46,7 +46,7 @@ def test_who_computes_as_long_as_before_is_not_taken_for_lost() -> None:
     statuses, words = ends(None, "die", LATE, before=0.5 * LATE)
     assert statuses == [stopping.LOST, -9, stopping.LOST]
     [told] = words
-    assert "Process 1 of 3 was lost or did not answer at step 3 (time limit 60 s" in told
+    assert "Process 1 of 3 was lost or did not answer at step 3 (timeout 60 s" in told
 
 
 def test_processes_that_end_well_say_nothing() -> None:

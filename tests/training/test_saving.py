@@ -23,7 +23,7 @@ from healthgym.training.run import train
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(faults, "PATIENCE_SECONDS", 0.05)
-    monkeypatch.setattr(faults, "_FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(faults, "FIRST_WAIT_SECONDS", 0.001)
     tiny.cohort(tmp_path)
     return tmp_path
 

@@ -136,7 +136,7 @@ def test_the_loss_is_that_of_every_timestep_whatever_the_batches_and_processes(t
 def test_the_best_is_kept_and_patience_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     validation = Validation(tiny.cohort(tmp_path).train, MeanSystem(tiny.SCHEMA.layout), 8, 10)
     values = iter([3.0, 2.0, 2.0, 2.5, 1.0, math.nan])
-    monkeypatch.setattr(validation, "_measure", lambda: next(values))
+    monkeypatch.setattr(validation, "measure", lambda: next(values))
     said = [validation.run(10 * number) for number in range(1, 6)]
     assert [line["best_step"] for line in said] == [10, 20, 20, 20, 50]
     assert [line["best_nats"] for line in said] == [3, 2, 2, 2, 1]
@@ -289,13 +289,13 @@ def test_whole_patients_are_learned_from_and_validation_ones_are_not(
 
 
 def test_resumed_equals_straight(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = Validation._measure
+    measure = Validation.measure
 
     def worse_after_two_epochs(self: Validation) -> float:
-        late = self._system.optimiser.num_updates > 14  # type: ignore[attr-defined]
+        late = self.system.optimiser.num_updates > 14  # type: ignore[attr-defined]
         return measure(self) + 20 * float(late)
 
-    monkeypatch.setattr(Validation, "_measure", worse_after_two_epochs)
+    monkeypatch.setattr(Validation, "measure", worse_after_two_epochs)
     assert train(folder / "straight", config(folder), io.StringIO())
     taken, original = 0, MeanSystem.train_step
 
@@ -326,7 +326,7 @@ def test_a_run_that_does_not_improve_ends_and_stays_ended(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = iter([5.0, 4.0, *([6.0] * 100)])
-    monkeypatch.setattr(Validation, "_measure", lambda self: next(values))
+    monkeypatch.setattr(Validation, "measure", lambda self: next(values))
     stream = io.StringIO()
     assert train(folder / "run", config(folder, epochs=50, patience=3), stream)
     records = [r for r in read_metrics(folder / "run/metrics.jsonl") if "validation_nats" in r]
@@ -347,7 +347,7 @@ def test_a_time_limit_decides_the_steps_and_is_kept(
 ) -> None:
     if system == "v1":
         monkeypatch.undo()
-    monkeypatch.setattr(Pace, "_fitting", lambda self, step, timesteps: step + 9)
+    monkeypatch.setattr(Pace, "fitting", lambda self, step, timesteps: step + 9)
     minutes = config(folder, epochs=50, minutes=60.0)
     assert train(folder / "run", minutes, io.StringIO())
     checkpoint = saved(folder / "run")
@@ -359,7 +359,7 @@ def test_a_time_limit_decides_the_steps_and_is_kept(
 
 
 def test_the_schedule_follows_the_plan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pace, "_fitting", lambda self, step, timesteps: step + 9)
+    monkeypatch.setattr(Pace, "fitting", lambda self, step, timesteps: step + 9)
     assert train(folder / "run", config(folder, epochs=50, minutes=60.0), io.StringIO())
     state = saved(folder / "run").state["optimisers"]["network"]
     assert int(state["total_steps"]) == int(state["num_updates"]) == 34

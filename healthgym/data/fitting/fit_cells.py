@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from healthgym.data.fitting.columns import Blocks, by_patients, in_memory, quantiles
 from healthgym.schema.cells import MOST_DECIMALS, Array, Cells, Ints, VariableCells, last_present
 
-_MOST_DISTINCT = 1 << 16  # values that are counted one by one; quantiles are used if there are more
-_NUM_QUANTILES = 4096
+MOST_DISTINCT = 1 << 16  # values that are counted one by one; quantiles are used if there are more
+NUM_QUANTILES = 4096
 _MOST_PIECES = 2048  # of each kind: single values, intervals
 _MOST_CELLS = 16  # of a bin
 _HARDLY = 0.02  # a variable that repeats less often than this gets no "held" decision
@@ -113,8 +113,8 @@ def _known_values(rows: _Rows) -> Array:
     found = np.empty(0)
     for values in rows.new_values():
         found = np.union1d(found, values)
-        if len(found) > _MOST_DISTINCT:
-            return np.unique(quantiles(rows.new_values, np.linspace(0, 1, _NUM_QUANTILES).tolist()))
+        if len(found) > MOST_DISTINCT:
+            return np.unique(quantiles(rows.new_values, np.linspace(0, 1, NUM_QUANTILES).tolist()))
     return found
 
 

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from healthgym.errors import StorageError
 from healthgym.storage.rows import RowsOnDisk
 
-_CHECKED_BYTES = 1 << 20
+CHECKED_BYTES = 1 << 20
 
 
 class ScratchFile:
@@ -69,7 +69,7 @@ class ScratchFile:
             return
         size = checksum = 0
         with self._path.open("rb") as file:
-            while chunk := file.read(_CHECKED_BYTES):
+            while chunk := file.read(CHECKED_BYTES):
                 size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
         meant = self._num_rows * self._width * self._dtype.itemsize
         if (size, checksum) != (meant, self._checksum):

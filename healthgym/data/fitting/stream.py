@@ -24,7 +24,7 @@ from healthgym.data.tables.visits import Rows, TimeFinder, to_learn
 from healthgym.schema import Schema
 from healthgym.schema.timing import Grid, TimeForm
 
-_BLOCK_ROWS = 1 << 16
+BLOCK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Patients:
         first = 0
         while first < len(ends_N):
             before = ends_N[first - 1] if first else 0
-            last = max(first + 1, int(np.searchsorted(ends_N, before + _BLOCK_ROWS, side="right")))
+            last = max(first + 1, int(np.searchsorted(ends_N, before + BLOCK_ROWS, side="right")))
             yield self.only(slice(first, last))
             first = last
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from healthgym.errors import TableError
 
-_BLOCK_BYTES = 1 << 22
+BLOCK_BYTES = 1 << 22
 _LONGEST_RECORD = 1 << 26  # a longer one is a quotation mark that nothing closes
 _QUOTE, _LF, _CR = b'"\n\r'
 _FIELD = rb'("[^"]*(?:""[^"]*)*("|\Z))?[^%b\r\n]*[%b\r\n]?'
@@ -91,7 +91,7 @@ def read_records(stream: Readable, path: Path, separator: str = ",") -> Iterator
     """
     content, line, first, ended = b"", 1, True, False
     while not ended:
-        block = stream.read(max(_BLOCK_BYTES, len(content)))
+        block = stream.read(max(BLOCK_BYTES, len(content)))
         ended = not block
         content += block
         if first:

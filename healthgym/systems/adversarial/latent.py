@@ -24,7 +24,7 @@ from healthgym.systems.optimiser import Optimiser, copy_into, load_module_state,
 from healthgym.systems.update import update
 
 # A patient's noise (60 x 128 numbers) outweighs all else in synthesis: few are held twice.
-_DRAWN_AT_ONCE = 64
+DRAWN_AT_ONCE = 64
 
 
 class UniformLatent:
@@ -66,7 +66,7 @@ class UniformLatent:
     def draw_patients(self, length: int, draws: SampleDraws) -> Tensor:
         """Return noise (B, T, Z) of the given patients of a cohort, each a function of its number."""
         z_TBZ = torch.empty(length, draws.num_patients, self.latent_dim, device=self.device)
-        at_once = _DRAWN_AT_ONCE if self.device.type == "cpu" else max(draws.num_patients, 1)
+        at_once = DRAWN_AT_ONCE if self.device.type == "cpu" else max(draws.num_patients, 1)
         for start in range(0, draws.num_patients, at_once):
             part = draws.part(start, at_once)
             # Each length has a stream of its own: rows of two widths in one stream would overlap.

@@ -22,7 +22,7 @@ _TITLES = {
 }
 
 
-def draw_losses(metrics_path: Path, picture_path: Path) -> bool:
+def draw_losses(metrics_path: Path, plot_path: Path) -> bool:
     """Plot a run's losses against its epochs; return whether there were any."""
     records = read_metrics(metrics_path)
     if not records:
@@ -65,7 +65,7 @@ def draw_losses(metrics_path: Path, picture_path: Path) -> bool:
         axes.flat[0].set_xlabel("Step")
     else:
         axes.flat[0].legend(title="Stage length", fontsize=8, title_fontsize=8, ncols=2)
-    with atomic_path(picture_path) as beside:
+    with atomic_path(plot_path) as beside:
         figure.savefig(beside, format="png", dpi=130)
     return True
 

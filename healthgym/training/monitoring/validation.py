@@ -65,7 +65,7 @@ class Validation:
         patience: int | Literal["auto"] | None = "auto",
         fixed_length: int | None = None,
     ) -> None:
-        self.patients, self._system, self._fixed_length = patients, system, fixed_length
+        self.patients, self.system, self._fixed_length = patients, system, fixed_length
         self.every_steps = min(steps_per_epoch, _MOST_STEPS) if every_steps == "auto" else every_steps
         self._patience = patience
         self.newest: float | None = None
@@ -89,20 +89,20 @@ class Validation:
         Raises:
             DivergenceError: the loss is not a finite number.
         """
-        self.newest = self._measure()
+        self.newest = self.measure()
         if not math.isfinite(self.newest):
             raise DivergenceError(f"validation_nats is {self.newest} at step {step - 1}")
         if self.newest < self.best:
             self.best, self.best_step, self.since = self.newest, step, 0
         else:
             self.since += 1
-        self._system.keep_if_best(self.newest)
+        self.system.keep_if_best(self.newest)
         return {"validation_nats": self.newest, "best_nats": self.best, "best_step": self.best_step}
 
     @torch.no_grad()
-    def _measure(self) -> float:
+    def measure(self) -> float:
         """Return nats per timestep, the same in every process; each process computes every n-th batch."""
-        system, ranks = self._system, self._system.share.ranks
+        system, ranks = self.system, self.system.share.ranks
         sums_2 = torch.zeros(2, dtype=torch.float64, device=system.device)
         for chosen_B in self._batches[ranks.place.rank :: ranks.place.num_processes]:
             length = self._fixed_length or int(self.patients.lengths_N[chosen_B].max())

@@ -1,1 +1,1 @@
-"""Networks' parts. Torch only."""
+"""Building blocks of networks. Depends only on torch."""

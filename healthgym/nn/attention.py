@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from healthgym.nn.precision import bfloat16_is_wanted
 
 _NORM_EPS = 1e-6
-_SHORT, _SHORT_ROUNDED = 64, 128  # timesteps up to which heads in turn are faster
+_SHORT, _SHORT_ROUNDED = 64, 128  # timesteps up to which computing one head after the other is faster
 
 
 class SelfAttentionBlock(nn.Module):
@@ -54,7 +54,7 @@ class SelfAttentionBlock(nn.Module):
 
 
 def _by_heads(x_BTH: Tensor) -> bool:
-    """Return whether to take the heads in turn, each of all patients at once.
+    """Return whether to compute one head after the other, each for all patients at once.
 
     On a CPU torch's fused kernel works on blocks of a few timesteps of one patient. Of short sequences it
     takes an eighth longer than whole batches do, and up to four times as long where each block is rounded

@@ -35,7 +35,7 @@ class Cache:
 
 
 class Block(nn.Module):
-    """Self-attention and two linear layers, each added to what comes in.
+    """Self-attention and two linear layers, each with a residual connection.
 
     Args:
         width: D.
@@ -62,7 +62,7 @@ class Block(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """Blocks in which a position sees itself and what comes before it.
+    """Blocks in which a position attends to itself and to earlier positions.
 
     Args:
         width: D.
@@ -88,7 +88,7 @@ class CausalTransformer(nn.Module):
         return normed
 
     def step(self, x_BD: Tensor, cache: Cache) -> Tensor:
-        """Return the output (B, D) at the next position, and remember its keys and values."""
+        """Return the output (B, D) at the next position, and cache its keys and values."""
         x_BPD = x_BD.unsqueeze(1)
         for block, *pair in zip(self.blocks, cache.keys, cache.values, strict=True):
             x_BPD = block(x_BPD, keep, tuple(pair), cache.num_positions)

@@ -1,4 +1,4 @@
-"""The critic's soft embedding: reals pass, each categorical block times its table."""
+"""The critic's soft embedding: reals unchanged, each categorical block times its table."""
 
 import torch
 from torch import Tensor, nn

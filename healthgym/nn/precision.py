@@ -9,9 +9,9 @@ import torch
 
 
 def set_precision(precision: str) -> None:
-    """Compute at a precision from now on, in this process."""
+    """Set the precision of this process."""
     torch.set_float32_matmul_precision(precision)
-    # Convolutions are not among the products that this setting is about: torch rounds them to TF32 unasked.
+    # torch's setting does not include convolutions, which are TF32 by default.
     torch.backends.cudnn.allow_tf32 = precision != "highest"
 
 

@@ -1,4 +1,4 @@
-"""What a device does, recorded once and repeated as one launch."""
+"""Capturing work of a device as a CUDA graph, which is replayed in one launch."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -11,17 +11,17 @@ _FEWEST = 64
 
 
 class Recorder(Protocol):
-    """What records calls."""
+    """The interface of capturing calls."""
 
     def rehearse(self, call: Callable[[], Results]) -> Results:
-        """Make a call as it will be recorded."""
+        """Make a call as it will be captured."""
 
     def record(self, call: Callable[[], Results]) -> tuple[Callable[[], None], Results]:
-        """Return what repeats a call, and where its results will lie; nothing is computed yet."""
+        """Return a function that replays a call, and the memory of its results; nothing is computed yet."""
 
 
 class CudaRecorder:
-    """Records CUDA graphs that share one pool of memory: each may overwrite what another left there."""
+    """Captures CUDA graphs that share one memory pool: each may overwrite intermediate results of another."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)
@@ -46,7 +46,7 @@ class CudaRecorder:
 
 
 class RecordedNetwork:
-    """A network without gradients, recorded once for each shape of its input.
+    """A network without gradients, captured once for each shape of its input.
 
     Every result is a recorded one, also the first of a shape: kernels that a library chooses while it records
     may round otherwise than those it takes outside. Batches are filled up with zeros to a power of two, so
@@ -54,7 +54,7 @@ class RecordedNetwork:
 
     Args:
         network: a map of (B, ...) to (B, ...), patient by patient; its weights may change in place.
-        recorder: records it.
+        recorder: captures it.
     """
 
     def __init__(self, network: nn.Module, recorder: Recorder) -> None:

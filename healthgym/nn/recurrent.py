@@ -43,7 +43,7 @@ from healthgym.nn.recurrent_hoisted import Hoisted
 from healthgym.nn.recurrent_passes import Tape
 from healthgym.nn.side_by_side import side_by_side
 
-# Patients times width from which two directions at once, in a thread each, are faster than in turn.
+# Patients times width from which two directions in parallel, in a thread each, are faster than one by one.
 _ENOUGH_FOR_TWO_THREADS = 4096
 
 
@@ -96,7 +96,7 @@ class BiLSTM(nn.Module):
 
 @dataclass(frozen=True)
 class _Weights:
-    """Weights as the second derivative sees them, whether or not the first one does."""
+    """Weights with gradients for the second derivative, even if the first one needs none."""
 
     weight_DGK: Tensor
     bias_DG: Tensor
@@ -119,13 +119,13 @@ def _in_order(x_TBI: Tensor, stream: _Stream) -> Sequence[Tensor]:
 
 
 def _apart(x_TBI: Tensor, hidden_dim: int) -> bool:
-    """Return whether the directions run at once, each in a thread of its own."""
+    """Return whether the directions run in parallel, each in its own thread."""
     enough = x_TBI.shape[1] * hidden_dim >= _ENOUGH_FOR_TWO_THREADS
     return enough and len(_streams(x_TBI)) == 2 and torch.get_num_threads() > 1
 
 
 def _tapes(run: Callable[[_Stream], Tape], x_TBI: Tensor, apart: bool) -> dict[_Stream, Tape]:
-    """Return what a pass leaves behind, of each stream."""
+    """Return the tape of a pass for each stream."""
     streams = _streams(x_TBI)
     tapes = side_by_side(run, streams) if apart else [run(stream) for stream in streams]
     return dict(zip(streams, tapes, strict=True))
@@ -248,7 +248,7 @@ def _fused() -> Hoisted | None:
 
 
 def _passes_for(x_TBI: Tensor) -> _Passes:
-    """Return what computes a sequence's passes on its device."""
+    """Return the implementation of the passes for a sequence's device."""
     return (_fused() if x_TBI.device.type == "cuda" else None) or _Streams()
 
 

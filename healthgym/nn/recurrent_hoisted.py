@@ -20,7 +20,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tape:
-    """What the derivatives need of a forward pass.
+    """The tape of a forward pass, for its derivatives.
 
     Args:
         x_DTBI: input, in each direction's order.
@@ -37,7 +37,7 @@ class Tape:
 
 @dataclass(frozen=True)
 class Gradients:
-    """What the second derivative needs of an adjoint pass.
+    """The tape of an adjoint pass, for the second derivative.
 
     Args:
         gates_DTBG: gradients with respect to the gates before their sigmoid or tanh.
@@ -52,7 +52,7 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Tangents:
-    """What the adjoint's tangent needs of a tangent pass: the tangents of gates, s_t and h_t."""
+    """The tape of a tangent pass, for the adjoint's tangent: the tangents of gates, s_t and h_t."""
 
     gates_DTBG: Tensor
     cell_DTBH: Tensor
@@ -61,7 +61,7 @@ class Tangents:
 
 @dataclass(frozen=True)
 class Incoming:
-    """What a timestep receives from the one after it, in a pass backward in time.
+    """The gradients that a timestep receives from the next one, in a pass backward in time.
 
     Args:
         hidden_DBH: its gates' gradients times the recurrent weights.
@@ -73,7 +73,7 @@ class Incoming:
 
 
 class Pointwise(Protocol):
-    """What is pointwise in timestep t of each pass; results are written into what is given."""
+    """The pointwise operations of timestep t in each pass; results are written into the given buffers."""
 
     def forward(self, tape: Tape, t: int) -> None:
         """Compute gates, s_t and h_t, given the gates before their sigmoid or tanh."""
@@ -141,7 +141,7 @@ class Hoisted:
             keep: whether a derivative of this pass will follow.
         """
         T, I = tape.cell_DTBH.shape[1], tape.x_DTBI.shape[-1]
-        kept = torch.empty_like(tape.cell_DTBH) if keep else tape.cell_DTBH  # a stand-in nobody writes
+        kept = torch.empty_like(tape.cell_DTBH) if keep else tape.cell_DTBH  # a placeholder, not written
         grads = Gradients(torch.empty_like(tape.gates_DTBG), kept, torch.empty_like(kept) if keep else kept)
         incoming, dh_LDBH = _nothing_yet(tape), dh_LDBH.contiguous()
         for t in reversed(range(T)):
@@ -186,7 +186,7 @@ def _both_ways(x_TBI: Tensor) -> Tensor:
 
 
 def _nothing_yet(tape: Tape) -> Incoming:
-    """Return memory for what timesteps receive; the last one receives nothing, and does not read it."""
+    """Return memory for the gradients that timesteps receive; the last one receives none."""
     like_DBH = tape.cell_DTBH[:, 0]
     return Incoming(torch.empty_like(like_DBH), torch.empty_like(like_DBH))
 

@@ -1,4 +1,4 @@
-"""Two independent computations on a CPU at once, each on half of torch's threads.
+"""Two independent computations on a CPU in parallel, each with half of torch's threads.
 
 Splitting every small operation over all cores costs more than it gains; splitting the work in two does
 not. torch lets go of Python's lock while it computes, so that two Python threads are enough.
@@ -20,7 +20,7 @@ os.register_at_fork(after_in_child=_helpers.clear)
 
 
 def side_by_side(job: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Return `job(item)` of each item: of two items at once if torch has two threads, else in turn.
+    """Return `job(item)` for each item: two items in parallel if torch has two threads, else one by one.
 
     Args:
         job: called without gradients; must not write what the other call reads or writes, nor call this.

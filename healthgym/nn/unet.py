@@ -22,9 +22,9 @@ class Stage:
 
     Args:
         name: the stage, which is also the name of its parameters' module where it has one.
-        width: features or channels that leave it.
-        length: timesteps that leave it.
-        note: what happens to the length, or nothing.
+        width: number of output features or channels.
+        length: number of output timesteps.
+        note: change of the length, or empty.
     """
 
     name: str
@@ -67,7 +67,7 @@ class LevelFiLM(nn.Module):
 
 
 class Conv(nn.Conv1d):
-    """A convolution along time of pictures of height 1."""
+    """A convolution along time of images of height 1."""
 
     def forward(self, x_BC1T: Tensor) -> Tensor:
         """Return a tensor (B, C, 1, T'), in the layout of the input."""
@@ -76,7 +76,7 @@ class Conv(nn.Conv1d):
 
 
 class UpConv(nn.ConvTranspose1d):
-    """A transposed convolution along time of pictures of height 1."""
+    """A transposed convolution along time of images of height 1."""
 
     def forward(self, x_BC1T: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return a tensor (B, C, 1, T'), in the layout of the input."""

@@ -9,7 +9,7 @@ from torch.nn.functional import mse_loss
 
 
 class Autoencoder(nn.Module):
-    """Embed timesteps in a latent space that is kept near a standard normal.
+    """Embed timesteps in a latent space regularised towards a standard normal.
 
     Source: Kuo et al., *J. Biomedical Informatics* 2023.
     """
@@ -55,5 +55,5 @@ def patient_mse(first_BTE: Tensor, second_BTE: Tensor, mask_BT: Tensor | None) -
 
 
 def latent_divergence(var_Z: Tensor, mean_Z: Tensor) -> Tensor:
-    """Return how far latents of these moments are from a standard normal."""
+    """Return the divergence of latents with these moments from a standard normal."""
     return -0.5 * (1 + var_Z.log() - mean_Z.square() - var_Z).sum()

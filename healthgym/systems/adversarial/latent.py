@@ -1,4 +1,4 @@
-"""Where the generator's noise comes from.
+"""Sources of the generator's noise.
 
 Shapes: B batch, T timesteps, Z noise, M slots, E embedded features.
 """
@@ -32,7 +32,7 @@ class UniformLatent:
 
     Args:
         latent_dim: Z.
-        device: where the noise is wanted.
+        device: of the noise.
     """
 
     def __init__(self, latent_dim: int, device: torch.device) -> None:
@@ -44,7 +44,7 @@ class UniformLatent:
         return 0
 
     def count_step(self, num_rows: int) -> None:
-        """Do Python's part of a step with so many patients, after the device's."""
+        """Do Python's part of a step with this number of patients, after the device's."""
 
     def step_kind(self, num_rows: int) -> str | None:
         """Return a key: steps with equal keys share one CUDA graph. None if this step must not use one."""
@@ -69,7 +69,7 @@ class UniformLatent:
         at_once = DRAWN_AT_ONCE if self.device.type == "cpu" else max(draws.num_patients, 1)
         for start in range(0, draws.num_patients, at_once):
             part = draws.part(start, at_once)
-            # Each length has a stream of its own: rows of two widths in one stream would overlap.
+            # Each length has its own stream: rows of different widths in one stream would overlap.
             z = part.uniform_on(self.device, (length, self.latent_dim), length, "z")
             u = part.uniform_on(self.device, (), length, "slot")
             slot_B = to_index(u, self.num_filled) if self.num_filled else None
@@ -83,26 +83,26 @@ class UniformLatent:
         return None
 
     def prototypes(self, x_BTE: Tensor, mask_BT: Tensor | None = None) -> Tensor:
-        """Return what the latent memory keeps of each patient, shape (B, Z)."""
+        """Return each patient's prototype for the latent memory, shape (B, Z)."""
         raise NotImplementedError
 
     def parameters(self) -> Iterable[nn.Parameter]:
-        """Return what is trained."""
+        """Return the trained module."""
         return ()
 
     def state(self) -> State:
-        """Return what the next step depends on."""
+        """Return the state for `load_state`."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Load the result of `state`."""
 
     def sampling_state(self) -> State:
-        """Return what a patient's noise depends on."""
+        """Return the state that a patient's noise depends on."""
         return {}
 
     def load_sampling_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what `sampling_state` returned, or a coarse form of it."""
+        """Load the result of `sampling_state`, or a coarsened one."""
 
     def _place(self, z_BTZ: Tensor, slot_B: Tensor | None) -> Tensor:
         """Turn uniform numbers into noise."""
@@ -122,7 +122,7 @@ class BufferedLatent(UniformLatent):
         latent_dim: Z.
         num_slots: M, capacity of the latent memory.
         optimiser: settings of the autoencoder's Adam.
-        device: where it lives.
+        device: of the memory.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class BufferedLatent(UniformLatent):
         self.optimiser = Optimiser(self.autoencoder, optimiser)
         self.slots_MZ = torch.zeros(num_slots, latent_dim, device=device)
         self.scale_Z = torch.ones(latent_dim, device=device)
-        # The same number twice: the device counts by itself, so that nobody waits for it.
+        # The count exists twice, in Python and on the device, so that neither waits for the other.
         self._num_filled, self._filled = 0, torch.zeros((), dtype=torch.int64, device=device)
 
     @property
@@ -241,12 +241,12 @@ class BufferedLatent(UniformLatent):
 
     def load_sampling_state(self, state: Mapping[str, Any]) -> None:
         slots, counts = torch.as_tensor(state["Mean_Container"]), torch.as_tensor(state["Mean_Counts"])
-        # A centroid is drawn as often as the prototypes it stands for.
+        # A centroid is drawn with the weight of the prototypes it represents.
         self._fill(slots.repeat_interleave(counts.to(slots.device), dim=0))
         copy_into(self.scale_Z, state["T_SD"])
 
     def _fill(self, prototypes_MZ: Tensor) -> None:
-        """Let the memory hold these prototypes and no other."""
+        """Replace the content of the memory by these prototypes."""
         self._num_filled = len(prototypes_MZ)
         self._filled.fill_(self._num_filled)
         self.slots_MZ.zero_()

@@ -26,7 +26,7 @@ class TransformerGenerator(nn.Module):
         layout: meaning of the features.
         latent_dim: Z, width of the noise and of every block.
         num_heads: heads per block; must divide Z.
-        num_positions: the longest sequence it can make.
+        num_positions: length of the longest sequence it can generate.
 
     Raises:
         ConfigError: the heads do not divide the width.

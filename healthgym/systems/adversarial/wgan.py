@@ -28,7 +28,7 @@ class WGANSystem(System):
     Args:
         generator: maps noise (B, T, Z) to features; has `latent_dim` and `layout`.
         critic: scores patients.
-        latent: makes the noise.
+        latent: source of the noise.
         correlation_FF: Pearson correlations of the training cohort's features.
         optimiser: Adam's settings, for G and D each.
         num_critic_updates: critic updates per step.
@@ -69,7 +69,7 @@ class WGANSystem(System):
 
     def step_kind(self, batch: Batch) -> Hashable | None:
         latent = self.latent.step_kind(len(batch))
-        # How many timesteps a mask keeps differs from batch to batch.
+        # The number of unmasked timesteps differs from batch to batch.
         return None if latent is None or batch.is_padded else (tuple(batch.codes_BTK.shape), latent)
 
     def sample_features(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
@@ -149,7 +149,7 @@ class WGANSystem(System):
         B, T, _ = real_BTF.shape
         with torch.no_grad():
             fake_BTF = _own(self.generator(self.latent.draw(place, B, T, draws)), mask_BT)
-        # One backward per term, and its graph forgotten, frees its buffers before the next needs room.
+        # One backward pass per term frees its buffers before the next term allocates its own.
         real_score = self.critic(real_BTF).mean()
         (-weight * real_score).backward()
         real_score = real_score.detach()
@@ -179,7 +179,7 @@ class WGANSystem(System):
     def _foreseen_moments(
         self, parts: Sequence[Part], length: int, mask_BT: Tensor | None, draws: Draws
     ) -> Moments:
-        """Return the moments of all generated rows before a gradient is wanted of some of them."""
+        """Return the moments of all generated rows, computed before the gradients of parts of them."""
         with torch.no_grad():
             rows = [rows_of(self._fake(part, length, draws), _part(mask_BT, part)) for part in parts]
         return self.share.co_moments(torch.cat(rows), uneven=mask_BT is not None)
@@ -200,7 +200,7 @@ class WGANSystem(System):
     ) -> dict[str, Tensor]:
         """Add a part's gradients to the generator's; return its losses."""
         fake_BTF = _own(self._fake(part, length, draws), mask_BT)
-        self.critic.requires_grad_(False)  # its weights' gradients would be thrown away
+        self.critic.requires_grad_(False)  # the gradients of its weights are not needed
         adversarial = -self.critic(fake_BTF).mean()
         self.critic.requires_grad_(True)
         fake_NF = rows_of(fake_BTF, mask_BT)

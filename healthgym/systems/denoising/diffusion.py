@@ -34,12 +34,12 @@ _SCORE_SHARPNESS = 2.0  # any positive number: scores are only compared, and ave
 
 
 class DiffusionSystem(System):
-    """A U-Net that predicts noise, and what turns its predictions into patients.
+    """A U-Net that predicts noise, with a sampler and a guardrail.
 
     Args:
         config: all settings.
         layout: meaning of the features.
-        device: where it lives.
+        device: of the system.
     """
 
     def __init__(self, config: DiffusionConfig, layout: FeatureLayout, device: torch.device) -> None:
@@ -82,7 +82,7 @@ class DiffusionSystem(System):
         self.divided |= batch.is_padded
 
     def step_kind(self, batch: Batch) -> Hashable | None:
-        # float16's scaler decides in Python whether a step is taken.
+        # The scaler of float16 decides in Python whether to skip a step.
         scaled = self.optimiser.scaler.is_enabled()
         return None if scaled else (tuple(batch.codes_BTK.shape), batch.is_padded)
 
@@ -150,7 +150,7 @@ class DiffusionSystem(System):
 
     @torch.no_grad()
     def sample_features(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
-        """Make patients; one who does not pass the guardrail is drawn again from noise of its own.
+        """Sample patients; a patient rejected by the guardrail is sampled again from new noise.
 
         The noise is a function of (seed, patient, attempt), so that one patient's acceptance moves no
         other's noise.
@@ -272,7 +272,7 @@ class DiffusionSystem(System):
 
     @property
     def _sampled(self) -> nn.Module:
-        """The network that makes patients."""
+        """The network used for sampling."""
         return self.optimiser.average or self.denoiser
 
     def _seen(self) -> State:

@@ -1,4 +1,4 @@
-"""What v3 does about synthetic reals that leave the range of the training data, [-1, 1].
+"""Treatment of synthetic reals of v3 outside the range of the training data, [-1, 1].
 
 Shapes: B batch, F features, R reals (the first features), T timesteps.
 """
@@ -12,40 +12,40 @@ from torch import Tensor
 from healthgym.config import ClampConfig, DynamicConfig, RejectConfig
 from healthgym.errors import SamplingError
 
-_JUDGED_CANDIDATES = 256  # how many there must be before their acceptance rate is judged
+_JUDGED_CANDIDATES = 256  # least number of candidates before their acceptance rate is judged
 
 
 class Guardrail(ABC):
-    """Corrects the predicted clean data at every noise level, and accepts or refuses the outcome."""
+    """Corrects the predicted clean data at every noise level, and accepts or rejects the sampled patients."""
 
     max_attempts: int = 1
 
     def correct(self, reals_BRT: Tensor) -> Tensor:
-        """Return the predicted clean reals as sampling shall go on with them."""
+        """Return the corrected clean reals for the next level."""
         return reals_BRT
 
     @abstractmethod
     def accepts(self, reals_BRT: Tensor) -> Tensor:
-        """Return which patients are kept, bool of shape (B,), given their sampled reals."""
+        """Return whether each patient is accepted, bool of shape (B,), given the sampled reals."""
 
     def hopeless(self, candidates: int, accepted: int) -> SamplingError | None:
-        """Return why it makes no sense to go on, if so."""
+        """Return an error if sampling should be given up."""
         return None
 
 
 class RejectGuardrail(Guardrail):
-    """Keep a patient whose reals are all in [-1, 1] at all timesteps; else draw again, as published."""
+    """Accept a patient whose reals are all in [-1, 1] at all timesteps; else sample again, as published."""
 
     def __init__(self, config: RejectConfig) -> None:
         self.max_attempts = config.max_attempts
         self.min_acceptance = config.min_acceptance
 
     def accepts(self, reals_BRT: Tensor) -> Tensor:
-        """Return which patients stay in range."""
+        """Return whether each patient is in range."""
         return (reals_BRT.abs() <= 1.0).flatten(1).all(dim=1)
 
     def hopeless(self, candidates: int, accepted: int) -> SamplingError | None:
-        """Return an error if too few of a few hundred candidates were accepted."""
+        """Return an error if the acceptance rate of a few hundred candidates is too low."""
         if candidates < _JUDGED_CANDIDATES or accepted >= self.min_acceptance * candidates:
             return None
         return SamplingError(
@@ -56,14 +56,14 @@ class RejectGuardrail(Guardrail):
 
 
 class ClampGuardrail(Guardrail):
-    """Clip the predicted clean reals to [-1, 1] at every level, as Ho et al. 2020 do; keep everybody."""
+    """Clip the predicted clean reals to [-1, 1] at every level, as Ho et al. 2020 do; accept all patients."""
 
     def correct(self, reals_BRT: Tensor) -> Tensor:
         """Return the clipped reals."""
         return reals_BRT.clamp(-1.0, 1.0)
 
     def accepts(self, reals_BRT: Tensor) -> Tensor:
-        """Return true for all."""
+        """Return True for all patients."""
         return torch.ones(len(reals_BRT), dtype=torch.bool, device=reals_BRT.device)
 
 
@@ -78,7 +78,7 @@ class DynamicGuardrail(ClampGuardrail):
         self.quantile = config.quantile
 
     def correct(self, reals_BRT: Tensor) -> Tensor:
-        """Return the reals squeezed into [-1, 1]."""
+        """Return the reals scaled into [-1, 1]."""
         magnitude = reals_BRT.abs().flatten(1)
         q_B11 = torch.quantile(magnitude, self.quantile, dim=1).clamp(min=1.0).view(-1, 1, 1)
         return reals_BRT.clamp(-q_B11, q_B11) / q_B11
@@ -92,7 +92,7 @@ _ADVICE = (
 
 
 def give_up(patient: int, attempts: int, candidates: int, accepted: int) -> SamplingError:
-    """Return the error for a patient for whom no attempt was accepted."""
+    """Return the error for a patient of whom no attempt was accepted."""
     return SamplingError(
         f"Patient {patient}: none of {attempts} attempts (system.guardrail.max_attempts) stayed in range; "
         f"of all {candidates} candidates here {accepted} did ({accepted / candidates:.1%}). {_ADVICE}"
@@ -100,7 +100,7 @@ def give_up(patient: int, attempts: int, candidates: int, accepted: int) -> Samp
 
 
 def build_guardrail(config: RejectConfig | ClampConfig | DynamicConfig) -> Guardrail:
-    """Return the guardrail that a configuration names."""
+    """Return the guardrail of a configuration."""
     return _GUARDRAILS[type(config)](config)
 
 

@@ -1,4 +1,4 @@
-"""From noise to data: ancestral DDPM, and two samplers that need few evaluations of the denoiser.
+"""Samplers from noise to data: ancestral DDPM, and two samplers with few evaluations of the denoiser.
 
 A sampler walks down a list of noise levels. At each it asks the denoiser for what it believes to be
 the clean data and the noise, which agree: x_s = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps.
@@ -20,7 +20,7 @@ from healthgym.systems.noise import NoiseSchedule
 
 
 class Prediction(NamedTuple):
-    """What the denoiser believes of x_s, both of shape (B, F, T)."""
+    """The denoiser's prediction at x_s, both of shape (B, F, T)."""
 
     clean: Tensor
     eps: Tensor
@@ -46,7 +46,7 @@ def ancestral_step(
 
 
 def sample_ddpm(schedule: NoiseSchedule, denoise: Denoise, draw: DrawNoise, x_BFT: Tensor) -> Tensor:
-    """Walk down every level by `ancestral_step`: as many evaluations as levels."""
+    """Sample through every level by `ancestral_step`: as many evaluations as levels."""
     for level in reversed(range(schedule.num_levels)):
         eps = denoise(x_BFT, level).eps
         x_BFT = ancestral_step(schedule, level, x_BFT, eps, draw() if level else 0.0)
@@ -56,7 +56,7 @@ def sample_ddpm(schedule: NoiseSchedule, denoise: Denoise, draw: DrawNoise, x_BF
 def sample_ddim(
     schedule: NoiseSchedule, denoise: Denoise, draw: DrawNoise, x_BFT: Tensor, num_steps: int, eta: float
 ) -> Tensor:
-    """Walk down `num_steps` levels by DDIM.
+    """Sample through `num_steps` levels by DDIM.
 
         x_r = sqrt(alpha_bar_r) x0 + sqrt(1 - alpha_bar_r - sigma^2) eps + sigma z
         sigma = eta sqrt((1 - alpha_bar_r) / (1 - alpha_bar_s)) sqrt(1 - alpha_bar_s / alpha_bar_r)
@@ -81,7 +81,7 @@ def sample_ddim(
 def sample_dpmpp(
     schedule: NoiseSchedule, denoise: Denoise, draw: DrawNoise, x_BFT: Tensor, num_steps: int
 ) -> Tensor:
-    """Walk down `num_steps` levels by DPM-Solver++(2M), of second order; nothing is drawn on the way.
+    """Sample through `num_steps` levels by DPM-Solver++(2M), of second order, without noise between levels.
 
         lambda = log(alpha / sigma), h = lambda_r - lambda_s, q = (previous h) / h
         D = (1 + 1 / (2q)) x0 - 1 / (2q) (previous x0)
@@ -130,7 +130,7 @@ def snr_spaced_levels(schedule: NoiseSchedule, num_steps: int) -> list[int]:
 
 
 def build_sampler(config: DDPMSamplerConfig | DDIMSamplerConfig | DPMSolverSamplerConfig) -> Sampler:
-    """Return the sampler that a configuration names."""
+    """Return the sampler of a configuration."""
     return _SAMPLERS[type(config)](config)
 
 

@@ -56,7 +56,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Patients:
-    """What does not change within a patient; every array has shape (N,)."""
+    """Constants of a patient; every array has shape (N,)."""
 
     gender: Classes
     ethnic: Classes
@@ -74,7 +74,7 @@ class Patients:
 
 @dataclass(frozen=True)
 class Course:
-    """What happens; every array has shape (T, N)."""
+    """Events; every array has shape (T, N)."""
 
     treated: Flags
     failing: Flags
@@ -85,7 +85,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Biology:
-    """What measurements show; every array has shape (T, N). Scores have mean about 0, spread about 1."""
+    """True values; every array has shape (T, N). Scores have mean about 0, standard deviation about 1."""
 
     log10_vl: Floats
     cd4_score: Floats
@@ -127,7 +127,7 @@ def _share_true(flag: str, group: str) -> Floats:
 
 
 def _group_factor(flag: str, gender: Classes, ethnic: Classes) -> Floats:
-    """Return how much more often than on average a flag is set in a patient's groups, shape (N,)."""
+    """Return the ratio of a flag's share in a patient's groups to its overall share, shape (N,)."""
     by_ethnic, by_gender = (_share_true(flag, group) / shares(flag)[1] for group in ("Ethnic", "Gender"))
     # Part of the difference between the genders is that between ethnicities: the root leaves half.
     return np.asarray(by_ethnic[ethnic] * np.sqrt(by_gender[gender]))

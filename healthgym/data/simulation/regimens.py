@@ -1,4 +1,4 @@
-"""Who takes what: the joint law of gender, ethnicity and antiretroviral regimen, and its changes.
+"""The joint distribution of gender, ethnicity and antiretroviral regimen, and changes of regimen.
 
 The published cross-tables of the public ART-for-HIV cohort name pairs of variables only. The joint law
 here is the one nearest to a plausible regimen (`_plausibility`) that has those pairs, found by iterative
@@ -20,13 +20,13 @@ _TABLES = (
     *(f"Base Drug Combo | {given}" for given in AXES[3:]),
 )
 _SWEEPS = 60
-_FLOOR = 0.0005  # a share read as 0 from a figure is rare, not impossible
+_FLOOR = 0.0005  # a share published as 0 is rare, not impossible
 _KEEP_BACKBONE = 0.6  # assumed: most changes replace the third agent only
 
 
 @lru_cache(maxsize=1)
 def published() -> dict[str, Any]:
-    """Return the published figures of the cohort; see `about` and `sources` in them."""
+    """Return the published statistics of the cohort; see `about` and `sources` in them."""
     facts: dict[str, Any] = json.loads(
         files("healthgym.data.simulation").joinpath("art_hiv_statistics.json").read_text()
     )
@@ -40,7 +40,7 @@ def shares(name: str) -> NDArray[np.float64]:
 
 
 def joint(table: str) -> NDArray[np.float64]:
-    """Return a published table "of | given" as a joint law, shape (K_given, K_of), with both shares."""
+    """Return a published table "of | given" as a joint distribution, shape (K_given, K_of)."""
     of, given = table.split(" | ")
     law = np.maximum(np.array(published()["tables"][table]), _FLOOR)
     for _ in range(_SWEEPS):

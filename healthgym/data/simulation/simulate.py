@@ -69,7 +69,7 @@ def simulate_art_hiv(
         dropout: chance in [0, 1) of leaving for good, each month from the tenth on; patients then differ
             in length.
         blank_unmeasured: make VL, CD4 and Rel CD4 NaN where their flag is 0.
-        truth: add what a table never shows: True VL, True CD4, True Rel CD4, Treated, Failing.
+        truth: add hidden variables: True VL, True CD4, True Rel CD4, Treated, Failing.
 
     Returns:
         The 13 variables in the order of the public file, reals as float64 rounded to 3 decimals, classes
@@ -142,7 +142,7 @@ def _values(biology: Biology) -> dict[str, Floats]:
     """Return VL (copies/mL), CD4 (cells/uL) and Rel CD4 (%), within the published extremes."""
     values = {"VL": 10.0**biology.log10_vl}
     for name, score_TN in (("CD4", biology.cd4_score), ("Rel CD4", biology.rel_score)):
-        # The public values are close to normal after Box-Cox: centre and spread follow from quartiles.
+        # The public values are close to normal after Box-Cox: quartiles give mean and SD.
         power = published()["box_cox_lambda"][name]
         low, middle, high = (np.array(published()["quantiles"][name][1:4]) ** power - 1) / power
         values[name] = inv_boxcox(middle + (high - low) / _QUARTILES_APART * score_TN, power)

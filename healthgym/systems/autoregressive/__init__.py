@@ -1,1 +1,1 @@
-"""ar: a patient's variables one after the other, each a class drawn given all that came before."""
+"""ar: a patient's variables are sampled one after the other, each as a class given all previous ones."""

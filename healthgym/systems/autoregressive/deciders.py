@@ -1,4 +1,4 @@
-"""Who decides: the data in training, chance in sampling.
+"""Deciders: teacher forcing in training, random draws in sampling.
 
 Legend: N rows, n the rows that a decision is about, S decisions.
 """
@@ -14,12 +14,12 @@ from healthgym.systems.autoregressive.tables import ValueTable
 
 
 class Given:
-    """The data decides; the logits only tell how likely that was.
+    """Teacher forcing: decisions are those of the data, and logits give their likelihood.
 
     Args:
         targets: {(what, which): class of each row (N,)}; piece targets as ("piece", r).
         weights_N: 1 for rows that count, 0 for padding; None where all count.
-        by_row: whether the likelihood of each row is wanted, not their sum alone.
+        by_row: whether to return the likelihood of each row and not only the sum.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class Given:
 
 
 class Drawn:
-    """Chance decides.
+    """Random draws from the logits.
 
     Args:
         u_NS: uniform numbers, one column per decision as `Slots.columns` has them.
-        columns: number of each decision.
-        temperature: divides the logits; 1 draws as learned.
+        columns: index of each decision.
+        temperature: divides the logits; 1 is the learned distribution.
         dense: whether all rows are computed, so that shapes do not depend on what was drawn.
     """
 

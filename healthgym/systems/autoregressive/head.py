@@ -1,4 +1,4 @@
-"""The decisions about one timestep, each given the ones before it and a summary of all earlier timesteps.
+"""The decisions of one timestep, each given the previous ones and a summary of all earlier timesteps.
 
 A running sum of embeddings carries what was decided; a small network per decision reads it and the summary:
 the autoregressive density estimator of Larochelle and Murray (*The neural autoregressive distribution
@@ -35,7 +35,7 @@ def _embedding(count: int, width: int) -> nn.Embedding:
 
 
 class Decider(Protocol):
-    """Who decides: the data, or chance."""
+    """The interface of deciders: teacher forcing or random draws."""
 
     def choose(self, what: str, which: int, logits_nK: Tensor, rows: "Rows") -> Tensor:
         """Return a class for each row that the decision is about, int64 (n,)."""
@@ -51,11 +51,11 @@ class Decider(Protocol):
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of all: by number, or all of them where shapes must not depend on data.
+    """A subset of rows: by index, or all rows if shapes must not depend on data.
 
     Args:
         gate_N: which rows a decision is about.
-        index: their numbers; None if all rows are computed and the others' results are dropped.
+        index: their indices; None if all rows are computed and the results of the others are dropped.
     """
 
     gate_N: Tensor
@@ -66,7 +66,7 @@ class Rows:
         return x if self.index is None else x.index_select(0, self.index)
 
     def put(self, x_n: Tensor, else_N: Tensor) -> Tensor:
-        """Return an array with these rows in the place of others'."""
+        """Return an array with these rows replaced."""
         if self.index is None:
             return torch.where(self.gate_N, x_n, else_N)
         return else_N.index_copy(0, self.index, x_n)
@@ -74,7 +74,7 @@ class Rows:
 
 @dataclass
 class Step:
-    """What is decided about one timestep.
+    """The decisions of one timestep.
 
     Args:
         classes: {k: class (N,)}; the number of classes where there is no value.
@@ -89,7 +89,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Others:
-    """Real variables that were decided before one.
+    """Real variables decided before another one.
 
     Args:
         scores_NX: their normal scores.
@@ -108,7 +108,7 @@ class Others:
         )
 
     def of(self, rows: Rows) -> "Others":
-        """Return those of some rows."""
+        """Return the values of some rows."""
         return Others(rows.of(self.scores_NX), rows.of(self.moves_NX))
 
 
@@ -146,7 +146,7 @@ class ValueHead(nn.Module):
         table: of the variable.
         hidden_dim: M.
         static: whether the variable is static.
-        num_others: variables that are decided before it.
+        num_others: number of variables decided before it.
     """
 
     def __init__(self, table: ValueTable, hidden_dim: int, static: bool, num_others: int) -> None:
@@ -198,7 +198,7 @@ class ValueHead(nn.Module):
             level_n = (level_nX[:, 1:] * others.scores_NX).sum(-1) + level_nX[:, 0]
             references.append(level_n.unsqueeze(1))
         if self.coupling is not None:
-            # How strongly variables go together differs between patients.
+            # The strength of relations between variables differs between patients.
             weights_nGX = self.coupling(v_nM).unflatten(-1, (self.num_components, -1))
             shift_nG = shift_nG + (weights_nGX * others.moves_NX.unsqueeze(1)).sum(-1)
         weights_nGF = o_nGX[..., 1 : 1 + self.num_references].softmax(-1)
@@ -253,16 +253,16 @@ class Mixture:
 
 
 class Head(nn.Module):
-    """All decisions about a timestep, or about what is static.
+    """All decisions of a timestep, or of the static variables.
 
     Args:
-        slots: which, in order.
+        slots: the decisions, in order.
         num_classes: of each categorical variable.
         tables: of each real variable, and of the number of timesteps.
         flag_of_classes, flag_of_reals: measured flag of each variable that may be absent.
         measured: {flag: the class that says "measured"}.
         summary_dim, sum_dim, hidden_dim: D, E, M.
-        static: whether it decides what is static.
+        static: whether these are the static variables.
         keeps_sum: whether the running sum is read when all is decided; else the last decision is not added.
     """
 
@@ -285,9 +285,7 @@ class Head(nn.Module):
         self.flag_of_classes, self.flag_of_reals, self.measured = flag_of_classes, flag_of_reals, measured
         self.num_pieces = {r: tables[r].num_pieces for r in slots.values}
         networks = [f"class {k}" for k in slots.classes] + [f"held {r}" for r in slots.held]
-        self.decided = [
-            r for r in slots.values if tables[r].num_pieces > 1
-        ]  # of a constant there is no doubt
+        self.decided = [r for r in slots.values if tables[r].num_pieces > 1]  # a constant needs no decision
         networks += [f"value {r}" for r in self.decided]
         self.networks = nn.ModuleDict({n: SlotNetwork(summary_dim, sum_dim, hidden_dim) for n in networks})
         self.outputs = nn.ModuleDict(
@@ -316,7 +314,7 @@ class Head(nn.Module):
         decider: Decider,
         drop: Tensor | None,
     ) -> tuple[Step, Tensor]:
-        """Decide everything, in order.
+        """Make all decisions, in order.
 
         Args:
             summary_ND: of all earlier timesteps.

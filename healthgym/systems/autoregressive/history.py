@@ -1,4 +1,4 @@
-"""What a patient's earlier timesteps say in numbers: one rule for training and sampling.
+"""Summaries of a patient's earlier timesteps, computed by the same rule in training and sampling.
 
 Legend: B patients, R real variables (varying ones only), K categorical variables (varying ones only).
 """
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 NUM_REFERENCES = 5
-MEAN = 2  # which of them is the mean so far
+MEAN = 2  # index of the mean so far
 NUM_MOVES = 3
 NUMBERS_PER_REAL = 9
 NUMBERS_PER_CLASS = 8
@@ -19,7 +19,7 @@ _PRIOR_CHANGES, _PRIOR_MOVE = 2.0, 0.5
 
 @dataclass(frozen=True)
 class Context:
-    """What the mixture of a real variable's next value refers to.
+    """The references of the mixture of a real variable's next value.
 
     Args:
         references: normal scores of the value before, the one before that, the mean so far, a moving average
@@ -91,7 +91,7 @@ class History:
         )
 
     def numbers(self) -> Tensor:
-        """Return what the networks read, (B, 9 R + 8 K).
+        """Return the inputs of the networks, (B, 9 R + 8 K).
 
         How long a class has lasted is told as a number, and exactly where it is short: what is measured
         every four hours is said by a step and not by a slope.

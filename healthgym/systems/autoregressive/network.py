@@ -63,13 +63,13 @@ class Course:
 
 
 class Network(nn.Module):
-    """Scores patients, and makes new ones.
+    """The likelihood of patients, and sampling of new ones.
 
     Args:
-        layout: which variables there are.
+        layout: of the variables.
         cells: of the real variables and of the number of timesteps.
         sizes: widths.
-        max_length: timesteps of the longest patient there can be.
+        max_length: largest number of timesteps of a patient.
     """
 
     def __init__(self, layout: FeatureLayout, cells: Cells, sizes: Sizes, max_length: int) -> None:
@@ -265,7 +265,7 @@ class Network(nn.Module):
         return embedded.flatten(-2)
 
     def _times(self, t_T: Tensor, lengths_B: Tensor) -> Tensor:
-        """Return how far along a timestep is and how many are left (B, T, 6)."""
+        """Return features of the position of a timestep and of the number left (B, T, 6)."""
         t_BT = t_T.expand(len(lengths_B), -1).to(self.start.dtype)
         left_BT = (lengths_B.unsqueeze(1) - 1 - t_BT).clamp_min(0)
         parts = [
@@ -277,7 +277,7 @@ class Network(nn.Module):
         return torch.stack([*parts, left_BT == 0, left_BT == 1], -1)
 
     def _summary(self, trunk: Tensor, x: Tensor, static: Tensor) -> Tensor:
-        """Return what the head reads: the trunk's outputs, its inputs and what is static, mixed."""
+        """Return the input of the head: a mix of the trunk's outputs, its inputs and the static variables."""
         total = self.summary_trunk(trunk) + self.summary_inputs(x) + self.summary_static(static)
         return functional.gelu(total)
 
@@ -285,7 +285,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def draw_static(self, u_BS: Tensor, temperature: float = 1.0) -> tuple[Step, Tensor]:
-        """Draw what is static, the number of timesteps among it; return it and the running sum (B, D)."""
+        """Sample the static variables and the number of timesteps; return them and the running sum (B, D)."""
         drawn = Drawn(u_BS, self.static.columns, temperature)
         step, static_BD = self.static_head(*self._static_inputs(len(u_BS)), drawn, None)
         return step, static_BD
@@ -299,7 +299,7 @@ class Network(nn.Module):
         temperature: float = 1.0,
         dense: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw all timesteps of patients whose static part is known.
+        """Sample all timesteps of patients, given their static variables.
 
         Args:
             static_BD: running sums of `draw_static`.
@@ -348,7 +348,7 @@ class Network(nn.Module):
         return codes_TBK, pieces_TBR, held_TBR
 
     def _present(self, step: Step, count: int) -> Tensor:
-        """Return which varying reals have a value (B, R)."""
+        """Return whether each varying real has a value (B, R)."""
         head, columns = self.step_head, []
         for r in self.varying.values:
             flag = head.flag_of_reals.get(r)

@@ -1,4 +1,4 @@
-"""What is static about patients that are made: drawn first, and again where it is not what was asked for.
+"""Sampling of static variables: first, and again until they meet the conditions.
 
 Rejection gives exactly the learned distribution of such patients, whichever variables were asked for.
 """
@@ -23,7 +23,7 @@ _TRIED = 20_000  # patients by whom the share of a group is estimated
 
 @dataclass(frozen=True)
 class Static:
-    """What is static about patients.
+    """The static variables of patients.
 
     Args:
         classes: {k: class (B,)}.
@@ -38,7 +38,7 @@ class Static:
     sums_BD: Tensor
 
     def replaced(self, rows: NDArray[np.int64], by: "Static") -> "Static":
-        """Return the patients with others in the place of some."""
+        """Return the patients with some replaced by others."""
 
         def put(old: NDArray[np.generic], new: NDArray[np.generic]) -> NDArray[np.generic]:
             old[rows] = new
@@ -61,14 +61,14 @@ def draw_patients(
     timesteps: int | None = None,
     temperature: float = 1.0,
 ) -> Static:
-    """Draw what is static about patients, their numbers of timesteps among it.
+    """Sample the static variables of patients and their numbers of timesteps.
 
     Args:
         network: trained.
         cells: of the real variables.
-        draws: who they are.
-        conditions: which are wanted.
-        timesteps: of each of them; None to draw it.
+        draws: their randomness, with their numbers.
+        conditions: on the patients.
+        timesteps: of each patient; None to sample it.
         temperature: divides logits.
 
     Raises:
@@ -110,7 +110,7 @@ def _drawn(
     timesteps: int | None,
     temperature: float,
 ) -> Static:
-    """Draw an attempt for some of the patients."""
+    """Sample an attempt for some of the patients."""
     purpose = ("static", attempt) if attempt else ("static",)
     columns, last = network.static.columns, network.layout.num_reals
     u_BS = draws.uniform_rows((len(columns),), *purpose)[rows]

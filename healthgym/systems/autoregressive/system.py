@@ -26,7 +26,7 @@ from healthgym.systems.optimiser import Optimiser, copy_into, load_module_state,
 from healthgym.systems.patients import CohortFacts
 from healthgym.systems.update import update
 
-_BLOCK = 1024  # patients that are sampled together; part of what decides a cohort's bytes
+_BLOCK = 1024  # patients that are sampled together; the bytes of a cohort depend on it
 _TINY, _FEW, _MANY = 1_000, 10_000, 100_000
 _DROPOUT = ((500, 0.2), (_TINY, 0.1), (_FEW, 0.15), (500_000, 0.1))  # up to so many patients
 
@@ -68,13 +68,13 @@ def dropout_for(config: AutoregressiveConfig, num_patients: int) -> float:
 
 
 class AutoregressiveSystem(System):
-    """A network that scores decisions, and what turns decisions into patients.
+    """A network of the likelihood of decisions, and the decoding of decisions to patients.
 
     Args:
         config: all settings.
-        layout: which variables there are.
+        layout: of the variables.
         facts: of the training patients; with cells.
-        device: where it lives.
+        device: of the system.
     """
 
     real_form: ClassVar[Literal["scaled", "cells"]] = "cells"
@@ -126,17 +126,17 @@ class AutoregressiveSystem(System):
         return tuple(batch.codes_BTK.shape)
 
     def plan(self, total_steps: int) -> None:
-        """Let the schedule end after so many steps."""
+        """Let the schedule end after this number of steps."""
         self.optimiser.plan(total_steps)
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Return minus the log-likelihood of patients in nats, and how many timesteps they have."""
+        """Return minus the log-likelihood of patients in nats, and their number of timesteps."""
         with torch.no_grad():
             nats = self._average.nats(self._course(batch), keep, self._dense)
         return {"nats": nats.double(), "timesteps": batch.lengths_B.sum().double()}
 
     def keep_if_best(self, value: float) -> bool:
-        """Keep today's weights for sampling if their validation loss is the lowest so far."""
+        """Keep the current weights for sampling if their validation loss is the lowest so far."""
         if not value < float(self.best_nats):
             return False
         self.best_nats.fill_(value)
@@ -145,18 +145,18 @@ class AutoregressiveSystem(System):
 
     @property
     def _average(self) -> Network:
-        """The weights that would be kept now."""
+        """The current weights (or their moving average)."""
         average = self.optimiser.average
         return self.network if average is None else cast(Network, average)
 
     @property
     def _sampled(self) -> Network:
-        """The weights that patients are made with: the best so far, before any validation today's."""
+        """The weights for sampling: the best so far, or the current ones before any validation."""
         return self.best if bool(self.best_nats.isfinite()) else self._average
 
     @property
     def _dense(self) -> bool:
-        """Whether shapes must not depend on the data: on a GPU, where a step is recorded."""
+        """Whether shapes must not depend on the data: on a GPU, for CUDA graphs."""
         return self.device.type != "cpu"
 
     def check_length(self, length: int) -> None:
@@ -205,7 +205,7 @@ class AutoregressiveSystem(System):
 
     def load_sampling_state(self, state: Mapping[str, Any]) -> None:
         load_module_state(self.best, state["best"])
-        self.best_nats.fill_(0.0)  # the best there is
+        self.best_nats.fill_(0.0)  # no later loss can be lower
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.network.parameters())
@@ -268,7 +268,7 @@ class AutoregressiveSystem(System):
         static: Mapping[int, NDArray[np.float64]],
         draws: SampleDraws,
     ) -> NDArray[np.float32]:
-        """Draw the values within their pieces; held ones repeat the value before."""
+        """Draw the values within their pieces; held ones repeat the previous value."""
         num_reals, num_timesteps, num_patients = pieces_RTB.shape
         values_RTB = np.zeros((num_reals, num_timesteps, num_patients), np.float32)
         if not num_reals:
@@ -288,7 +288,7 @@ class AutoregressiveSystem(System):
         return values_RTB
 
     def _is_new(self, r: int, held_TB: NDArray[np.int64], codes_KTB: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return where a variable has a value that is drawn anew."""
+        """Return whether each value is new, and not held or absent."""
         flag = self.layout.flag_of_reals[r]
         if flag is None:
             return np.asarray(held_TB != 1)

@@ -1,4 +1,4 @@
-"""What is decided about a patient, in which order, and the tables by which values and classes are exchanged.
+"""The order of decisions about a patient, and the tables that map between values and classes.
 
 Legend: R real variables, K categorical variables, P pieces, C bins, J cells.
 """
@@ -20,7 +20,7 @@ class Slots:
 
     Args:
         classes: categorical variables, measured flags first.
-        held: real variables of which it is decided whether they keep the value before.
+        held: real variables with a decision whether they keep the previous value.
         values: real variables, each a bin and a cell where it has a new value.
     """
 
@@ -119,7 +119,7 @@ class ValueTable(nn.Module):
     single_P: Tensor
 
     def draw_piece(self, bin_N: Tensor, cell_N: Tensor, before_N: Tensor, u_N: Tensor) -> Tensor:
-        """Draw a piece of each cell by their shares, but not the single value before.
+        """Draw a piece of each cell by its share, excluding the previous single value.
 
         Args:
             bin_N, cell_N: the cells.

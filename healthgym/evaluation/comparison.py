@@ -1,4 +1,4 @@
-"""A synthetic cohort beside its training data and its holdout, and how a figure is taken from them."""
+"""A synthetic cohort with its training data and holdout, and how metrics are computed from them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,20 +25,17 @@ from healthgym.evaluation.figure import (
 )
 from healthgym.evaluation.settings import ReportConfig, Threshold
 from healthgym.evaluation.statistics.anchors import Anchors
-from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
-from healthgym.evaluation.statistics.findings import Compared, Difference
+from healthgym.evaluation.statistics.findings import Compared
 from healthgym.evaluation.statistics.panel import Panel
 from healthgym.evaluation.statistics.tally import Combination, Tally, hash_patients, tally_of
 from healthgym.schema import Schema
 from healthgym.seeds import permutation
 
-_SURE = 1.96
 _LEVEL = 0.001
-_MOST_ROWS = 40
-_SHARES = ("class", "transition", "missing", "measured", "distribution")
-_LOGARITHMS = ("tail", "spread", "own spread", "step", "switch")
-_CORRELATIONS = ("same time", "within", "lag", "changes", "between", "baseline", "stratum")
-_TOO_FEW = "Not judged: too few patients. Among so few, real patients differ as much as wrong ones would."
+TOO_FEW = (
+    "Not judged: too few patients. Samples of real patients this small differ from each other as much as a "
+    "faulty cohort would."
+)
 
 
 class Side:
@@ -85,7 +82,17 @@ Measure = Callable[[Side, Side], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class About:
-    """What a figure is, in words."""
+    """What a metric is, in words.
+
+    Args:
+        key: "section.metric", as in the thresholds.
+        title: two or three words.
+        what: one plain sentence that says what it is.
+        source: where the definition comes from.
+        style: how numbers are written: "number", "percent" or "count".
+        note: what to know about this value.
+        counts_all: whether all synthetic patients are counted where others see a sample.
+    """
 
     key: str
     title: str
@@ -93,6 +100,7 @@ class About:
     source: str
     style: str = "number"
     note: str = ""
+    counts_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ class Comparison:
         unfit: share of the cohort's rows, by column and what does not fit the schema there.
         remarks: what does not fit, in sentences.
         shared_anchors: those of another comparison with the same real patients and as many synthetic ones.
-        drawn: whether sections have pictures.
+        drawn: whether sections have plots.
     """
 
     schema: Schema
@@ -163,12 +171,12 @@ class Comparison:
         num_splits: int | None = None,
         independence: bool = False,
     ) -> Figure:
-        """Take a figure: synthetic against training data, among real patients, and for independent variables.
+        """Compute a metric of synthetic and training patients, of real ones, and of independent variables.
 
         Args:
-            about: what the figure is.
+            about: what the metric is.
             measure: (real, synthetic) -> {variable: value}; 0 is perfect unless the smallest value counts.
-            summary: which of the variables' values is the figure.
+            summary: which of the variables' values is the metric.
             num_splits: of the real patients; by default those of the settings.
             independence: whether a cohort of independent variables is the other anchor.
         """
@@ -234,10 +242,11 @@ class Comparison:
             ),
             rows=rows,
             finding=finding,
+            counts_all=about.counts_all,
         )
 
     def not_judged(self, about: About, reason: str) -> Figure:
-        """Return the figure without a value, and why."""
+        """Return the metric without a value, with the reason."""
         return Figure(
             key=about.key,
             title=about.title,
@@ -249,106 +258,6 @@ class Comparison:
             reason=reason,
         )
 
-    def family_figure(
-        self,
-        about: About,
-        keys: Sequence[str],
-        relations: bool,
-        compared: Mapping[str, Compared] | None = None,
-        apart: Mapping[str, Compared] | None = None,
-    ) -> Figure:
-        """Judge statistics of single variables, or relations, by the worst that is beyond the noise.
-
-        It asks for caution if a difference exceeds what no statistic of real patients reaches among real
-        patients (in standard errors) and `at_most` in size, and fails if the whole 95% interval of such a
-        difference exceeds `fail_above`. It is not judged where the patients are too few: where independent
-        variables would pass too or, of single variables, where only twice `fail_above` would be seen.
-
-        Args:
-            about: what the figure is; its threshold is that of the size of a difference.
-            keys: of the families of statistics.
-            relations: whether these are relations, which independent variables lose.
-            compared: where the families are, by default all statistics of the cohort.
-            apart: the same of the independent cohort.
-        """
-        cut, threshold = self.anchors.cut, self.config.threshold(about.key)
-        compared = self.compared if compared is None else compared
-        found = [compared[key] for key in keys if key in compared]
-        found = [each for each in found if np.isfinite(each.difference_K).any()]
-        if not found:
-            return self.not_judged(about, "The patients have no values, or too few timesteps, for this.")
-        caution, fail = (
-            (threshold.at_most or 0.0, threshold.fail_above or 0.0) if threshold else (0.0, np.inf)
-        )
-        beyond = sorted((d for each in found for d in each.beyond(cut, caution)), key=lambda d: -abs(d.size))
-        sure = sorted((each for each in found), key=lambda each: -each.largest_z)[0].worst(cut)
-        assert sure is not None
-        worst = beyond[0] if beyond else sure
-        detectable = cut * float(
-            np.median(np.concatenate([e.error_K[np.isfinite(e.error_K)] for e in found]))
-        )
-        failing = [d for d in beyond if abs(d.size) - _SURE * d.error > fail]
-        worst = failing[0] if failing else worst
-        verdict = Verdict.PASS
-        if threshold is None:
-            verdict = Verdict.SHOWN
-        elif beyond:
-            verdict = Verdict.FAIL if failing else Verdict.CAUTION
-        elif not self._told(keys, cut, caution, apart) if relations else detectable > 2 * fail:
-            verdict = Verdict.NOT_JUDGED
-        few = _TOO_FEW if verdict is Verdict.NOT_JUDGED else ""
-        seen = f"At these numbers of patients a typical difference of {show(detectable)} would be seen."
-        shown = beyond[:_MOST_ROWS] or [worst]
-        return Figure(
-            key=about.key,
-            title=about.title,
-            what=about.what,
-            source=about.source,
-            value=abs(worst.size),
-            interval=(max(0.0, abs(worst.size) - _SURE * worst.error), abs(worst.size) + _SURE * worst.error),
-            verdict=verdict,
-            limit=f"caution beyond the noise (z of {cut:.1f} or more) and {caution:g}, fails beyond {fail:g}",
-            marks=(caution, fail) if threshold else None,
-            style=about.style,
-            reason=" ".join(filter(None, [few, seen, about.note])),
-            rows=[self._row(d) for d in shown],
-            finding=self._finding(worst, about.style),
-        )
-
-    def _few(self, difference: Difference) -> bool:
-        """Return whether a share is that of so few real patients that it is not shown."""
-        rare = min(abs(difference.real), abs(1 - difference.real)) * self.train.panel.num_patients
-        return difference.family in _SHARES and rare < FEWEST_SHOWN
-
-    def _row(self, difference: Difference) -> Row:
-        if self._few(difference):
-            return Row(f"{difference.phrase} (fewer than {FEWEST_SHOWN} real patients)", None)
-        return Row(
-            difference.phrase, abs(difference.size), real=difference.real, synthetic=difference.synthetic
-        )
-
-    def _finding(self, difference: Difference, style: str) -> str:
-        if self._few(difference):
-            return f"{difference.phrase}: of fewer than {FEWEST_SHOWN} real patients, and not shown"
-        name, real, synthetic = difference.phrase, difference.real, difference.synthetic
-        if difference.family in _LOGARITHMS:
-            times = show(float(np.exp(abs(difference.size))))
-            size = "larger" if difference.size > 0 else "smaller"
-            return f"{name}: {times} times {size} than in real patients"
-        if difference.family == "mean":
-            side = "higher" if difference.size > 0 else "lower"
-            return f"{name}: {show(abs(difference.size))} standard deviations {side} than in real patients"
-        if difference.family.startswith(_CORRELATIONS):
-            return f"correlation of {name}: synthetic {synthetic:.2f}, real {real:.2f}"
-        return f"{name}: synthetic {show(synthetic, style)}, real {show(real, style)}"
-
-    def _told(
-        self, keys: Sequence[str], cut: float, size: float, apart: Mapping[str, Compared] | None
-    ) -> bool:
-        """Return whether a cohort of independent variables of this size would be told from real patients."""
-        apart = self.anchors.independent_compared if apart is None else apart
-        return any(each.beyond(cut, size) for key, each in apart.items() if key in keys)
-
     def _why(
         self,
         verdict: Verdict,
@@ -357,11 +266,11 @@ class Comparison:
         interval: tuple[float, float] | None,
         threshold: Threshold | None,
     ) -> str:
-        """Say why a figure with a value is not judged."""
+        """Say why a metric with a value is not judged."""
         if verdict is not Verdict.NOT_JUDGED or threshold is None:
             return ""
         if indistinct(threshold, noise) or interval is None:
-            return _TOO_FEW
+            return TOO_FEW
         return undecided(value, interval, limits(threshold, noise)[0], self.synthetic.num_patients)
 
     def _side(self, panel: Panel) -> Side:
@@ -390,7 +299,7 @@ def anchors_of(config: ReportConfig, train: Side, holdout: Side | None, num_synt
 
 
 def noise_of(values: Sequence[float], independent: float | None, small_is_good: bool = True) -> Noise | None:
-    """Return the anchors of a figure, given its values among real patients."""
+    """Return the anchors of a metric, given its values among real patients."""
     if len(values) < 2:
         return None
     mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))

@@ -1,4 +1,4 @@
-"""What a report is made of: figures with a verdict, in sections, with pictures."""
+"""What a report is made of: metrics with a verdict, in sections, with plots."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from healthgym.evaluation.settings import Threshold
 
 
 class Verdict(StrEnum):
-    """From best to worst; a section's verdict is the worst of its figures."""
+    """From best to worst; a section's verdict is the worst of its metrics."""
 
     PASS = "pass"
     CAUTION = "caution"
@@ -24,12 +24,12 @@ _SEVERITY_OF_SECTIONS = (Verdict.FAIL, Verdict.CAUTION, Verdict.NOT_JUDGED, Verd
 
 
 class NotJudgedError(Exception):
-    """Raised by a measure that cannot be taken here; its message says why, as a sentence."""
+    """Raised if a metric cannot be computed; the message says why in a sentence."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A figure for one variable (or pair, or class): value, mean noise, and what each side has."""
+    """A metric for one variable (or pair, or class): value, mean noise, and what each side has."""
 
     name: str
     value: float | None
@@ -40,10 +40,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Noise:
-    """The two anchors of a figure.
+    """The two anchors of a metric.
 
     Args:
-        mean: what the figure is, on average, among real patients at the sizes at hand.
+        mean: what the metric is, on average, among real patients at the sizes at hand.
         limit: what one cohort of real patients in a thousand reaches.
         independent: what it is for a cohort of independent variables; None where that says nothing.
     """
@@ -63,15 +63,16 @@ class Figure:
         what: one plain sentence that says what it is.
         source: where the definition comes from.
         value: synthetic against training data; None where it could not be judged.
-        noise: the two anchors; None where the figure has none.
+        noise: the two anchors; None where the metric has none.
         interval: 95% interval of the value.
         verdict: against `threshold`.
         limit: the threshold in words.
         marks: up to (or from) where it passes, and beyond where it fails.
         style: how numbers are written: "number", "percent" or "count".
         reason: why it could not be judged, or what to know about the value.
-        rows: the figure per variable, worst first.
+        rows: the metric per variable, worst first.
         finding: what was found, in words and units, for people who read no more than that.
+        counts_all: whether all synthetic patients are counted where others see a sample.
     """
 
     key: str
@@ -88,6 +89,7 @@ class Figure:
     reason: str = ""
     rows: Sequence[Row] = ()
     finding: str = ""
+    counts_all: bool = False
 
     @property
     def floor(self) -> float | None:
@@ -101,7 +103,7 @@ class Figure:
             assert number is None or math.isfinite(number), f"{self.key}: {number} is no finite number"
 
     def to_json(self) -> dict[str, Any]:
-        """Return what report.json says about the figure."""
+        """Return the metric's part of report.json."""
         return {
             "key": self.key,
             "title": self.title,
@@ -132,7 +134,7 @@ class Picture:
 
 @dataclass
 class Section:
-    """A part of the report; `essential` are the keys of figures without which it cannot pass."""
+    """A part of the report; `essential` are the keys of metrics without which it cannot pass."""
 
     key: str
     title: str
@@ -144,13 +146,13 @@ class Section:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst verdict of its figures; it passes only if the essential ones could be judged."""
+        """The worst verdict of its metrics; it passes only if the essential ones could be judged."""
         found = worst([figure.verdict for figure in self.figures])
         unjudged = {figure.key for figure in self.figures if figure.verdict is Verdict.NOT_JUDGED}
         return Verdict.NOT_JUDGED if found is Verdict.PASS and unjudged & self.essential else found
 
     def to_json(self) -> dict[str, Any]:
-        """Return what report.json says about the section."""
+        """Return the section's part of report.json."""
         return {
             "key": self.key,
             "title": self.title,
@@ -168,7 +170,7 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def worst_section(sections: Sequence[Section]) -> Verdict:
-    """Return the verdict on a whole report, which passes only if every section could be judged."""
+    """Return the verdict on a whole report, which passes only if every section is judged."""
     present = {section.verdict for section in sections}
     return next((verdict for verdict in _SEVERITY_OF_SECTIONS if verdict in present), Verdict.NOT_JUDGED)
 

@@ -1,4 +1,4 @@
-"""Every figure that a threshold can be given for, by section.
+"""Every metric that a threshold can be given for, by section.
 
 A threshold for another name would be read and never used. A test keeps this list equal to the sections.
 """

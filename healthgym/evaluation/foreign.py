@@ -239,11 +239,11 @@ def _counted(problems: Problems, num_rows: int) -> tuple[dict[str, float], list[
 
 
 def _left_out(empty: Collection[str], table: pd.DataFrame, schema: Schema) -> list[str]:
-    """Say which figures there can be none of."""
+    """Name the variables whose metrics cannot be computed."""
     said = []
     if empty:
         said.append(
-            f"The cohort has no value of {listed(empty)}: figures of them cannot be computed, and the others "
+            f"The cohort has no value of {listed(empty)}: metrics of them cannot be computed, and the others "
             f"leave them out."
         )
     if schema.keys.timestep not in table:

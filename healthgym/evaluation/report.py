@@ -1,4 +1,4 @@
-"""Judge a cohort and write the report: report.json, report.html and its pictures."""
+"""Judge a cohort and write the report: report.json, report.html and its plots."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -75,13 +75,6 @@ SECTIONS: dict[str, Callable[[Comparison], Section]] = {
     "collapse": collapse.section,
     "discriminability": discriminability.section,
     "utility": utility.section,
-}
-
-
-_COUNTED = {
-    "validity": "Static variables and absent values",
-    "follow_up": "Numbers of timesteps",
-    "collapse": "Repeated patients",
 }
 
 
@@ -197,7 +190,7 @@ def compare(
         schema, config: what the columns mean, what is asked.
         train, holdout, synthetic: the patients.
         anchors: of an earlier comparison with the same real patients and as many synthetic ones.
-        drawn: whether sections have pictures.
+        drawn: whether sections have plots.
 
     Raises:
         TableError: the real or the synthetic patients are too few to say anything.
@@ -261,7 +254,7 @@ def _refuse_overlap(train: Side, holdout: Side, train_name: str, holdout_name: s
 
 
 def make_report(comparison: Comparison, facts: dict[str, str], title: str = "") -> Report:
-    """Take every section, with a progress bar."""
+    """Compute every section, with a progress bar."""
     sections = []
     bar = tqdm(SECTIONS.items(), desc="report", unit="section", disable=None)
     # The models fitted here are small: OpenMP threads wait for each other more than they work, on a busy
@@ -270,7 +263,7 @@ def make_report(comparison: Comparison, facts: dict[str, str], title: str = "") 
         for name, section in bar:
             bar.set_postfix_str(name)
             sections.append(section(comparison))
-            sections[-1].notes += _sampled(comparison, name)
+            sections[-1].notes += _sampled(comparison, sections[-1])
     resembles_nobody(sections)
     return Report(
         title or comparison.schema.title or comparison.schema.name,
@@ -287,7 +280,7 @@ def make_report(comparison: Comparison, facts: dict[str, str], title: str = "") 
 
 
 def resembles_nobody(sections: Sequence[Section]) -> None:
-    """Take back what the privacy section passes where the patients are like no real ones.
+    """Mark passing privacy metrics as not judged if the synthetic patients resemble no real ones.
 
     Distances to such patients are large, attacks fail, and that says nothing about privacy.
     """
@@ -307,23 +300,24 @@ def resembles_nobody(sections: Sequence[Section]) -> None:
             ]
 
 
-def _sampled(comparison: Comparison, section: str) -> list[str]:
+def _sampled(comparison: Comparison, section: Section) -> list[str]:
     """Say what of a section was taken from a sample of a large set."""
     sampled = [
         f"{side.panel.num_patients:,} of {side.num_patients:,} patients ({side.name})"
         for side in (comparison.train, comparison.synthetic)
         if side.panel.num_patients < side.num_patients
     ]
-    if not sampled or section == "privacy":  # it says so itself
+    if not sampled or section.key == "privacy":  # it says so itself
         return []
     chosen = f"{' and '.join(sampled)}, chosen at random"
-    if section not in _COUNTED:
-        return [f"The figures use {chosen}."]
-    return [f"{_COUNTED[section]} count every patient; the rest uses {chosen}."]
+    counted = [figure.title for figure in section.figures if figure.counts_all]
+    if not counted:
+        return [f"The metrics use {chosen}."]
+    return [f"All patients are counted for: {', '.join(counted).lower()}. Other metrics use {chosen}."]
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write pictures, report.html and, last, report.json.
+    """Write plots, report.html and, last, report.json.
 
     Raises:
         StorageError: the folder cannot be written, with the cause.
@@ -342,7 +336,7 @@ def _write(report: Report, folder: Path) -> None:
 
 
 def file_names(names: Sequence[str]) -> list[str]:
-    """Return pictures' names as file names of letters, digits and hyphens, each another one."""
+    """Return a unique file name of letters, digits and hyphens for each plot."""
     found: list[str] = []
     for name in names:
         stem = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:_LONGEST_NAME] or "picture"

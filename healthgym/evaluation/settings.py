@@ -13,7 +13,7 @@ from healthgym.strict import Positive, StrictModel, load
 
 
 class Threshold(StrictModel):
-    """Where a figure passes and where it fails; between the two it asks for caution.
+    """Where a metric passes and where it fails; between the two it asks for caution.
 
     What real patients do among themselves passes whatever stands here: it is no fault. And what has lost more
     than half of what independent variables lose fails, whatever stands here.
@@ -112,7 +112,7 @@ class ReportConfig(StrictModel):
         num_patients: at most this many patients of each set enter measures that do not add up over
             patients (distances, classifiers, Kolmogorov-Smirnov); the rest sees all.
         min_patients: with fewer patients than this in a set, what needs it is not judged.
-        num_splits: how often the real patients are split to learn how figures vary among them.
+        num_splits: how often the real patients are split to learn how metrics vary among them.
         coverage: static variables crossed in the collapse section; `auto` takes every pair.
         quasi_identifiers: what an attacker may know of a person; `auto` takes all static categories.
         population: people from whom the real patients were drawn; 0 takes the real patients
@@ -120,7 +120,7 @@ class ReportConfig(StrictModel):
         endpoints: clinical events to be predicted, by schema.
         policies: treatment decisions to be learned, by schema.
         effects: regressions, by schema; `auto` takes those that follow from the schema.
-        thresholds: by section and figure.
+        thresholds: by section and metric.
     """
 
     seed: int = 0
@@ -144,12 +144,12 @@ class ReportConfig(StrictModel):
                 if name not in FIGURES[section]:
                     known = FIGURES[section]
                     raise ValueError(
-                        f"thresholds.{section}.{name}: the section has no such figure{nearest(name, known)}"
+                        f"thresholds.{section}.{name}: the section has no such metric{nearest(name, known)}"
                     )
         return self
 
     def threshold(self, key: str) -> Threshold | None:
-        """Return the threshold of the figure "section.figure" or "section.figure:which"; None if it is
+        """Return the threshold of the metric "section.figure" or "section.figure:which"; None if it is
         shown only."""
         section, _, figure = key.partition(":")[0].partition(".")
         return self.thresholds.get(section, {}).get(figure)

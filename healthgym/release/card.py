@@ -292,7 +292,7 @@ def _what_changed(effect: dict[str, Any]) -> str:
 
 
 def _figures(rows: Sequence[Mapping[str, Any]], with_threshold: bool = False) -> list[str]:
-    """Return figures before and after as a table; a value stands with its verdict."""
+    """Return metrics before and after as a table; a value stands with its verdict."""
     lines = []
     for row in rows:
         cells = [f"{show(row['value'][side], row['style'])}, {row['verdict'][side]}" for side in SIDES]

@@ -89,7 +89,7 @@ def _other(schema: Schema, first: Schema) -> str:
 
 
 def _name(run: Path) -> str:
-    """Return what a run is called on the page: its folder's name, or its file's."""
+    """Return a run's name on the page: that of its folder or file."""
     return run.resolve().name if run.is_dir() else run.stem
 
 

@@ -45,7 +45,7 @@ def failing_sections(effect: Mapping[str, Any], report: Mapping[str, Any] | None
 
 
 def worse(effect: Mapping[str, Any]) -> list[str]:
-    """Return, in words, the figures whose verdict is worse after the release than before."""
+    """Return, in words, the metrics whose verdict is worse after the release than before."""
     if not effect["measured"]:
         return []
     changed = []

@@ -1,4 +1,4 @@
-"""What making a release does to the report: a cohort of the checkpoint beside one of the release."""
+"""The effect of a release on the report: cohorts of the checkpoint and of the release are compared."""
 
 import json
 import shutil
@@ -102,7 +102,7 @@ def measure(
 
 
 def _keep_same(work: Path, asked: list[Any]) -> None:
-    """Keep what an earlier call left in a folder if it was asked the same; else empty it."""
+    """Keep what an earlier call with the same arguments left in a folder; otherwise empty it."""
     text = json.dumps(asked, indent=1)
     note = work / "asked.json"
     if not note.exists() or note.read_text(encoding="utf-8") != text:
@@ -111,7 +111,7 @@ def _keep_same(work: Path, asked: list[Any]) -> None:
 
 
 def side_by_side(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join what two reports say under the same key: `value` and `verdict` become a pair each."""
+    """Join two reports' metrics by key: `value` and `verdict` become pairs."""
     others = {row["key"]: row for row in after}
     return [
         row
@@ -122,7 +122,7 @@ def side_by_side(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> l
 
 
 def changed_first(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put the figures whose verdict got worse first, then other changes; the rest as in the report."""
+    """Put the metrics whose verdict got worse first, then other changes; the rest as in the report."""
 
     def place(figure: dict[str, Any]) -> int:
         before, after = (_ORDER.index(Verdict(figure["verdict"][side])) for side in SIDES)
@@ -143,7 +143,7 @@ def _make(file: Path, folder: Path, asked: Cohorts) -> Path:
 def _judge(
     synthetic: Source, work: Path, side: str, title: str, against: Callable[[Source], Comparison]
 ) -> dict[str, Any]:
-    """Judge a cohort and write its report, unless that was done; return what a card says of it."""
+    """Judge a cohort and write its report unless it exists; return the card's part of it."""
     done = work / f"judged-{side}.json"  # written last
     if not done.exists():
         report = make_report(against(synthetic), synthetic.facts, title)

@@ -29,7 +29,7 @@ _EXPOSED = 0.01
 
 
 def likelihood_audit(system: System, trained: Checkpoint, cohort: PreparedCohort) -> dict[str, Any] | None:
-    """Return how well training patients are told from held-out ones; None where that cannot be asked.
+    """Return how well training patients are told from held-out ones; None if that cannot be computed.
 
     Args:
         system: the trained system.

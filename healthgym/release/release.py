@@ -138,7 +138,7 @@ def _distinct(slots_MZ: Slots) -> NDArray[np.int64]:
 
 
 def _source(checkpoint: Path, out: Path, at_least: int) -> tuple[Path, Checkpoint]:
-    """Return the checkpoint's file and content, unless what is asked cannot be."""
+    """Return the checkpoint's file and content after checking the arguments."""
     if at_least < AT_LEAST:
         raise ConfigError(
             f"--coarsen {at_least}: in a release a centroid stands for {AT_LEAST} patients or more. Give at "
@@ -163,7 +163,7 @@ def _trained_on(source: Checkpoint, checkpoint: Path, data: Path) -> PreparedCoh
 
 
 def _publish(card: dict[str, Any], work: Path, out: Path) -> None:
-    """Put reports, card and, last, the release in their places; those of an earlier release go.
+    """Move the reports, the card and finally the release to their destination, replacing an earlier release.
 
     All is written before the first is put there, so that a full disk leaves an earlier release as it was.
     """
@@ -265,7 +265,7 @@ def _without_training(source: Checkpoint, state: dict[str, Any], at_least: int, 
 
 
 def _audit_effect(before: Section, after: Section) -> list[dict[str, Any]]:
-    """Return the audit's figures of the slots and of the centroids, side by side."""
+    """Return the audit's metrics of the slots and of the centroids, side by side."""
     coarse = {figure.key.partition(":")[0]: figure for figure in after.figures}
     return [
         {

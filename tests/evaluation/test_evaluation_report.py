@@ -481,8 +481,8 @@ def test_every_figure_can_have_a_threshold_and_nothing_else() -> None:
     ("override", "message"),
     [
         ("thresholds.marginls.ks={at_most: 0, fail_above: 1}", r"no such section \(did you mean 'marginals'"),
-        ("thresholds.marginals.kss={at_most: 0, fail_above: 1}", r"no such figure \(did you mean 'ks'"),
-        ("thresholds.utility.endpoint:x={at_most: 0, fail_above: 1}", "the section has no such figure"),
+        ("thresholds.marginals.kss={at_most: 0, fail_above: 1}", r"no such metric \(did you mean 'ks'"),
+        ("thresholds.utility.endpoint:x={at_most: 0, fail_above: 1}", "the section has no such metric"),
         ("thresholds.marginals.ks.at_mst=0", "unknown key"),
     ],
 )

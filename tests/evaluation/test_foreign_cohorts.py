@@ -118,7 +118,7 @@ def test_a_variable_without_a_value_is_left_out(tmp_path: Path, change: Change) 
     found = read(tmp_path, change)
     assert "rate" not in [v.name for v in found.schema.variables]
     assert found.unfit["rate: no value at all"] == 1
-    assert "has no value of rate: figures of them cannot be computed" in found.remarks[-1]
+    assert "has no value of rate: metrics of them cannot be computed" in found.remarks[-1]
 
 
 def test_what_is_said_of_a_variable_goes_with_it() -> None:

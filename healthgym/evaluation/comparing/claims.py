@@ -21,7 +21,7 @@ class Trained:
         acceptance_rate: share of sampled patients that a guardrail kept; None where none draws anew.
         cohort: its synthetic patients, a folder, CSV or Parquet.
         released: whether it is a release, which carries no record of training.
-        losses: a picture of its training (PNG), if there is one.
+        losses: a plot of its training (PNG), if there is one.
         loss_by_third: means of its main loss over the three thirds of training.
     """
 
@@ -57,7 +57,7 @@ class Judged:
 
     @property
     def figures(self) -> dict[str, Figure]:
-        """The report's figures by key."""
+        """The report's metrics by key."""
         return {figure.key: figure for section in self.report.sections for figure in section.figures}
 
     @property
@@ -66,7 +66,7 @@ class Judged:
         return sum(each.synthetic for each in self.groups) / max(sum(each.real for each in self.groups), 1)
 
     def value(self, key: str) -> float | None:
-        """Return a figure's value, if it could be taken."""
+        """Return a metric's value, if it could be taken."""
         figure = self.figures.get(key)
         return figure.value if figure else None
 

@@ -21,7 +21,7 @@ _AT_A_GLANCE = frozenset(
 
 @dataclass(frozen=True)
 class _Line:
-    """A figure of the report across the systems; `best` are the places of the best values."""
+    """A metric of the report across the systems; `best` are the places of the best values."""
 
     figure: Figure
     cells: Sequence[Figure]
@@ -47,7 +47,7 @@ def render_comparison(judged: Sequence[Judged], title: str) -> str:
 
 
 def _lines(judged: Sequence[Judged], place: int) -> list[_Line]:
-    """Return a line per figure that any of the systems has; some figures are of one kind of system."""
+    """Return a line per metric that any of the systems has; some metrics are of one kind of system."""
     figures = {figure.key: figure for each in judged for figure in each.report.sections[place].figures}
     lines = []
     for key, figure in figures.items():
@@ -83,7 +83,7 @@ def duration(seconds: float) -> str:
 
 
 def _distances(judged: Sequence[Judged]) -> list[_Line]:
-    """Return the figures that say most in least room."""
+    """Return the metrics of the short table."""
     lines = [line for place in range(len(judged[0].report.sections)) for line in _lines(judged, place)]
     return [line for line in lines if line.figure.key in _AT_A_GLANCE]
 
@@ -111,7 +111,7 @@ def best_of(cells: Sequence[Figure], thresholds: Mapping[str, Any]) -> frozenset
 
 
 def _rows(judged: Sequence[Judged], place: int) -> list[list[tuple[str, Picture]]]:
-    """Return a row per picture: one for each system, or one alone where all are the same."""
+    """Return a row per plot: one for each system, or one alone where all are the same."""
     rows = []
     for picture in judged[0].report.sections[place].pictures:
         row = [

@@ -1,7 +1,7 @@
 """Several trained systems on the same patients: one page that puts their cohorts side by side.
 
-The page shows what each system cost, every figure of the report, how many kinds of patient each cohort
-has, all pictures in a row, the course of training, and whether what was published of the systems holds
+The page shows what each system cost, every metric of the report, how many kinds of patient each cohort
+has, all plots in a row, the course of training, and whether what was published of the systems holds
 here.
 """
 

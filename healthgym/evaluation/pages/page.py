@@ -32,7 +32,7 @@ _GAUGE = 236.0
 
 
 def render(content: Mapping[str, Any], sections: Sequence[Section]) -> str:
-    """Return the report as HTML, pictures inside."""
+    """Return the report as HTML, plots inside."""
     verdict = Verdict(content["verdict"])
     return (
         environment()
@@ -90,7 +90,7 @@ def png_uri(path: Path) -> str:
 
 
 def environment() -> Environment:
-    """Return the templates, and the filters that write numbers and pictures into them."""
+    """Return the templates, and the filters that write numbers and plots into them."""
     made = Environment(
         loader=PackageLoader("healthgym.evaluation.pages", "."),
         autoescape=select_autoescape(["html", "j2"]),

@@ -134,7 +134,7 @@ def findings(section: Section) -> list[tuple[Figure, str]]:
 
 
 def table(sections: Sequence[Section]) -> str:
-    """Return every figure as CSV: one line each, numbers in full."""
+    """Return every metric as CSV: one line each, numbers in full."""
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()

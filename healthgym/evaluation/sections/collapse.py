@@ -71,6 +71,7 @@ DUPLICATES = About(
     "The share of synthetic patients who repeat an earlier synthetic patient in every value.",
     "All synthetic patients, values as float32",
     "percent",
+    counts_all=True,
 )
 
 

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import About, Comparison, Side
+from healthgym.evaluation.families import family_figure
 from healthgym.evaluation.figure import Picture, Section
 from healthgym.evaluation.pages import pictures
 from healthgym.evaluation.sections.joint import lost_figure, triangles
@@ -103,13 +104,13 @@ def section(comparison: Comparison) -> Section:
     )
     part.figures = [
         lost_figure(comparison, LOST, ("within", *_LAGGED, *_CHANGES, "baseline")),
-        comparison.family_figure(WITHIN, ["within", *_LAGGED], relations=True),
-        comparison.family_figure(CHANGES, _CHANGES, relations=True),
-        comparison.family_figure(BASELINE, ["baseline"], relations=True),
-        comparison.family_figure(MEASURED, ["measured"], relations=False),
-        comparison.family_figure(MOVES, ["own spread", "step", "trend"], relations=False),
-        comparison.family_figure(SWITCHES, ["switch"], relations=False),
-        comparison.family_figure(TRANSITIONS, ["transition"], relations=False),
+        family_figure(comparison, WITHIN, ["within", *_LAGGED], relations=True),
+        family_figure(comparison, CHANGES, _CHANGES, relations=True),
+        family_figure(comparison, BASELINE, ["baseline"], relations=True),
+        family_figure(comparison, MEASURED, ["measured"], relations=False),
+        family_figure(comparison, MOVES, ["own spread", "step", "trend"], relations=False),
+        family_figure(comparison, SWITCHES, ["switch"], relations=False),
+        family_figure(comparison, TRANSITIONS, ["transition"], relations=False),
         comparison.measured(TRAJECTORIES, trajectory_distances),
     ]
     part.essential = frozenset({LOST.key})

@@ -31,6 +31,7 @@ LENGTHS = About(
     "distributed as in real data.",
     "Largest difference of the cumulative shares of lengths (Kolmogorov-Smirnov); all synthetic patients",
     "percent",
+    counts_all=True,
 )
 LENGTHS_BY_GROUP = About(
     "follow_up.lengths_by_group",

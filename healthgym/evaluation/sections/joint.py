@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import About, Comparison
+from healthgym.evaluation.families import family_figure
 from healthgym.evaluation.figure import Figure, Noise, Picture, Row, Section
 from healthgym.evaluation.pages import pictures
 from healthgym.evaluation.statistics.findings import lost_relations
@@ -66,10 +67,10 @@ def section(comparison: Comparison) -> Section:
     )
     part.figures = [
         lost_figure(comparison, LOST, _FAMILIES),
-        comparison.family_figure(SAME_TIME, ["same time"], relations=True),
-        comparison.family_figure(BETWEEN, ["between"], relations=True),
-        comparison.family_figure(BY_GROUP, ["stratum"], relations=True),
-        comparison.family_figure(EFFECTS, ["effect"], relations=True),
+        family_figure(comparison, SAME_TIME, ["same time"], relations=True),
+        family_figure(comparison, BETWEEN, ["between"], relations=True),
+        family_figure(comparison, BY_GROUP, ["stratum"], relations=True),
+        family_figure(comparison, EFFECTS, ["effect"], relations=True),
     ]
     part.essential = frozenset({LOST.key})
     if not comparison.drawn:

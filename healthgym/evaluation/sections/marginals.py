@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from healthgym.evaluation.comparison import About, Comparison, Side
+from healthgym.evaluation.families import family_figure
 from healthgym.evaluation.figure import NotJudgedError, Section, show
 from healthgym.evaluation.pages import pictures
 from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
@@ -69,13 +70,13 @@ def section(comparison: Comparison) -> Section:
         "Each variable alone",
         "Do single variables have the values that real patients have? Blue is real, orange is synthetic.",
     )
-    distribution = comparison.family_figure(DISTRIBUTION, ["distribution"], relations=False)
+    distribution = family_figure(comparison, DISTRIBUTION, ["distribution"], relations=False)
     part.figures = [
         replace(distribution, finding=_in_units(comparison) or distribution.finding),
-        comparison.family_figure(MOMENTS, ["mean", "spread"], relations=False),
-        comparison.family_figure(TAILS, ["tail"], relations=False),
-        comparison.family_figure(CLASSES, ["class"], relations=False),
-        comparison.family_figure(MISSING, ["missing"], relations=False),
+        family_figure(comparison, MOMENTS, ["mean", "spread"], relations=False),
+        family_figure(comparison, TAILS, ["tail"], relations=False),
+        family_figure(comparison, CLASSES, ["class"], relations=False),
+        family_figure(comparison, MISSING, ["missing"], relations=False),
         comparison.measured(RECORDED, recorded),
     ]
     if not comparison.drawn:

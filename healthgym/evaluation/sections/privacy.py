@@ -233,7 +233,7 @@ def _attacked(
 
 
 def _membership(comparison: Comparison, found: _Distances) -> list[Figure]:
-    """Return the figures of membership inference: AUC, true-positive rate, trained attack."""
+    """Return the metrics of membership inference: AUC, true-positive rate, trained attack."""
     if found.holdout is None or found.attacked is None:
         return [comparison.not_judged(about, NEEDS_HOLDOUT) for about in (MEMBERSHIP, MEMBERSHIP_TPR, SHADOW)]
     members, outsiders = (-distances[:, 0] for distances in found.attacked)

@@ -24,6 +24,7 @@ STATIC = About(
     "variable counts.",
     "The schema's `static: true`; all synthetic patients",
     "percent",
+    counts_all=True,
 )
 RANGE = About(
     "validity.range",
@@ -48,6 +49,7 @@ ABSENT = About(
     "counts.",
     "The schema's `missing: refuse`; all synthetic patients",
     "percent",
+    counts_all=True,
 )
 
 IMPOSSIBLE = About(
@@ -61,8 +63,8 @@ UNFIT = About(
     "validity.unfit",
     "Values that do not fit",
     "The share of the cohort's rows with a word where a number belongs, a label that the schema does not "
-    "know, a number that single precision cannot hold, or a time that is none; the worst column counts. The "
-    "other figures take such values for absent.",
+    "know, a number that single precision cannot hold, or a time that is none; the worst column counts. "
+    "Other metrics treat such values as missing.",
     "The schema's kinds and classes; all rows of the cohort's table",
     "percent",
 )

@@ -31,7 +31,7 @@ class Anchors:
         train: real patients that the cohort was made from.
         holdout: real patients that its maker never saw, or None.
         num_synthetic: synthetic patients that are compared.
-        num_splits: of the real patients, behind the noise of a figure.
+        num_splits: of the real patients, behind the noise of a metric.
         seed: of splits and permutations.
     """
 

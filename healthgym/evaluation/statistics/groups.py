@@ -85,7 +85,7 @@ def _fisher(real: int, synthetic: int, num_real: int, num_synthetic: int) -> flo
 
 
 def _groups(real: Panel, panel: Panel) -> Iterator[tuple[str, Members]]:
-    """Yield every group by name with who of the panel is in it; limits are those of `real`."""
+    """Yield each group's name and which patients of the panel belong to it; limits are those of `real`."""
     statics = [(k, v) for k, v in enumerate(panel.schema.categoricals) if v.static]
     codes = {k: panel.codes_NTK[:, 0, k] for k, _ in statics}
     for size in (1, 2, 3):

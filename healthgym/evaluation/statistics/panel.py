@@ -112,7 +112,7 @@ class Panel:
 
 
 def join(panels: Sequence[Panel]) -> Panel:
-    """Put panels of the same schema and scale under each other."""
+    """Concatenate panels of the same schema and scale."""
     longest = max(panel.num_timesteps for panel in panels)
     reals = [np.pad(p.reals_NTR, _grow(p, longest), constant_values=np.nan) for p in panels]
     codes = [np.pad(p.codes_NTK, _grow(p, longest), constant_values=-1) for p in panels]

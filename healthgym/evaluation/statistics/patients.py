@@ -54,7 +54,7 @@ def timestep_features(panel: Panel) -> NDArray[np.float32]:
 
 
 def summary_features(panel: Panel) -> Floats:
-    """Return what describes each patient to a classifier, shape (N, D); NaN where there is nothing.
+    """Return each patient's features for a classifier, shape (N, D); NaN if there is no value.
 
     Of each real variable: mean, deviation, least, greatest, first, last, slope, mean step, share unchanged.
     Of each class: its share of timesteps; of each categorical variable: changes per timestep, first and
@@ -75,7 +75,7 @@ def summary_features(panel: Panel) -> Floats:
 
 
 def summary_names(schema: Schema) -> list[str]:
-    """Return what each of the summary features is, in words."""
+    """Return the summary features' names in words."""
     names = ["number of timesteps"]
     for variable in schema.reals:
         names += [word.format(variable.name) for word in _REAL_WORDS]

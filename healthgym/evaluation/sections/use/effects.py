@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import About, Comparison
+from healthgym.evaluation.families import family_figure
 from healthgym.evaluation.figure import Figure, Row
 from healthgym.evaluation.settings import ReportConfig
 from healthgym.evaluation.statistics.findings import LEAST_Z, Compared, compare_families
@@ -50,8 +51,8 @@ def effects_figure(comparison: Comparison) -> Figure:
         for each in (synthetic, apart)
     )
     compared = {EFFECTS.key: found}
-    figure = comparison.family_figure(
-        EFFECTS, [EFFECTS.key], relations=True, compared=compared, apart={EFFECTS.key: of_apart}
+    figure = family_figure(
+        comparison, EFFECTS, [EFFECTS.key], relations=True, compared=compared, apart={EFFECTS.key: of_apart}
     )
     if figure.value is None:
         return figure

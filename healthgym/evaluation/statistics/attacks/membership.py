@@ -79,7 +79,7 @@ def as_if_equal(share: float, n: int, m: int) -> float:
 def nearer_interval(to_first: Floats, to_second: Floats, seed: int) -> tuple[float, float]:
     """Return the 95% interval of `nearer_share`, given squared distances of queries to the two sets.
 
-    The spread of the same figure on random halves of the queries and of both sets is that of the figure
+    The spread of the same metric on random halves of the queries and of both sets is that of the metric
     itself: the real patients that happen to be in the sets count as much as the synthetic ones.
     """
 

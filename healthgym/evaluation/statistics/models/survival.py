@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 Choice = NDArray[np.bool_]
 
 AT_RISK = 10
-"""Patients without whom a curve is not compared or drawn."""
+"""Least number of patients for which a curve is compared or drawn."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,116 @@
+"""How a metric is taken from families of statistics: the largest difference beyond the noise."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from healthgym.evaluation.comparison import TOO_FEW, About, Comparison
+from healthgym.evaluation.figure import Figure, Row, Verdict, show
+from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
+from healthgym.evaluation.statistics.findings import Compared, Difference
+
+_SURE = 1.96
+_MOST_ROWS = 40
+_SHARES = ("class", "transition", "missing", "measured", "distribution")
+_LOGARITHMS = ("tail", "spread", "own spread", "step", "switch")
+_CORRELATIONS = ("same time", "within", "lag", "changes", "between", "baseline", "stratum")
+
+
+def family_figure(
+    comparison: Comparison,
+    about: About,
+    keys: Sequence[str],
+    relations: bool,
+    compared: Mapping[str, Compared] | None = None,
+    apart: Mapping[str, Compared] | None = None,
+) -> Figure:
+    """Judge statistics of single variables, or relations, by the worst that is beyond the noise.
+
+    It asks for caution if a difference exceeds what no statistic of real patients reaches among real
+    patients (in standard errors) and `at_most` in size, and fails if the whole 95% interval of such a
+    difference exceeds `fail_above`. It is not judged where the patients are too few: where independent
+    variables would pass too or, of single variables, where only twice `fail_above` would be seen.
+
+    Args:
+        comparison: of the cohort.
+        about: what the metric is; its threshold is that of the size of a difference.
+        keys: of the families of statistics.
+        relations: whether these are relations, which independent variables lose.
+        compared: where the families are, by default all statistics of the cohort.
+        apart: the same of the independent cohort.
+    """
+    cut, threshold = comparison.anchors.cut, comparison.config.threshold(about.key)
+    compared = comparison.compared if compared is None else compared
+    found = [compared[key] for key in keys if key in compared]
+    found = [each for each in found if np.isfinite(each.difference_K).any()]
+    if not found:
+        return comparison.not_judged(about, "The patients have no values, or too few timesteps, for this.")
+    caution, fail = (threshold.at_most or 0.0, threshold.fail_above or 0.0) if threshold else (0.0, np.inf)
+    beyond = sorted((d for each in found for d in each.beyond(cut, caution)), key=lambda d: -abs(d.size))
+    sure = sorted((each for each in found), key=lambda each: -each.largest_z)[0].worst(cut)
+    assert sure is not None
+    worst = beyond[0] if beyond else sure
+    detectable = cut * float(np.median(np.concatenate([e.error_K[np.isfinite(e.error_K)] for e in found])))
+    failing = [d for d in beyond if abs(d.size) - _SURE * d.error > fail]
+    worst = failing[0] if failing else worst
+    verdict = Verdict.PASS
+    if threshold is None:
+        verdict = Verdict.SHOWN
+    elif beyond:
+        verdict = Verdict.FAIL if failing else Verdict.CAUTION
+    elif not _told(comparison, keys, cut, caution, apart) if relations else detectable > 2 * fail:
+        verdict = Verdict.NOT_JUDGED
+    few = TOO_FEW if verdict is Verdict.NOT_JUDGED else ""
+    seen = f"At these numbers of patients a typical difference of {show(detectable)} would be seen."
+    shown, num_real = beyond[:_MOST_ROWS] or [worst], comparison.train.panel.num_patients
+    return Figure(
+        key=about.key,
+        title=about.title,
+        what=about.what,
+        source=about.source,
+        value=abs(worst.size),
+        interval=(max(0.0, abs(worst.size) - _SURE * worst.error), abs(worst.size) + _SURE * worst.error),
+        verdict=verdict,
+        limit=f"caution beyond the noise (z of {cut:.1f} or more) and {caution:g}, fails beyond {fail:g}",
+        marks=(caution, fail) if threshold else None,
+        style=about.style,
+        reason=" ".join(filter(None, [few, seen, about.note])),
+        rows=[_row(d, num_real) for d in shown],
+        finding=_finding(worst, num_real, about.style),
+    )
+
+
+def _few(difference: Difference, num_real: int) -> bool:
+    """Return whether a share is that of so few real patients that it is not shown."""
+    rare = min(abs(difference.real), abs(1 - difference.real)) * num_real
+    return difference.family in _SHARES and rare < FEWEST_SHOWN
+
+
+def _row(difference: Difference, num_real: int) -> Row:
+    if _few(difference, num_real):
+        return Row(f"{difference.phrase} (fewer than {FEWEST_SHOWN} real patients)", None)
+    return Row(difference.phrase, abs(difference.size), real=difference.real, synthetic=difference.synthetic)
+
+
+def _finding(difference: Difference, num_real: int, style: str) -> str:
+    if _few(difference, num_real):
+        return f"{difference.phrase}: of fewer than {FEWEST_SHOWN} real patients, and not shown"
+    name, real, synthetic = difference.phrase, difference.real, difference.synthetic
+    if difference.family in _LOGARITHMS:
+        times = show(float(np.exp(abs(difference.size))))
+        size = "larger" if difference.size > 0 else "smaller"
+        return f"{name}: {times} times {size} than in real patients"
+    if difference.family == "mean":
+        side = "higher" if difference.size > 0 else "lower"
+        return f"{name}: {show(abs(difference.size))} standard deviations {side} than in real patients"
+    if difference.family.startswith(_CORRELATIONS):
+        return f"correlation of {name}: synthetic {synthetic:.2f}, real {real:.2f}"
+    return f"{name}: synthetic {show(synthetic, style)}, real {show(real, style)}"
+
+
+def _told(
+    comparison: Comparison, keys: Sequence[str], cut: float, size: float, apart: Mapping[str, Compared] | None
+) -> bool:
+    """Return whether a cohort of independent variables of this size would be told from real patients."""
+    apart = comparison.anchors.independent_compared if apart is None else apart
+    return any(each.beyond(cut, size) for key, each in apart.items() if key in keys)

@@ -1,5 +1,6 @@
 """The report sees wrong follow-up: events, time to them, visits and gaps by outcome, rows after the end."""
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -64,6 +65,15 @@ def test_a_cohort_without_the_dead_fails() -> None:
     for name in ("events", "survival", "lengths"):
         assert found[name].verdict is Verdict.FAIL, name
     assert {row.name for row in found["events"].rows[:3]} == {"censored", "dead", "transplanted"}
+    real, synthetic = (
+        (f["status"] == "censored").groupby(f["id"]).any().mean() for f in (patients(1), frame[kept])
+    )
+    said = f"censored: {synthetic:.1%} of synthetic patients, {real:.1%} of real ones"
+    assert found["events"].finding == said
+    assert re.fullmatch(
+        r"\d+% of synthetic patients and \d+% of real ones are without an event after [\d.]+ \w+",
+        found["survival"].finding,
+    )
 
 
 def test_length_drawn_without_regard_to_the_patient_fails() -> None:

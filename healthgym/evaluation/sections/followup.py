@@ -1,6 +1,7 @@
 """Follow-up: how many visits, at which gaps, until which event, and for whom."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,9 +101,13 @@ def section(comparison: Comparison) -> Section:
     if schema.gap:
         part.figures.append(comparison.measured(GAPS, gaps_by_event))
     if schema.follow_up:
-        part.figures += [
+        events, survival = (
             comparison.measured(EVENTS, event_shares),
             comparison.measured(SURVIVAL, survival_distances),
+        )
+        part.figures += [
+            replace(events, finding=_events_in_words(comparison) or events.finding),
+            replace(survival, finding=_survival_in_words(comparison) or survival.finding),
             comparison.measured(ORDER, late_rows),
         ]
         part.essential = frozenset({EVENTS.key, SURVIVAL.key})
@@ -175,6 +180,34 @@ def late_rows(real: Side, synthetic: Side) -> dict[str, float]:
     return {"patients": float(late_N.mean())}
 
 
+def _events_in_words(comparison: Comparison) -> str:
+    """Return the shares of the event that differs most, of those that enough real patients had."""
+    ours, theirs = (_event_groups(side) for side in (comparison.train.panel, comparison.synthetic.panel))
+    shares = [
+        (label, float(ours_N.mean()), float(theirs[label].mean()))
+        for label, ours_N in ours.items()
+        if label != _EVERYBODY and min(ours_N.sum(), (~ours_N).sum()) >= AT_RISK
+    ]
+    if not shares:
+        return ""
+    label, real, synthetic = max(shares, key=lambda each: abs(each[1] - each[2]))
+    return f"{label}: {synthetic:.1%} of synthetic patients, {real:.1%} of real ones"
+
+
+def _survival_in_words(comparison: Comparison) -> str:
+    """Return the shares without an event at half of the time that the real curve covers."""
+    sides = comparison.train.panel, comparison.synthetic.panel
+    real, synthetic = (_curves(panel)[_ANY_EVENT] for panel in sides)
+    if real is None or synthetic is None or real.last <= 0:
+        return ""
+    half = np.array([real.last / 2])
+    return (
+        f"{synthetic.at(half)[0]:.0%} of synthetic patients and {real.at(half)[0]:.0%} of real ones are "
+        f"without an event after {half[0]:.3g} {comparison.schema.follow_up_unit}"
+    )
+
+
+_ANY_EVENT = "any event"
 _EVERYBODY = "all patients"
 
 
@@ -192,7 +225,7 @@ def _curves(panel: Panel) -> dict[str, Curve | None]:
     assert panel.schema.follow_up
     found, event = follow_up(panel), panel.schema[panel.schema.follow_up.event]
     everybody = np.ones(panel.num_patients, bool)
-    curves = {"any event": kaplan_meier(found, everybody)}
+    curves = {_ANY_EVENT: kaplan_meier(found, everybody)}
     if len(event.labels) > 2:
         for code, label in enumerate(event.labels):
             if code != found.censored:

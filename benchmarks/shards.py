@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.schema import Schema, Variable
+from healthgym.storage.forms import COMPRESSIONS
 from healthgym.storage.shard import Shard
-from healthgym.storage.shard_file import COMPRESSIONS, encode_shard
+from healthgym.storage.shard_file import encode_shard
 
 TIMESTEPS = 60
 CLASSES = (2, 4, 6, 4, 4, 6, 2, 2, 2, 2)

@@ -11,6 +11,9 @@ from pydantic import Field, model_validator
 from healthgym.errors import nearest
 from healthgym.strict import Mark, NotNegative, Positive, PositiveFloat, StrictModel, flatten, marked, merge
 
+LEAST_PATIENTS = 10
+"""Default number of training patients that each cell of a real variable, and each group asked for, has."""
+
 # --- systems -------------------------------------------------------------------------------------
 
 
@@ -313,12 +316,15 @@ class TrainingConfig(StrictModel):
         minutes: limit of the training time, summed over all starts. The number of steps that fit is decided
             once, from the time of the first steps, and the learning-rate schedule is adapted to it. No limit
             if null.
-        validation: share of the training patients kept for validation, at least 10 and at most 2,000
-            patients, for systems with validation; the weights with the lowest validation loss are used for
-            synthesis. Other systems train on all.
-        validate_every_steps: steps between two validations; `auto`: an epoch, but at most 1,000 steps.
+        validation: share of the training patients used for validation, at least 10 and at most 2,000: `ar`
+            computes their likelihood, v1 to v3 compare sampled patients with them. The weights with the
+            lowest validation loss or distance are used for synthesis. No validation if 0.
+        validate_on: `held_out`: the validation patients are not trained on. `training`, for v1 to v3 only:
+            all patients are trained on. `auto`: held out for `ar`, `training` for v1 to v3.
+        validate_every_steps: steps between two validations; `auto`: an epoch, but at most 1,000 steps; for v1
+            to v3 whole epochs of at least 100 steps, and at most about 5% of the training time.
         patience: number of successive validations without improvement after which training stops; `auto`: 15%
-            of the planned validations, but at least 5; never if null.
+            of the planned validations, but at least 5, after which v1 to v3 only print a note; never if null.
         matmul_precision: `highest` is float32, `high` TF32 on CUDA, `medium` bfloat16 if the device supports
             it; see `healthgym.nn.precision`.
         cuda_graphs: on CUDA, capture a step as a CUDA graph and replay it, with the same results; without
@@ -335,6 +341,7 @@ class TrainingConfig(StrictModel):
     epochs: Annotated[Positive | Literal["auto"], Mark.FREE] = "auto"
     minutes: Annotated[PositiveFloat | None, Mark.FREE] = None
     validation: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    validate_on: Literal["auto", "held_out", "training"] = "auto"
     validate_every_steps: Positive | Literal["auto"] = "auto"
     patience: Annotated[Positive | Literal["auto"] | None, Mark.FREE] = "auto"
     seed: int = 0

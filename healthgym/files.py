@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +111,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file atomically; numbers that JSON lacks (NaN, infinity) are refused."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def typed(path: Path) -> str:
+    """Return a path as a shell takes it in the current folder: relative where it lies there, and quoted."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def remove_stale(folder: Path, older_than: float = 0.0) -> None:

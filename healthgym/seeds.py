@@ -10,6 +10,7 @@ All purposes of random streams, after the seed:
 
 weights                             initial weights of a system
 validation                          which training patients are kept for validation
+figures                             which patients v1 to v3 are compared with during training
 order, EPOCH, STAGE                 assignment of patients to batches
 window, EPOCH, WINDOW               whole patients: the order of batches of similar lengths
 train, STEP, NAME                   noise of a training step (`systems.draws.PositionDraws`), NAME being

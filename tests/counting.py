@@ -35,7 +35,7 @@ class CountJob:
     def check(self, awaited: bool = False) -> None:
         """Nothing can be wrong."""
 
-    def rehearse(self) -> None:
+    def rehearse(self, processes: int = 1, gigabytes: float | None = None) -> None:
         """Nothing need fit."""
 
     def deal(self, num_tasks: int) -> Sequence["CountJob"]:

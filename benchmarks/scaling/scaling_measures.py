@@ -104,14 +104,19 @@ def attention(length: int, batch: int, rounds: int) -> dict[str, float]:
 
 def preparation(num_patients: int) -> dict[str, float]:
     """Return what it takes to prepare the simulated cohort, and the file's bytes."""
-    from healthgym.data.command import run
+    from healthgym.data import command
+    from healthgym.data.request import PrepareRequest
 
     schema = Path(__file__).resolve().parent.parent / "configs" / "schemas" / "art_hiv.yaml"
     with tempfile.TemporaryDirectory() as folder:
         dataset = "simulated_art_hiv"
-        run(schema, None, dataset, Path(folder) / "few.h5", max_patients=20)
+
+        def run(out: Path, patients: int) -> None:
+            command.run(PrepareRequest(schema_path=schema, dataset=dataset, out=out, max_patients=patients))
+
+        run(Path(folder) / "few.h5", 20)
         before, out = reset_peak(), Path(folder) / "many.h5"
-        seconds = _seconds(lambda: run(schema, None, dataset, out, max_patients=num_patients))
+        seconds = _seconds(lambda: run(out, num_patients))
         peak = measure._status("VmHWM") - before
         rows = 60 * num_patients
         return {

@@ -15,7 +15,8 @@ from healthgym.errors import StorageError
 from healthgym.storage.checkpoint import list_checkpoints
 from healthgym.storage.shards import open_cohort
 from healthgym.strict import load, parse
-from healthgym.synthesis.cohort import SynthesisRequest, synthesize
+from healthgym.synthesis.cohort import synthesize
+from healthgym.synthesis.request import SynthesisRequest
 from healthgym.training import run as training
 from healthgym.training.monitoring.metrics import read_metrics
 
@@ -97,6 +98,7 @@ def sample(
     shares: str = "",
     timesteps: int | Literal["training"] = "training",
     seed: int = 0,
+    checkpoint: Literal["best", "newest"] = "best",
     settings: Mapping[str, Any] | Sequence[str] = (),
     workers: int = 1,
 ) -> pd.DataFrame:
@@ -113,6 +115,7 @@ def sample(
         shares: classes and their shares (`ar` only), as "Gender=Female:0.5,Male:0.5".
         timesteps: of each patient; `training` draws them from the lengths of the training patients.
         seed: of the patients.
+        checkpoint: of a run: the best in validation, if it was validated, or the newest.
         settings: sampling settings, as `{"system.guardrail.kind": "clamp"}`.
         workers: processes; more than one needs a script with its code under `if __name__ == "__main__":`.
 
@@ -132,6 +135,7 @@ def sample(
             SynthesisRequest,
             {
                 ("run_dir" if given.is_dir() else "checkpoint"): given,
+                **({"checkpoint": "newest"} if checkpoint == "newest" and given.is_dir() else {}),
                 "out": Path(folder) / "cohort",
                 "patients": n,
                 "compression": "none",

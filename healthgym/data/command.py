@@ -1,6 +1,5 @@
 """The work of `healthgym prepare`: find the table, prepare it once, summarise the result."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +7,14 @@ import numpy as np
 
 from healthgym.config import CurriculumConfig
 from healthgym.data.prepare import SplitSettings, prepare_parts
+from healthgym.data.request import PrepareRequest
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.stages import stages_of, usage_of
 from healthgym.data.tables.dialect import Given
 from healthgym.data.tables.sources import Source, find_source
 from healthgym.errors import ConfigError, StorageError, UnreadableError
 from healthgym.faults import refused
-from healthgym.files import atomic_path
+from healthgym.files import atomic_path, typed
 from healthgym.schema import Schema, load_schema
 from healthgym.schema.cells import LEAST_PATIENTS
 from healthgym.storage.prepared import read_head
@@ -22,45 +22,20 @@ from healthgym.storage.prepared import read_head
 TABLE_PATIENTS = 2000  # written at a time
 
 
-def run(
-    schema: Path,
-    table: Path | None,
-    dataset: str | None,
-    out: Path,
-    tables: Path | None = None,
-    holdout: float = 0.2,
-    seed: int = 0,
-    max_patients: int | None = None,
-    least_patients: int = LEAST_PATIENTS,
-    sort: bool = False,
-    cache: Path | None = None,
-    overwrite: bool = False,
-    separator: str = "",
-    decimal: str = "",
-    encoding: str = "",
-) -> str:
-    """Prepare a cohort unless it exists already, and return a summary.
-
-    Args:
-        schema: path of the schema.
-        table: a file, a folder of files or a pattern; or
-        dataset: the name of a public or simulated data set.
-        out: the prepared cohort.
-        tables: folder to write train.csv and holdout.csv to.
-        holdout, seed, max_patients, least_patients, sort: see `healthgym.data.prepare`.
-        cache: folder of downloaded files.
-        overwrite: whether to replace a cohort that was made from another table or with other settings.
-        separator, decimal, encoding: of the files; detected if empty.
+def run(request: PrepareRequest) -> str:
+    """Prepare a cohort unless it is there already, and return a summary for people.
 
     Raises:
         HealthgymError: with what is wrong and what to do.
     """
-    check(holdout, max_patients, least_patients)
-    declared = load_schema(schema)
-    given = Given(separator, decimal, encoding)
-    source = find_source(declared, table, dataset, seed, max_patients, cache, given)
-    settings = SplitSettings(holdout, seed, max_patients, least_patients)
-    cohort, done = prepare_once(source, declared, out, settings, sort, overwrite)
+    check(request.holdout, request.max_patients, request.least_patients)
+    schema, out, tables = load_schema(request.schema_path), request.out, request.tables
+    given = Given(request.separator, request.decimal, request.encoding)
+    source = find_source(
+        schema, request.table, request.dataset, request.seed, request.max_patients, request.cache, given
+    )
+    shares = SplitSettings(request.holdout, request.seed, request.max_patients, request.least_patients)
+    cohort, done = prepare_once(source, schema, out, shares, request.sort, request.overwrite)
     if tables is not None:
         for split in ("train", "holdout"):
             path = tables / f"{split}.csv"
@@ -205,6 +180,6 @@ def _summary(cohort: PreparedCohort, source: Source, out: Path, done: str, table
         lines.append("  note      nobody is held out: evaluation can say nothing about privacy or utility")
     if tables is not None:
         lines.append(f"  tables    {tables / 'train.csv'}, {tables / 'holdout.csv'}")
-    run = shlex.quote(f"runs/{out.stem}")
-    lines.append(f"  next      healthgym train ar --data {shlex.quote(str(out))} --run-dir {run}")
+    run = typed(Path("runs") / out.stem)
+    lines.append(f"  next      healthgym train ar --data {typed(out)} --run-dir {run}")
     return "\n".join(lines)

@@ -58,7 +58,7 @@ def _launch(job: Job, on: str, dry_run: bool) -> int:
 
     if dry_run:
         job.check()
-        job.rehearse()
+        submission.rehearse(job, settings_path)
         print(submission.show(job, settings_path))
     else:
         submission.submit(job, settings_path)

@@ -1,10 +1,9 @@
 """The command that usually follows a job, as its program prints it."""
 
-import shlex
 from pathlib import Path
 
-from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import StorageError
+from healthgym.files import typed
 
 _FEWEST, _MOST = 200, 2_000  # patients of a first cohort, as `describe` advises
 
@@ -18,22 +17,20 @@ def next_step(kind: str, data: Path, made: Path) -> str:
         made: the run or the cohort.
     """
     if kind == "train":
-        command = f"synthesize --run-dir {_q(made)} --patients {_patients(data)} --out {_q(made / 'cohort')}"
+        command = (
+            f"synthesize --run-dir {typed(made)} --patients {_patients(data)} --out {typed(made / 'cohort')}"
+        )
     else:
         report = made.with_name("report" if made.name == "cohort" else f"{made.name}-report")
-        command = f"evaluate --real {_q(data)} --synthetic {_q(made)} --out {_q(report)}"
+        command = f"evaluate --real {typed(data)} --synthetic {typed(made)} --out {typed(report)}"
     return f"  next  healthgym {command}"
 
 
 def _patients(data: Path) -> int:
     """Return how many patients to make: as many as were trained on, within what a report needs and takes."""
+    from healthgym.data.sequences import PreparedCohort
+
     try:
         return max(_FEWEST, min(_MOST, PreparedCohort.open(data, verify=False).train.num_patients))
     except StorageError:  # it was needed until now, and training is done
         return _MOST
-
-
-def _q(path: Path) -> str:
-    """Return a path as it is typed in the current folder."""
-    here = Path.cwd()
-    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))

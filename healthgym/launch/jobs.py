@@ -6,17 +6,19 @@ Heavy imports are deferred until the work begins.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from healthgym import environment, shipped
 from healthgym.config import RunConfig
+from healthgym.data.request import PrepareRequest
 from healthgym.errors import StorageError
 from healthgym.files import REPORT_BYTES, require_place
 from healthgym.launch.following import next_step
-from healthgym.launch.perform import Job, Outcome
-from healthgym.schema.cells import LEAST_PATIENTS
+from healthgym.launch.perform import LEAST_GIGABYTES, Job, Outcome, require_memory
+from healthgym.launch.requests import EvaluateRequest, TrainRequest
+from healthgym.synthesis.request import SynthesisRequest
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,21 @@ class TrainJob:
         """Make the job, with paths that hold wherever it runs."""
         settled = config.model_copy(update={"data": config.data.absolute()})
         return cls(run_dir.absolute(), settled.model_dump_json())
+
+    @classmethod
+    def asked(cls, request: TrainRequest) -> "TrainJob":
+        """Make the job that was asked for.
+
+        Raises:
+            ConfigError: there are no such settings, or they cannot be.
+        """
+        from healthgym.strict import load
+
+        settings = shipped.settings(request.config)
+        config = load(RunConfig, settings, request.set)
+        if request.data:
+            config = config.model_copy(update={"data": request.data})
+        return cls.of(request.run_dir or Path("runs") / settings.stem, config)
 
     @property
     def target(self) -> Path:
@@ -67,11 +84,12 @@ class TrainJob:
             read_head(self.config.data)
         RunFolder(self.run_dir).refuse_other_config(self.config)
 
-    def rehearse(self) -> None:
+    def rehearse(self, processes: int = 1, gigabytes: float | None = None) -> None:
         """Refuse data and settings that do not fit, such as a batch larger than the cohort."""
         from healthgym.training.run import rehearse
 
-        rehearse(self.run_dir, self.config)
+        least = rehearse(self.run_dir, self.config, processes) / 1e9 + LEAST_GIGABYTES
+        require_memory(gigabytes, least, "training this system")
 
     def deal(self, num_tasks: int) -> Sequence[Job]:
         """Return the job itself: training cannot be divided."""
@@ -115,7 +133,6 @@ class SynthesizeJob:
             ConfigError: the fields are invalid.
         """
         from healthgym.strict import parse
-        from healthgym.synthesis.cohort import SynthesisRequest
 
         request = {"task": environment.task(os.environ)} | _settled(request)
         settled = parse(SynthesisRequest, request, "the command line")
@@ -131,12 +148,10 @@ class SynthesizeJob:
     def reads(self) -> Sequence[Path]:
         """The trained system."""
         request = self._request
-        return [path for path in (request.run_dir, request.checkpoint) if path]
+        return [path for path in (request.run_dir, request.checkpoint) if isinstance(path, Path)]
 
     @property
-    def _request(self) -> Any:
-        from healthgym.synthesis.cohort import SynthesisRequest
-
+    def _request(self) -> SynthesisRequest:
         return SynthesisRequest.model_validate_json(self.request_json)
 
     def check(self, awaited: bool = False) -> None:
@@ -153,10 +168,11 @@ class SynthesizeJob:
         if begun:
             settle(self.out, make_plan(self._request, begun.checkpoint_sha256, begun.device))
 
-    def rehearse(self) -> None:
+    def rehearse(self, processes: int = 1, gigabytes: float | None = None) -> None:
         """Refuse conditions and settings that the trained system does not support."""
         from healthgym.synthesis.cohort import rehearse
 
+        require_memory(gigabytes, LEAST_GIGABYTES, "making patients")
         rehearse(self._request)
 
     def deal(self, num_tasks: int) -> Sequence[Job]:
@@ -192,23 +208,15 @@ class SynthesizeJob:
 
 @dataclass(frozen=True)
 class PrepareJob:
-    """Turn a clinical table into a prepared cohort; the fields are those of `healthgym.data.command.run`."""
+    """Turn a clinical table into a prepared cohort.
 
-    schema: Path
+    Args:
+        out: the prepared cohort, absolute.
+        request_json: a `PrepareRequest`, with absolute paths.
+    """
+
     out: Path
-    table: Path | None = None
-    dataset: str | None = None
-    tables: Path | None = None
-    holdout: float = 0.2
-    seed: int = 0
-    max_patients: int | None = None
-    least_patients: int = LEAST_PATIENTS
-    sort: bool = False
-    cache: Path | None = None
-    overwrite: bool = False
-    separator: str = ""
-    decimal: str = ""
-    encoding: str = ""
+    request_json: str
 
     kind = "prepare"
     place = ""
@@ -217,8 +225,16 @@ class PrepareJob:
 
     @classmethod
     def of(cls, **options: Any) -> "PrepareJob":
-        """Make the job, with paths that hold wherever it runs."""
-        return cls(**_settled(options | {"schema": shipped.schema(options["schema"])}))
+        """Make the job from the fields of a `PrepareRequest`, with paths that hold wherever it runs.
+
+        Raises:
+            ConfigError: they make no request.
+        """
+        from healthgym.strict import parse
+
+        found = options | {"schema_path": shipped.schema(options["schema_path"])}
+        settled = parse(PrepareRequest, _settled(found), "the command line")
+        return cls(settled.out, settled.model_dump_json())
 
     @property
     def target(self) -> Path:
@@ -228,7 +244,12 @@ class PrepareJob:
     @property
     def reads(self) -> Sequence[Path]:
         """Schema and table."""
-        return [path for path in (self.schema, self.table, self.cache) if path]
+        request = self._request
+        return [path for path in (request.schema_path, request.table, request.cache) if path]
+
+    @property
+    def _request(self) -> PrepareRequest:
+        return PrepareRequest.model_validate_json(self.request_json)
 
     def check(self, awaited: bool = False) -> None:
         """Refuse an unreadable schema, a missing table, and invalid numbers."""
@@ -236,24 +257,28 @@ class PrepareJob:
         from healthgym.data.tables import sources
         from healthgym.schema import load_schema
 
-        load_schema(self.schema)
-        require_place(self.out)
-        if self.tables:
-            require_place(self.tables, folder=True)
-        command.check(self.holdout, self.max_patients, self.least_patients)
+        request = self._request
+        load_schema(request.schema_path)
+        require_place(request.out)
+        if request.tables:
+            require_place(request.tables, folder=True)
+        command.check(request.holdout, request.max_patients, request.least_patients)
         if not awaited:
-            sources.check_named(self.table, self.dataset)
+            sources.check_named(request.table, request.dataset)
 
-    def rehearse(self) -> None:
+    def rehearse(self, processes: int = 1, gigabytes: float | None = None) -> None:
         """Refuse a table that lacks columns of the schema, by its first rows."""
         from healthgym.data.tables.dialect import Given
         from healthgym.data.tables.sources import read_files
         from healthgym.data.tables.table import check_columns
         from healthgym.schema import load_schema
 
-        if self.table:
-            schema, given = load_schema(self.schema), Given(self.separator, self.decimal, self.encoding)
-            file, part = next(read_files(self.table, schema, given))
+        require_memory(gigabytes, LEAST_GIGABYTES, "preparing a table")
+        request = self._request
+        if request.table:
+            schema = load_schema(request.schema_path)
+            given = Given(request.separator, request.decimal, request.encoding)
+            file, part = next(read_files(request.table, schema, given))
             check_columns(part, schema, str(file))
 
     def deal(self, num_tasks: int) -> Sequence[Job]:
@@ -264,20 +289,20 @@ class PrepareJob:
         """Prepare."""
         from healthgym.data.command import run
 
-        return Outcome(True, run(**_values(self)))
+        return Outcome(True, run(self._request))
 
 
 @dataclass(frozen=True)
 class EvaluateJob:
-    """Judge a cohort; the fields are those of `healthgym.evaluation.report.evaluate`."""
+    """Judge a cohort.
 
-    real: Path
-    synthetic: Path
+    Args:
+        out: the report's folder, absolute.
+        request_json: an `EvaluateRequest`, with absolute paths.
+    """
+
     out: Path
-    config: Path
-    schema: Path | None = None
-    holdout: Path | None = None
-    overrides: tuple[str, ...] = ()
+    request_json: str
 
     kind = "evaluate"
     place = ""
@@ -286,11 +311,17 @@ class EvaluateJob:
 
     @classmethod
     def of(cls, **options: Any) -> "EvaluateJob":
-        """Make the job, with paths that hold wherever it runs."""
-        named = options.get("schema")
-        found = {"schema": shipped.schema(named) if named else None}
-        found["config"] = shipped.report_settings(options.get("config", shipped.thresholds()))
-        return cls(**_settled(options | found))
+        """Make the job from the fields of an `EvaluateRequest`, with paths that hold wherever it runs.
+
+        Raises:
+            ConfigError: they make no request.
+        """
+        from healthgym.strict import parse
+
+        named, config = options.get("schema_path"), options.get("config", shipped.thresholds())
+        found = {"schema_path": named and shipped.schema(named), "config": shipped.report_settings(config)}
+        settled = parse(EvaluateRequest, _settled(options | found), "the command line")
+        return cls(settled.out, settled.model_dump_json())
 
     @property
     def target(self) -> Path:
@@ -300,8 +331,13 @@ class EvaluateJob:
     @property
     def reads(self) -> Sequence[Path]:
         """Schema, real and synthetic patients, thresholds."""
-        named = (self.schema, self.real, self.synthetic, self.config, self.holdout)
+        asked = self._request
+        named = (asked.schema_path, asked.real, asked.synthetic, asked.config, asked.holdout)
         return [path for path in named if path]
+
+    @property
+    def _request(self) -> EvaluateRequest:
+        return EvaluateRequest.model_validate_json(self.request_json)
 
     def check(self, awaited: bool = False) -> None:
         """Refuse an unreadable schema or settings, and missing files of patients."""
@@ -309,19 +345,22 @@ class EvaluateJob:
         from healthgym.evaluation.sources import schema_for
 
         require_place(self.out, REPORT_BYTES, folder=True)
-        load_report_config(self.config, self.overrides)
+        request = self._request
+        load_report_config(request.config, request.set)
         for name in () if awaited else ("real", "holdout", "synthetic"):
-            path = getattr(self, name)
+            path = getattr(request, name)
             if path and not path.exists():
                 raise StorageError(f"--{name} {path}: there is no such file or folder. Check the path.")
-        if self.schema or not awaited:
-            schema_for(self.schema, self.real)
+        if request.schema_path or not awaited:
+            schema_for(request.schema_path, request.real)
 
-    def rehearse(self) -> None:
+    def rehearse(self, processes: int = 1, gigabytes: float | None = None) -> None:
         """Refuse sets of too few patients, if their files have the number."""
         from healthgym.evaluation.report import rehearse
 
-        rehearse(self.real, self.synthetic, self.config, self.overrides)
+        require_memory(gigabytes, LEAST_GIGABYTES, "a report")
+        request = self._request
+        rehearse(request.real, request.synthetic, request.config, request.set)
 
     def deal(self, num_tasks: int) -> Sequence[Job]:
         """Return the job itself: a report cannot be divided."""
@@ -331,7 +370,16 @@ class EvaluateJob:
         """Judge."""
         from healthgym.evaluation.report import evaluate
 
-        report = evaluate(**_values(self))
+        request = self._request
+        report = evaluate(
+            real=request.real,
+            synthetic=request.synthetic,
+            out=request.out,
+            config=request.config,
+            schema=request.schema_path,
+            holdout=request.holdout,
+            overrides=request.set,
+        )
         lines = [f"  {section.title:<28} {section.verdict}" for section in report.sections]
         return Outcome(True, "\n".join([*lines, f"{report.verdict}: {self.out / 'report.html'}"]))
 
@@ -342,7 +390,3 @@ def _settled(options: dict[str, Any]) -> dict[str, Any]:
         name: value.absolute() if isinstance(value, Path) else value for name, value in options.items()
     }
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settled.items()}
-
-
-def _values(job: Any) -> dict[str, Any]:
-    return {field.name: getattr(job, field.name) for field in fields(job)}

@@ -12,13 +12,36 @@ from typing import Protocol
 from healthgym import stopping
 from healthgym.distributed.parallel import let_waiting_threads_sleep
 from healthgym.environment import step_rank
-from healthgym.errors import FencedError, HealthgymError, RankError
+from healthgym.errors import FencedError, HealthgymError, LaunchError, RankError
 from healthgym.faults import sentence
 from healthgym.launch import records
 from healthgym.programs import steady_output
 
 VISIBLE_GPUS = "HEALTHGYM_VISIBLE_GPUS"
 """Which GPUs the submitting process saw ("all" if it had no CUDA_VISIBLE_DEVICES)."""
+
+
+LEAST_GIGABYTES = 0.3
+"""Memory that a process needs before it reads anything: the interpreter and its libraries, at least."""
+
+
+def require_memory(gigabytes: float | None, least: float, what: str) -> None:
+    """Refuse a limit of memory that a job must exceed.
+
+    Args:
+        gigabytes: memory of a process; None if it is not limited.
+        least: that it needs at least, in gigabytes.
+        what: the job.
+
+    Raises:
+        LaunchError: it has less.
+    """
+    if gigabytes is not None and gigabytes < least:
+        raise LaunchError(
+            f"A process would have {gigabytes:.2g} GB of memory (memory_gb of a node, divided by "
+            f"tasks_per_node), and {what} needs more than {least:.2g} GB. Ask for several times "
+            f"that."
+        )
 
 
 @dataclass(frozen=True)
@@ -63,10 +86,14 @@ class Job(Protocol):
             awaited: whether its inputs are still to be made by an earlier job.
         """
 
-    def rehearse(self) -> None:
-        """Raise a HealthgymError if data and settings do not fit each other; may take seconds.
+    def rehearse(self, processes: int = 1, gigabytes: float | None = None) -> None:
+        """Raise a HealthgymError for problems that data, settings and resources show; may take seconds.
 
-        Called before anything is queued and in a dry run, after `check` has passed and if the inputs exist.
+        Called before anything is queued and in a dry run, once `check` has passed and the inputs exist.
+
+        Args:
+            processes: number of processes that do the job together.
+            gigabytes: memory of each of them; None if it is not limited.
         """
 
     def deal(self, num_tasks: int) -> "Sequence[Job]":

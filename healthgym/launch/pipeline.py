@@ -6,46 +6,29 @@ submitted.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from healthgym import shipped
-from healthgym.config import RunConfig
+from healthgym.data.request import PrepareRequest
 from healthgym.errors import ConfigError
 from healthgym.launch import records, submission
 from healthgym.launch.jobs import EvaluateJob, PrepareJob, SynthesizeJob, TrainJob
 from healthgym.launch.perform import Job
+from healthgym.launch.requests import EvaluateRequest, TrainRequest
 from healthgym.launch.tracking import Tracked, track
-from healthgym.schema.cells import LEAST_PATIENTS
 from healthgym.strict import StrictModel, load
-from healthgym.synthesis.cohort import SynthesisRequest
+from healthgym.synthesis.request import SynthesisRequest
 
 
-class PrepareStage(StrictModel):
+class PrepareStage(PrepareRequest):
     """The options of healthgym prepare; `resources` is its Slurm settings."""
 
     resources: Path
-    schema_path: Path
-    out: Path
-    table: Path | None = None
-    dataset: str | None = None
-    tables: Path | None = None
-    holdout: float = 0.2
-    seed: int = 0
-    max_patients: int | None = None
-    least_patients: int = LEAST_PATIENTS
-    sort: bool = False
-    cache: Path | None = None
-    separator: str = ""
-    decimal: str = ""
-    encoding: str = ""
 
 
-class TrainStage(StrictModel):
+class TrainStage(TrainRequest):
     """The options of healthgym train; `resources` is its Slurm settings."""
 
     resources: Path
-    config: Path
-    run_dir: Path
-    set: tuple[str, ...] = ()
 
 
 class SynthesizeStage(SynthesisRequest):
@@ -54,17 +37,10 @@ class SynthesizeStage(SynthesisRequest):
     resources: Path
 
 
-class EvaluateStage(StrictModel):
+class EvaluateStage(EvaluateRequest):
     """The options of healthgym evaluate; `resources` is its Slurm settings."""
 
     resources: Path
-    schema_path: Path | None = None
-    real: Path
-    synthetic: Path
-    out: Path
-    config: Path = Path("configs/report.yaml")
-    holdout: Path | None = None
-    set: tuple[str, ...] = ()
 
 
 class Pipeline(StrictModel):
@@ -82,22 +58,22 @@ class Pipeline(StrictModel):
             ConfigError: the training settings are wrong, or there is no stage.
         """
         found: list[tuple[Job, Path]] = []
-        if self.prepare:
-            values = self.prepare.model_dump(exclude={"resources", "schema_path"})
-            found.append((PrepareJob.of(schema=self.prepare.schema_path, **values), self.prepare.resources))
-        if self.train:
-            config = load(RunConfig, shipped.settings(self.train.config), self.train.set)
-            found.append((TrainJob.of(self.train.run_dir, config), self.train.resources))
-        if self.synthesize:
-            values = self.synthesize.model_dump(exclude={"resources"})
-            found.append((SynthesizeJob.of(**values), self.synthesize.resources))
-        if self.evaluate:
-            values = self.evaluate.model_dump(exclude={"resources", "schema_path", "set"})
-            named = {"schema": self.evaluate.schema_path, "overrides": self.evaluate.set}
-            found.append((EvaluateJob.of(**named, **values), self.evaluate.resources))
+        for stage, of in (
+            (self.prepare, PrepareJob.of),
+            (self.train, _train_job),
+            (self.synthesize, SynthesizeJob.of),
+            (self.evaluate, EvaluateJob.of),
+        ):
+            if stage is not None:
+                asked = stage.model_dump(exclude={"resources"}, exclude_unset=True)
+                found.append((of(**asked), stage.resources))
         if not found:
             raise ConfigError("The pipeline has no stage: name prepare, train, synthesize or evaluate.")
         return found
+
+
+def _train_job(**asked: Any) -> TrainJob:
+    return TrainJob.asked(TrainRequest(**asked))
 
 
 def submit_pipeline(path: Path) -> list[str]:
@@ -132,7 +108,7 @@ def show_pipeline(path: Path) -> str:
     for job, on in load(Pipeline, path).jobs():
         job.check(awaited=bool(before))
         if not before:
-            job.rehearse()
+            submission.rehearse(job, on)
         texts.append(submission.show(job, on, [before] if before else []))
         before = f"NUMBER_OF_{job.kind.upper()}"
     return "\n\n".join(texts)

@@ -54,11 +54,22 @@ def vet(job: Job, settings_path: Path, awaited: bool = False) -> None:
     _require_one_rank(job, settings, settings_path)
     job.check(awaited)
     if not awaited:
-        job.rehearse()
+        rehearse(job, settings_path)
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
         script.write(show(job, settings_path))
         script.flush()
         queue.try_out(Path(script.name), settings_path)
+
+
+def rehearse(job: Job, settings_path: Path) -> None:
+    """Find out whether data, settings and the resources of a job fit together, without Slurm.
+
+    Raises:
+        HealthgymError: they do not.
+    """
+    settings = load(SlurmSettings, settings_path)
+    memory = settings.memory_gb
+    job.rehearse(settings.nodes * settings.tasks_per_node, memory and memory / settings.tasks_per_node)
 
 
 def submit(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:

@@ -18,7 +18,8 @@ from healthgym.schema import Schema, load_schema
 from healthgym.storage.checkpoint import Checkpoint, Progress
 from healthgym.storage.shards import open_cohort
 from healthgym.strict import flatten, parse
-from healthgym.synthesis.cohort import SynthesisRequest, synthesize
+from healthgym.synthesis.cohort import synthesize
+from healthgym.synthesis.request import SynthesisRequest
 from healthgym.synthesis.source import resample, trained_system
 from healthgym.training.monitoring.metrics import read_metrics
 from healthgym.training.monitoring.plots import draw_losses

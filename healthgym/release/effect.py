@@ -18,7 +18,8 @@ from healthgym.evaluation.sources import Source, open_real, open_synthetic
 from healthgym.files import sha256_of, write_json, write_text
 from healthgym.storage.tree import read_seal
 from healthgym.strict import parse
-from healthgym.synthesis.cohort import SynthesisRequest, synthesize
+from healthgym.synthesis.cohort import synthesize
+from healthgym.synthesis.request import SynthesisRequest
 
 PATIENTS = 2000
 SIDES = {"before": "checkpoint", "after": "release"}

@@ -12,7 +12,8 @@ from healthgym.evaluation.report import Report, write_report
 from healthgym.evaluation.sections.latent_memory import audit, coarsen
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.files import REPORT_BYTES, require_place
-from healthgym.storage.checkpoint import Checkpoint, load_checkpoint
+from healthgym.release.trained import find_trained
+from healthgym.storage.checkpoint import Checkpoint
 from healthgym.synthesis.source import trained_system
 from healthgym.systems.base import Batch, System
 
@@ -40,7 +41,7 @@ def audit_memory(checkpoint: Path, data: Path, out: Path, config: Path, at_least
     """
     settings = load_report_config(config)
     require_place(out, REPORT_BYTES, folder=True)
-    cohort, trained = PreparedCohort.open(data), load_checkpoint(checkpoint)
+    cohort, trained = PreparedCohort.open(data), find_trained(checkpoint)[1]
     system = trained_system(trained, "cpu")
     slots_MZ = slots_of(system)
     if slots_MZ is None:

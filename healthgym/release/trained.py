@@ -1,10 +1,10 @@
-"""The trained system that a path names: a checkpoint, a release, or the newest one of a folder."""
+"""The trained system that a path names: a checkpoint, a release, or the best one of a folder."""
 
 import warnings
 from pathlib import Path
 
 from healthgym.errors import ConfigError, StorageError, UnreadableError, listed
-from healthgym.storage.checkpoint import RELEASE_KIND, Checkpoint, list_checkpoints, read_checkpoint
+from healthgym.storage.checkpoint import RELEASE_KIND, Checkpoint, best_first, read_checkpoint
 from healthgym.storage.tree import kind_of, read_seal
 
 
@@ -12,8 +12,9 @@ def find_trained(path: Path) -> tuple[Path, Checkpoint]:
     """Return a trained system's file and what is in it.
 
     Args:
-        path: a checkpoint file, a release, a run folder or a folder of checkpoints (the newest whole one
-            counts; each damaged one is named in a warning), or a folder that holds one release.
+        path: a checkpoint file, a release, a run folder or a folder of checkpoints (the best one in
+            validation, where that is known, else the newest whole one; each damaged one is named in a
+            warning), or a folder that holds one release.
 
     Raises:
         ConfigError: the folder holds several releases.
@@ -26,7 +27,7 @@ def find_trained(path: Path) -> tuple[Path, Checkpoint]:
         )
     if not path.is_dir():
         return path, read_checkpoint(path)
-    for file in [*list_checkpoints(path / "checkpoints"), *list_checkpoints(path)]:
+    for file in [*best_first(path / "checkpoints"), *best_first(path)]:
         try:
             return file, read_checkpoint(file)
         except UnreadableError:

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from healthgym.config import LEAST_PATIENTS as LEAST_PATIENTS
+
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -33,8 +35,6 @@ ABSENT = 0x2000
 MOST_DECIMALS = 6
 """Largest number of decimals that is distinguished."""
 
-LEAST_PATIENTS = 10
-"""Default of k."""
 
 _VALUES = ("low_P", "high_P", "step_P", "bounds")
 _COUNTS = ("new_P", "all_P", "bin_P", "cell_P")

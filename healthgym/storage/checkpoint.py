@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 import healthgym
 from healthgym.config import RunConfig
 from healthgym.errors import StorageError, UnreadableError
+from healthgym.files import write_json
 from healthgym.schema import Schema
 from healthgym.schema.cells import Cells
 from healthgym.schema.timing import TimeForm
@@ -28,6 +29,7 @@ from healthgym.strict import parse
 
 KIND, RELEASE_KIND, VERSION = "checkpoint", "release", 1
 _OWN = ("progress", "meter", "config", "schema", "transform", "statistics", "versions")
+_BEST_FILE = "best.json"
 _LATER = ("cells", "trainer")  # not in checkpoints from before version 0.1.0
 
 
@@ -233,10 +235,26 @@ def set_aside_newer(folder: Path, step: int) -> None:
             path.replace(path.with_name(f"{path.name}.damaged"))
 
 
-def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints."""
+def prune_checkpoints(folder: Path, keep: int, best: int | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints and that of step `best`."""
     for path in list_checkpoints(folder)[keep:]:
-        path.unlink(missing_ok=True)
+        if step_of(path) != best:
+            path.unlink(missing_ok=True)
+
+
+def write_best(folder: Path, step: int) -> None:
+    """Leave word which checkpoint did best in validation, where it is one of its own."""
+    write_json(folder / _BEST_FILE, {"step": step})
+
+
+def best_first(folder: Path) -> list[Path]:
+    """Return a folder's checkpoint files: the one that did best first, if that is known, then by age."""
+    found = list_checkpoints(folder)
+    try:
+        best = json.loads((folder / _BEST_FILE).read_text(encoding="utf-8"))["step"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return found
+    return sorted(found, key=lambda path: step_of(path) != best)  # which keeps the order of the others
 
 
 def describe(path: Path) -> str:

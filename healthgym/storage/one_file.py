@@ -8,24 +8,11 @@ import pyarrow.parquet as pq
 from healthgym.errors import CohortError, ConfigError
 from healthgym.faults import sentence
 from healthgym.files import atomic_path, write_text
+from healthgym.storage.forms import require_ending
 from healthgym.storage.shard import columns_table
 from healthgym.storage.shard_hdf5 import encode_all
 from healthgym.storage.shard_table import csv_of, parquet_layout, table_of
 from healthgym.storage.shards import CohortReader
-
-ENDINGS = (".csv", ".csv.gz", ".parquet", ".h5")
-
-
-def require_ending(path: Path) -> str:
-    """Return the suffix of a file's name, which determines its format.
-
-    Raises:
-        ValueError: it is none of `ENDINGS`.
-    """
-    found = next((end for end in ENDINGS if path.name.endswith(end)), None)
-    if found is None:
-        raise ValueError(f"'{path.name}' must end in {', '.join(ENDINGS)}, which says the format")
-    return found
 
 
 def write_one_file(reader: CohortReader, path: Path) -> None:

@@ -26,9 +26,7 @@ gzip is the default: every HDF5 library reads it without a plugin. The compresse
 low bits of the reals. Shards of 1,024 patients take a third more time per patient, of 16,384 a sixth less.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import pandas as pd
 import pyarrow as pa
@@ -36,19 +34,10 @@ import pyarrow as pa
 from healthgym.errors import CohortError
 from healthgym.faults import patiently, reading
 from healthgym.schema import Schema
+from healthgym.storage.forms import Compression, FileFormat
 from healthgym.storage.shard import Shard
 from healthgym.storage.shard_hdf5 import encode_hdf5, read_hdf5
 from healthgym.storage.shard_table import encode_csv, encode_parquet, read_csv, read_parquet
-
-FileFormat: TypeAlias = Literal["hdf5", "parquet", "csv"]
-Compression: TypeAlias = Literal["none", "gzip", "lzf", "zstd", "snappy"]
-
-COMPRESSIONS: Mapping[str, tuple[str, ...]] = {
-    "hdf5": ("gzip", "lzf", "none"),
-    "parquet": ("zstd", "snappy", "gzip", "none"),
-    "csv": ("none", "gzip"),
-}
-"""Compressions of each format, the default first."""
 
 _ENCODERS = {"hdf5": encode_hdf5, "parquet": encode_parquet, "csv": encode_csv}
 _READERS = {".h5": read_hdf5, ".parquet": read_parquet, ".csv": read_csv, ".csv.gz": read_csv}

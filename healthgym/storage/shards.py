@@ -33,8 +33,9 @@ from healthgym.storage.cohort_folder import (
     manifest_path,
     plan_path,
 )
+from healthgym.storage.forms import Compression, FileFormat
 from healthgym.storage.shard import Shard, columns_table
-from healthgym.storage.shard_file import Compression, FileFormat, encode_shard, read_shard, suffix
+from healthgym.storage.shard_file import encode_shard, read_shard, suffix
 from healthgym.storage.shard_table import frame_of, table_of
 from healthgym.strict import StrictModel, parse
 

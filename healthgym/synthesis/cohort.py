@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import field_validator
 
 from healthgym import __version__, stopping
 from healthgym.distributed.parallel import granted_cores
 from healthgym.errors import CohortError, ConfigError, StorageError
-from healthgym.storage.checkpoint import list_checkpoints
+from healthgym.storage.checkpoint import best_first, list_checkpoints
 from healthgym.storage.cohort_folder import MANIFEST_FILE
-from healthgym.storage.one_file import require_ending, write_one_file
-from healthgym.storage.shard_file import COMPRESSIONS, Compression, FileFormat
+from healthgym.storage.forms import COMPRESSIONS
+from healthgym.storage.one_file import write_one_file
 from healthgym.storage.shards import (
     Manifest,
     Receipt,
@@ -27,61 +26,17 @@ from healthgym.storage.shards import (
     write_manifest,
 )
 from healthgym.storage.tree import verify_seal
-from healthgym.strict import Positive, StrictModel, parse
+from healthgym.strict import StrictModel, parse
 from healthgym.synthesis.conditions import read_conditions, refuse_rare_classes
 from healthgym.synthesis.plan import SynthesisPlan, agree, deal, parse_task, read_plan
 from healthgym.synthesis.progress import Progress
+from healthgym.synthesis.request import SynthesisRequest
 from healthgym.synthesis.source import Opener, Source, open_source
 from healthgym.synthesis.work import Finished, Made, Task, work_here, work_in_processes, work_with_packers
 from healthgym.systems.base import System
 
 _LEFT_OVER_SECONDS = 600.0
 _SOFTWARE = ("torch", "numpy", "scipy", "h5py", "pyarrow")
-
-
-class SynthesisRequest(StrictModel):
-    """A user's request. Requests with equal plans resume the same cohort.
-
-    Args:
-        run_dir: a training run; its newest checkpoint is used.
-        checkpoint: a checkpoint file instead.
-        out: the cohort's folder.
-        patients: number of patients of the whole cohort; a larger number enlarges a complete cohort.
-        one_file: a file for all patients, in the format of its name: .csv, .csv.gz, .parquet or .h5.
-        seed: of the cohort.
-        file_format, compression, patients_per_shard, batch_size, timesteps, settings, matmul_precision,
-            where, shares: see `SynthesisPlan`. The default of the compression is the format's, of the batch
-            size a fast one: 512 on a CPU, a whole shard on CUDA.
-        device: `auto` is the device of the cohort begun in `out`, or else CUDA if available.
-        workers: processes; by default one per granted core, and one on CUDA.
-        task: "i/n", the i-th of n tasks that share the cohort.
-    """
-
-    run_dir: Path | None = None
-    checkpoint: Path | None = None
-    out: Path
-    patients: Positive
-    one_file: Path | None = None
-    seed: int = 0
-    file_format: FileFormat = "hdf5"
-    compression: Compression | None = None
-    patients_per_shard: Positive = 4096
-    batch_size: Positive | None = None
-    timesteps: Positive | Literal["training"] = "training"
-    where: tuple[str, ...] = ()
-    shares: str = ""
-    settings: tuple[str, ...] = ()
-    matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: Positive | None = None
-    task: str = "0/1"
-
-    @field_validator("one_file")
-    @classmethod
-    def _check_ending(cls, path: Path | None) -> Path | None:
-        if path is not None:
-            require_ending(path)
-        return path
 
 
 class Outcome(StrictModel):
@@ -214,10 +169,11 @@ def named_system(request: SynthesisRequest) -> Path:
         ConfigError: neither is given.
         StorageError: it does not exist, or is a folder without any checkpoint.
     """
-    given = request.checkpoint or request.run_dir
+    file = request.checkpoint if request.checkpoint != "newest" else None
+    given = file or request.run_dir
     if given is None:
-        raise ConfigError("Say which trained system to use: --run-dir or --checkpoint.")
-    option = "--checkpoint" if request.checkpoint else "--run-dir"
+        raise ConfigError("Say which trained system to use: --run-dir or --checkpoint with a file.")
+    option = "--checkpoint" if file else "--run-dir"
     if not given.exists():
         raise StorageError(f"{given} is not there: check {option}, or train it first with healthgym train.")
     if given.is_dir() and not list_checkpoints(given / "checkpoints"):
@@ -237,7 +193,8 @@ def find_checkpoint(request: SynthesisRequest, begun: SynthesisPlan | None) -> P
     given = named_system(request)
     if not given.is_dir():
         return given
-    whole = {path: seal for path in list_checkpoints(given / "checkpoints") if (seal := _seal(path))}
+    choose = list_checkpoints if request.checkpoint == "newest" else best_first
+    whole = {path: seal for path in choose(given / "checkpoints") if (seal := _seal(path))}
     if not whole:
         raise StorageError(
             f"{given} holds no whole checkpoint. Give a run folder that training has written to, or a file "

@@ -24,7 +24,7 @@ from healthgym.storage.cohort_folder import (
     manifest_path,
     plan_path,
 )
-from healthgym.storage.shard_file import COMPRESSIONS, Compression, FileFormat
+from healthgym.storage.forms import COMPRESSIONS, Compression, FileFormat
 from healthgym.strict import Positive, StrictModel, differences, parse
 
 

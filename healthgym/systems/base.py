@@ -48,6 +48,7 @@ class System(ABC):
         scores_patients: whether it has `nats_by_patient`.
         block: for systems that generate lengths, number of patients per call of `make`; 0 for the plan's
             batch size. Blocks are aligned to multiples of it, independent of the shards.
+        preview_cost: time of `preview` for one patient, in training steps of one patient, roughly.
         layout: meaning of the features.
         device: of all tensors.
         share: this process's part of each batch; all of it unless the trainer sets another.
@@ -62,6 +63,7 @@ class System(ABC):
     validates: ClassVar[bool] = False
     makes_lengths: ClassVar[bool] = False
     block: int = 0
+    preview_cost: ClassVar[float] = 0.1
     layout: FeatureLayout
     device: torch.device
     num_candidates: int = 0
@@ -128,6 +130,14 @@ class System(ABC):
         """
         x_BTF = self.sample_features(length, draws.seed, draws.first_patient, draws.num_patients)
         return decode(x_BTF[:, : int(lengths_B.max())], lengths_B, self.layout)
+
+    def preview(self, lengths_B: NDArray[np.integer[Any]], draws: SampleDraws, length: int) -> Made:
+        """Make patients to look at during training, as `sample` does or by a faster way.
+
+        Raises:
+            CohortError: the system made numbers that are not finite.
+        """
+        return self.sample(lengths_B, draws, length)
 
     def sample_given(
         self,

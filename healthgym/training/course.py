@@ -9,6 +9,7 @@ from healthgym.data.sequences import Sequences
 from healthgym.errors import ConfigError
 from healthgym.systems.base import System
 from healthgym.training.curriculum import Curriculum
+from healthgym.training.monitoring.sampled import SampledValidation
 from healthgym.training.monitoring.validation import Validation, split
 from healthgym.training.pace import Pace
 from healthgym.training.whole import WholeCurriculum, default_epochs
@@ -50,10 +51,7 @@ class Course:
             said = f"stages by length (patients): {stages}"
         if validation is None:
             return said
-        return (
-            f"{said}\nvalidated on {validation.patients.num_patients:,} more patients every "
-            f"{validation.every_steps:,} steps; the weights that do best on them make the patients"
-        )
+        return f"{said}\n{validation.description()}"
 
 
 def set_course(patients: Sequences, system: System, config: RunConfig) -> Course:
@@ -69,17 +67,23 @@ def set_course(patients: Sequences, system: System, config: RunConfig) -> Course
     """
     learned, held = _divided(patients, system, config)
     curriculum = _curriculum(learned, system, config)
-    validation = None if held is None else _validation(held, system, curriculum, config)
+    validation = _validation(held, system, curriculum, config) if config.training.validation else None
     share = _SHARE_OF_STEPS if validation else 1.0
     pace = Pace(curriculum, _epochs(config, curriculum, system), config.training.minutes, share)
     return Course(learned, curriculum, pace, validation)
 
 
-def _divided(patients: Sequences, system: System, config: RunConfig) -> tuple[Sequences, Sequences | None]:
-    """Return the training patients, and the validation patients if the system has validation."""
-    if not system.validates or not config.training.validation:
-        return patients, None
-    learned_N, held_N = split(patients.num_patients, config.training.validation, config.training.seed)
+def _divided(patients: Sequences, system: System, config: RunConfig) -> tuple[Sequences, Sequences]:
+    """Return the patients to train on, and those to validate on, who may be the same."""
+    share, on = config.training.validation, config.training.validate_on
+    if on == "training" and system.validates:
+        raise ConfigError(
+            "training.validate_on is training, and this system is validated by how well it predicts patients "
+            "that it does not learn from. Leave that setting out, or set it to held_out."
+        )
+    if not share or (not system.validates and on != "held_out"):
+        return patients, patients
+    learned_N, held_N = split(patients.num_patients, share, config.training.seed)
     if not len(held_N):
         raise ConfigError(
             f"There are {patients.num_patients} training patients: too few to keep some of them for "
@@ -107,13 +111,26 @@ def _epochs(config: RunConfig, curriculum: Curriculum, system: System) -> int:
 
 
 def _validation(patients: Sequences, system: System, curriculum: Curriculum, config: RunConfig) -> Validation:
+    training = config.training
+    if not system.validates:
+        return SampledValidation(
+            patients,
+            system,
+            curriculum.batch_size,
+            curriculum.steps_per_epoch,
+            curriculum.max_length,
+            training.seed,
+            training.validate_every_steps,
+            training.patience,
+            training.validate_on == "held_out",
+        )
     fixed = isinstance(curriculum, WholeCurriculum) and curriculum.fixed_length
     return Validation(
         patients,
         system,
-        config.training.micro_batch_size or curriculum.batch_size,
+        training.micro_batch_size or curriculum.batch_size,
         curriculum.steps_per_epoch,
-        config.training.validate_every_steps,
-        config.training.patience,
+        training.validate_every_steps,
+        training.patience,
         max(patients.max_length, curriculum.max_length) if fixed else None,
     )

@@ -36,6 +36,7 @@ from healthgym.storage.checkpoint import (
     read_checkpoint,
     set_aside_newer,
     step_of,
+    write_best,
     write_checkpoint,
 )
 from healthgym.systems.base import State, System
@@ -161,11 +162,20 @@ def _built(cohort: PreparedCohort, config: RunConfig, device: torch.device) -> S
     )
 
 
-def rehearse(run_dir: Path, config: RunConfig) -> None:
-    """Check without training whether a run can be started or resumed with these data and settings.
+def rehearse(run_dir: Path, config: RunConfig, processes: int = 1) -> int:
+    """Find out, without training, whether a run could be started or resumed: do data and settings fit?
+
+    Args:
+        run_dir: the run folder.
+        config: the settings.
+        processes: number of processes that would train together.
+
+    Returns:
+        Bytes that each of them needs for the network alone: weights, gradients, moments, and a copy for
+        checkpoints.
 
     Raises:
-        HealthgymError: an error that `train` would raise before its first step.
+        HealthgymError: what `train` would raise before its first step.
     """
     cohort = PreparedCohort.open(config.data, verify=False)
     system = _built(cohort, config, torch.device("cpu"))
@@ -173,6 +183,9 @@ def rehearse(run_dir: Path, config: RunConfig) -> None:
     if not list_checkpoints(RunFolder(run_dir).checkpoints):
         refuse_left_out(usage_of(curriculum.plan, cohort.train, cohort.schema), config.curriculum)
     system.check_length(curriculum.max_length)
+    if curriculum.batch_size < processes:
+        raise _too_many(processes, curriculum.batch_size)
+    return 4 * system.num_parameters() + 2 * _num_bytes(system.state())
 
 
 def _draw(folder: RunFolder, report: ProgressReport) -> None:
@@ -234,14 +247,16 @@ def _num_bytes(state: State) -> int:
 def _share(batch_size: int, config: RunConfig, ranks: Ranks) -> Share:
     count = ranks.place.num_processes
     if batch_size < count:
-        raise ranks.agreed(
-            ConfigError(
-                f"A batch has {batch_size} patients and there are {count} processes, which share each batch: "
-                f"every one needs a patient. Use at most {batch_size} processes, or a larger "
-                f"curriculum.batch_size, if there are so many patients."
-            )
-        )
+        raise ranks.agreed(_too_many(count, batch_size))
     return Share(ranks, batch_size, config.training.micro_batch_size)
+
+
+def _too_many(processes: int, batch_size: int) -> ConfigError:
+    return ConfigError(
+        f"A batch has {batch_size} patients and there are {processes} processes, which share each batch: "
+        f"every one needs a patient. Use at most {batch_size} processes, or a larger "
+        f"curriculum.batch_size, if there are so many patients."
+    )
 
 
 def choose_device(config: RunConfig) -> torch.device:
@@ -313,7 +328,10 @@ def _saver(
             except FileNotFoundError:
                 folder.check()  # a newer owner deletes temporary files of an older one
                 raise
-            prune_checkpoints(folder.checkpoints, config.checkpoint.keep)
+            best = int(made.trainer["best_step"]) if "best_distance" in made.trainer else None
+            if best is not None:
+                write_best(folder.checkpoints, best)
+            prune_checkpoints(folder.checkpoints, config.checkpoint.keep, best)
 
     return save
 
@@ -390,7 +408,4 @@ def _farewell(run_dir: Path, finished: bool, trainer: Trainer) -> str:
         return said
     if trainer.exhausted:
         said += f"; ended early, after {validation.since:,} validations without improvement"
-    return (
-        f"{said}; synthesis uses the weights of step {validation.best_step:,}, the best on validation "
-        f"patients: {validation.best:.5g} nats per timestep"
-    )
+    return f"{said}; {validation.verdict(trainer.pace.total)}"

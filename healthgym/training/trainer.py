@@ -97,7 +97,7 @@ class Trainer:
                 if planned or measured or self._log_is_due():
                     self._log(planned | measured)
                 stop, save = self._wishes()
-                if save or planned:
+                if save or planned or self._is_new_best():
                     self._snapshot()
             self._save_last()
         return self.finished
@@ -142,10 +142,22 @@ class Trainer:
         """Validate the system if it is due; return values to log."""
         if self.validation is None or not self.validation.is_due(self.step, self.pace.total):
             return {}
+        before = self.validation.stalled(self.pace.total)
         try:
-            return self.validation.run(self.step)
+            found = self.validation.run(self.step)
         except DivergenceError as error:
             raise self._diverged(error) from None
+        if self.validation.stalled(self.pace.total) and not before:
+            self.report.say(
+                f"note: no improvement since step {self.validation.best_step:,}, in "
+                f"{self.validation.since:,} measurements: more training may not help. What did best is kept."
+            )
+        return found
+
+    def _is_new_best(self) -> bool:
+        """Whether this step's state is the best so far, and only a checkpoint would keep it."""
+        validation = self.validation
+        return validation is not None and validation.keeps_checkpoints and validation.best_step == self.step
 
     def _log_is_due(self) -> bool:
         """Whether to log: at fixed steps and at the end of each stage, so that a line has one length."""
@@ -174,8 +186,8 @@ class Trainer:
         )
         epochs = -(-self.pace.total // self.curriculum.steps_per_epoch)
         where = f"epoch {place.epoch + 1}/{epochs} length {length}"
-        if self.validation is not None and self.validation.newest is not None:
-            losses |= {"validation_nats": self.validation.newest, "best_nats": self.validation.best}
+        if self.validation is not None:
+            losses |= self.validation.shown()
         self.report.log(self.step, where, losses, rate, elapsed / done * left)
 
     def _save_is_due(self) -> bool:

@@ -78,6 +78,7 @@ def test_each_is_a_job_of_its_own_and_one_folder_has_one_at_a_time(
     site = tmp_path / "site.yaml"
     site.write_text('time: "60"\nnode_local: []\n')
     config = ROOT / "configs" / "report.yaml"
+    inputs["schema_path"] = inputs.pop("schema")
     jobs = [EvaluateJob.of(**inputs, out=tmp_path / out, config=config) for out in ("a", "b")]
     for number, job in enumerate(jobs):
         slurm.says("sbatch", f"Submitted batch job {number + 1}\n")

@@ -12,6 +12,7 @@ import yaml
 from full_disk import Disk
 
 from healthgym.data import command
+from healthgym.data.request import PrepareRequest
 from healthgym.evaluation import report
 from healthgym.evaluation.report import evaluate
 from healthgym.evaluation.sections import marginals, validity
@@ -47,7 +48,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepares(given: Path, out: Path) -> object:
-    return command.run(given / "schema.yaml", given / "table.csv", None, out / "p.h5", out / "tables")
+    files = {"schema_path": given / "schema.yaml", "table": given / "table.csv", "tables": out / "tables"}
+    return command.run(PrepareRequest(out=out / "p.h5", **files))
 
 
 def trains(given: Path, out: Path) -> object:

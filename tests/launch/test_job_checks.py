@@ -1,5 +1,6 @@
 """What cannot run is refused before it is started or queued; what a stage of a pipeline awaits is not."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,13 @@ def folder(tmp_path: Path) -> Path:
 
 def prepare_job(folder: Path, **changes: object) -> PrepareJob:
     return PrepareJob.of(
-        **{"schema": folder / "s.yaml", "table": folder / "t.csv", "out": folder / "p.h5"} | changes
+        **{"schema_path": folder / "s.yaml", "table": folder / "t.csv", "out": folder / "p.h5"} | changes
     )
 
 
 def evaluate_job(folder: Path, **changes: object) -> EvaluateJob:
     table = folder / "t.csv"
-    usual = {"schema": folder / "s.yaml", "real": table, "synthetic": table, "out": folder / "report"}
+    usual = {"schema_path": folder / "s.yaml", "real": table, "synthetic": table, "out": folder / "report"}
     return EvaluateJob.of(**usual | {"config": REPORT} | changes)
 
 
@@ -102,3 +103,36 @@ def test_the_first_stage_of_a_pipeline_awaits_nothing(folder: Path) -> None:
 def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(HealthgymError, match=r"absent is not there: check the path\. Give a run folder"):
         load_checkpoint(tmp_path / "absent")
+
+
+def trained_on_slurm(folder: Path, **resources: object) -> str:
+    """Return what a dry run says of training the tiny cohort with such resources."""
+    settings = folder / "site.yaml"
+    settings.write_text(yaml.safe_dump({"time": "60", "node_local": [], **resources}))
+    tiny.cohort(folder)
+    return str(settings)
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ({"nodes": 3, "tasks_per_node": 3}, "A batch has 8 patients and there are 9 processes"),
+        (
+            {"nodes": 2, "tasks_per_node": 4, "memory_gb": 1},
+            r"would have 0\.25 GB of memory .*divided by tasks_per_node\), and training this system needs",
+        ),
+    ],
+)
+def test_resources_that_cannot_do_are_refused_in_a_dry_run(
+    folder: Path, resources: dict[str, object], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = TrainJob.of(folder / "run", tiny.config(folder, "v1"))
+    assert launch(job, trained_on_slurm(folder, **resources), dry_run=True) == 1
+    assert re.search(message, capsys.readouterr().err)
+    enough = {"nodes": 2, "tasks_per_node": 4, "memory_gb": 8}
+    assert launch(job, trained_on_slurm(folder, **enough), dry_run=True) == 0
+
+
+def test_memory_of_other_jobs_is_looked_at_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch(prepare_job(folder), trained_on_slurm(folder, memory_gb=0.1), dry_run=True) == 1
+    assert "preparing a table needs more than 0.3 GB" in capsys.readouterr().err

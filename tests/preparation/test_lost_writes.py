@@ -14,6 +14,7 @@ from healthgym.data import command
 from healthgym.data.fitting import fitting
 from healthgym.data.fitting.scratch import ScratchFile
 from healthgym.data.prepare import SplitSettings, prepare
+from healthgym.data.request import PrepareRequest
 from healthgym.errors import StorageError
 from healthgym.faults import sentence
 from healthgym.files import atomic_path
@@ -33,29 +34,38 @@ def folder(tmp_path: Path) -> Path:
     "share", [0.0, 0.01, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0]
 )
 def test_prepare_on_a_full_disk_says_so_and_leaves_nothing(folder: Path, share: float) -> None:
-    command.run(folder / "s.yaml", folder / "t.csv", None, folder / "whole.h5")
+    command.run(
+        PrepareRequest(schema_path=folder / "s.yaml", table=folder / "t.csv", out=folder / "whole.h5")
+    )
     size = int(share * (folder / "whole.h5").stat().st_size)
     out = folder / "new" / "p.h5"
     if share == 1:
         with files_of_at_most(size):
-            command.run(folder / "s.yaml", folder / "t.csv", None, out)
+            command.run(PrepareRequest(schema_path=folder / "s.yaml", table=folder / "t.csv", out=out))
         assert out.read_bytes() == (folder / "whole.h5").read_bytes()
         return
     with (
         files_of_at_most(size),
         pytest.raises(StorageError, match=r"Cannot write .*p\.h5: the file would be larger"),
     ):
-        command.run(folder / "s.yaml", folder / "t.csv", None, out)
+        command.run(PrepareRequest(schema_path=folder / "s.yaml", table=folder / "t.csv", out=out))
     assert not list(out.parent.iterdir())
 
 
 def test_tables_on_a_full_disk(folder: Path) -> None:
-    command.run(folder / "s.yaml", folder / "t.csv", None, folder / "p.h5")
+    command.run(PrepareRequest(schema_path=folder / "s.yaml", table=folder / "t.csv", out=folder / "p.h5"))
     with (
         files_of_at_most((folder / "t.csv").stat().st_size // 2),
         pytest.raises(StorageError, match=r"Cannot write .*train\.csv: the file would be larger"),
     ):
-        command.run(folder / "s.yaml", folder / "t.csv", None, folder / "p.h5", folder / "tables")
+        command.run(
+            PrepareRequest(
+                schema_path=folder / "s.yaml",
+                table=folder / "t.csv",
+                out=folder / "p.h5",
+                tables=folder / "tables",
+            )
+        )
     assert [path.name for path in (folder / "tables").iterdir()] == []
 
 

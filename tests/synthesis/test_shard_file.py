@@ -16,8 +16,9 @@ from fake_system import SCHEMA
 
 from healthgym.errors import CohortError
 from healthgym.schema import Schema, Variable
+from healthgym.storage.forms import COMPRESSIONS
 from healthgym.storage.shard import Shard, blank_code, code_dtype, variables_in_order
-from healthgym.storage.shard_file import COMPRESSIONS, encode_shard, read_shard, suffix
+from healthgym.storage.shard_file import encode_shard, read_shard, suffix
 from healthgym.storage.shard_table import frame_of, table_of
 
 FORMATS = [(name, compression) for name, offered in COMPRESSIONS.items() for compression in offered]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from published import embedding_layout, load, relative_error, weights
 from torch import Tensor
 
-from healthgym.config import DiffusionConfig
+from healthgym import strict
+from healthgym.config import DiffusionConfig, RunConfig
 from healthgym.errors import ConfigError, SamplingError
 from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.base import Batch, Draws, PositionDraws, SampleDraws
@@ -260,6 +261,15 @@ def test_rejected_patients_are_drawn_again_and_others_stay() -> None:
     same = [bool(torch.allclose(a[:, 2:], b[:, 2:])) for a, b in zip(kept, first_attempts, strict=True)]
     assert 0 < sum(same) < 6
     assert float((2 * kept[..., 0] - 1).mean(1).abs().max()) <= 0.4 + 1e-6
+
+
+def test_the_shipped_settings_make_patients_before_any_training() -> None:
+    shipped = strict.load(RunConfig, Path(__file__).parents[2] / "configs/v3.yaml").system
+    assert isinstance(shipped, DiffusionConfig)
+    kind = shipped.guardrail.kind
+    assert torch.isfinite(make(guardrail={"kind": kind}).sample_features(7, 0, 0, 300)).all()
+    with pytest.raises(SamplingError, match=r"system\.guardrail\.min_acceptance"):
+        make(guardrail={"kind": "reject"}).sample_features(7, 0, 0, 300)
 
 
 def test_published_guardrail_keeps_reals_in_range() -> None:

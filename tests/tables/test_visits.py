@@ -21,7 +21,8 @@ from healthgym.errors import SchemaError, TableError
 from healthgym.schema import Schema
 from healthgym.schema.layout import FeatureLayout
 from healthgym.schema.timing import Resolution, TimeForm, ratio
-from healthgym.storage.shard_file import COMPRESSIONS, encode_shard, read_shard, suffix
+from healthgym.storage.forms import COMPRESSIONS
+from healthgym.storage.shard_file import encode_shard, read_shard, suffix
 from healthgym.strict import parse
 from healthgym.synthesis.plan import SynthesisPlan
 from healthgym.synthesis.shard import make_shard

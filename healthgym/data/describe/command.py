@@ -256,7 +256,7 @@ def described(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         HealthgymError: the table cannot be described.
     """
-    table = options["schema"]
+    table = options["schema_path"]
     if options.get("table") or options.get("dataset") or not _is_table(table):
         return options
     schema = options["out"].with_suffix(".yaml")
@@ -265,14 +265,14 @@ def described(options: dict[str, Any]) -> dict[str, Any]:
         print(
             f"{schema} is there and is taken as it is; delete it to have {table} described anew", flush=True
         )
-        return options | {"schema": schema, "table": table}
+        return options | {"schema_path": schema, "table": table}
     found = describe_table(table, written, command=f"healthgym prepare {shlex.quote(table.name)}")
     write_schema(found, schema, overwrite=False)
     print("\n".join([f"{schema} written: {found.found.table.form}", *summary(found)]), flush=True)
     more: dict[str, Any] = {} if found.found.keys.sorted else {"sort": True}
-    if options.get("holdout") == 0.2:
+    if "holdout" not in options:
         more["holdout"] = found.advice.holdout
-    return options | {"schema": schema, "table": table} | more
+    return options | {"schema_path": schema, "table": table} | more
 
 
 def _is_table(path: Path) -> bool:

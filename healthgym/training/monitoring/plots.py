@@ -10,7 +10,14 @@ from healthgym.files import atomic_path
 from healthgym.training.monitoring.metrics import read_metrics
 
 _PLACES = {"step", "epoch", "length", "seconds", "sequences_per_second", "planned_steps"}
-_VALIDATION = {"validation_nats", "best_nats", "best_step"}
+_FIGURES = {
+    "validation_distance": "mean of all",
+    "validation_ks": "values (KS)",
+    "validation_classes": "classes",
+    "validation_changes": "changes",
+    "validation_correlations": "correlations",
+}
+_VALIDATION = {"validation_nats", "best_nats", "best_distance", "best_step", *_FIGURES}
 _TITLES = {
     "autoencoder_loss": "Autoencoder loss",
     "critic_gap": "Critic gap: mean D(real) - mean D(fake)",
@@ -18,6 +25,7 @@ _TITLES = {
     "generator_loss": "Generator loss",
     "gradient_penalty": "Gradient penalty",
     "correlation_loss": "Correlation loss",
+    "distance": "Distances between made and real patients",
     "nats": "Nats per timestep: training and validation",
 }
 
@@ -37,6 +45,8 @@ def draw_losses(metrics_path: Path, plot_path: Path) -> bool:
     names = [name for name in records[-1] if name not in _PLACES | _VALIDATION]
     if validated:
         names = ["nats", *(name for name in names if name != "nats")]
+    if any("validation_distance" in record for record in records):
+        names.append("distance")
     columns = 2 if len(names) > 1 else 1
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(5.5 * columns, 2.6 * rows), layout="constrained")
@@ -50,6 +60,9 @@ def draw_losses(metrics_path: Path, plot_path: Path) -> bool:
         if validated and name == "nats":
             _draw_validation(panel, records)
             continue
+        if name == "distance":
+            _draw_figures(panel, records)
+            continue
         for index, length in enumerate(lengths):
             points = _by_epoch(records, name, length)
             colour = colours(0.9 * index / max(len(lengths) - 1, 1))
@@ -61,6 +74,8 @@ def draw_losses(metrics_path: Path, plot_path: Path) -> bool:
         panel.xaxis.get_major_locator().set_params(integer=True)  # there is no epoch 1.25
     for panel in axes[-1]:
         panel.set_xlabel("Epoch")
+    if "distance" in names:
+        axes.flat[names.index("distance")].set_xlabel("Step")
     if validated:
         axes.flat[0].set_xlabel("Step")
     else:
@@ -80,6 +95,20 @@ def _draw_validation(panel: Any, records: list[dict[str, Any]]) -> None:
     last = [record for record in records if "best_nats" in record][-1]
     panel.plot([last["best_step"]], [last["best_nats"]], "o", color="black", label="chosen")
     panel.legend(fontsize=8)
+
+
+def _draw_figures(panel: Any, records: list[dict[str, Any]]) -> None:
+    """Draw the distances to real patients against the steps, and the checkpoint chosen."""
+    for name, label in _FIGURES.items():
+        points = {record["step"]: record[name] for record in records if record.get(name) is not None}
+        if points:
+            mean = name == "validation_distance"
+            panel.plot(points.keys(), points.values(), lw=2 if mean else 1, label=label,
+                       color="black" if mean else None, marker="." if len(points) < 3 else None)  # fmt: skip
+    last = [record for record in records if "best_distance" in record][-1]
+    panel.plot([last["best_step"]], [last["best_distance"]], "o", color="black", label="chosen")
+    panel.set_ylim(bottom=0)
+    panel.legend(fontsize=7, ncols=2)
 
 
 def _by_epoch(records: list[dict[str, Any]], name: str, length: int) -> dict[int, float]:

@@ -119,6 +119,8 @@ _SHORT = {
     "correlation_loss": "corr",
     "validation_nats": "validation",
     "best_nats": "best",
+    "validation_distance": "distance",
+    "best_distance": "best",
 }
 
 

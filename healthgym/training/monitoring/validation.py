@@ -39,7 +39,10 @@ class Validation:
     """Validates a system, and counts validations without improvement.
 
     Attributes:
-        newest: the last validation loss, nats per timestep; None before the first.
+        loss: what is measured: `nats` per timestep, or a `distance` (`SampledValidation`).
+        keeps_checkpoints: whether the best weights need a checkpoint of their own; otherwise each checkpoint
+            contains them.
+        newest: the last validation loss; None before the first.
         best: the lowest loss so far, infinite before the first.
         best_step: step of the lowest loss.
         since: number of validations since then.
@@ -54,6 +57,9 @@ class Validation:
             but at least 5; None: never.
         fixed_length: T of all batches; None pads each to its longest patient.
     """
+
+    loss = "nats"
+    keeps_checkpoints = False
 
     def __init__(
         self,
@@ -80,8 +86,35 @@ class Validation:
     def patience(self, total: int) -> float:
         """Return the number of validations without improvement that ends a run of `total` planned steps."""
         if self._patience == "auto":
-            return max(_LEAST_PATIENCE, round(_PATIENCE * total / self.every_steps))
+            return self._usual_patience(total)
         return math.inf if self._patience is None else self._patience
+
+    def _usual_patience(self, total: int) -> int:
+        return max(_LEAST_PATIENCE, round(_PATIENCE * total / self.every_steps))
+
+    def stalled(self, total: int) -> bool:
+        """Tell whether to say that it does not improve any more, where the run goes on all the same."""
+        return False
+
+    def description(self) -> str:
+        """Return in words how it is measured."""
+        return (
+            f"validated on {self.patients.num_patients:,} more patients every {self.every_steps:,} steps; "
+            f"the weights that do best on them make the patients"
+        )
+
+    def verdict(self, total: int) -> str:
+        """Return in words what patients are made with, after so many planned steps."""
+        return (
+            f"synthesis uses the weights of step {self.best_step:,}, the best on validation patients: "
+            f"{self.best:.5g} nats per timestep"
+        )
+
+    def shown(self) -> dict[str, float]:
+        """Return what to show on the progress line."""
+        if self.newest is None:
+            return {}
+        return {f"validation_{self.loss}": self.newest, f"best_{self.loss}": self.best}
 
     def run(self, step: int) -> dict[str, float]:
         """Validate the system, let it keep its weights if they are the best, and return values to log.
@@ -89,15 +122,20 @@ class Validation:
         Raises:
             DivergenceError: the loss is not a finite number.
         """
-        self.newest = self.measure()
+        self.newest, figures = self._found(step)
         if not math.isfinite(self.newest):
-            raise DivergenceError(f"validation_nats is {self.newest} at step {step - 1}")
+            raise DivergenceError(f"validation_{self.loss} is {self.newest} at step {step - 1}")
         if self.newest < self.best:
             self.best, self.best_step, self.since = self.newest, step, 0
         else:
             self.since += 1
-        self.system.keep_if_best(self.newest)
-        return {"validation_nats": self.newest, "best_nats": self.best, "best_step": self.best_step}
+        if not self.keeps_checkpoints:
+            self.system.keep_if_best(self.newest)
+        return self.shown() | {"best_step": self.best_step} | figures
+
+    def _found(self, step: int) -> tuple[float, dict[str, float]]:
+        """Return the loss after this many steps, the same in every process, and what else to log."""
+        return self.measure(), {}
 
     @torch.no_grad()
     def measure(self) -> float:
@@ -122,14 +160,14 @@ class Validation:
         if self.newest is None:
             return {}
         return {
-            "validation_nats": self.newest,
-            "best_nats": self.best,
+            **self.shown(),
             "best_step": self.best_step,
             "validations_since": self.since,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned."""
-        if "best_nats" in state:
-            self.newest, self.best = float(state["validation_nats"]), float(state["best_nats"])
+        if f"best_{self.loss}" in state:
+            self.newest = float(state[f"validation_{self.loss}"])
+            self.best = float(state[f"best_{self.loss}"])
             self.best_step, self.since = int(state["best_step"]), int(state["validations_since"])

@@ -1,0 +1,42 @@
+"""What `healthgym train` and `healthgym evaluate` are asked for."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from healthgym import shipped
+from healthgym.options import Option
+from healthgym.strict import StrictModel
+
+
+class TrainRequest(StrictModel):
+    """A user's request, by the command line or as a stage of a pipeline."""
+
+    config: Annotated[
+        Path,
+        Option("settings: a YAML file, or the name of a preset, e.g. ar", positional=True),
+    ]
+    run_dir: Annotated[
+        Path | None, Option("where checkpoints and metrics go (runs/NAME of the settings)")
+    ] = None
+    data: Annotated[Path | None, Option("the prepared cohort, if not the one in the settings")] = None
+    set: Annotated[tuple[str, ...], Option("change a setting: training.epochs=2", metavar="KEY=VALUE")] = ()
+
+
+class EvaluateRequest(StrictModel):
+    """A user's request, by the command line or as a stage of a pipeline."""
+
+    schema_path: Annotated[
+        Path | None, Option("what the columns mean (a prepared.h5 brings its own)", name="schema")
+    ] = None
+    real: Annotated[Path, Option("training patients: CSV, Parquet or prepared.h5")]
+    holdout: Annotated[
+        Path | None, Option("real patients unseen in training (prepared.h5 brings its own)")
+    ] = None
+    synthetic: Annotated[Path, Option("cohort folder, CSV or Parquet to be judged")]
+    out: Annotated[Path, Option("folder for report.html, report.json and plots")]
+    config: Annotated[
+        Path, Option("settings and thresholds (YAML)"), Field(default_factory=shipped.thresholds)
+    ]
+    set: Annotated[tuple[str, ...], Option("change a setting of the report", metavar="KEY=VALUE")] = ()

@@ -230,10 +230,13 @@ class PrepareJob:
         Raises:
             ConfigError: they make no request.
         """
+        from healthgym.data import command
         from healthgym.strict import parse
 
         found = options | {"schema_path": shipped.schema(options["schema_path"])}
         settled = parse(PrepareRequest, _settled(found), "the command line")
+        # Here already: JSON has no nan.
+        command.check(settled.holdout, settled.max_patients, settled.least_patients)
         return cls(settled.out, settled.model_dump_json())
 
     @property
@@ -253,7 +256,6 @@ class PrepareJob:
 
     def check(self, awaited: bool = False) -> None:
         """Refuse an unreadable schema, a missing table, and invalid numbers."""
-        from healthgym.data import command
         from healthgym.data.tables import sources
         from healthgym.schema import load_schema
 
@@ -262,7 +264,6 @@ class PrepareJob:
         require_place(request.out)
         if request.tables:
             require_place(request.tables, folder=True)
-        command.check(request.holdout, request.max_patients, request.least_patients)
         if not awaited:
             sources.check_named(request.table, request.dataset)
 

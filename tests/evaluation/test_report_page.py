@@ -71,6 +71,14 @@ def test_a_section_that_is_not_judged_says_why_first() -> None:
     assert summarise([part]).uses[0].because == "Title: Too few patients."
 
 
+def test_a_metric_that_fails_is_named_even_without_words_of_its_own() -> None:
+    fails = replace(figure("joint.b", Verdict.FAIL, 0.4), limit="passes up to 0.1, fails above 0.2")
+    part = section("joint", figure("joint.a", Verdict.PASS, finding="a is right"), fails)
+    said = "0.4 (passes up to 0.1, fails above 0.2)."
+    assert findings(part)[0] == (fails, said)
+    assert summarise([part]).uses[0].because == f"Title: {said}"
+
+
 def test_copies_come_first_where_they_fail_and_chance_is_said_where_they_pass() -> None:
     attack = figure("privacy.membership_auc", Verdict.PASS, 0.5)
     leaking = summarise([section("privacy", attack, figure("privacy.near_copies", Verdict.FAIL, 9.0))])

@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from healthgym.evaluation.figure import Figure, Section, Verdict
+from healthgym.evaluation.figure import Figure, Section, Verdict, show
 
 _FINDINGS = 3
 _ORDER = (Verdict.FAIL, Verdict.CAUTION, Verdict.PASS, Verdict.NOT_JUDGED, Verdict.SHOWN)
@@ -126,11 +126,17 @@ def findings(section: Section) -> list[tuple[Figure, str]]:
     ]
     why = [each for each in unjudged if each.key in section.essential] or unjudged
     first = [(figure, figure.reason) for figure in why[:1]] if section.verdict is Verdict.NOT_JUDGED else []
-    said = [
-        figure for figure in section.figures if figure.finding and figure.key not in {f.key for f, _ in first}
-    ]
-    worst = sorted(said, key=lambda figure: _ORDER.index(figure.verdict))
-    return (first + [(figure, f"{figure.finding}.") for figure in worst])[:_FINDINGS]
+    taken = {figure.key for figure, _ in first}
+    said = [(figure, _said(figure)) for figure in section.figures if figure.key not in taken]
+    worst = sorted(said, key=lambda pair: _ORDER.index(pair[0].verdict))
+    return (first + [(figure, f"{text}.") for figure, text in worst if text])[:_FINDINGS]
+
+
+def _said(figure: Figure) -> str:
+    """Return what was found; of a metric that does not pass, at least its value and threshold."""
+    if figure.finding or figure.verdict not in (Verdict.FAIL, Verdict.CAUTION):
+        return figure.finding
+    return f"{show(figure.value, figure.style)} ({figure.limit})"
 
 
 def table(sections: Sequence[Section]) -> str:

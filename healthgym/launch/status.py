@@ -45,7 +45,7 @@ def as_text(said: dict[str, Any]) -> str:
     """Return the report as text: one line about the work, then a line per job or a count per array."""
     lines = [f"{said['folder']}: {said['progress']}"]
     jobs = said["jobs"]
-    if not jobs:
+    if not jobs and not said["progress"].startswith("done"):
         lines.append("  no job was submitted for it (or its records are gone)")
     if len(jobs) > _SHOWN_TASKS:
         counts = Counter(job["state"] for job in jobs)

@@ -43,10 +43,11 @@ from healthgym.systems.base import State, System
 from healthgym.systems.build import build_system
 from healthgym.systems.patients import CohortFacts
 from healthgym.training.batches import Batches
-from healthgym.training.course import Course, set_course
+from healthgym.training.course import set_course
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.gpu import out_of_memory, refuse_shared_gpu
 from healthgym.training.graphs import choose_steps
+from healthgym.training.messages import farewell, greeting
 from healthgym.training.monitoring.metrics import Meter, MetricsFile
 from healthgym.training.monitoring.plots import draw_losses
 from healthgym.training.monitoring.progress import ProgressReport
@@ -55,7 +56,6 @@ from healthgym.training.saving import Saving, Snapshot
 from healthgym.training.subnormals import start_workers
 from healthgym.training.trainer import Trainer
 from healthgym.training.whole import WholeCurriculum
-from healthgym.words import counted
 
 
 def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> bool:
@@ -122,7 +122,7 @@ def _train(
     batches = Batches(curriculum, course.patients, system, here.step, config.training.data_on_device)
     with ProgressReport(course.pace.total, here.step, stream) as report, stopping.listening(), batches:
         take_step, how = choose_steps(system, config.training.cuda_graphs, report.say)
-        report.say(_greeting(run_dir, system.num_parameters(), usage, start, here, course, config, how))
+        report.say(greeting(run_dir, system.num_parameters(), usage, start, here, course, config, how))
         trainer = Trainer(
             system=system,
             take_step=take_step,
@@ -147,7 +147,7 @@ def _train(
         if ranks.first:
             _draw(folder, report)
             _finish(folder, trainer, report)
-        report.say(_farewell(run_dir, finished, trainer))
+        report.say(farewell(run_dir, finished, trainer))
     return finished
 
 
@@ -354,58 +354,3 @@ def _refuse_other_data(start: Checkpoint | None, cohort: PreparedCohort, config:
             f"{cohort.fingerprint[:12]}, not {start.statistics.data_fingerprint[:12]}). Give the old file "
             f"by --data, or choose another --run-dir."
         )
-
-
-def _greeting(
-    run_dir: Path,
-    num_parameters: int,
-    usage: Usage,
-    start: Checkpoint | None,
-    here: Progress,
-    course: Course,
-    config: RunConfig,
-    how: str,
-) -> str:
-    pace = course.pace
-    lines = [
-        f"run {run_dir} on {_resources(here)}{_why(config)}, process {os.getpid()}: "
-        f"{num_parameters:,} parameters, {pace.total:,} steps"
-        + (f", or as many as fit into {pace.minutes:g} min" if pace.minutes else "")
-        + (f"; {how}" if how else ""),
-        course.description(),
-    ]
-    lines += usage.lines()
-    if start is not None:
-        lines.append(f"going on from step {here.step:,}")
-        micro = (start.config.training.micro_batch_size, config.training.micro_batch_size)
-        if _resources(start.progress) != _resources(here) or micro[0] != micro[1]:
-            lines.append(
-                f"note: so far it ran on {_resources(start.progress)}; the last bits of sums, and on another "
-                f"device the noise, may differ from an undisturbed run"
-            )
-    return "\n".join(lines)
-
-
-def _why(config: RunConfig) -> str:
-    """Return the origin of the number of threads, if it is not the number of granted cores."""
-    asked = threads_asked(os.environ) if config.training.threads == "auto" else None
-    return " (OMP_NUM_THREADS)" if asked and asked != granted_cores() else ""
-
-
-def _resources(progress: Progress) -> str:
-    processes = f"{progress.num_processes} processes of " if progress.num_processes > 1 else ""
-    return f"{progress.device} with {processes}{counted(progress.threads, 'thread')}"
-
-
-def _farewell(run_dir: Path, finished: bool, trainer: Trainer) -> str:
-    if not finished:
-        return (
-            f"stopped by {stopping.requested()} at step {trainer.step:,} and saved; the same command goes "
-            f"on: {run_dir}"
-        )
-    said, validation = f"finished at step {trainer.step:,}: {run_dir}", trainer.validation
-    if validation is None or validation.newest is None:
-        return said
-    if trainer.exhausted:
-        said += f"; ended early, after {validation.since:,} validations without improvement"
-    return f"{said}; {validation.verdict(trainer.pace.total)}"

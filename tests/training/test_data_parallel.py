@@ -129,7 +129,8 @@ def assert_close_run(folder: Path, first: str, second: str, tolerance: float = 1
         }
         assert left.keys() == right.keys()
         left, right = ({k: v for k, v in line.items() if k not in distances} for line in (left, right))
-        assert left == pytest.approx(right, rel=1e-5, abs=1e-6)
+        # The gradient's norm of float32 losses differs by more than the weights, which Adam scales.
+        assert left == pytest.approx(right, rel=max(10 * tolerance, 1e-5), abs=1e-6)
 
 
 def assert_close_tree(first: Any, second: Any, tolerance: float, place: str) -> None:

@@ -1,6 +1,7 @@
 """Can a classifier tell a synthetic patient from a real one, and by what?"""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,7 +100,8 @@ def _covariances(comparison: Comparison) -> tuple[Floats, Floats]:
 def _noise(comparison: Comparison) -> Noise | None:
     """Return how well the classifier tells real patients from other real ones.
 
-    With about as many features as patients its AUC varies more than the interval over patients says.
+    With about as many features as patients its AUC varies more than the interval over patients says. Beyond
+    the threshold of failing nothing passes: a few splits do not know the tail of their distribution.
     """
     anchors, found = comparison.anchors, []
     for number in range(comparison.config.num_splits):
@@ -108,7 +110,10 @@ def _noise(comparison: Comparison) -> Noise | None:
         sides = [covariance_features(panel, anchors.columns)[:count] for panel in (other, first)]
         value = auc(*ridge_scores((sides[0], sides[1]), comparison.config.seed))
         found.append(0.5 + (value - 0.5) / max(1.0, anchors.widening(count, count)))
-    return noise_of(found, None)
+    noise, threshold = noise_of(found, None), comparison.config.threshold(COVARIANCES.key)
+    if noise is None or threshold is None or threshold.fail_above is None:
+        return noise
+    return replace(noise, limit=min(noise.limit, threshold.fail_above))
 
 
 def _equally_many(features: tuple[Floats, Floats], chosen: list[NDArray[np.int64]]) -> tuple[Floats, Floats]:

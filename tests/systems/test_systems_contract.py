@@ -6,6 +6,7 @@ import tiny
 import torch
 from steps import LAYOUT, T, build, made_of, train
 
+from healthgym.errors import StorageError
 from healthgym.systems.adversarial import latent, transformer
 from healthgym.systems.base import SampleDraws
 from healthgym.systems.denoising import diffusion
@@ -131,5 +132,5 @@ def test_a_state_of_another_shape_is_refused(name: str) -> None:
     group = next(iter(state))
     parameter = next(iter(state[group]))
     state[group][parameter] = state[group][parameter][..., :1][:1]
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(StorageError, match="have another shape"):
         system.load_state(state)

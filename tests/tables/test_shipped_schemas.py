@@ -89,7 +89,7 @@ def test_tables_fit(request: pytest.FixtureRequest, tmp_path: Path, name: str) -
     else:
         frame = random_table(schema)
     holdout = 0.2 if frame[schema.keys.patient].nunique() > 10 else 0.0
-    cohort = prepare(frame, schema, tmp_path / "p.h5", SplitSettings(holdout), source=name)
+    cohort = prepare(frame, schema, tmp_path / "p.h5", SplitSettings(holdout, least_patients=1), source=name)
     some = cohort.train.at_least(10)[:200]
     reals, codes, _ = cohort.train.gather(some, 10)
     assert reals.min() >= 0

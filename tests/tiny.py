@@ -1,6 +1,8 @@
 """Systems, cohorts and runs small enough to be trained in a test. A new system is tested by a line here."""
 
 import io
+import os
+import signal
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from healthgym.config import RunConfig
@@ -18,7 +21,7 @@ from healthgym.data.sequences import PreparedCohort
 from healthgym.schema import Schema, Variable
 from healthgym.storage.checkpoint import Checkpoint
 from healthgym.strict import parse
-from healthgym.systems.base import Batch
+from healthgym.systems.base import Batch, System
 from healthgym.systems.patients import CohortFacts
 from healthgym.training.monitoring.metrics import read_metrics
 from healthgym.training.run import train
@@ -145,6 +148,20 @@ def epoch_of(folder: Path, system: str) -> RunConfig:
     if values["system"].get("latent", {}).get("kind") == "buffered":
         values["system"]["latent"]["num_slots"] = NUM_SLOTS
     return RunConfig.model_validate(values)
+
+
+def stop_at_steps(monkeypatch: pytest.MonkeyPatch, system: type[System], *steps: int) -> None:
+    """Let a signal that asks for a stop arrive before these training steps, counted over all starts."""
+    taken, original = 0, system.train_step
+
+    def step(self: System, *args: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken in steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args)
+
+    monkeypatch.setattr(system, "train_step", step)
 
 
 def assert_same_run(first: Checkpoint, second: Checkpoint) -> None:

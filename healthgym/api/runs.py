@@ -120,10 +120,9 @@ def sample(
         workers: processes; more than one needs a script with its code under `if __name__ == "__main__":`.
 
     Returns:
-        A long table, a row per patient and time: the keys, and the variables as in the training table (labels
-            as
-        categories, whole numbers as integers, decimals as recorded, in the schema's units), NaN where
-        missing.
+        A long table with a row per patient and time: the keys, and the variables as in the training table
+        (labels as categories, whole numbers as integers, decimals as recorded, in the schema's units), NaN
+        where missing.
 
     Raises:
         HealthgymError: the run has no checkpoint, or cannot sample such patients.

@@ -1,8 +1,6 @@
 """Figures of v1 to v3 in training: what they say, that they change no bits, which checkpoint they keep."""
 
 import io
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -95,16 +93,7 @@ def test_measuring_changes_no_bit_of_training(folder: Path, system: str) -> None
 
 def test_resumed_equals_straight(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train(folder / "straight", config(folder, "v2"), io.StringIO())
-    taken, original = 0, WGANSystem.train_step
-
-    def step(self: WGANSystem, *args: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken in (3, 8, 12):
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, *args)
-
-    monkeypatch.setattr(WGANSystem, "train_step", step)
+    tiny.stop_at_steps(monkeypatch, WGANSystem, 3, 8, 12)
     while not train(folder / "run", config(folder, "v2"), io.StringIO()):
         stopping.clear()
     tiny.assert_same_run(load_checkpoint(folder / "straight"), load_checkpoint(folder / "run"))

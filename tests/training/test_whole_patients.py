@@ -2,8 +2,6 @@
 
 import io
 import math
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -297,16 +295,7 @@ def test_resumed_equals_straight(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Validation, "measure", worse_after_two_epochs)
     assert train(folder / "straight", config(folder), io.StringIO())
-    taken, original = 0, MeanSystem.train_step
-
-    def step(self: MeanSystem, *args: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken in (5, 16, 30):
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, *args)
-
-    monkeypatch.setattr(MeanSystem, "train_step", step)
+    tiny.stop_at_steps(monkeypatch, MeanSystem, 5, 16, 30)
     finished = []
     while not finished or not finished[-1]:
         stopping.clear()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from healthgym.systems.autoregressive.head import Rows
+from healthgym.systems.autoregressive.decisions import Rows
 from healthgym.systems.autoregressive.tables import ValueTable
 
 

@@ -17,7 +17,8 @@ from healthgym.nn.causal import CausalTransformer, Drop, keep
 from healthgym.schema.cells import ABSENT, HELD, NONE, Cells
 from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.autoregressive.deciders import Drawn, Given
-from healthgym.systems.autoregressive.head import Head, Step
+from healthgym.systems.autoregressive.decisions import Step
+from healthgym.systems.autoregressive.head import Head
 from healthgym.systems.autoregressive.history import (
     NUM_MOVES,
     NUM_REFERENCES,

@@ -1,0 +1,175 @@
+"""The value of one real variable: a bin and a cell, given the decisions before it.
+
+Legend: N rows (patients at timesteps), n the rows that a decision is about, M width of the small networks,
+X variables decided before, C bins, J cells, G components of the mixture, F references.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from healthgym.systems.autoregressive.decisions import Rows
+from healthgym.systems.autoregressive.history import MEAN, NUM_REFERENCES, Context
+from healthgym.systems.autoregressive.tables import ValueTable
+
+_NEVER = -1e9
+_SMALLEST_SHARE = 1e-6
+# Five logistic distributions that make up nearly a standard normal one: their locations, and the logarithm of
+# their scale.
+_START, _START_SCALE = torch.linspace(-1.6, 1.6, 5), math.log(0.35)
+
+
+def embedding(count: int, width: int) -> nn.Embedding:
+    """Return an embedding with weights of standard deviation .5."""
+    layer = nn.Embedding(count, width)
+    nn.init.normal_(layer.weight, std=0.5)
+    return layer
+
+
+@dataclass(frozen=True)
+class Others:
+    """Real variables decided before another one.
+
+    Args:
+        scores_NX: their normal scores.
+        moves_NX: how far these are from the patient's mean and from the value before, (N, 2 X).
+    """
+
+    scores_NX: Tensor
+    moves_NX: Tensor
+
+    def and_also(self, score_N: Tensor, context: Context) -> "Others":
+        """Return these and one more."""
+        references_NF = context.references[:, [MEAN, 0]]
+        return Others(
+            torch.cat([self.scores_NX, score_N.unsqueeze(1)], 1),
+            torch.cat([self.moves_NX, score_N.unsqueeze(1) - references_NF], 1),
+        )
+
+    def of(self, rows: Rows) -> "Others":
+        """Return the values of some rows."""
+        return Others(rows.of(self.scores_NX), rows.of(self.moves_NX))
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of logistic distributions over normal scores.
+
+    Args:
+        weights_nG, location_nG, scale_nG: of each component.
+        has_n1: whether a value before tells anything; else nothing is added to the logits.
+    """
+
+    weights_nG: Tensor
+    location_nG: Tensor
+    scale_nG: Tensor
+    has_n1: Tensor
+
+    def below(self, edges: Tensor) -> Tensor:
+        """Return the share below each edge (n, E), for edges of shape (E,) or (n, 1, E)."""
+        distance_nGE = (edges - self.location_nG.unsqueeze(-1)) / self.scale_nG.unsqueeze(-1)
+        return (self.weights_nG.unsqueeze(-1) * torch.sigmoid(distance_nGE)).sum(1)
+
+    def logits(self, share_nK: Tensor) -> Tensor:
+        """Return what shares add to logits."""
+        return torch.where(self.has_n1, share_nK.clamp_min(_SMALLEST_SHARE).log(), 0.0)
+
+
+class ValueHead(nn.Module):
+    """The bin and the cell of a real variable's new value.
+
+    The bin's logits are free ones plus the logarithm of a mixture of logistic distributions on the normal
+    scores, whose locations are weighted means of references (the value before, the one before that, the
+    patient's means, and a linear prediction from the variables decided before it), shifted in proportion to
+    how far those variables are from their own means and from their values before; scales are in units of the
+    patient's own volatility. The mixture over discretised values is that of Salimans et al., *PixelCNN++*,
+    ICLR 2017.
+
+    A static variable has no value before; there the components begin as a standard normal distribution about
+    the linear prediction.
+
+    Args:
+        table: of the variable.
+        hidden_dim: M.
+        static: whether the variable is static.
+        num_others: number of variables decided before it.
+    """
+
+    def __init__(self, table: ValueTable, hidden_dim: int, static: bool, num_others: int) -> None:
+        super().__init__()
+        self.table, self.static = table, static
+        if table.num_bins > 1:
+            self.bins = nn.Linear(hidden_dim, table.num_bins)
+        if table.num_cells > 1:
+            self.of_bin = embedding(table.num_bins, hidden_dim)
+            self.cells = nn.Linear(hidden_dim, table.num_cells)
+        if table.num_bins == 1:
+            return
+        has_level = static or num_others > 0
+        self.num_references = has_level if static else NUM_REFERENCES + has_level
+        self.num_components = len(_START) if static else self.num_references
+        count, width = self.num_components, self.num_references + 3
+        self.mixture = nn.Linear(hidden_dim, count * width)
+        nn.init.zeros_(self.mixture.weight)
+        start = torch.zeros(count, width)
+        if static:
+            start[:, 0], start[:, -2], start[:, -1] = -_START.square() / 2, _START, _START_SCALE
+        else:  # one component begins at each reference
+            self.volatility = nn.Parameter(torch.tensor([0.08, 0.5, 0.3]))
+            start[range(count), range(1, 1 + count)], start[:, -1] = 3.0, -0.5
+        with torch.no_grad():
+            self.mixture.bias.copy_(start.flatten())
+        self.level = nn.Linear(hidden_dim, 1 + num_others) if has_level else None
+        follows_others = num_others and not static
+        self.coupling = nn.Linear(hidden_dim, count * 2 * num_others) if follows_others else None
+        for layer in (self.level, self.coupling):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def prediction(self, v_nM: Tensor, before_n: Tensor, context: Context, others: Others) -> Mixture | None:
+        """Return the mixture that the value's normal score is expected to follow; None for a single bin."""
+        if self.table.num_bins == 1:
+            return None
+        o_nGX = self.mixture(v_nM).unflatten(-1, (self.num_components, self.num_references + 3))
+        shift_nG, scale_nG = o_nGX[..., -2], o_nGX[..., -1].clamp(-3, 3).exp()
+        references = [] if self.static else [context.references]
+        if not self.static:
+            volatility_n1 = (context.moves * self.volatility.abs()).sum(-1, keepdim=True)
+            shift_nG, scale_nG = shift_nG * volatility_n1, scale_nG * volatility_n1
+        if self.level is not None:
+            level_nX = self.level(v_nM)
+            level_n = (level_nX[:, 1:] * others.scores_NX).sum(-1) + level_nX[:, 0]
+            references.append(level_n.unsqueeze(1))
+        if self.coupling is not None:
+            # The strength of relations between variables differs between patients.
+            weights_nGX = self.coupling(v_nM).unflatten(-1, (self.num_components, -1))
+            shift_nG = shift_nG + (weights_nGX * others.moves_NX.unsqueeze(1)).sum(-1)
+        weights_nGF = o_nGX[..., 1 : 1 + self.num_references].softmax(-1)
+        location_nG = (weights_nGF * torch.cat(references, 1).unsqueeze(1)).sum(-1) + shift_nG
+        has_n1 = (
+            torch.ones_like(before_n, dtype=torch.bool) if self.static else before_n < self.table.num_pieces
+        )
+        return Mixture(o_nGX[..., 0].softmax(-1), location_nG, scale_nG, has_n1.unsqueeze(1))
+
+    def bin_logits(self, v_nM: Tensor, before_n: Tensor, mixture: Mixture | None) -> Tensor:
+        logits_nC: Tensor = self.bins(v_nM)
+        if mixture is not None:
+            below_nE = mixture.below(self.table.edges_E)
+            ends_nX = functional.pad(below_nE, (1, 0))
+            share_nC = functional.pad(below_nE, (0, 1), value=1.0) - ends_nX
+            logits_nC = logits_nC + mixture.logits(share_nC)
+        return logits_nC.masked_fill(self.table.barred_PC[before_n], _NEVER)
+
+    def cell_logits(self, v_nM: Tensor, bin_n: Tensor, before_n: Tensor, mixture: Mixture | None) -> Tensor:
+        table = self.table
+        logits_nJ: Tensor = self.cells(functional.gelu(v_nM + self.of_bin(bin_n)))
+        if mixture is not None:
+            below_nX = mixture.below(table.cell_edges_CX[bin_n].unsqueeze(1))
+            logits_nJ = logits_nJ + mixture.logits(below_nX.diff(dim=1))
+        logits_nJ = logits_nJ.masked_fill(table.absent_CJ[bin_n], _NEVER)
+        same_bin_n = table.bin_P[before_n.clamp(max=table.num_pieces - 1)] == bin_n
+        return logits_nJ.masked_fill(table.barred_PJ[before_n] & same_bin_n.unsqueeze(1), _NEVER)

@@ -1,6 +1,7 @@
 """ar: what it draws follows what it scores; nothing is left out; it can be told whom to make."""
 
 import ast
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -91,28 +92,63 @@ def test_likelihoods_of_all_patients_there_can_be_add_up_to_one() -> None:
     assert float(torch.exp(-nats.double()).sum()) == pytest.approx(1.0, abs=1e-5)
 
 
+def check_drawn_as_scored(system: AutoregressiveSystem, layout: FeatureLayout, cells: Cells) -> None:
+    """The commonest of 20,000 made patients are as common as their likelihood says; at most 3 timesteps."""
+    K, R, made = len(layout.num_classes), layout.num_reals, system.make(SampleDraws(3, 0, 20_000))
+    found = [
+        (length, made.codes_KTB[:, :length, b].tolist(), made.reals_RTB[:, :length, b].tolist())
+        for b, length in enumerate(made.lengths_B)
+    ]
+    for kind, count in Counter(map(str, found)).most_common(12):
+        length, codes_KT, reals_RT = ast.literal_eval(kind.replace("np.int64", ""))
+        values_NTR, codes_NTK = np.zeros((1, 3, R)), np.zeros((1, 3, K), np.int64)
+        values_NTR[0, :length] = np.array(reals_RT).reshape(R, length).T
+        codes_NTK[0, :length] = np.array(codes_KT).T
+        one = batch_of(layout, cells, values_NTR, codes_NTK, np.array([length]))
+        share = float(torch.exp(-system.nats_by_patient(one))[0])
+        assert count / 20_000 == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 20_000))
+
+
 def test_patients_are_drawn_as_they_are_scored() -> None:
     layout, facts, values, codes, lengths = small()
     assert facts.cells is not None
     batch = batch_of(layout, facts.cells, values, codes, lengths)
     system = trained(build(layout, facts, dropout=0.0), batch, 150)
-    made = system.make(SampleDraws(3, 0, 20_000))
-    found = [
-        (int(made.lengths_B[b]), *made.codes_KTB[:, : made.lengths_B[b], b].ravel().tolist(),
-         *made.reals_RTB[0, : made.lengths_B[b], b].tolist())
-        for b in range(20_000)
-    ]  # fmt: skip
-    kinds, counts = np.unique(np.array([str(each) for each in found]), return_counts=True)
-    common = kinds[np.argsort(-counts)[:12]]
-    for kind in common:
-        length, *rest = ast.literal_eval(kind)
-        one = np.zeros((1, 3, 1)), np.zeros((1, 3, 2), np.int64), np.array([length])
-        one[1][0, :length] = np.array(rest[: 2 * length]).reshape(2, length).T
-        one[0][0, :length, 0] = rest[2 * length :]
-        nats = system.nats_by_patient(batch_of(layout, facts.cells, *one))
-        share = float(torch.exp(-nats)[0])
-        error = np.sqrt(share * (1 - share) / 20_000)
-        assert counts[kinds == kind][0] / 20_000 == pytest.approx(share, abs=4 * error)
+    check_drawn_as_scored(system, layout, facts.cells)
+
+
+def sometimes_measured(T: int) -> tuple[FeatureLayout, CohortFacts, Batch]:
+    """A class that a patient keeps for life, measured at 40% of the timesteps, after its flag; no reals."""
+    random = np.random.default_rng(1)
+    N = 600
+    flag_NT = random.random((N, T)) < 0.4
+    codes = np.stack([flag_NT, np.where(flag_NT, random.integers(0, 3, (N, 1)), 0)], -1).astype(np.int64)
+    layout = FeatureLayout(0, (2, 3), (2, 3), flag_of_classes=(None, 0), flags=(0,), measured_classes=(1,))
+    facts = CohortFacts(cells_of(np.zeros((N, T, 0))), N, T, T)
+    assert facts.cells is not None
+    return layout, facts, batch_of(layout, facts.cells, np.zeros((N, T, 0)), codes, np.full(N, T))
+
+
+def test_patients_with_absent_classes_are_drawn_as_they_are_scored() -> None:
+    layout, facts, batch = sometimes_measured(3)
+    assert facts.cells is not None
+    system = trained(build(layout, facts, dropout=0.0), batch, 150)
+    check_drawn_as_scored(system, layout, facts.cells)
+
+
+def test_a_class_is_remembered_while_it_is_not_measured() -> None:
+    layout, facts, batch = sometimes_measured(12)
+    system = trained(build(layout, facts, dropout=0.0), batch, 150)
+    made = system.make(SampleDraws(0, 0, 2000))
+    flag_TB, class_TB = made.codes_KTB
+    changes = measured = 0
+    last_B = np.full(2000, -1)
+    for t in range(12):
+        again_B = (flag_TB[t] == 1) & (last_B >= 0)
+        changes += (class_TB[t] != last_B)[again_B].sum()
+        measured += again_B.sum()
+        last_B = np.where(flag_TB[t] == 1, class_TB[t], last_B)
+    assert changes < 0.012 * measured
 
 
 def test_it_learns_what_there_is_to_learn() -> None:

@@ -70,7 +70,7 @@ class History:
             score: normal scores in force, (B, R).
             present: whether the timestep has a value, (B, R).
             changed: whether it has a value that differs from the one before, or is the first, (B, R).
-            class_changed: whether the class differs from the one before, (B, K).
+            class_changed: whether the last known class differs from the one before, (B, K).
         """
         seen, here, change = self.count > 0, present.to(score.dtype), (changed & present).to(score.dtype)
         move = torch.where(seen, (score - self.score).abs(), 0.0) * change

@@ -82,6 +82,8 @@ class Network(nn.Module):
         self.register_buffer("length_bounds", torch.from_numpy(cells.length.bounds), persistent=False)
         none = torch.tensor([table.num_pieces for table in tables[:-1]], dtype=torch.int64)
         self.register_buffer("none_R", none, persistent=False)
+        num_classes = torch.tensor(layout.num_classes, dtype=torch.int64)
+        self.register_buffer("num_classes_K", num_classes, persistent=False)
         self.static, self.varying = static_slots(layout), timestep_slots(layout, cells)
         flags = dict(zip(layout.flags, layout.measured_classes, strict=True))
 
@@ -121,6 +123,7 @@ class Network(nn.Module):
         self.hidden_dim = sizes.hidden_dim
 
     none_R: Tensor
+    num_classes_K: Tensor
     length_bounds: Tensor
     offsets: Tensor
 
@@ -234,7 +237,7 @@ class Network(nn.Module):
             scores_BTR = self._scores(course.pieces_BTR)
             present_BTR = course.present_BTR[..., reals]
             changed_BTR = course.held_BTR[..., reals] != 1
-            codes_BTK = course.classes_BTK[..., classes]
+            codes_BTK = self._last_known(course.classes_BTK)[..., classes]
             for t in range(T - 1):
                 differs_BK = codes_BTK[:, t] != codes_BTK[:, max(t - 1, 0)]
                 history = history.add(scores_BTR[:, t], present_BTR[:, t], changed_BTR[:, t], differs_BK)
@@ -247,13 +250,22 @@ class Network(nn.Module):
         inputs = torch.cat([tokens_BTX, torch.stack(numbers, 1), times_BTX], -1)
         return inputs, torch.stack(references, 1), torch.stack(moves, 1)
 
+    def _last_known(self, classes_BTK: Tensor) -> Tensor:
+        """Return the class last measured, up to and including each timestep, or the number of classes.
+
+        That a class is absent at a timestep is told by its flag.
+        """
+        timesteps_T1 = torch.arange(classes_BTK.shape[1], device=classes_BTK.device).unsqueeze(1)
+        last_BTK = torch.where(classes_BTK < self.num_classes_K, timesteps_T1, 0).cummax(1).values
+        return classes_BTK.gather(1, last_BTK)
+
     def _scores(self, pieces: Tensor) -> Tensor:
         """Return the normal scores of the varying reals' pieces (..., R)."""
         scores = [self.tables[r].score_P[pieces[..., r]] for r in self.varying.values]
         return torch.stack(scores, -1) if scores else self.start.new_zeros(*pieces.shape[:-1], 0)
 
     def _embedded(self, classes: Tensor, pieces: Tensor, held: Tensor) -> Tensor:
-        """Return the embeddings of a timestep's classes, bins and held states side by side (..., X)."""
+        """Return the embeddings of a timestep's last known classes, bins and held states side by side."""
         tokens = list(classes.unbind(-1))
         for r in self.varying.values:
             table, piece = self.tables[r], pieces[..., r]
@@ -322,6 +334,8 @@ class Network(nn.Module):
         cache = self.trunk.cache(B, T, device)
         history = History.empty(B, len(reals), len(classes), device)
         before = {r: torch.full((B,), self.tables[r].num_pieces, device=device) for r in reals}
+        num_classes_K = self.num_classes_K[list(classes)]
+        known_BK = num_classes_K.expand(B, -1)
         tokens_BX = self.start.new_zeros(B, len(self.offsets) * self.tokens.embedding_dim)
         x_static_BD = self.embed_static(static_BD)
         active_T = (lengths_B.unsqueeze(0) > torch.arange(T, device=device).unsqueeze(1)).sum(1).tolist()
@@ -340,11 +354,13 @@ class Network(nn.Module):
             step, _ = self.step_head(summary_BD, before, context, drawn, None)
             self._keep(step, before, codes_TBK[t, :n], pieces_TBR[t, :n], held_TBR[t, :n])
             now_BK = codes_TBK[t, :n][:, list(classes)]
-            differs_BK = now_BK != codes_TBK[max(t - 1, 0), :n][:, list(classes)]
+            old_BK = known_BK[:n]
+            known_BK = torch.where(now_BK < num_classes_K, now_BK, old_BK)
+            differs_BK = (known_BK != old_BK) & (t > 0)
             score_BR = self._scores(pieces_TBR[t, :n])
             present_BR, changed_BR = self._present(step, n), held_TBR[t, :n][:, list(reals)] != 1
             history = history.add(score_BR, present_BR, changed_BR, differs_BK)
-            tokens_BX = self._embedded(now_BK, pieces_TBR[t, :n], held_TBR[t, :n])
+            tokens_BX = self._embedded(known_BK, pieces_TBR[t, :n], held_TBR[t, :n])
             before = step.pieces
         return codes_TBK, pieces_TBR, held_TBR
 

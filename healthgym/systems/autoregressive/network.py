@@ -82,8 +82,8 @@ class Network(nn.Module):
         self.register_buffer("length_bounds", torch.from_numpy(cells.length.bounds), persistent=False)
         none = torch.tensor([table.num_pieces for table in tables[:-1]], dtype=torch.int64)
         self.register_buffer("none_R", none, persistent=False)
-        num_classes = torch.tensor(layout.num_classes, dtype=torch.int64)
-        self.register_buffer("num_classes_K", num_classes, persistent=False)
+        num_classes_K = torch.tensor(layout.num_classes, dtype=torch.int64)
+        self.register_buffer("num_classes_K", num_classes_K, persistent=False)
         self.static, self.varying = static_slots(layout), timestep_slots(layout, cells)
         flags = dict(zip(layout.flags, layout.measured_classes, strict=True))
 

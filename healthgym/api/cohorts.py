@@ -47,8 +47,8 @@ def describe(
 
     Returns:
         The description, which `prepare` accepts. Printing it shows what was found and what could not be
-        decided. `.yaml` is the text of the schema, with the evidence for each guess as a comment, to be
-        corrected and given to `prepare` as a file.
+        decided. `.yaml` is the text of the schema, with the evidence for each guess as a comment;
+        `.save(path)` writes it, to be corrected and given to `prepare` as a file.
 
     Raises:
         HealthgymError: the table has no keys, or a form that cannot be prepared.

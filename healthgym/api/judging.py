@@ -76,14 +76,16 @@ class Evaluation:
         """Show the whole report in a notebook; elsewhere, print the verdicts."""
         try:
             from IPython import get_ipython  # type: ignore[import-not-found, unused-ignore]
-            from IPython.display import HTML, display  # type: ignore[import-not-found, unused-ignore]
+            from IPython.display import display  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
             get_ipython = None
         if get_ipython is None or get_ipython() is None:
             print(f"{self!r}\nThe whole report: .save(folder) writes it to folder/report.html.")
             return
         page = escape(self.html, quote=True)
-        display(HTML(f'<iframe srcdoc="{page}" width="100%" height="{_FRAME_HEIGHT}"></iframe>'))  # type: ignore[no-untyped-call, unused-ignore]
+        frame = f'<iframe srcdoc="{page}" width="100%" height="{_FRAME_HEIGHT}"></iframe>'
+        # As data: an `HTML` object warns that the page is in an iframe.
+        display({"text/html": frame, "text/plain": repr(self)}, raw=True)  # type: ignore[no-untyped-call, unused-ignore]
 
     def __repr__(self) -> str:
         width = max(map(len, self.verdicts))

@@ -71,8 +71,8 @@ def farewell(run_dir: Path, finished: bool, trainer: Trainer) -> str:
     """Return how a run ended, and what synthesis will use."""
     if not finished:
         return (
-            f"stopped by {stopping.requested()} at step {trainer.step:,} and saved; the same command goes "
-            f"on: {run_dir}"
+            f"stopped by {stopping.requested()} at step {trainer.step:,} and saved; the same command or call "
+            f"resumes it: {run_dir}"
         )
     said, validation = f"finished at step {trainer.step:,}: {run_dir}", trainer.validation
     if validation is None or validation.newest is None:

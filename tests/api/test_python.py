@@ -107,6 +107,19 @@ def test_a_table_that_nobody_described_is_described_and_prepared(tmp_path: Path)
     assert hg.load_schema(tmp_path / "s.yaml") == again.schema
 
 
+def test_a_description_is_saved_but_not_over_one_that_was_corrected(tmp_path: Path) -> None:
+    table, path = tiny.table(num_patients=60), tmp_path / "visits.yaml"
+    found = hg.describe(table)
+    found.save(path)
+    found.save(path)
+    assert hg.prepare(table, path, tmp_path / "p.h5").schema.fingerprint == found.schema.fingerprint
+    path.write_text(found.yaml + "# corrected\n")
+    with pytest.raises(StorageError, match="corrected by hand"):
+        found.save(path)
+    found.save(path, overwrite=True)
+    assert path.read_text() == found.yaml
+
+
 def test_training_goes_on_where_it_was(cohort: hg.PreparedCohort, run: hg.Run) -> None:
     steps = read_checkpoint(run.checkpoints[0]).progress.step
     assert repr(run) == f"Run('{run.path}': saved at step {steps:,})"

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import yaml
 from fake_system import open_fake, write_fake
@@ -12,36 +13,24 @@ from healthgym.commands.main import COMMANDS, main
 from healthgym.synthesis.cohort import SynthesisRequest, synthesize
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.ipynb")])
 READ = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
 
 
-def run_python(page: Path, changes: dict[str, str] | None = None) -> dict[str, Any]:
-    """Run a page's blocks of Python one after the other, with some texts replaced, and return their names."""
+def text_of(page: Path) -> str:
+    """Return a page as Markdown; of a notebook, the cells that are no code."""
+    if page.suffix == ".md":
+        return page.read_text()
+    cells = nbformat.read(page, as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def run_python(page: Path) -> dict[str, Any]:
+    """Run a page's blocks of Python one after the other and return their names."""
     code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
-    for old, new in (changes or {}).items():
-        assert old in code
-        code = code.replace(old, new)
     names: dict[str, Any] = {}
     exec(compile(code, str(page), "exec"), names)
     return names
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_the_first_cohort_is_made_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    small = {"training.epochs": 1, "training.threads": 1, "system.width": 8, "system.num_layers": 1}
-    names = run_python(
-        ROOT / "docs/first-cohort.md",
-        {
-            "simulate_art_hiv(400": "simulate_art_hiv(200",
-            "minutes=2": f"settings={small}",
-            "hg.evaluate(cohort, patients)": "hg.evaluate(cohort, patients, settings={'num_splits': 3})",
-        },
-    )
-    assert len(names["women"]) == 100 * 24
-    assert (tmp_path / "report/report.html").exists()
 
 
 def test_the_examples_of_file_formats_read_a_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,22 +55,20 @@ def test_the_examples_of_file_formats_read_a_cohort(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("page", READ, ids=lambda path: path.name)
 def test_links_lead_to_files(page: Path) -> None:
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text_of(page))
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("page", [*READ, ROOT / "benchmarks/RESULTS.md"], ids=lambda path: path.name)
 def test_files_that_are_named_are_there(page: Path) -> None:
-    named = re.findall(
-        r"`((?:healthgym|tests|benchmarks|configs|jobs|slurm|docs)/[\w./-]*\w)", page.read_text()
-    )
+    named = re.findall(r"`((?:healthgym|tests|benchmarks|configs|jobs|slurm|docs)/[\w./-]*\w)", text_of(page))
     real = [name for name in named if not re.search(r"\b[A-Z]+\b(/|$)", name)]  # DEVICE stands for any
     assert [name for name in real if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("page", READ, ids=lambda path: path.name)
 def test_commands_are_there(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = "\n".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL))
+    code = "\n".join(re.findall(r"```bash\n(.*?)```", text_of(page), re.DOTALL))
     named = set(re.findall(r"^healthgym (\w+)", code, re.MULTILINE))
     assert named <= set(COMMANDS)
     for name, rest in re.findall(r"^healthgym (\w+)((?:.*\\\n)*.*)", code, re.MULTILINE):
@@ -94,4 +81,4 @@ def test_commands_are_there(page: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_every_page_is_in_the_navigation() -> None:
     listed = re.findall(r"[\w-]+\.md", str(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
-    assert sorted(listed) == [page.name for page in PAGES]
+    assert sorted(listed) == [page.with_suffix(".md").name for page in PAGES]

@@ -3,6 +3,7 @@
 import shlex
 import textwrap
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,15 @@ class Description:
     def undecided(self) -> list[str]:
         """What could not be decided, in sentences."""
         return self.found.undecided
+
+    def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the schema's text to a file, to be corrected and given to `prepare`.
+
+        Raises:
+            StorageError: there is another file already, which may have been corrected, or it cannot be
+                written.
+        """
+        write_schema(self, Path(path), overwrite)
 
     def __str__(self) -> str:
         return "\n".join(summary(self))
@@ -168,9 +178,8 @@ def write_schema(found: Description, out: Path, overwrite: bool) -> None:
     """
     if out.exists() and not overwrite and out.read_text(encoding="utf-8", errors="replace") != found.yaml:
         raise StorageError(
-            f"{out} is there already, and may have been corrected by hand. Give another --out, or "
-            "--overwrite to "
-            f"replace it."
+            f"{out} is there already, and may have been corrected by hand. Give another file (--out), or "
+            f"replace it (--overwrite; overwrite=True in Python)."
         )
     with refused(out, "write"), atomic_path(out) as beside:
         beside.write_text(found.yaml, encoding="utf-8")

@@ -1,8 +1,8 @@
 """The rows of uniform numbers of `healthgym.seeds`, computed on a device: the same bits as on the CPU.
 
 Their generator, PCG64 DXSM, is a linear congruential one of 128 bits: word n of a stream is a function of
-A^n s + C_n, so that all words can be computed in parallel. The host computes the first state of each row of a
-batch, and word w of a row is an affine map of that state, the same for all rows.
+A^n s + c (1 + A + ... + A^(n - 1)), so that all words can be computed in parallel. The host computes the
+state s of the first row and the constant c of each position; the powers and their sums are the same for all.
 
 Source: O'Neill, *PCG: a family of simple fast space-efficient statistically good algorithms*, 2014; output
 function and multiplier of DXSM as in numpy's documentation of `PCG64DXSM`.
@@ -10,6 +10,7 @@ function and multiplier of DXSM as in numpy's documentation of `PCG64DXSM`.
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,6 +23,10 @@ _MASK_128, _MASK_64, _MASK_32 = 2**128 - 1, 2**64 - 1, 2**32 - 1
 WORDS_AT_ONCE = 2**22  # of 64 bits, in each of a few temporary tensors
 
 
+Wide = tuple[Tensor, Tensor]
+"""Numbers of 128 bits: their upper and lower halves, int64 with these bits."""
+
+
 def uniform_rows(
     row_shape: tuple[int, ...],
     num_rows: int,
@@ -31,75 +36,107 @@ def uniform_rows(
     *position: str | int,
 ) -> Tensor:
     """Return the result of `seeds.uniform_rows`, computed on a device, (num_rows, *row_shape), float32."""
+    return uniform_rows_of(row_shape, num_rows, first_row, device, seed, [position])[0]
+
+
+def uniform_rows_of(
+    row_shape: tuple[int, ...],
+    num_rows: int,
+    first_row: int,
+    device: torch.device,
+    seed: int,
+    positions: Sequence[tuple[str | int, ...]],
+) -> Tensor:
+    """Return the rows of several positions, (positions, num_rows, *row_shape), float32.
+
+    Nothing waits for the device, and the number of launches does not depend on the sizes.
+    """
     width = math.prod(row_shape)
     words = -(-width // 2)  # of two numbers each
-    bits = np.random.PCG64DXSM(seeds.key(seed, *position))
-    start, step = (int(bits.state["state"][name]) for name in ("state", "inc"))
-    factor, addend = _leap(words, step)
-    states = [(pow(factor, first_row, 1 << 128) * start + _sum(factor, addend, first_row)) & _MASK_128]
-    for _ in range(num_rows - 1):
-        states.append((factor * states[-1] + addend) & _MASK_128)
-    high_N1, low_N1 = (half.unsqueeze(1) for half in _halves(states, device))
-    maps = _maps(words, step, device)
-    rows = max(WORDS_AT_ONCE // max(words, 1), 1)
+    skipped_factor, skipped_sum = _leap(words * first_row)
+    starts, steps = [], []
+    for position in positions:
+        bits = np.random.PCG64DXSM(seeds.key(seed, *position))
+        state, step = (int(bits.state["state"][name]) for name in ("state", "inc"))
+        starts.append((skipped_factor * state + skipped_sum * step) & _MASK_128)
+        steps.append(step)
+    start_P11, step_P11 = (_column(numbers, device) for numbers in (starts, steps))
+    row_powers, row_sums = _leaps(num_rows, words, device)
+    word_powers, word_sums = _leaps(words, 1, device)
+    state_PN1 = _plus(_times(_as_columns(row_powers), start_P11), _times(_as_columns(row_sums), step_P11))
+    add_P1W = _times(word_sums, step_P11)
+    rows = max(WORDS_AT_ONCE // max(words * len(positions), 1), 1)
     parts = [
-        _numbers(high_n1, low_n1, *maps)
-        for high_n1, low_n1 in zip(high_N1.split(rows), low_N1.split(rows), strict=True)
+        _numbers(_plus(_times(word_powers, state_Pn1), add_P1W))
+        for state_Pn1 in zip(*(half.split(rows, 1) for half in state_PN1), strict=True)
     ]
-    return torch.cat(parts)[:, :width].reshape(num_rows, *row_shape)
+    return torch.cat(parts, 1)[..., :width].reshape(len(positions), num_rows, *row_shape)
 
 
-def _leap(num_words: int, step: int) -> tuple[int, int]:
-    """Return the factor and the addend that advance the generator by this number of words."""
-    return pow(_MULTIPLIER, num_words, 1 << 128), _sum(_MULTIPLIER, step, num_words)
+def _leap(count: int) -> tuple[int, int]:
+    """Return A^n and its sum 1 + A + ... + A^(n - 1) modulo 2^128, by doubling.
 
-
-def _sum(factor: int, addend: int, count: int) -> int:
-    """Return addend (1 + factor + ... + factor^(count - 1)) modulo 2^128, by doubling."""
-    total, power, so_far = 0, factor, addend  # so_far: of 2^i terms; power: factor^(2^i)
+    They lead from state s to the n-th after it: A^n s + c (1 + ... + A^(n - 1)).
+    """
+    total_power, total, power, so_far = 1, 0, _MULTIPLIER, 1  # power, so_far: of 2^i steps
     while count:
         if count & 1:
-            total = (total * power + so_far) & _MASK_128
+            total_power, total = total_power * power & _MASK_128, (total * power + so_far) & _MASK_128
         so_far = (so_far * power + so_far) & _MASK_128
         power = power * power & _MASK_128
         count >>= 1
-    return total
+    return total_power, total
 
 
-@functools.lru_cache(maxsize=8)
-def _maps(num_words: int, step: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the affine maps from a row's first state to its words' states, as halves of 128-bit numbers."""
-    factors, addends = [1], [0]
-    for _ in range(num_words - 1):
-        factors.append(factors[-1] * _MULTIPLIER & _MASK_128)
-        addends.append((addends[-1] * _MULTIPLIER + step) & _MASK_128)
-    return (*_halves(factors[:num_words], device), *_halves(addends[:num_words], device))
+@functools.lru_cache(maxsize=16)
+def _leaps(count: int, stride: int, device: torch.device) -> tuple[Wide, Wide]:
+    """Return `_leap` of 0, stride, 2 stride, ..., two lists of numbers."""
+    (power, total), powers, sums = _leap(stride), [1], [0]
+    for _ in range(count - 1):
+        sums.append((sums[-1] * power + total) & _MASK_128)
+        powers.append(powers[-1] * power & _MASK_128)
+    return _halves(powers[:count], device), _halves(sums[:count], device)
 
 
-def _halves(values: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the upper and the lower 64 bits of numbers of 128 bits, as int64 with these bits."""
+def _halves(values: list[int], device: torch.device) -> Wide:
     upper = np.array([value >> 64 for value in values], np.uint64).view(np.int64)
     lower = np.array([value & _MASK_64 for value in values], np.uint64).view(np.int64)
-    return torch.from_numpy(upper).to(device), torch.from_numpy(lower).to(device)
+    both = torch.from_numpy(np.stack([upper, lower]))
+    # From pinned memory the copy need not wait for earlier work of the device.
+    both = both.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else both.to(device)
+    return both[0], both[1]
 
 
-def _numbers(
-    high_N1: Tensor,
-    low_N1: Tensor,
-    factor_high: Tensor,
-    factor_low: Tensor,
-    add_high: Tensor,
-    add_low: Tensor,
-) -> Tensor:
-    """Return the uniform numbers of all words of some rows (N, 2 words); arithmetic wraps at 64 bits."""
-    low = factor_low * low_N1
-    high = _upper_product(factor_low, low_N1) + factor_low * high_N1 + factor_high * low_N1
-    low = low + add_low
+def _column(values: list[int], device: torch.device) -> Wide:
+    """Return numbers of 128 bits of shape (P, 1, 1)."""
+    high, low = _halves(values, device)
+    return high[:, None, None], low[:, None, None]
+
+
+def _as_columns(numbers: Wide) -> Wide:
+    high, low = numbers
+    return high[:, None], low[:, None]
+
+
+def _times(x: Wide, y: Wide) -> Wide:
+    """Return products modulo 2^128."""
+    (x_high, x_low), (y_high, y_low) = x, y
+    return _upper_product(x_low, y_low) + x_low * y_high + x_high * y_low, x_low * y_low
+
+
+def _plus(x: Wide, y: Wide) -> Wide:
+    """Return sums modulo 2^128."""
     smallest = torch.iinfo(torch.int64).min  # flips the order of signed numbers to that of unsigned ones
-    high = high + add_high + ((low ^ smallest) < (add_low ^ smallest)).long()
+    low = x[1] + y[1]
+    return x[0] + y[0] + ((low ^ smallest) < (y[1] ^ smallest)).long(), low
+
+
+def _numbers(state: Wide) -> Tensor:
+    """Return the two uniform numbers of each state, side by side along the last axis."""
+    high, low = state
     high = (high ^ _shifted(high, 32)) * _signed(_MULTIPLIER)
     word = (high ^ _shifted(high, 48)) * (low | 1)
-    pair = torch.stack((word & _MASK_32, _shifted(word, 32)), -1).flatten(1)
+    pair = torch.stack((word & _MASK_32, _shifted(word, 32)), -1).flatten(-2)
     return (pair >> 8).float() * 2.0**-24
 
 

@@ -4,6 +4,7 @@ Both are functions of position (see `healthgym.seeds`), so that there is no stat
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -189,8 +190,18 @@ class SampleDraws:
         """Return the numbers of `uniform_rows` on a device, computed there."""
         if device.type == "cpu":
             return torch.from_numpy(self.uniform_rows(row_shape, *purpose))
+        return self.uniform_of(device, row_shape, [purpose])[0]
+
+    def uniform_of(
+        self, device: torch.device, row_shape: tuple[int, ...], purposes: Sequence[tuple[str | int, ...]]
+    ) -> Tensor:
+        """Return the numbers of several purposes on a device, (purposes, num_patients, *row_shape)."""
+        if device.type == "cpu":
+            rows = [torch.from_numpy(self.uniform_rows(row_shape, *purpose)) for purpose in purposes]
+            return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)
         first, count = self.first_patient, self.num_patients
-        return device_rows.uniform_rows(row_shape, count, first, device, self.seed, "synthesis", *purpose)
+        positions = [("synthesis", *purpose) for purpose in purposes]
+        return device_rows.uniform_rows_of(row_shape, count, first, device, self.seed, positions)
 
     def stream(self, patient: int, *purpose: str | int) -> np.random.Generator:
         """Return an endless stream of one patient's numbers; `patient` is its number in the cohort."""

@@ -1,31 +1,10 @@
 """A network that is recorded once per shape gives what it gives otherwise; seen without a GPU."""
 
-from collections.abc import Callable
-
 import torch
+from again import Again
 from torch import nn
 
-from healthgym.nn.recording import RecordedNetwork, Results
-
-
-class Again:
-    """Repeats a call by making it again, into the same memory."""
-
-    def __init__(self) -> None:
-        self.rehearsed = self.recorded = 0
-
-    def rehearse(self, call: Callable[[], Results]) -> Results:
-        self.rehearsed += 1
-        return call()
-
-    def record(self, call: Callable[[], Results]) -> tuple[Callable[[], None], Results]:
-        self.recorded += 1
-        results = {"output": torch.empty_like(call()["output"])}
-
-        def repeat() -> None:
-            results["output"].copy_(call()["output"])
-
-        return repeat, results
+from healthgym.nn.recording import RecordedNetwork
 
 
 def test_batches_of_few_shapes_are_recorded_and_equal_the_network() -> None:

@@ -4,44 +4,24 @@ No GPU is needed to see that: reading a number, or a shape that depends on numbe
 own, and it is the same one on every device.
 """
 
+from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import pytest
+import tiny
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from waits import Copies, Reads
 
-from healthgym.config import BufferedLatentConfig, CriticConfig, UniformLatentConfig, WGANConfig
+from healthgym.config import BufferedLatentConfig, CriticConfig, RunConfig, UniformLatentConfig, WGANConfig
 from healthgym.schema.layout import FeatureLayout
+from healthgym.strict import parse
 from healthgym.systems.adversarial.wgan import WGANSystem
-from healthgym.systems.base import Batch, PositionDraws
+from healthgym.systems.base import Batch, KeptDraws, PositionDraws
 from healthgym.systems.build import build_system
 
 CPU = torch.device("cpu")
 LAYOUT = FeatureLayout(2, (2, 3), (2, 4))
-READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
-
-
-class Reads(TorchDispatchMode):
-    """Lists operations that would wait for the device, but for those on `allowed` tensors."""
-
-    def __init__(self, allowed: set[int]) -> None:
-        super().__init__()
-        self.allowed, self.found = allowed, list[str]()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.name().removeprefix("aten::").split(".")[0]
-        by_mask = name.startswith("index") and any(_is_mask(index) for index in _sequence(args[1]))
-        if (name.startswith(READS) or by_mask) and args[0].data_ptr() not in self.allowed:
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
-
-
-def _sequence(index: Any) -> Any:
-    return index if isinstance(index, list | tuple) else ()
-
-
-def _is_mask(index: Any) -> bool:
-    return isinstance(index, torch.Tensor) and index.dtype == torch.bool
 
 
 @pytest.mark.parametrize(
@@ -73,6 +53,22 @@ def test_a_step_reads_nothing_back(latent: Any) -> None:
     assert not reads.found
 
 
+@pytest.mark.parametrize("name", tiny.SYSTEMS)
+def test_a_step_copies_nothing_from_the_host(name: str) -> None:
+    config = parse(RunConfig, {"system": tiny.SYSTEMS[name]}, "test").system
+    layout = tiny.SCHEMA.layout
+    system = build_system(config, layout, torch.eye(layout.num_features), CPU, 0, tiny.facts())
+    batch, draws = tiny.cell_batch(8, 6), KeptDraws()
+    if system.real_form == "scaled":
+        batch = replace(batch, reals_BTR=torch.rand(8, 6, layout.num_reals))
+    draws.renew(PositionDraws(0, 0, CPU))
+    with mock.patch("torch.optim.Adam.step"):  # Adam's first step makes its counts
+        system.compute_step(batch, draws)  # as before a capture: the draws are in memory
+        with Copies() as copies:
+            system.compute_step(batch, draws)
+    assert not copies.found
+
+
 def test_reading_back_is_noticed() -> None:
     x = torch.ones(3)
     with Reads(set()) as reads:
@@ -80,3 +76,13 @@ def test_reading_back_is_noticed() -> None:
         x.nonzero()
         x[x > 0]
     assert reads.found == ["_local_scalar_dense", "nonzero", "index"]
+
+
+def test_copying_from_the_host_is_noticed() -> None:
+    x = torch.ones(3, 3)
+    with Copies() as copies:
+        x[:, [0, 2]]
+        x[0], x[..., 1], x[:, x[0].long()]
+        torch.tensor([1.0])
+        x.new_tensor([1.0])
+    assert copies.found == ["__getitem__", "tensor", "new_tensor"]

@@ -28,18 +28,21 @@ class Given:
         self._targets, self._weights_N, self._by_row = targets, weights_N, by_row
         self.nats: dict[tuple[str, int], Tensor] = {}
 
-    def wants(self, gate_N: Tensor) -> Rows:
-        return Rows(gate_N, None if self._weights_N is not None else gate_N.nonzero()[:, 0])
+    def wants(self, gate_N: Tensor | None) -> Rows:
+        if gate_N is None or self._weights_N is not None:
+            return Rows(gate_N, None)
+        return Rows(gate_N, gate_N.nonzero()[:, 0])
 
     def choose(self, what: str, which: int, logits_nK: Tensor, rows: Rows) -> Tensor:
         target_n = rows.of(self._targets[what, which])
-        if self._weights_N is not None:
-            target_n = torch.where(rows.gate_N, target_n, 0)
+        gate_N = rows.gate_N
+        if self._weights_N is not None and gate_N is not None:
+            target_n = torch.where(gate_N, target_n, 0)
         nats_n = functional.cross_entropy(logits_nK, target_n, reduction="none")
         if self._weights_N is not None:
-            nats_n = torch.where(rows.gate_N, nats_n, 0.0) * self._weights_N
-        if self._by_row:
-            nats_n = rows.put(nats_n, torch.zeros_like(rows.gate_N, dtype=nats_n.dtype))
+            nats_n = (nats_n if gate_N is None else torch.where(gate_N, nats_n, 0.0)) * self._weights_N
+        if self._by_row and gate_N is not None:
+            nats_n = rows.put(nats_n, torch.zeros_like(gate_N, dtype=nats_n.dtype))
         self.nats[what, which] = nats_n if self._by_row else nats_n.sum()
         return target_n
 
@@ -73,8 +76,10 @@ class Drawn:
     ) -> None:
         self._u_NS, self._columns, self._temperature, self._dense = u_NS, columns, temperature, dense
 
-    def wants(self, gate_N: Tensor) -> Rows:
-        return Rows(gate_N, None if self._dense else gate_N.nonzero()[:, 0])
+    def wants(self, gate_N: Tensor | None) -> Rows:
+        if gate_N is None or self._dense:
+            return Rows(gate_N, None)
+        return Rows(gate_N, gate_N.nonzero()[:, 0])
 
     def choose(self, what: str, which: int, logits_nK: Tensor, rows: Rows) -> Tensor:
         u_n = rows.of(self._u_NS[:, self._columns[what, which]])

@@ -17,11 +17,11 @@ class Rows:
     """A subset of rows: by index, or all rows if shapes must not depend on data.
 
     Args:
-        gate_N: which rows a decision is about.
+        gate_N: which rows a decision is about; None for all.
         index: their indices; None if all rows are computed and the results of the others are dropped.
     """
 
-    gate_N: Tensor
+    gate_N: Tensor | None
     index: Tensor | None
 
     def of(self, x: Tensor) -> Tensor:
@@ -30,6 +30,8 @@ class Rows:
 
     def put(self, x_n: Tensor, else_N: Tensor) -> Tensor:
         """Return an array with these rows replaced."""
+        if self.gate_N is None:
+            return x_n
         if self.index is None:
             return torch.where(self.gate_N, x_n, else_N)
         return else_N.index_copy(0, self.index, x_n)
@@ -61,5 +63,5 @@ class Decider(Protocol):
     ) -> Tensor:
         """Return a piece of each cell, int64 (n,)."""
 
-    def wants(self, gate_N: Tensor) -> "Rows":
-        """Return the rows that a decision is about."""
+    def wants(self, gate_N: Tensor | None) -> "Rows":
+        """Return the rows that a decision is about; None stands for all."""

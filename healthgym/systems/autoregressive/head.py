@@ -114,37 +114,42 @@ class Head(nn.Module):
             What was decided, and the running sum (N, E).
         """
         step, sum_NE = Step(), summary_ND.new_zeros(len(summary_ND), self.sum_dim)
-        everyone = torch.ones(len(summary_ND), dtype=torch.bool, device=summary_ND.device)
 
         def read(name: str, rows: Rows) -> Tensor:
             v_nM: Tensor = self.networks[name](rows.of(summary_ND), rows.of(sum_NE))
             return v_nM if drop is None else v_nM * rows.of(drop)
 
-        def is_measured(flag: int | None) -> Tensor:
-            return everyone if flag is None else step.classes[flag] == self.measured[flag]
+        def is_measured(flag: int | None) -> Tensor | None:
+            return None if flag is None else step.classes[flag] == self.measured[flag]
+
+        def both(present_N: Tensor | None, also_N: Tensor) -> Tensor:
+            return also_N if present_N is None else present_N & also_N
+
+        def filled(value: int) -> Tensor:
+            return torch.full((len(summary_ND),), value, device=summary_ND.device)
 
         for k in self.slots.classes:
             name = f"class {k}"
             rows = decider.wants(is_measured(self.flag_of_classes.get(k)))
             chosen_n = decider.choose("class", k, self.outputs[name](read(name, rows)), rows)
-            step.classes[k] = rows.put(
-                chosen_n, torch.full_like(everyone, self.num_classes[k], dtype=torch.int64)
+            step.classes[k] = (
+                chosen_n if rows.gate_N is None else rows.put(chosen_n, filled(self.num_classes[k]))
             )
             sum_NE = self._added(sum_NE, name, step.classes[k])
         for r in self.slots.held:
             name, present_N = f"held {r}", is_measured(self.flag_of_reals.get(r))
-            rows = decider.wants(present_N & (before[r] < self.num_pieces[r]))
+            rows = decider.wants(both(present_N, before[r] < self.num_pieces[r]))
             logit_n1 = self.outputs[name](read(name, rows))
             logits_n2 = torch.cat([torch.zeros_like(logit_n1), logit_n1], 1)
             chosen_n = decider.choose("held", r, logits_n2, rows)
-            step.held[r] = rows.put(chosen_n, torch.full_like(everyone, 2, dtype=torch.int64))
+            step.held[r] = rows.put(chosen_n, filled(2))
             sum_NE = self._added(sum_NE, name, step.held[r])
         others = Others(summary_ND.new_zeros(len(summary_ND), 0), summary_ND.new_zeros(len(summary_ND), 0))
         for r in self.slots.values:
             present_N = is_measured(self.flag_of_reals.get(r))
-            new_N = present_N & (step.held[r] != 1) if r in step.held else present_N
+            new_N = both(present_N, step.held[r] != 1) if r in step.held else present_N
             if r not in self.decided:
-                step.pieces[r] = torch.where(new_N, 0, before[r])
+                step.pieces[r] = filled(0) if new_N is None else torch.where(new_N, 0, before[r])
                 continue
             token_N = self._decide_value(r, step, before[r], context[r], others, decider, read, new_N)
             others = others.and_also(
@@ -164,7 +169,7 @@ class Head(nn.Module):
         others: Others,
         decider: Decider,
         read: Callable[[str, Rows], Tensor],
-        new_N: Tensor,
+        new_N: Tensor | None,
     ) -> Tensor:
         """Decide a real variable's new value where it has one; return its bin; C if none."""
         head, rows = cast(ValueHead, self.values[f"{r}"]), decider.wants(new_N)

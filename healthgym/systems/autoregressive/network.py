@@ -18,6 +18,7 @@ from healthgym.schema.cells import ABSENT, HELD, NONE, Cells
 from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.autoregressive.deciders import Drawn, Given
 from healthgym.systems.autoregressive.decisions import Step
+from healthgym.systems.autoregressive.decoding import Decoding
 from healthgym.systems.autoregressive.head import Head
 from healthgym.systems.autoregressive.history import (
     NUM_MOVES,
@@ -112,6 +113,11 @@ class Network(nn.Module):
             persistent=False,
         )
         self.tokens = nn.Embedding(max(sum(counts), 1), sizes.embedding_dim)
+        # Not as lists: a list as an index is copied to the device at each use, which a CUDA graph cannot be.
+        self.register_buffer("varying_reals", torch.tensor(self.varying.values, dtype=torch.int64), False)
+        self.register_buffer("varying_classes", torch.tensor(self.varying.classes, dtype=torch.int64), False)
+        self.register_buffer("counts_K", num_classes_K[self.varying_classes], persistent=False)
+        self.decoding = Decoding([cells.variables[r] for r in self.varying.values])
         num_reals, num_classes = len(self.varying.values), len(self.varying.classes)
         num_inputs = len(counts) * sizes.embedding_dim + _TIMES
         num_inputs += NUMBERS_PER_REAL * num_reals + NUMBERS_PER_CLASS * num_classes
@@ -126,6 +132,9 @@ class Network(nn.Module):
     num_classes_K: Tensor
     length_bounds: Tensor
     offsets: Tensor
+    varying_reals: Tensor
+    varying_classes: Tensor
+    counts_K: Tensor
 
     # --- scoring ---------------------------------------------------------------------------------
 
@@ -166,7 +175,7 @@ class Network(nn.Module):
         inputs_BTX, references, moves = self._inputs(course)
         x_BTD = self.embed(inputs_BTX) + self.positions[:T] + self.embed_static(static_BD).unsqueeze(1)
         x_BTD = drop("trunk", x_BTD)
-        summary_BTD = self._summary(drop("summary", self.trunk(x_BTD, drop)), x_BTD, static_BD.unsqueeze(1))
+        summary_BTD = self.summary(drop("summary", self.trunk(x_BTD, drop)), x_BTD, static_BD.unsqueeze(1))
         mask_BT = torch.arange(T, device=x_BTD.device) < course.lengths_B.unsqueeze(1)
         rows = None if dense else mask_BT.flatten().nonzero()[:, 0]
 
@@ -230,22 +239,27 @@ class Network(nn.Module):
     def _inputs(self, course: Course) -> tuple[Tensor, Tensor, Tensor]:
         """Return what each timestep's prediction reads (B, T, X), references and moves (B, T, R, ...)."""
         B, T = course.pieces_BTR.shape[:2]
-        reals, classes = list(self.varying.values), list(self.varying.classes)
+        pieces = {r: course.pieces_BTR[..., r] for r in self.varying.values}
+        held = {r: course.held_BTR[..., r] for r in self.varying.values}
         with torch.no_grad():
-            history = History.empty(B, len(reals), len(classes), self.start.device)
+            history = History.empty(B, len(pieces), len(self.varying.classes), self.start.device)
             numbers, references, moves = [history.numbers()], [history.references()], [history.moves()]
-            scores_BTR = self._scores(course.pieces_BTR)
-            present_BTR = course.present_BTR[..., reals]
-            changed_BTR = course.held_BTR[..., reals] != 1
-            codes_BTK = self._last_known(course.classes_BTK)[..., classes]
+            scores_BTR = self.scores(pieces, (B, T))
+            present_BTR = course.present_BTR.index_select(2, self.varying_reals)
+            changed_BTR = course.held_BTR.index_select(2, self.varying_reals) != 1
+            codes_BTK = self._last_known(course.classes_BTK).index_select(2, self.varying_classes)
             for t in range(T - 1):
                 differs_BK = codes_BTK[:, t] != codes_BTK[:, max(t - 1, 0)]
                 history = history.add(scores_BTR[:, t], present_BTR[:, t], changed_BTR[:, t], differs_BK)
                 numbers.append(history.numbers())
                 references.append(history.references())
                 moves.append(history.moves())
-            times_BTX = self._times(torch.arange(T, device=self.start.device), course.lengths_B)
-        tokens_BTX = self._embedded(codes_BTK[:, :-1], course.pieces_BTR[:, :-1], course.held_BTR[:, :-1])
+            times_BTX = self.times(torch.arange(T, device=self.start.device), course.lengths_B)
+        tokens_BTX = self.embedded(
+            codes_BTK[:, :-1],
+            {r: piece_BT[:, :-1] for r, piece_BT in pieces.items()},
+            {r: held_BT[:, :-1] for r, held_BT in held.items()},
+        )
         tokens_BTX = functional.pad(tokens_BTX, (0, 0, 1, 0))
         inputs = torch.cat([tokens_BTX, torch.stack(numbers, 1), times_BTX], -1)
         return inputs, torch.stack(references, 1), torch.stack(moves, 1)
@@ -259,25 +273,25 @@ class Network(nn.Module):
         last_BTK = torch.where(classes_BTK < self.num_classes_K, timesteps_T1, 0).cummax(1).values
         return classes_BTK.gather(1, last_BTK)
 
-    def _scores(self, pieces: Tensor) -> Tensor:
-        """Return the normal scores of the varying reals' pieces (..., R)."""
-        scores = [self.tables[r].score_P[pieces[..., r]] for r in self.varying.values]
-        return torch.stack(scores, -1) if scores else self.start.new_zeros(*pieces.shape[:-1], 0)
+    def scores(self, pieces: Mapping[int, Tensor], shape: tuple[int, ...]) -> Tensor:
+        """Return the normal scores of the varying reals' pieces, each of this shape, side by side."""
+        scores = [self.tables[r].score_P[piece] for r, piece in pieces.items()]
+        return torch.stack(scores, -1) if scores else self.start.new_zeros(*shape, 0)
 
-    def _embedded(self, classes: Tensor, pieces: Tensor, held: Tensor) -> Tensor:
+    def embedded(self, classes: Tensor, pieces: Mapping[int, Tensor], held: Mapping[int, Tensor]) -> Tensor:
         """Return the embeddings of a timestep's last known classes, bins and held states side by side."""
         tokens = list(classes.unbind(-1))
-        for r in self.varying.values:
-            table, piece = self.tables[r], pieces[..., r]
+        for r, piece in pieces.items():
+            table = self.tables[r]
             known = piece < table.num_pieces
             bins = torch.where(known, table.bin_P[piece.clamp(max=table.num_pieces - 1)], table.num_bins)
-            tokens += [bins, held[..., r]]
+            tokens += [bins, held[r]]
         if not tokens:
-            return self.tokens.weight.new_zeros(*pieces.shape[:-1], 0)
+            return self.tokens.weight.new_zeros(*classes.shape[:-1], 0)
         embedded: Tensor = self.tokens(torch.stack(tokens, -1) + self.offsets)
         return embedded.flatten(-2)
 
-    def _times(self, t_T: Tensor, lengths_B: Tensor) -> Tensor:
+    def times(self, t_T: Tensor, lengths_B: Tensor) -> Tensor:
         """Return features of the position of a timestep and of the number left (B, T, 6)."""
         t_BT = t_T.expand(len(lengths_B), -1).to(self.start.dtype)
         left_BT = (lengths_B.unsqueeze(1) - 1 - t_BT).clamp_min(0)
@@ -289,7 +303,7 @@ class Network(nn.Module):
         ]
         return torch.stack([*parts, left_BT == 0, left_BT == 1], -1)
 
-    def _summary(self, trunk: Tensor, x: Tensor, static: Tensor) -> Tensor:
+    def summary(self, trunk: Tensor, x: Tensor, static: Tensor) -> Tensor:
         """Return the input of the head: a mix of the trunk's outputs, its inputs and the static variables."""
         total = self.summary_trunk(trunk) + self.summary_inputs(x) + self.summary_static(static)
         return functional.gelu(total)
@@ -302,88 +316,3 @@ class Network(nn.Module):
         drawn = Drawn(u_BS, self.static.columns, temperature)
         step, static_BD = self.static_head(*self._static_inputs(len(u_BS)), drawn, None)
         return step, static_BD
-
-    @torch.no_grad()
-    def draw_course(
-        self,
-        static_BD: Tensor,
-        lengths_B: Tensor,
-        uniform: Callable[[int], Tensor],
-        temperature: float = 1.0,
-        dense: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sample all timesteps of patients, given their static variables.
-
-        Args:
-            static_BD: running sums of `draw_static`.
-            lengths_B: numbers of timesteps, falling.
-            uniform: gives the uniform numbers (B, S) of timestep t, of all patients.
-            temperature: divides logits.
-            dense: whether shapes must not depend on what is drawn.
-
-        Returns:
-            classes (T, B, K), the number of classes where there is no value; pieces in force (T, B, R); held
-            states (T, B, R) as in `Course`. What lies beyond a patient's length means nothing.
-        """
-        B, T, device = len(lengths_B), int(lengths_B[0]), self.start.device
-        reals, classes = self.varying.values, self.varying.classes
-        shape = (T, B)
-        codes_TBK = torch.zeros(*shape, len(self.layout.num_classes), dtype=torch.int64, device=device)
-        pieces_TBR = torch.zeros(*shape, self.layout.num_reals, dtype=torch.int64, device=device)
-        held_TBR = torch.full((*shape, self.layout.num_reals), 2, device=device)
-        cache = self.trunk.cache(B, T, device)
-        history = History.empty(B, len(reals), len(classes), device)
-        before = {r: torch.full((B,), self.tables[r].num_pieces, device=device) for r in reals}
-        num_classes_K = self.num_classes_K[list(classes)]
-        known_BK = num_classes_K.expand(B, -1)
-        tokens_BX = self.start.new_zeros(B, len(self.offsets) * self.tokens.embedding_dim)
-        x_static_BD = self.embed_static(static_BD)
-        active_T = (lengths_B.unsqueeze(0) > torch.arange(T, device=device).unsqueeze(1)).sum(1).tolist()
-        for t in range(T):
-            n = active_T[t]
-            if n < len(tokens_BX):
-                tokens_BX, history, cache = tokens_BX[:n], history.first_patients(n), cache.first(n)
-                before = {r: piece[:n] for r, piece in before.items()}
-            times_BX = self._times(torch.tensor([t], device=device), lengths_B[:n])[:, 0]
-            inputs_BX = torch.cat([tokens_BX, history.numbers(), times_BX], -1)
-            x_BD = self.embed(inputs_BX) + self.positions[t] + x_static_BD[:n]
-            summary_BD = self._summary(self.trunk.step(x_BD, cache), x_BD, static_BD[:n])
-            references, moves = history.references(), history.moves()
-            context = {r: Context(references[:, i], moves[:, i]) for i, r in enumerate(reals)}
-            drawn = Drawn(uniform(t)[:n], self.varying.columns, temperature, dense)
-            step, _ = self.step_head(summary_BD, before, context, drawn, None)
-            self._keep(step, before, codes_TBK[t, :n], pieces_TBR[t, :n], held_TBR[t, :n])
-            now_BK = codes_TBK[t, :n][:, list(classes)]
-            old_BK = known_BK[:n]
-            known_BK = torch.where(now_BK < num_classes_K, now_BK, old_BK)
-            differs_BK = (known_BK != old_BK) & (t > 0)
-            score_BR = self._scores(pieces_TBR[t, :n])
-            present_BR, changed_BR = self._present(step, n), held_TBR[t, :n][:, list(reals)] != 1
-            history = history.add(score_BR, present_BR, changed_BR, differs_BK)
-            tokens_BX = self._embedded(known_BK, pieces_TBR[t, :n], held_TBR[t, :n])
-            before = step.pieces
-        return codes_TBK, pieces_TBR, held_TBR
-
-    def _present(self, step: Step, count: int) -> Tensor:
-        """Return whether each varying real has a value (B, R)."""
-        head, columns = self.step_head, []
-        for r in self.varying.values:
-            flag = head.flag_of_reals.get(r)
-            here = torch.ones(count, dtype=torch.bool, device=self.start.device)
-            columns.append(here if flag is None else step.classes[flag] == head.measured[flag])
-        return (
-            torch.stack(columns, -1)
-            if columns
-            else torch.zeros(count, 0, dtype=torch.bool, device=self.start.device)
-        )
-
-    def _keep(
-        self, step: Step, before: Mapping[int, Tensor], codes_BK: Tensor, pieces_BR: Tensor, held_BR: Tensor
-    ) -> None:
-        present_BR = self._present(step, len(codes_BK))
-        for k, class_B in step.classes.items():
-            codes_BK[:, k] = class_B
-        for i, (r, piece_B) in enumerate(step.pieces.items()):
-            pieces_BR[:, r] = piece_B
-            new_B = torch.where(present_BR[:, i], 0, 2)
-            held_BR[:, r] = step.held.get(r, new_B)

@@ -16,17 +16,19 @@ from healthgym.config import AutoregressiveConfig
 from healthgym.distributed.share import Part
 from healthgym.errors import ConfigError
 from healthgym.nn.causal import Drop, keep
+from healthgym.nn.recording import CudaRecorder
 from healthgym.schema.cells import LEAST_PATIENTS, Cells
 from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.autoregressive.network import Course, Network, Sizes
-from healthgym.systems.autoregressive.static import draw_patients, share_of
+from healthgym.systems.autoregressive.sampling import RecordedCourse, draw_course
+from healthgym.systems.autoregressive.static import Static, draw_patients, share_of
 from healthgym.systems.base import Batch, Draws, Made, SampleDraws, State, System
 from healthgym.systems.conditions import NO_CONDITIONS, Conditions
 from healthgym.systems.optimiser import Optimiser, copy_into, load_module_state, module_state
 from healthgym.systems.patients import CohortFacts
 from healthgym.systems.update import update
 
-_BLOCK = 1024  # patients that are sampled together; the bytes of a cohort depend on it
+_BLOCK = 1024  # patients that are sampled together on a CPU; the bytes of a cohort depend on it
 _TINY, _FEW, _MANY = 1_000, 10_000, 100_000
 _DROPOUT = ((500, 0.2), (_TINY, 0.1), (_FEW, 0.15), (500_000, 0.1))  # up to so many patients
 
@@ -83,7 +85,6 @@ class AutoregressiveSystem(System):
     scores_patients: ClassVar[bool] = True
     whole_patients: ClassVar[bool] = True
     validates: ClassVar[bool] = True
-    block = _BLOCK
 
     def __init__(
         self, config: AutoregressiveConfig, layout: FeatureLayout, facts: CohortFacts, device: torch.device
@@ -106,6 +107,8 @@ class AutoregressiveSystem(System):
         self.optimiser = Optimiser(self.network, config.optimiser)
         self.best = copy.deepcopy(self.network).requires_grad_(False)
         self.best_nats = torch.full((), torch.inf, dtype=torch.float64)
+        self.block = 0 if self._dense else _BLOCK  # a GPU takes a small block as long as a larger one
+        self._recorded: RecordedCourse | None = None
         self._mean_length = max(facts.mean_length, 1.0)
 
     # --- training --------------------------------------------------------------------------------
@@ -220,36 +223,55 @@ class AutoregressiveSystem(System):
             self.check_length(timesteps)
         network, temperature = self._sampled, self.config.temperature
         static = draw_patients(network, self.cells, draws, conditions, timesteps, temperature)
-        lengths_B, sums_BD = static.lengths_B, static.sums_BD
-        order_B = np.argsort(-lengths_B, kind="stable")
-        order = torch.from_numpy(order_B).to(self.device)
-        count = len(network.varying.columns)
-
-        def uniform(t: int) -> Tensor:
-            return self._uniform(draws, count, "timestep", t)[order]
-
-        longest_first = torch.from_numpy(lengths_B[order_B]).to(self.device)
-        codes_TBK, pieces_TBR, held_TBR = network.draw_course(
-            sums_BD[order], longest_first, uniform, temperature, self._dense
-        )
+        order_B = np.argsort(-static.lengths_B, kind="stable")
+        classes_TBK, values_TBR = self._draw_course(network, draws, static, order_B)
         # Back to the order of numbers.
-        place_B = np.argsort(order_B)
-        codes_KTB = codes_TBK.permute(2, 0, 1).cpu().numpy()[..., place_B]
-        pieces_RTB = pieces_TBR.permute(2, 0, 1).cpu().numpy()[..., place_B]
-        held_RTB = held_TBR.permute(2, 0, 1).cpu().numpy()[..., place_B]
-        for k, class_B in static.classes.items():
-            codes_KTB[k] = class_B
-        new_RTB = np.stack(
-            [self._is_new(r, held_RTB[r], codes_KTB) for r in range(len(held_RTB))] or [held_RTB]
+        place_B = torch.from_numpy(np.argsort(order_B)).to(self.device)
+        reals_RTB, codes_KTB = self._with_static(
+            static,
+            *(x.index_select(1, place_B).permute(2, 0, 1).contiguous() for x in (values_TBR, classes_TBK)),
         )
-        reals_RTB = self._values(pieces_RTB, new_RTB, static.reals, draws)
-        for k, flag in enumerate(self.layout.flag_of_classes):
-            if flag is not None:  # the class of an absent value means nothing
-                codes_KTB[k][codes_KTB[k] == self.layout.num_classes[k]] = 0
-        return Made(reals_RTB, codes_KTB.astype(np.uint8), lengths_B, scaled=False)
+        return Made(reals_RTB, codes_KTB, static.lengths_B, scaled=False)
 
-    def _uniform(self, draws: SampleDraws, count: int, *purpose: str | int) -> Tensor:
-        return draws.uniform_on(self.device, (count,), *purpose)
+    def _draw_course(
+        self, network: Network, draws: SampleDraws, static: Static, order_B: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor]:
+        """Return classes (T, B, K) and values (T, B, R) of what varies, in this order of patients."""
+        order = torch.from_numpy(order_B).to(self.device)
+        num_decisions, num_reals = len(network.varying.columns), len(self.cells.variables)
+
+        def noise(timesteps: range) -> tuple[Tensor, Tensor]:
+            decisions, values = (
+                draws.uniform_of(self.device, (count,), [(name, t) for t in timesteps])
+                for name, count in (("timestep", num_decisions), ("value", num_reals))
+            )
+            values = values.index_select(2, network.varying_reals)
+            return decisions.index_select(1, order), values.index_select(1, order)
+
+        lengths_B = torch.from_numpy(static.lengths_B[order_B]).to(self.device)
+        sums_BD, temperature = static.sums_BD[order], self.config.temperature
+        if not self._dense:
+            return draw_course(network, sums_BD, lengths_B, noise, temperature)
+        course = self._recorded
+        if course is None or course.network is not network or course.num_patients != len(order):
+            course = RecordedCourse(network, len(order), CudaRecorder(self.device), temperature)
+            self._recorded = course
+        return course(sums_BD, lengths_B, int(static.lengths_B.max()), noise)
+
+    def _with_static(
+        self, static: Static, values_RTB: Tensor, classes_KTB: Tensor
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Return all reals (R, T, B) and classes (K, T, B), of static and of varying variables."""
+        shape, slots = values_RTB.shape[1:], self.network.varying
+        reals_RTB = np.empty((len(self.cells.variables), *shape), np.float32)
+        codes_KTB = np.empty((len(self.layout.num_classes), *shape), np.uint8)
+        reals_RTB[list(slots.values)] = values_RTB.cpu().numpy()
+        codes_KTB[list(slots.classes)] = classes_KTB.cpu().numpy()
+        for r, value_B in static.reals.items():
+            reals_RTB[r] = value_B
+        for k, class_B in static.classes.items():
+            codes_KTB[k] = np.where(class_B < self.layout.num_classes[k], class_B, 0)
+        return reals_RTB, codes_KTB
 
     def check_conditions(self, conditions: Conditions) -> None:
         share = share_of(self._sampled, self.cells, conditions)
@@ -260,37 +282,3 @@ class AutoregressiveSystem(System):
                 f"were like this; at least {LEAST_PATIENTS} are needed, or single people would be imitated. "
                 f"Ask for a larger group."
             )
-
-    def _values(
-        self,
-        pieces_RTB: NDArray[np.int64],
-        new_RTB: NDArray[np.bool_],
-        static: Mapping[int, NDArray[np.float64]],
-        draws: SampleDraws,
-    ) -> NDArray[np.float32]:
-        """Draw the values within their pieces; held ones repeat the previous value."""
-        num_reals, num_timesteps, num_patients = pieces_RTB.shape
-        values_RTB = np.zeros((num_reals, num_timesteps, num_patients), np.float32)
-        if not num_reals:
-            return values_RTB
-        for t in range(num_timesteps):
-            u_BR = draws.uniform_rows((num_reals,), "value", t).astype(np.float64)
-            for r, cells in enumerate(self.cells.variables):
-                if r in static:
-                    values_RTB[r, t] = static[r]
-                    continue
-                values_TB = values_RTB[r]
-                piece_B = np.minimum(pieces_RTB[r, t], cells.num_pieces - 1)
-                before_B = values_TB[t - 1].astype(np.float64) if t else np.full(num_patients, np.nan)
-                drawn_B = cells.decode(piece_B, u_BR[:, r], before_B if cells.holds else None)
-                kept_B = values_TB[t - 1] if t else np.zeros(num_patients, np.float32)
-                values_TB[t] = np.where(new_RTB[r, t], drawn_B, kept_B)
-        return values_RTB
-
-    def _is_new(self, r: int, held_TB: NDArray[np.int64], codes_KTB: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return whether each value is new, and not held or absent."""
-        flag = self.layout.flag_of_reals[r]
-        if flag is None:
-            return np.asarray(held_TB != 1)
-        measured = self.layout.measured_classes[self.layout.flags.index(flag)]
-        return np.asarray((held_TB != 1) & (codes_KTB[flag] == measured))

@@ -43,7 +43,7 @@ class Others:
 
     def and_also(self, score_N: Tensor, context: Context) -> "Others":
         """Return these and one more."""
-        references_NF = context.references[:, [MEAN, 0]]
+        references_NF = torch.stack([context.references[:, MEAN], context.references[:, 0]], 1)
         return Others(
             torch.cat([self.scores_NX, score_N.unsqueeze(1)], 1),
             torch.cat([self.moves_NX, score_N.unsqueeze(1) - references_NF], 1),

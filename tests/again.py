@@ -1,0 +1,34 @@
+"""A recorder without a GPU: it replays a call by making it again, into the same memory."""
+
+from collections.abc import Callable
+
+import torch
+
+from healthgym.nn.recording import Results
+
+
+class Again:
+    """Makes a call again; as in a capture, nothing is computed when it is recorded.
+
+    Args:
+        pure: whether the call changes nothing, so that it may be made to see its results' shapes.
+    """
+
+    def __init__(self, pure: bool = True) -> None:
+        self.rehearsed = self.recorded = self.repeated = 0
+        self._pure = pure
+
+    def rehearse(self, call: Callable[[], Results]) -> Results:
+        self.rehearsed += 1
+        return call()
+
+    def record(self, call: Callable[[], Results]) -> tuple[Callable[[], None], Results]:
+        self.recorded += 1
+        results = {name: torch.empty_like(x) for name, x in call().items()} if self._pure else {}
+
+        def repeat() -> None:
+            self.repeated += 1
+            for name, x in call().items():
+                results[name].copy_(x)
+
+        return repeat, results

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Results = dict[str, Tensor]
 _FEWEST = 64
@@ -45,38 +45,41 @@ class CudaRecorder:
         return graph.replay, results
 
 
-class RecordedNetwork:
-    """A network without gradients, captured once for each shape of its input.
+class RecordedMap:
+    """A map of rows to rows without gradients, captured once for each shape of its inputs.
 
     Every result is a recorded one, also the first of a shape: kernels that a library chooses while it records
     may round otherwise than those it takes outside. Batches are filled up with zeros to a power of two, so
     that few shapes are met.
 
     Args:
-        network: a map of (B, ...) to (B, ...), patient by patient; its weights may change in place.
+        call: maps (B, ...), and tensors that all rows share, to named (B, ...), row by row; the weights that
+            it reads may change in place.
         recorder: captures it.
     """
 
-    def __init__(self, network: nn.Module, recorder: Recorder) -> None:
-        self._network, self._recorder = network, recorder
-        self._kept: dict[tuple[int, ...], tuple[Tensor, Callable[[], None], Results]] = {}
+    def __init__(self, call: Callable[..., Results], recorder: Recorder) -> None:
+        self._call, self._recorder = call, recorder
+        self._kept: dict[tuple[int, ...], tuple[list[Tensor], Callable[[], None], Results]] = {}
 
     @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the network's outputs."""
+    def __call__(self, x: Tensor, *shared: Tensor) -> Results:
+        """Return the map's results."""
         count = len(x)
         shape = (max(1 << (count - 1).bit_length(), _FEWEST), *x.shape[1:])
         if shape not in self._kept:
-            self._kept[shape] = self._record(x.new_zeros(shape))
-        kept, repeat, results = self._kept[shape]
+            self._kept[shape] = self._record([x.new_zeros(shape), *map(torch.clone, shared)])
+        (kept, *kept_shared), repeat, results = self._kept[shape]
         kept[:count].copy_(x)
         kept[count:].zero_()
+        for memory, new in zip(kept_shared, shared, strict=True):
+            memory.copy_(new)
         repeat()
-        return results["output"][:count].clone()
+        return {name: result[:count].clone() for name, result in results.items()}
 
-    def _record(self, kept: Tensor) -> tuple[Tensor, Callable[[], None], Results]:
+    def _record(self, kept: list[Tensor]) -> tuple[list[Tensor], Callable[[], None], Results]:
         def call() -> Results:
-            return {"output": self._network(kept)}
+            return self._call(*kept)
 
         for _ in range(2):  # libraries choose their algorithms
             self._recorder.rehearse(call)

@@ -20,7 +20,8 @@ from torch.nn import functional
 from healthgym.config import ClampConfig, DiffusionConfig, DPMSolverSamplerConfig, OptimiserConfig
 from healthgym.distributed.share import Part
 from healthgym.errors import ConfigError
-from healthgym.nn.precision import bfloat16_is_wanted
+from healthgym.nn.precision import bfloat16_is_wanted, get_precision
+from healthgym.nn.recording import CudaRecorder, RecordedMap, Recorder
 from healthgym.nn.unet import UNet1d, shape_table
 from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.base import Batch, Draws, Made, SampleDraws, State, System
@@ -59,6 +60,7 @@ class DiffusionSystem(System):
         self.sampler, self.guardrail = build_sampler(config.sampler), build_guardrail(config.guardrail)
         # Of the patients' time means in [-1, 1]: their number, sum and sum of squares.
         self.means_3F = torch.zeros(3, layout.num_features, dtype=torch.float64, device=device)
+        self._maps: dict[tuple[object, ...], RecordedMap] = {}
         self.trained_length = 0
         # Whether stages divide the patients by length, so that each length has patients of its own kind.
         self.divided = False
@@ -206,9 +208,6 @@ class DiffusionSystem(System):
         whole = length if self.divided else max(self.trained_length, length)
         canvas = self.canvas(whole)
         streams = [draws.stream(patient, attempt) for patient in patients]
-        num_reals = self.layout.num_reals
-        network, rounded = self._sampled, bfloat16_is_wanted(self.device)
-        at_once = CACHED_PATIENTS if self.device.type == "cpu" else len(patients)
 
         def draw() -> Tensor:
             x_BFP = torch.empty(len(patients), self.layout.num_features, canvas)
@@ -217,22 +216,47 @@ class DiffusionSystem(System):
             return x_BFP.to(self.device)
 
         def denoise(x_BFP: Tensor, level: int) -> Prediction:
-            level_B = constant_level(level, x_BFP)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=rounded):
-                parts = [network(part_BFP, level_B[:1]) for part_BFP in x_BFP.split(at_once)]
-            eps_BFP = torch.cat(parts).to(x_BFP.dtype)
-            clean_BFP = self.schedule.remove_noise(x_BFP, eps_BFP, level_B)
-            reals_BRT = clean_BFP[:, :num_reals, :whole]
-            corrected_BRT = self.guardrail.correct(reals_BRT) if num_reals else reals_BRT
-            if corrected_BRT is not reals_BRT:
-                clean_BFP[:, :num_reals, :whole] = corrected_BRT
-                eps_BFP = self.schedule.noise_in(x_BFP, clean_BFP, level_B)
-            return Prediction(clean_BFP, eps_BFP)
+            level_1 = constant_level(level, x_BFP[:1])
+            if self._records:
+                return Prediction(**self._recorded(whole)(x_BFP, level_1))
+            return self._denoise(x_BFP, level_1, whole)
 
         start_BFP = draw()
         if self.config.start == "matched":
             start_BFP = self._match(start_BFP, streams, whole)
         return self.sampler(self.schedule, denoise, draw, start_BFP)[..., :length]
+
+    def _denoise(self, x_BFP: Tensor, level_1: Tensor, whole: int) -> Prediction:
+        """Return the prediction at a noise level, with the guardrail's correction of the first timesteps."""
+        num_reals = self.layout.num_reals
+        at_once = CACHED_PATIENTS if self.device.type == "cpu" else len(x_BFP)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16_is_wanted(self.device)):
+            parts = [self._sampled(part_BFP, level_1) for part_BFP in x_BFP.split(at_once)]
+        eps_BFP = torch.cat(parts).to(x_BFP.dtype)
+        clean_BFP = self.schedule.remove_noise(x_BFP, eps_BFP, level_1)
+        reals_BRT = clean_BFP[:, :num_reals, :whole]
+        corrected_BRT = self.guardrail.correct(reals_BRT) if num_reals else reals_BRT
+        if corrected_BRT is not reals_BRT:
+            clean_BFP[:, :num_reals, :whole] = corrected_BRT
+            eps_BFP = self.schedule.noise_in(x_BFP, clean_BFP, level_1)
+        return Prediction(clean_BFP, eps_BFP)
+
+    def _recorded(self, whole: int) -> RecordedMap:
+        """`_denoise` as a CUDA graph for each shape of a batch; one graph serves all noise levels."""
+        kind = type(self.guardrail), whole, get_precision()
+        if kind not in self._maps:
+            self._maps[kind] = RecordedMap(
+                lambda x_BFP, level_1: self._denoise(x_BFP, level_1, whole)._asdict(), self._recorder()
+            )
+        return self._maps[kind]
+
+    @property
+    def _records(self) -> bool:
+        """Whether the denoiser runs as a CUDA graph."""
+        return self.device.type == "cuda"
+
+    def _recorder(self) -> Recorder:
+        return CudaRecorder(self.device)
 
     def _match(self, eta_BFP: Tensor, streams: Sequence[np.random.Generator], whole: int) -> Tensor:
         """Return noise as the last level has it, for data that are constant over time.

@@ -1,0 +1,81 @@
+"""v3's denoiser as a CUDA graph would have it: one for all noise levels, nothing read back."""
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from again import Again
+from waits import Copies, Reads
+
+from healthgym.config import RunConfig
+from healthgym.strict import parse
+from healthgym.systems.build import build_system
+from healthgym.systems.denoising.diffusion import DiffusionSystem
+from healthgym.systems.denoising.guardrail import RejectGuardrail
+
+LAYOUT = tiny.SCHEMA.layout
+GUARDRAILS: dict[str, dict[str, Any]] = {
+    "clamp": {"kind": "clamp"},
+    "dynamic": {"kind": "dynamic"},
+    "reject": {"kind": "reject", "max_attempts": 200},
+}
+SAMPLERS = {"ddpm": {}, "ddim": {"num_steps": 3, "eta": 0.5}, "dpmpp": {"num_steps": 3}}
+
+
+def system(guardrail: str, sampler: str = "ddpm", device: str = "cpu") -> DiffusionSystem:
+    values = tiny.SYSTEMS["v3"] | {
+        "guardrail": GUARDRAILS[guardrail],
+        "sampler": {"kind": sampler, **SAMPLERS[sampler]},
+    }
+    config = parse(RunConfig, {"system": values}, "test").system
+    made = build_system(config, LAYOUT, torch.eye(LAYOUT.num_features), torch.device(device), seed=0)
+    assert isinstance(made, DiffusionSystem)
+    return made
+
+
+def accept_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the guardrail reject about half of what an untrained denoiser makes, and not all."""
+    monkeypatch.setattr(RejectGuardrail, "accepts", lambda self, x: x.flatten(1).sum(1) > 0)
+
+
+@pytest.mark.parametrize("guardrail", GUARDRAILS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_recorded_denoiser_makes_the_patients_of_the_other_path(
+    guardrail: str, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept_half(monkeypatch)
+    usual, own, recorder = system(guardrail, sampler), system(guardrail, sampler), Again()
+    monkeypatch.setattr(DiffusionSystem, "_records", property(lambda self: self is own))
+    monkeypatch.setattr(own, "_recorder", lambda: recorder)
+    for first in (0, 64):
+        expected, found = (each.sample_features(6, 5, first, 64) for each in (usual, own))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert recorder.recorded == 1  # all levels, and candidates that are tried again
+    assert recorder.repeated >= 2 * 3
+    own.sample_features(4, 5, 0, 64)  # another canvas
+    own.sample_features(6, 5, 0, 80)
+    assert recorder.recorded == 3
+
+
+@pytest.mark.parametrize("guardrail", GUARDRAILS)
+def test_a_level_waits_for_nothing_and_copies_nothing(guardrail: str) -> None:
+    own = system(guardrail)
+    x_BFP, level_1 = torch.randn(4, LAYOUT.num_features, 6), torch.tensor([3])
+    with torch.no_grad(), Reads(set()) as reads, Copies() as copies:
+        own._denoise(x_BFP, level_1, 6)
+    assert not reads.found
+    assert not copies.found
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("guardrail", GUARDRAILS)
+def test_patients_of_a_gpu_are_those_of_the_cpu_but_for_rounding(
+    guardrail: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept_half(monkeypatch)
+    cpu, cuda = system(guardrail), system(guardrail, device="cuda")
+    expected, found = (each.sample_features(6, 5, 0, 50).cpu() for each in (cpu, cuda))
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)
+    again = cuda.sample_features(6, 5, 0, 50).cpu()
+    assert torch.equal(again, found)

@@ -67,7 +67,7 @@ def samplings(width: int, timesteps: int, batch: int) -> dict[str, float]:
         "25 steps of DPM-Solver++": make_system(width, 25),
     }
     sides: measure.Sides = {
-        name: partial(system.sample, timesteps, 0, 0, batch) for name, system in systems.items()
+        name: partial(system.sample_features, timesteps, 0, 0, batch) for name, system in systems.items()
     }
     taken = measure.alternate(sides, 1, measure.Clock(torch.device("cpu")))
     return {name: round(1e3 * measure.median(seconds) / batch, 2) for name, seconds in taken.items()}

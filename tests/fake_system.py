@@ -17,7 +17,7 @@ from healthgym.data.fitting.transform import Transform
 from healthgym.files import sha256_of
 from healthgym.schema import Schema, Variable
 from healthgym.synthesis.source import Source
-from healthgym.systems.base import Made, SampleDraws, State, System
+from healthgym.systems.base import Made, Making, SampleDraws, State, System
 from healthgym.systems.conditions import NO_CONDITIONS, Conditions
 
 SCHEMA = Schema(
@@ -79,9 +79,9 @@ class GrownSystem(FakeSystem):
         super().__init__()
         self.block, self.calls = block, [] if calls is None else calls
 
-    def make(
+    def begin_make(
         self, draws: SampleDraws, timesteps: int | None = None, conditions: Conditions = NO_CONDITIONS
-    ) -> Made:
+    ) -> Making:
         self.calls.append(draws.patients)
         lengths_B = 1 + (draws.uniform_rows((), "length") * 9).astype(np.int64)
         lengths_B = lengths_B if timesteps is None else np.full(draws.num_patients, timesteps)
@@ -92,7 +92,8 @@ class GrownSystem(FakeSystem):
         reals_RTB = 100 + 10 * x_BTF[..., : layout.num_reals].permute(2, 1, 0).numpy() + x_BTF.mean().numpy()
         u = [draws.uniform_rows((256,), "class", k)[:, :T].T for k in range(len(layout.num_classes))]
         codes = [(each * width).astype(np.uint8) for each, width in zip(u, layout.num_classes, strict=True)]
-        return Made(reals_RTB, np.stack(codes), lengths_B, scaled=False)
+        made = Made(reals_RTB, np.stack(codes), lengths_B, scaled=False)
+        return lambda: made
 
 
 def transform() -> Transform:

@@ -3,7 +3,7 @@
 Shapes: N patients of the shard, B patients of a batch, T timesteps, R reals, K categorical variables.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,12 +19,15 @@ from healthgym.storage.shards import Disagreement
 from healthgym.synthesis.conditions import read_conditions
 from healthgym.synthesis.plan import SynthesisPlan
 from healthgym.synthesis.source import Source
-from healthgym.systems.base import Made, SampleDraws, System
+from healthgym.systems.base import Made, Making, SampleDraws, System
 
 _ROWS_AT_ONCE = 16_384
 
 _Part: TypeAlias = tuple[NDArray[np.int64], Made]
 """Indices of some of a shard's patients, and these patients as sampled."""
+
+_Batch: TypeAlias = tuple[NDArray[np.int64], Making]
+"""Indices of some of a shard's patients, and these patients as they are being sampled."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +81,75 @@ def compute_shard(
     tell: Callable[[int], None] = lambda patients: None,
 ) -> Computed | None:
     """Do the part of `make_shard` that needs the system: sample all patients."""
-    tried_before, batches = system.num_candidates, _batches(source, system, plan, index)
+    return next((computed for _, computed in compute_shards(source, system, plan, [index], stop, tell)), None)
+
+
+def compute_shards(
+    source: Source,
+    system: System,
+    plan: SynthesisPlan,
+    indices: Iterable[int],
+    stop: Callable[[], object] = lambda: None,
+    tell: Callable[[int], None] = lambda patients: None,
+) -> Iterator[tuple[int, Computed]]:
+    """Yield the numbers of shards and their sampled patients; end within a shard if stopped.
+
+    A GPU begins with a batch before the one before it is read, also when that was a shard's last one: it
+    computes while results are copied, and sent to other processes.
+    """
+    batches = _begun(source, system, plan, indices, stop)
     parts: list[_Part] = []
-    while not stop():
-        part = next(batches, None)
-        if part is None:
-            return Computed(parts, system.num_candidates - tried_before)
-        parts.append(part)
-        tell(len(part[0]))
-    return None
+    tried = 0
+    for batch in _one_ahead(batches) if system.device.type == "cuda" else batches:
+        parts.append((batch.members_B, batch.finish()))
+        tried += batch.tried
+        tell(len(batch.members_B))
+        if batch.is_last:
+            yield batch.index, Computed(parts, tried)
+            parts, tried = [], 0
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A batch of patients that are being computed.
+
+    Args:
+        index: of the shard.
+        members_B: indices of the patients within the shard.
+        finish: waits for them.
+        tried: number of patients sampled, including those that a guardrail rejected.
+        is_last: whether it is the shard's last batch.
+    """
+
+    index: int
+    members_B: NDArray[np.int64]
+    finish: Making
+    tried: int
+    is_last: bool
+
+
+def _begun(
+    source: Source, system: System, plan: SynthesisPlan, indices: Iterable[int], stop: Callable[[], object]
+) -> Iterator[_Begun]:
+    """Yield batches that were begun, shard after shard, until stopped."""
+    for index in indices:
+        batches, left = _batches(source, system, plan, index), len(plan.patients(index))
+        while left:
+            if stop():
+                return
+            before = system.num_candidates
+            members_B, finish = next(batches)
+            left -= len(members_B)
+            yield _Begun(index, members_B, finish, system.num_candidates - before, is_last=not left)
+
+
+def _one_ahead(batches: Iterator[_Begun]) -> Iterator[_Begun]:
+    """Yield each batch when the next one was begun."""
+    waiting = next(batches, None)
+    while waiting is not None:
+        following = next(batches, None)
+        yield waiting
+        waiting = following
 
 
 def pack_shard(
@@ -115,14 +178,14 @@ def pack_shard(
     return shard, columns.disagreements
 
 
-def _batches(source: Source, system: System, plan: SynthesisPlan, index: int) -> Iterator[_Part]:
-    """Yield the shard's patients in batches."""
+def _batches(source: Source, system: System, plan: SynthesisPlan, index: int) -> Iterator[_Batch]:
+    """Yield the shard's patients in batches, each begun when it is asked for."""
     if system.makes_lengths:
         return _of_generated_lengths(source, system, plan, index)
     return _of_drawn_lengths(source, system, plan, index)
 
 
-def _of_drawn_lengths(source: Source, system: System, plan: SynthesisPlan, index: int) -> Iterator[_Part]:
+def _of_drawn_lengths(source: Source, system: System, plan: SynthesisPlan, index: int) -> Iterator[_Batch]:
     """Yield patients of the lengths drawn by the plan.
 
     A patient of length L is sampled at the shortest length >= L that the system was trained at, and
@@ -142,7 +205,7 @@ def _of_drawn_lengths(source: Source, system: System, plan: SynthesisPlan, index
             if _given_classes(source, plan):
                 yield members_B, _sample_given(source, system, draws, int(length))
             else:
-                yield members_B, system.sample(lengths_N[members_B], draws, int(length))
+                yield members_B, system.begin_sample(lengths_N[members_B], draws, int(length))
             place += len(members_B)
 
 
@@ -151,8 +214,8 @@ def _given_classes(source: Source, plan: SynthesisPlan) -> bool:
     return bool(source.length_groups) and plan.timesteps == "training"
 
 
-def _sample_given(source: Source, system: System, draws: SampleDraws, length: int) -> Made:
-    """Sample patients at one length, and draw their own lengths given their static classes."""
+def _sample_given(source: Source, system: System, draws: SampleDraws, length: int) -> Making:
+    """Begin to sample patients at one length, and draw their own lengths given their static classes."""
     groups = [group for group in source.length_groups if group.stage == length]
     u_B = draws.uniform_rows((), "length given classes").astype(np.float64)
     static = {v.name: k for k, v in enumerate(source.schema.categoricals) if v.static}
@@ -161,10 +224,12 @@ def _sample_given(source: Source, system: System, draws: SampleDraws, length: in
         return draw_lengths(groups, length, {name: codes_KB[k] for name, k in static.items()}, u_B)
 
     shortest = min(min(group.lengths) for group in groups)
-    return system.sample_given(choose, shortest, draws, length)
+    return system.begin_sample_given(choose, shortest, draws, length)
 
 
-def _of_generated_lengths(source: Source, system: System, plan: SynthesisPlan, index: int) -> Iterator[_Part]:
+def _of_generated_lengths(
+    source: Source, system: System, plan: SynthesisPlan, index: int
+) -> Iterator[_Batch]:
     """Yield patients whose lengths are generated with them.
 
     Block i has patients i * size to (i + 1) * size - 1 of the cohort, independent of the shards: a patient is
@@ -176,9 +241,13 @@ def _of_generated_lengths(source: Source, system: System, plan: SynthesisPlan, i
     conditions = read_conditions(plan.where, plan.shares, source.schema)
     for start in range(patients.start // size * size, patients.stop, size):
         wanted = range(max(start, patients.start), min(start + size, patients.stop))
-        made = system.make(SampleDraws(plan.seed, start, size), timesteps, conditions)
-        own = made.patients(slice(wanted.start - start, wanted.stop - start))
-        yield np.arange(wanted.start, wanted.stop) - patients.start, own
+        making = system.begin_make(SampleDraws(plan.seed, start, size), timesteps, conditions)
+        yield np.arange(wanted.start, wanted.stop) - patients.start, _part_of(making, wanted, start)
+
+
+def _part_of(making: Making, wanted: range, start: int) -> Making:
+    """Return the wanted patients of a block that begins at this one."""
+    return lambda: making().patients(slice(wanted.start - start, wanted.stop - start))
 
 
 class _Columns:

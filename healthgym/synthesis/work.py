@@ -28,7 +28,7 @@ from healthgym.nn.precision import get_precision, set_precision
 from healthgym.storage.shard import Shard
 from healthgym.storage.shards import Disagreement, Receipt, finished_shard, save_shard
 from healthgym.synthesis.plan import SynthesisPlan, require_own
-from healthgym.synthesis.shard import Computed, compute_shard, make_shard, pack_shard
+from healthgym.synthesis.shard import Computed, compute_shards, make_shard, pack_shard
 from healthgym.synthesis.source import Opener, Source
 from healthgym.systems.base import System
 
@@ -181,17 +181,18 @@ def _computed_shards(
 ) -> Iterator[tuple[int, Computed]]:
     """Yield the unfinished shards as they are computed; end when a signal requests to stop."""
     plan = task.plan
-    for index in shards:
-        receipt = finished_shard(task.folder, index, plan.name(index), len(plan.patients(index)))
-        if receipt:
-            tell(Finished(receipt, made=False))
-            continue
-        computed = compute_shard(
-            source, system, plan, index, stopping.requested, lambda patients: tell(Made(patients))
-        )
-        if computed is None:
-            return
-        yield index, computed
+
+    def unfinished() -> Iterator[int]:
+        for index in shards:
+            receipt = finished_shard(task.folder, index, plan.name(index), len(plan.patients(index)))
+            if receipt:
+                tell(Finished(receipt, made=False))
+            else:
+                yield index
+
+    return compute_shards(
+        source, system, plan, unfinished(), stopping.requested, lambda patients: tell(Made(patients))
+    )
 
 
 def _with_workers(

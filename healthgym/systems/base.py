@@ -15,9 +15,9 @@ from torch import Tensor
 from healthgym.distributed.share import WHOLE, Share
 from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.conditions import NO_CONDITIONS, Conditions
-from healthgym.systems.decode import decode
+from healthgym.systems.decode import begin_decode, decode
 from healthgym.systems.draws import Draws, KeptDraws, PositionDraws, SampleDraws
-from healthgym.systems.patients import Batch, Disagreement, Made
+from healthgym.systems.patients import Batch, Disagreement, Made, Making
 
 __all__ = [
     "Batch",
@@ -25,6 +25,7 @@ __all__ = [
     "Draws",
     "KeptDraws",
     "Made",
+    "Making",
     "PositionDraws",
     "SampleDraws",
     "State",
@@ -128,8 +129,12 @@ class System(ABC):
         Raises:
             CohortError: the system generated numbers that are not finite.
         """
+        return self.begin_sample(lengths_B, draws, length)()
+
+    def begin_sample(self, lengths_B: NDArray[np.integer[Any]], draws: SampleDraws, length: int) -> Making:
+        """Begin `sample`; what is returned waits for the result, which a GPU computes meanwhile."""
         x_BTF = self.sample_features(length, draws.seed, draws.first_patient, draws.num_patients)
-        return decode(x_BTF[:, : int(lengths_B.max())], lengths_B, self.layout)
+        return begin_decode(x_BTF[:, : int(lengths_B.max())], lengths_B, self.layout)
 
     def preview(self, lengths_B: NDArray[np.integer[Any]], draws: SampleDraws, length: int) -> Made:
         """Make patients to look at during training, as `sample` does or by a faster way.
@@ -139,14 +144,14 @@ class System(ABC):
         """
         return self.sample(lengths_B, draws, length)
 
-    def sample_given(
+    def begin_sample_given(
         self,
         choose: Callable[[NDArray[np.uint8]], NDArray[np.integer[Any]]],
         shortest: int,
         draws: SampleDraws,
         length: int,
-    ) -> Made:
-        """Sample patients whose lengths are drawn given their static classes.
+    ) -> Making:
+        """Begin to sample patients whose lengths are drawn given their static classes.
 
         Args:
             choose: returns the lengths of patients with these classes (K, B), of which only static ones
@@ -157,12 +162,12 @@ class System(ABC):
         x_BTF = self.sample_features(length, draws.seed, draws.first_patient, draws.num_patients)
         seen = decode(x_BTF[:, :shortest], np.full(len(x_BTF), shortest), self.layout)
         lengths_B = choose(seen.codes_KTB[:, 0])
-        return decode(x_BTF[:, : int(lengths_B.max())], lengths_B, self.layout)
+        return begin_decode(x_BTF[:, : int(lengths_B.max())], lengths_B, self.layout)
 
     def sample_features(self, length: int, seed: int, first_patient: int, num_patients: int) -> Tensor:
         """Generate features of patients first_patient, first_patient + 1, ... of the cohort with this seed.
 
-        Systems that generate values and not features implement `sample` or `make` instead.
+        Systems that generate values and not features implement `begin_sample` or `begin_make` instead.
 
         Returns:
             x_BTF: reals in [0, 1]; each categorical block has non-negative scores, of which the largest is
@@ -183,6 +188,12 @@ class System(ABC):
         Raises:
             CohortError: such patients are too rare to be sampled.
         """
+        return self.begin_make(draws, timesteps, conditions)()
+
+    def begin_make(
+        self, draws: SampleDraws, timesteps: int | None = None, conditions: Conditions = NO_CONDITIONS
+    ) -> Making:
+        """Begin `make`; what is returned waits for the result, which a GPU computes meanwhile."""
         raise NotImplementedError
 
     def check_conditions(self, conditions: Conditions) -> None:

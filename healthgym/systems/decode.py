@@ -12,7 +12,8 @@ from torch import Tensor
 
 from healthgym.errors import CohortError
 from healthgym.schema.layout import FeatureLayout
-from healthgym.systems.patients import Disagreement, Made
+from healthgym.systems.patients import Disagreement, Made, Making
+from healthgym.systems.transfer import Transfer
 
 STATIC_REAL_TOLERANCE = 0.01
 """Largest difference between a raw static real and its patient's mean, relative to the training range,
@@ -33,33 +34,61 @@ def decode(x_BTF: Tensor, lengths_B: NDArray[np.integer[Any]], layout: FeatureLa
     Raises:
         CohortError: the system generated numbers that are not finite.
     """
-    if not bool(torch.isfinite(x_BTF.sum())):  # the sum is not finite if any number is not
-        raise CohortError(
-            "The trained system makes numbers that are not finite, so that no cohort can be made of it. "
-            "Choose an earlier checkpoint with --checkpoint."
+    return begin_decode(x_BTF, lengths_B, layout)()
+
+
+def begin_decode(x_BTF: Tensor, lengths_B: NDArray[np.integer[Any]], layout: FeatureLayout) -> Making:
+    """Begin `decode` on the device; what is returned waits for the result."""
+    transfer, places = Transfer(_decoded(x_BTF, lengths_B, layout)), _static_places(layout)
+
+    def finish() -> Made:
+        arrays = transfer.arrays()
+        if not np.isfinite(arrays["total"]):  # the sum is not finite if any number is not
+            raise CohortError(
+                "The trained system makes numbers that are not finite, so that no cohort can be made of it. "
+                "Choose an earlier checkpoint with --checkpoint."
+            )
+        counts = zip(places, arrays["disagreements"].tolist(), strict=True)
+        return Made(
+            arrays["reals"],
+            arrays["codes"],
+            lengths_B,
+            disagreements={place: Disagreement(*count) for place, count in counts},
         )
+
+    return finish
+
+
+def _static_places(layout: FeatureLayout) -> list[int]:
+    """Return the indices of static variables among all, reals first."""
+    return [place for place, static in enumerate((*layout.static_reals, *layout.static_classes)) if static]
+
+
+def _decoded(x_BTF: Tensor, lengths_B: NDArray[np.integer[Any]], layout: FeatureLayout) -> dict[str, Tensor]:
+    """Return reals (R, T, B), codes (K, T, B), disagreements of static variables (S, 2), and a sum of all."""
     kept_B = torch.from_numpy(lengths_B.astype(np.int64)).to(x_BTF.device)
     x_FTB = x_BTF.permute(2, 1, 0).contiguous()
     kept_TB = torch.arange(x_FTB.shape[1], device=x_BTF.device).unsqueeze(1) < kept_B
     reals_RTB, codes_KTB = x_FTB[: layout.num_reals].clone(), _classes(x_FTB, layout)
-    disagreements: dict[int, Tensor] = {}
-    for index, (real_TB, static) in enumerate(zip(reals_RTB, layout.static_reals, strict=True)):
+    disagreements: list[Tensor] = []
+    for real_TB, static in zip(reals_RTB, layout.static_reals, strict=True):
         if static:
             mean_B = (real_TB * kept_TB).sum(0) / kept_B
-            disagreements[index] = ((real_TB - mean_B).abs() > STATIC_REAL_TOLERANCE) & kept_TB
+            disagreements.append(_count(((real_TB - mean_B).abs() > STATIC_REAL_TOLERANCE) & kept_TB))
             real_TB[:] = mean_B
     for index, (code_TB, static) in enumerate(zip(codes_KTB, layout.static_classes, strict=True)):
         if static:
             score_CB = (x_FTB[layout.spans[index]] * kept_TB).sum(1)
             class_B = score_CB.argmax(0).to(torch.uint8)
-            disagreements[layout.num_reals + index] = (code_TB != class_B) & kept_TB
+            disagreements.append(_count((code_TB != class_B) & kept_TB))
             code_TB[:] = class_B
-    return Made(
-        reals_RTB.cpu().numpy(),
-        codes_KTB.cpu().numpy(),
-        lengths_B,
-        disagreements={index: _count(differs_TB) for index, differs_TB in disagreements.items()},
-    )
+    none = torch.zeros(0, 2, dtype=torch.int64, device=x_BTF.device)
+    return {
+        "reals": reals_RTB,
+        "codes": codes_KTB,
+        "disagreements": torch.stack(disagreements) if disagreements else none,
+        "total": x_BTF.sum(),
+    }
 
 
 def _classes(x_FTB: Tensor, layout: FeatureLayout) -> Tensor:
@@ -75,5 +104,6 @@ def _classes(x_FTB: Tensor, layout: FeatureLayout) -> Tensor:
     return codes_KTB
 
 
-def _count(differs_TB: Tensor) -> Disagreement:
-    return Disagreement(timesteps=int(differs_TB.sum()), patients=int(differs_TB.any(0).sum()))
+def _count(differs_TB: Tensor) -> Tensor:
+    """Return the numbers of timesteps and of patients, int64 (2,)."""
+    return torch.stack([differs_TB.sum(), differs_TB.any(0).sum()])

@@ -3,10 +3,10 @@
 Shapes: B batch, T timesteps, F features, R reals, K binary and categorical variables.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -136,3 +136,7 @@ class Made:
         return Made(
             self.reals_RTB[..., chosen], self.codes_KTB[..., chosen], self.lengths_B[chosen], self.scaled
         )
+
+
+Making: TypeAlias = Callable[[], Made]
+"""Patients that a device is computing: a call waits for them and returns them."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,10 @@ from healthgym.storage.shard_file import Shard, encode_shard
 from healthgym.storage.shards import Disagreement, open_cohort
 from healthgym.synthesis import cohort
 from healthgym.synthesis.cohort import SynthesisRequest, find_checkpoint, find_device, make_plan, synthesize
-from healthgym.synthesis.shard import compute_shard, make_shard, pack_shard
+from healthgym.synthesis.shard import compute_shard, compute_shards, make_shard, pack_shard
 from healthgym.synthesis.source import Source
 from healthgym.synthesis.work import Finished, Listener, Made, Task, work_with_packers
+from healthgym.systems.base import Making
 
 DRIVER = Path(__file__).parents[1] / "drive_synthesis.py"
 
@@ -227,16 +229,16 @@ def test_a_stop_between_batches_is_carried_on(
     request_: SynthesisRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synthesize(elsewhere(request_, "undisturbed"), open_fake)
-    sample, calls = FakeSystem.sample, 0
+    begin, calls = FakeSystem.begin_sample, 0
 
-    def sample_and_stop(self: FakeSystem, *arguments: int) -> torch.Tensor:
+    def begin_and_stop(self: FakeSystem, *arguments: Any) -> Making:
         nonlocal calls
         calls += 1
         if calls == 10:
             stopping.request("SIGUSR2")
-        return sample(self, *arguments)
+        return begin(self, *arguments)
 
-    monkeypatch.setattr(FakeSystem, "sample", sample_and_stop)
+    monkeypatch.setattr(FakeSystem, "begin_sample", begin_and_stop)
     outcome = synthesize(request_, open_fake)
     assert (outcome.state, outcome.exit_status) == ("interrupted", 85)
     assert calls == 10
@@ -527,3 +529,34 @@ def wait_for(path: Path, seconds: float = 60.0) -> None:
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} did not come"
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("device", "ahead"), [("cpu", 0), ("cuda", 1)])
+def test_a_gpu_begins_with_the_next_batch_before_one_is_read(
+    request_: SynthesisRequest, monkeypatch: pytest.MonkeyPatch, device: str, ahead: int
+) -> None:
+    source, events = open_fake(request_.checkpoint or Path()), list[str]()
+    plan, system = make_plan(request_, source.sha256, "cpu"), source.build("cpu", ())
+    expected = [compute_shard(source, system, plan, index) for index in (3, 5)]
+    begin = FakeSystem.begin_sample
+
+    def noted(self: FakeSystem, *arguments: Any) -> Making:
+        events.append("begin")
+        finish = begin(self, *arguments)
+        return lambda: (events.append("read"), finish())[1]
+
+    monkeypatch.setattr(FakeSystem, "begin_sample", noted)
+    monkeypatch.setattr(system, "device", SimpleNamespace(type=device))
+    found = list(compute_shards(source, system, plan, [3, 5]))
+    assert [index for index, _ in found] == [3, 5]
+    for computed, (_, own) in zip(expected, found, strict=True):
+        assert computed is not None
+        assert encoded(pack_shard(source, plan, 3, own)) == encoded(pack_shard(source, plan, 3, computed))
+    assert len(events) > 8
+    begun = [events[:place].count("begin") for place, event in enumerate(events) if event == "read"]
+    assert begun == [min(read + ahead, len(begun)) for read in range(1, len(begun) + 1)]
+    # Stopped after two batches of the second shard, only the first is there.
+    batches = len(expected[0].parts) if expected[0] else 0
+    stops = iter([False] * (batches + 2))
+    found = list(compute_shards(source, system, plan, [3, 5], lambda: next(stops, True)))
+    assert [index for index, _ in found] == [3]

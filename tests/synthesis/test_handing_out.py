@@ -137,7 +137,7 @@ def test_a_cohort_that_was_refused_before_its_first_shard_is_begun_anew(
         raise CohortError("the guardrail keeps nobody")
 
     with monkeypatch.context() as patched:
-        patched.setattr(FakeSystem, "sample", refuse)
+        patched.setattr(FakeSystem, "begin_sample", refuse)
         with pytest.raises(CohortError, match="keeps nobody"):
             synthesize(request_, open_fake)
     made(request_, seed=4, file_format="parquet", compression=None)
@@ -147,14 +147,14 @@ def test_a_cohort_that_was_refused_before_its_first_shard_is_begun_anew(
 def test_a_command_whose_folder_another_one_took_writes_nothing(
     request_: SynthesisRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample = FakeSystem.sample
+    begin = FakeSystem.begin_sample
     other = cohort_module.make_plan(request_, "b" * 64, "cpu")
 
     def take_over(self: FakeSystem, *arguments: Any) -> Any:
         agree(request_.out, other)
-        return sample(self, *arguments)
+        return begin(self, *arguments)
 
-    monkeypatch.setattr(FakeSystem, "sample", take_over)
+    monkeypatch.setattr(FakeSystem, "begin_sample", take_over)
     with pytest.raises(CohortError, match="another command began a cohort there with other settings"):
         synthesize(request_, open_fake)
     assert read_plan(request_.out) == other

@@ -22,10 +22,11 @@ from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.autoregressive.network import Course, Network, Sizes
 from healthgym.systems.autoregressive.sampling import RecordedCourse, draw_course
 from healthgym.systems.autoregressive.static import Static, draw_patients, share_of
-from healthgym.systems.base import Batch, Draws, Made, SampleDraws, State, System
+from healthgym.systems.base import Batch, Draws, Made, Making, SampleDraws, State, System
 from healthgym.systems.conditions import NO_CONDITIONS, Conditions
 from healthgym.systems.optimiser import Optimiser, copy_into, load_module_state, module_state
 from healthgym.systems.patients import CohortFacts
+from healthgym.systems.transfer import Transfer
 from healthgym.systems.update import update
 
 _BLOCK = 1024  # patients that are sampled together on a CPU; the bytes of a cohort depend on it
@@ -216,9 +217,9 @@ class AutoregressiveSystem(System):
     # --- sampling --------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def make(
+    def begin_make(
         self, draws: SampleDraws, timesteps: int | None = None, conditions: Conditions = NO_CONDITIONS
-    ) -> Made:
+    ) -> Making:
         if timesteps is not None:
             self.check_length(timesteps)
         network, temperature = self._sampled, self.config.temperature
@@ -227,11 +228,17 @@ class AutoregressiveSystem(System):
         classes_TBK, values_TBR = self._draw_course(network, draws, static, order_B)
         # Back to the order of numbers.
         place_B = torch.from_numpy(np.argsort(order_B)).to(self.device)
-        reals_RTB, codes_KTB = self._with_static(
-            static,
-            *(x.index_select(1, place_B).permute(2, 0, 1).contiguous() for x in (values_TBR, classes_TBK)),
+        made = {"reals": values_TBR, "codes": classes_TBK}
+        transfer = Transfer(
+            {name: x.index_select(1, place_B).permute(2, 0, 1).contiguous() for name, x in made.items()}
         )
-        return Made(reals_RTB, codes_KTB, static.lengths_B, scaled=False)
+
+        def finish() -> Made:
+            arrays = transfer.arrays()
+            both = self._with_static(static, arrays["reals"], arrays["codes"])
+            return Made(*both, static.lengths_B, scaled=False)
+
+        return finish
 
     def _draw_course(
         self, network: Network, draws: SampleDraws, static: Static, order_B: NDArray[np.int64]
@@ -259,14 +266,14 @@ class AutoregressiveSystem(System):
         return course(sums_BD, lengths_B, int(static.lengths_B.max()), noise)
 
     def _with_static(
-        self, static: Static, values_RTB: Tensor, classes_KTB: Tensor
+        self, static: Static, values_RTB: NDArray[np.float32], classes_KTB: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Return all reals (R, T, B) and classes (K, T, B), of static and of varying variables."""
         shape, slots = values_RTB.shape[1:], self.network.varying
         reals_RTB = np.empty((len(self.cells.variables), *shape), np.float32)
         codes_KTB = np.empty((len(self.layout.num_classes), *shape), np.uint8)
-        reals_RTB[list(slots.values)] = values_RTB.cpu().numpy()
-        codes_KTB[list(slots.classes)] = classes_KTB.cpu().numpy()
+        reals_RTB[list(slots.values)] = values_RTB
+        codes_KTB[list(slots.classes)] = classes_KTB
         for r, value_B in static.reals.items():
             reals_RTB[r] = value_B
         for k, class_B in static.classes.items():

@@ -43,6 +43,8 @@ def add_options(parser: argparse.ArgumentParser, request: type[BaseModel]) -> No
             continue
         words = _words(field)
         if option.positional:
+            if words.get("action") == "append":
+                words = {"nargs": "+"}
             parser.add_argument(name, help=_help(option, field), metavar=option.metavar or name, **words)
         else:
             flag = f"--{option.name or name.replace('_', '-')}"

@@ -10,12 +10,15 @@ from typing import Any
 from healthgym.errors import ConfigError, HealthgymError
 from healthgym.faults import sentence
 
+ENDED = 130
+"""Exit status of a program that Ctrl-C ended before it could save, as in a shell."""
+
 
 def ended(work: Callable[[], int], debug: bool = False) -> int:
     """Run a program's work and return its exit status.
 
     Errors that a user can correct, and errors of the file system, are printed as a sentence; the status is
-    then 1.
+    then 1. Ctrl-C ends it with `ENDED`, unless the work handles it.
 
     Args:
         work: returns an exit status.
@@ -25,6 +28,10 @@ def ended(work: Callable[[], int], debug: bool = False) -> int:
         try:
             require_utf8([*sys.argv[1:], _working_folder()])
             return work()
+        except KeyboardInterrupt:
+            if debug:
+                raise
+            return stopped()
         except (HealthgymError, OSError, RuntimeError, ValueError) as error:
             said = str(error) if isinstance(error, HealthgymError) else sentence(error)
             if debug or said is None:
@@ -32,6 +39,12 @@ def ended(work: Callable[[], int], debug: bool = False) -> int:
             if said:
                 print(f"error: {said}", file=sys.stderr, flush=True)
             return 1
+
+
+def stopped() -> int:
+    """Say that Ctrl-C ended the work, and return the exit status."""
+    print("stopped; no file is left half written. The same command starts again or goes on.", file=sys.stderr)
+    return ENDED
 
 
 def require_utf8(arguments: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ exit status:
     2  the command line is wrong
    85  stopped and saved; the same command goes on
    86  a newer process has taken over the folder
+  130  stopped by Ctrl-C before it could save
   137  another process of the same job was lost
 
 `healthgym COMMAND --help` says more. Presets and schemas go by name: `healthgym train ar --data p.h5`."""

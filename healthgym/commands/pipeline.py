@@ -3,26 +3,20 @@
 healthgym pipeline slurm/pipeline.yaml      the same command resumes the unfinished stages
 """
 
-import argparse
-from pathlib import Path
+from healthgym.commands.asking import answer
+from healthgym.launch.requests import PipelineRequest
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Run the program and return its exit status."""
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__.splitlines()[0])
-    parser.add_argument("pipeline", type=Path, help="what each stage does and where: slurm/pipeline.yaml")
-    parser.add_argument("--dry-run", action="store_true", help="show the batch scripts, and stop")
-    options = parser.parse_args(argv)
+    return answer(PipelineRequest, _pipeline, str(__doc__), argv, prog)
 
-    from healthgym.programs import ended
 
-    def work() -> int:
-        from healthgym.launch.pipeline import show_pipeline, submit_pipeline
+def _pipeline(asked: PipelineRequest) -> int:
+    from healthgym.launch.pipeline import show_pipeline, submit_pipeline
 
-        if options.dry_run:
-            print(show_pipeline(options.pipeline))
-        else:
-            submit_pipeline(options.pipeline)
-        return 0
-
-    return ended(work)
+    if asked.dry_run:
+        print(show_pipeline(asked.pipeline))
+    else:
+        submit_pipeline(asked.pipeline)
+    return 0

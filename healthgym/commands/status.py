@@ -1,22 +1,15 @@
 """Show the jobs submitted for a folder, and their progress."""
 
-import argparse
-from pathlib import Path
+from healthgym.commands.asking import answer
+from healthgym.launch.requests import StatusRequest
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Run the program and return its exit status."""
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
-    parser.add_argument("folder", type=Path, help="a run, cohort or report folder, or a prepared cohort")
-    parser.add_argument("--all", action="store_true", help="also jobs that a later submission replaced")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args(argv)
+    return answer(StatusRequest, _status, str(__doc__), argv, prog)
 
-    from healthgym.programs import ended
 
-    def work() -> int:
-        from healthgym.launch import status
+def _status(asked: StatusRequest) -> int:
+    from healthgym.launch import status
 
-        return status.main(options.folder, options.all, options.json)
-
-    return ended(work)
+    return status.main(asked.folder, asked.all, asked.as_json)

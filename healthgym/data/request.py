@@ -1,11 +1,40 @@
-"""What `healthgym prepare` is asked for."""
+"""What `healthgym describe` and `healthgym prepare` are asked for."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from healthgym.config import LEAST_PATIENTS
 from healthgym.options import Option
 from healthgym.strict import StrictModel
+
+
+class DescribeRequest(StrictModel):
+    """A table whose schema is drafted."""
+
+    table: Annotated[
+        Path,
+        Option(
+            "a CSV, TSV (.gz, .bz2, .xz, .zst) or Parquet file, a folder, or a 'pattern*'", positional=True
+        ),
+    ]
+    out: Annotated[Path | None, Option("the schema to write (the table's name with .yaml)")] = None
+    patient: Annotated[str | None, Option("the column of the patients, if it is known", metavar="COLUMN")] = (
+        None
+    )
+    time: Annotated[str | None, Option("the column of the times, if it is known", metavar="COLUMN")] = None
+    visits: Annotated[
+        Literal["irregular", "grid"] | None,
+        Option("how visits at any time are taken", metavar="{irregular,grid}"),
+    ] = None
+    every: Annotated[
+        float | None, Option("of the grid's intervals, in the unit of the times", metavar="WIDTH")
+    ] = None
+    separator: Annotated[
+        str, Option("of fields: a character, or comma, semicolon, tab, bar, space (else detected)")
+    ] = ""
+    decimal: Annotated[str, Option("mark of numbers: . or , (detected if not given)")] = ""
+    encoding: Annotated[str, Option("of the text, e.g. latin-1 (detected if not given)")] = ""
+    overwrite: Annotated[bool, Option("replace a schema that is there")] = False
 
 
 class PrepareRequest(StrictModel):

@@ -15,7 +15,7 @@ from healthgym.environment import step_rank
 from healthgym.errors import FencedError, HealthgymError, LaunchError, RankError
 from healthgym.faults import sentence
 from healthgym.launch import records
-from healthgym.programs import steady_output
+from healthgym.programs import steady_output, stopped
 
 VISIBLE_GPUS = "HEALTHGYM_VISIBLE_GPUS"
 """Which GPUs the submitting process saw ("all" if it had no CUDA_VISIBLE_DEVICES)."""
@@ -105,7 +105,7 @@ class Job(Protocol):
 
 def perform(job: Job, submission: Path | None, plain_errors: bool = False) -> int:
     """Run a job and return the exit status: 0 done, 85 saved and to be resumed, 86 fenced, 137 another
-    process of the job was lost, 1 failed.
+    process of the job was lost, 130 ended by Ctrl-C, 1 failed.
 
     Args:
         job: the job.
@@ -128,6 +128,8 @@ def perform(job: Job, submission: Path | None, plain_errors: bool = False) -> in
             record.write("failed", str(error) or type(error).__name__)
             if plain_errors:
                 raise
+            if isinstance(error, KeyboardInterrupt):
+                return stopped()
             said = str(error) if isinstance(error, HealthgymError) else sentence(error)
             if said is None:
                 traceback.print_exc()

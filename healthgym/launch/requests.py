@@ -1,4 +1,4 @@
-"""What `healthgym train` and `healthgym evaluate` are asked for."""
+"""What `healthgym train`, `evaluate`, `inspect`, `status` and `pipeline` are asked for."""
 
 from pathlib import Path
 from typing import Annotated
@@ -40,3 +40,29 @@ class EvaluateRequest(StrictModel):
         Path, Option("settings and thresholds (YAML)"), Field(default_factory=shipped.thresholds)
     ]
     set: Annotated[tuple[str, ...], Option("change a setting of the report", metavar="KEY=VALUE")] = ()
+
+
+class InspectRequest(StrictModel):
+    """A file whose content is printed."""
+
+    path: Annotated[
+        Path, Option("a checkpoint, a run folder for its newest one, or settings", positional=True)
+    ]
+    shapes: Annotated[bool, Option("print v3's shape contract instead")] = False
+    schema_path: Annotated[Path | None, Option("with settings: what the features are", name="schema")] = None
+    length: Annotated[int | None, Option("timesteps; the longest training patients if not given")] = None
+
+
+class StatusRequest(StrictModel):
+    """A folder whose jobs are shown."""
+
+    folder: Annotated[Path, Option("a run, cohort or report folder, or a prepared cohort", positional=True)]
+    all: Annotated[bool, Option("also jobs that a later submission replaced")] = False
+    as_json: Annotated[bool, Option("print JSON", name="json")] = False
+
+
+class PipelineRequest(StrictModel):
+    """Stages that are submitted at once."""
+
+    pipeline: Annotated[Path, Option("what each stage does and where: slurm/pipeline.yaml", positional=True)]
+    dry_run: Annotated[bool, Option("show the batch scripts, and stop")] = False

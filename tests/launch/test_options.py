@@ -7,10 +7,17 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel
 
-from healthgym.data.request import PrepareRequest
+from healthgym.data.request import DescribeRequest, PrepareRequest
 from healthgym.launch.pipeline import Pipeline
-from healthgym.launch.requests import EvaluateRequest, TrainRequest
+from healthgym.launch.requests import (
+    EvaluateRequest,
+    InspectRequest,
+    PipelineRequest,
+    StatusRequest,
+    TrainRequest,
+)
 from healthgym.options import Option, add_options
+from healthgym.release.requests import AuditRequest, CompareRequest, ReleaseRequest
 from healthgym.strict import Positive, StrictModel
 from healthgym.synthesis.cohort import SynthesisRequest
 
@@ -20,6 +27,15 @@ REQUESTS = {
     "synthesize": SynthesisRequest,
     "evaluate": EvaluateRequest,
 }
+WITHOUT_JOB = (
+    DescribeRequest,
+    CompareRequest,
+    ReleaseRequest,
+    AuditRequest,
+    InspectRequest,
+    StatusRequest,
+    PipelineRequest,
+)
 
 
 class Request(StrictModel):
@@ -61,11 +77,26 @@ def test_help_shows_defaults_and_per_cent() -> None:
     assert "--number NUMBER of 100% of them" in shown
 
 
-@pytest.mark.parametrize("command", REQUESTS)
-def test_every_field_is_an_option_and_a_key_of_the_stage(command: str) -> None:
-    request: type[BaseModel] = REQUESTS[command]
+def test_a_positional_tuple_takes_several_words() -> None:
+    class Several(StrictModel):
+        runs: Annotated[tuple[Path, ...], Option("folders", positional=True)]
+
     parser = argparse.ArgumentParser()
-    add_options(parser, request)
-    assert {action.dest for action in parser._actions} - {"help"} == set(request.model_fields)
+    add_options(parser, Several)
+    assert Several(**vars(parser.parse_args(["a", "b"]))).runs == (Path("a"), Path("b"))
+    with pytest.raises(SystemExit):
+        parser.parse_args([])
+
+
+@pytest.mark.parametrize("request_of", [*REQUESTS.values(), *WITHOUT_JOB])
+def test_every_field_is_an_option(request_of: type[BaseModel]) -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser, request_of)
+    assert {action.dest for action in parser._actions} - {"help"} == set(request_of.model_fields)
+
+
+@pytest.mark.parametrize("command", REQUESTS)
+def test_every_field_is_a_key_of_the_stage(command: str) -> None:
+    request: type[BaseModel] = REQUESTS[command]
     (stage,) = (each for each in Pipeline.model_fields[command].annotation.__args__ if each is not type(None))
     assert set(stage.model_fields) == {*request.model_fields, "resources"}

@@ -44,7 +44,7 @@ def _no_flag() -> None:
         (fails(FencedError("newer")), 86, "fenced"),
         (fails(ConfigError("bad key")), 1, "failed"),
         (fails(ZeroDivisionError("oh")), 1, "failed"),
-        (fails(KeyboardInterrupt()), 1, "failed"),
+        (fails(KeyboardInterrupt()), 130, "failed"),
     ],
 )
 def test_exit_status_and_record(tmp_path: Path, what: Callable[[], Outcome], status: int, word: str) -> None:
@@ -83,7 +83,7 @@ def test_a_second_ctrl_c_does_not_wait() -> None:
             time.sleep(0.01)
         return Outcome(True, "")
 
-    assert perform(Does(work), None) == 1
+    assert perform(Does(work), None) == 130
 
 
 def test_work_that_saves_nothing_ignores_warnings_and_dies_of_sigterm() -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
 
 
-def failing(error: Exception) -> Callable[[], int]:
+def failing(error: BaseException) -> Callable[[], int]:
     def work() -> int:
         raise error
 
@@ -29,6 +29,13 @@ def failing(error: Exception) -> Callable[[], int]:
 @pytest.fixture(autouse=True)
 def no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["job"])
+
+
+def test_ctrl_c_is_a_sentence_with_a_status_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(failing(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == (
+        "stopped; no file is left half written. The same command starts again or goes on.\n"
+    )
 
 
 @pytest.mark.parametrize(

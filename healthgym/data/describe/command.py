@@ -13,6 +13,7 @@ from healthgym.data.describe.advice import Advice, advise, commands
 from healthgym.data.describe.draft import Draft, draft, to_yaml
 from healthgym.data.describe.table import read_words
 from healthgym.data.describe.words import words_of
+from healthgym.data.request import DescribeRequest
 from healthgym.data.tables.dialect import FOUND_OUT, Given
 from healthgym.data.tables.reading import FORMS
 from healthgym.data.tables.sources import read_files
@@ -133,38 +134,19 @@ def stem_of(table: Path) -> str:
     return name.replace("*", "").strip(" .-_") or "table"
 
 
-def run(
-    table: Path,
-    out: Path | None = None,
-    patient: str | None = None,
-    time: str | None = None,
-    visits: str | None = None,
-    every: float | None = None,
-    separator: str = "",
-    decimal: str = "",
-    encoding: str = "",
-    overwrite: bool = False,
-) -> str:
+def run(asked: DescribeRequest) -> str:
     """Describe a table, write its schema, and return a summary.
-
-    Args:
-        table: a file, a folder of files, or a pattern that names files.
-        out: the schema to write; by default its name with .yaml, in the current folder.
-        patient, time, visits, every: see `describe_frame`.
-        separator, decimal, encoding: of the files; detected if empty.
-        overwrite: whether to replace an existing file.
 
     Raises:
         HealthgymError: with what is wrong and what to do.
     """
-    given = Given(separator, decimal, encoding)
-    out = out or Path(f"{stem_of(table)}.yaml")
-    words = {"separator": separator, "decimal": decimal, "encoding": encoding}
+    table, out = asked.table, asked.out or Path(f"{stem_of(asked.table)}.yaml")
+    words = {name: getattr(asked, name) for name in ("separator", "decimal", "encoding")}
     options = "".join(f" --{name} {shlex.quote(value)}" for name, value in words.items() if value)
-    found = describe_table(
-        table, given, patient, time, visits, every, f"healthgym describe {shlex.quote(table.name)}{options}"
-    )
-    write_schema(found, out, overwrite)
+    command = f"healthgym describe {shlex.quote(table.name)}{options}"
+    given = Given(**words)
+    found = describe_table(table, given, asked.patient, asked.time, asked.visits, asked.every, command)
+    write_schema(found, out, asked.overwrite)
     lines = [f"{out} written: {found.found.table.form}", *summary(found)]
     following = commands(found.advice, found.found, out, str(table), options)
     return "\n".join([*lines, "  next", *(f"    {line}" for line in following)])

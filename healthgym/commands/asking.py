@@ -1,0 +1,31 @@
+"""What programs without a job of their own have in common: options from a request, and their end."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from healthgym.options import add_options
+from healthgym.programs import ended
+from healthgym.strict import parse
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def answer(
+    request: type[R], work: Callable[[R], int], about: str, argv: Sequence[str] | None, prog: str | None
+) -> int:
+    """Read a request from the command line, do the work, and return the exit status.
+
+    Args:
+        request: declares the options.
+        work: returns an exit status; heavy imports belong into it, for `--help` to be quick.
+        about: what the program does, for its help.
+        argv, prog: see `argparse.ArgumentParser`.
+    """
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=prog, description=about, formatter_class=raw)
+    add_options(parser, request)
+    options = vars(parser.parse_args(argv))
+    return ended(lambda: work(parse(request, options, "the command line")))

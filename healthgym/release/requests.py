@@ -1,0 +1,62 @@
+"""What `healthgym compare`, `healthgym release` and `healthgym audit` are asked for."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from healthgym import shipped
+from healthgym.options import Option
+from healthgym.strict import Positive, StrictModel
+
+_Thresholds = Annotated[
+    Path, Option("settings and thresholds (YAML)"), Field(default_factory=shipped.thresholds)
+]
+
+
+class CompareRequest(StrictModel):
+    """Several trained systems that are compared on one page."""
+
+    runs: Annotated[
+        tuple[Path, ...],
+        Option("run folders, checkpoints or releases; each gets a column", positional=True),
+    ]
+    schema_path: Annotated[Path, Option("YAML file: what the columns mean", name="schema")]
+    real: Annotated[Path, Option("training patients: CSV, Parquet or prepared.h5")]
+    holdout: Annotated[
+        Path | None, Option("real patients unseen in training (prepared.h5 brings its own)")
+    ] = None
+    out: Annotated[Path, Option("folder for compare.html, cohorts and reports")]
+    patients: Annotated[Positive, Option("patients in each synthetic cohort")] = 2000
+    seed: Annotated[int, Option("of the cohorts")] = 0
+    batch_size: Annotated[Positive, Option("patients sampled at once")] = 512
+    config: _Thresholds
+    sampling: Annotated[tuple[str, ...], Option("e.g. system.sampler.kind=dpmpp", metavar="KEY=VALUE")] = ()
+    set: Annotated[tuple[str, ...], Option("change a setting of the report", metavar="KEY=VALUE")] = ()
+
+
+class ReleaseRequest(StrictModel):
+    """A checkpoint that is to be released."""
+
+    run_dir: Annotated[Path, Option("a run folder, or a checkpoint")]
+    out: Annotated[Path, Option("release.h5; its card and reports go beside it")]
+    coarsen: Annotated[int, Option("patients per centroid", metavar="K")] = 10
+    report: Annotated[Path | None, Option("report.json on a cohort of the checkpoint")] = None
+    data: Annotated[Path | None, Option("its prepared cohort, to measure what the release changes")] = None
+    no_effect: Annotated[bool, Option("with --data, skip the two cohorts and reports")] = False
+    patients: Annotated[
+        int | None, Option("in each of the two cohorts (2000, or the training patients if fewer)")
+    ] = None
+    seed: Annotated[int, Option("of the two cohorts")] = 0
+    config: _Thresholds
+    despite: Annotated[str, Option("why it is released although its report fails", metavar="REASON")] = ""
+
+
+class AuditRequest(StrictModel):
+    """A latent memory that is to be linked to patients."""
+
+    run_dir: Annotated[Path, Option("a run folder, or a checkpoint")]
+    data: Annotated[Path, Option("the prepared cohort it was trained on")]
+    out: Annotated[Path, Option("folder for report.html and report.json")]
+    config: _Thresholds
+    coarsen: Annotated[int, Option("judge centroids of K slots too, if not 0", metavar="K")] = 0

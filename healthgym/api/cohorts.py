@@ -3,13 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 
 from healthgym import shipped
+from healthgym.api.inputs import AnyPath, path_of, table_of
 from healthgym.data import command
 from healthgym.data.describe.command import Description, describe_frame, describe_table
 from healthgym.data.prepare import SplitSettings
@@ -21,7 +21,6 @@ from healthgym.schema import Schema, load_schema
 from healthgym.schema.cells import LEAST_PATIENTS
 from healthgym.strict import parse
 
-AnyPath: TypeAlias = str | PathLike[str]
 AnySchema: TypeAlias = Schema | Description | AnyPath | Mapping[str, Any]
 
 
@@ -53,9 +52,10 @@ def describe(
     Raises:
         HealthgymError: the table has no keys, or a form that cannot be prepared.
     """
-    if isinstance(table, pd.DataFrame):
-        return describe_frame(table, name, patient, time, visits, every)
-    return describe_table(Path(table), FOUND_OUT, patient, time, visits, every)
+    given = table_of(table, "table")
+    if isinstance(given, pd.DataFrame):
+        return describe_frame(given, name, patient, time, visits, every)
+    return describe_table(given, FOUND_OUT, patient, time, visits, every)
 
 
 def prepare(
@@ -93,16 +93,16 @@ def prepare(
         HealthgymError: the table does not fit the schema (with the rows and what to do), or `out` is another
             file.
     """
-    declared, share = schema_of(schema), 0.2
+    given, declared, share = table_of(table, "table"), schema_of(schema), 0.2
     if isinstance(schema, Description):
         share, sort = schema.advice.holdout, sort or not schema.found.keys.sorted
     holdout = share if holdout is None else holdout
     command.check(holdout, max_patients, least_patients)
     split = SplitSettings(holdout, seed, max_patients, least_patients)
-    if isinstance(table, pd.DataFrame):
-        source = Source("the data frame", f"data frame {_digest(table)}", lambda: [table])
+    if isinstance(given, pd.DataFrame):
+        source = Source("the data frame", f"data frame {_digest(given)}", lambda: [given])
     else:
-        source = find_source(declared, Path(table), None, seed, max_patients, None)
+        source = find_source(declared, given, None, seed, max_patients, None)
     return command.prepare_once(source, declared, Path(out), split, sort, overwrite)[0]
 
 
@@ -110,7 +110,7 @@ def schema_of(schema: AnySchema) -> Schema:
     """Return a schema given as a `Schema`, a YAML file, the name of a schema in the package, or a mapping.
 
     Raises:
-        SchemaError: with every problem found.
+        HealthgymError: with every problem found.
     """
     if isinstance(schema, Description):
         return schema.schema
@@ -118,7 +118,8 @@ def schema_of(schema: AnySchema) -> Schema:
         return schema
     if isinstance(schema, Mapping):
         return parse(Schema, schema, "the schema", SchemaError)
-    return load_schema(shipped.schema(Path(schema)))
+    expected = "a description, a Schema, a mapping, a name or the path of a YAML file"
+    return load_schema(shipped.schema(path_of(schema, "schema", expected)))
 
 
 def overrides_of(settings: Mapping[str, Any] | Sequence[str]) -> list[str]:

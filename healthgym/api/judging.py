@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from healthgym import shipped
-from healthgym.api.cohorts import AnyPath, AnySchema, overrides_of, schema_of
+from healthgym.api.cohorts import AnySchema, overrides_of, schema_of
+from healthgym.api.inputs import AnyPath, table_of
 from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import ConfigError
 from healthgym.evaluation import report as reports
@@ -88,14 +89,14 @@ class Evaluation:
         display({"text/html": frame, "text/plain": repr(self)}, raw=True)  # type: ignore[no-untyped-call, unused-ignore]
 
     def __repr__(self) -> str:
-        width = max(map(len, self.verdicts))
-        lines = [f"  {title:<{width}}  {verdict}" for title, verdict in self.verdicts.items()]
-        return "\n".join([f"Evaluation of {self.report.title}: {self.verdict}", *lines])
+        return "\n".join([f"Evaluation of {self.report.title}: {self.verdict}", *self.report.lines()])
 
     def _repr_html_(self) -> str:
+        left = "style='text-align:left'"
         cells = "".join(
-            f"<tr><td style='text-align:left'>{escape(title)}</td><td>{verdict}</td></tr>"
-            for title, verdict in self.verdicts.items()
+            f"<tr><td {left}>{escape(each.title)}</td><td>{each.verdict}</td>"
+            f"<td {left}>{escape(each.because)}</td></tr>"
+            for each in self.report.sections
         )
         return f"<table><caption>{escape(self.report.title)}: {self.verdict}</caption>{cells}</table>"
 
@@ -125,7 +126,7 @@ def evaluate(
     Raises:
         HealthgymError: the patients cannot be judged: too few of them, or a table that does not fit.
     """
-    known = real if isinstance(real, PreparedCohort | pd.DataFrame) else Path(real)
+    known = real if isinstance(real, PreparedCohort) else table_of(real, "real")
     if schema is None and isinstance(known, Path) and known.suffix.lower() == ".h5":
         known = PreparedCohort.open(known)
     if schema is None and isinstance(known, PreparedCohort):
@@ -138,11 +139,8 @@ def evaluate(
     asked = load_report_config(
         Path(config) if config else shipped.thresholds(), tuple(overrides_of(settings))
     )
-    made, held = (
-        each if each is None or isinstance(each, pd.DataFrame) else Path(each)
-        for each in (synthetic, holdout)
-    )
-    assert made is not None
+    made = table_of(synthetic, "synthetic")
+    held = None if holdout is None else table_of(holdout, "holdout")
     return Evaluation(reports.judge(schema_of(schema), asked, known, made, held))
 
 

@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeAlias
 import pandas as pd
 
 from healthgym import shipped, stopping
-from healthgym.api.cohorts import AnyPath, overrides_of
+from healthgym.api.cohorts import overrides_of
+from healthgym.api.inputs import AnyPath, path_of
 from healthgym.config import RunConfig
 from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import StorageError
@@ -30,11 +31,11 @@ class Run:
         path: a folder written by `train` or `healthgym train`.
 
     Raises:
-        StorageError: it is not a run folder.
+        HealthgymError: it is not a run folder.
     """
 
     def __init__(self, path: AnyPath) -> None:
-        self.path = Path(path)
+        self.path = path_of(path, "path", "a run folder")
         if not self.path.is_dir():
             raise StorageError(f"{self.path} is no run folder: check the path, or train there first.")
 
@@ -83,7 +84,8 @@ def train(
     if minutes is not None:
         overrides.append(f"training.minutes={minutes}")
     config = load(RunConfig, shipped.settings(Path(system)), overrides)
-    path = data.path if isinstance(data, PreparedCohort) else Path(data)
+    expected = "a prepared cohort (of hg.prepare) or its path"
+    path = data.path if isinstance(data, PreparedCohort) else path_of(data, "data", expected)
     stopping.clear()
     training.train(Path(run), config.model_copy(update={"data": path.absolute()}))
     stopping.clear()
@@ -128,7 +130,7 @@ def sample(
         HealthgymError: the run has no checkpoint, or cannot sample such patients.
         KeyboardInterrupt: it was interrupted.
     """
-    given = run.path if isinstance(run, Run) else Path(run)
+    given = run.path if isinstance(run, Run) else path_of(run, "run", "a run (of hg.train) or its path")
     with tempfile.TemporaryDirectory(prefix="healthgym-") as folder:
         request = parse(
             SynthesisRequest,

@@ -151,6 +151,17 @@ class Section:
         unjudged = {figure.key for figure in self.figures if figure.verdict is Verdict.NOT_JUDGED}
         return Verdict.NOT_JUDGED if found is Verdict.PASS and unjudged & self.essential else found
 
+    @property
+    def because(self) -> str:
+        """The first metric that its verdict rests on, and how many more; empty if it passes."""
+        if self.verdict in (Verdict.PASS, Verdict.SHOWN):
+            return ""
+        found = [figure for figure in self.figures if figure.verdict is self.verdict]
+        if self.verdict is Verdict.NOT_JUDGED:
+            found = [figure for figure in found if figure.key in self.essential] or found
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        return found[0].title + more if found else ""
+
     def to_json(self) -> dict[str, Any]:
         """Return the section's part of report.json."""
         return {

@@ -133,7 +133,7 @@ def _check_can_be_judged(table: pd.DataFrame, schema: Schema, path: str) -> None
     if key not in table:
         raise TableError(
             f"{path}: the cohort has no column '{key}'{nearest(key, table.columns)} that tells its patients "
-            f"apart; it has {listed(table.columns)}. Give a copy of the schema in which "
+            f"apart; it has {listed(table.columns) or 'no columns'}. Give a copy of the schema in which "
             f"`keys: {{patient: ...}}` names the one that does, or add one to a copy of the cohort."
         )
     twice = [name for name in declared if (table.columns == name).sum() > 1]

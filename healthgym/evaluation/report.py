@@ -94,6 +94,14 @@ class Report:
         """The worst verdict of its sections."""
         return worst_section(self.sections)
 
+    def lines(self) -> list[str]:
+        """Return a line for each section: its title, its verdict, and what that rests on."""
+        width = max(len(section.title) for section in self.sections)
+        return [
+            f"  {section.title:<{width}}  {section.verdict:<10}  {section.because}".rstrip()
+            for section in self.sections
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of report.json."""
         return {

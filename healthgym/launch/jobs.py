@@ -381,8 +381,7 @@ class EvaluateJob:
             holdout=request.holdout,
             overrides=request.set,
         )
-        lines = [f"  {section.title:<28} {section.verdict}" for section in report.sections]
-        return Outcome(True, "\n".join([*lines, f"{report.verdict}: {self.out / 'report.html'}"]))
+        return Outcome(True, "\n".join([*report.lines(), f"{report.verdict}: {self.out / 'report.html'}"]))
 
 
 def _settled(options: dict[str, Any]) -> dict[str, Any]:

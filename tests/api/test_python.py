@@ -203,13 +203,25 @@ def test_a_cohort_is_judged_in_memory(cohort: hg.PreparedCohort, run: hg.Run, tm
 def test_outside_a_notebook_the_verdicts_are_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from healthgym.evaluation.figure import Section
+    from healthgym.evaluation.figure import Figure, Section, Verdict
     from healthgym.evaluation.report import Report
 
-    report = Report(
-        "a cohort", {}, [Section("privacy", "Privacy", ""), Section("joint", "Relations", "")], {}
-    )
+    bad = [Figure(f"privacy.{n}", f"Attack <{n}>", "", "", verdict=Verdict.FAIL) for n in (1, 2)]
+    well = Figure("joint.pairs", "Pairs", "", "", verdict=Verdict.PASS)
+    open_ = Figure("joint.other", "Other", "", "", verdict=Verdict.NOT_JUDGED)
+    sections = [
+        Section("privacy", "Privacy", "", [well, *bad]),
+        Section("joint", "Relations", "", [well, open_]),
+        Section("use", "Use", "", [well, open_], essential=frozenset({"joint.other"})),
+    ]
+    report = Report("a cohort", {}, sections, {})
     hg.Evaluation(report).show()
     said = capsys.readouterr().out
-    assert said.startswith("Evaluation of a cohort: not judged\n  Privacy    not judged\n")
+    assert said.splitlines()[:4] == [
+        "Evaluation of a cohort: fail",
+        "  Privacy    fail        Attack <1> and 1 more",
+        "  Relations  pass",
+        "  Use        not judged  Other",
+    ]
+    assert "Attack &lt;1&gt; and 1 more" in hg.Evaluation(report)._repr_html_()
     assert ".save(folder)" in said

@@ -158,13 +158,14 @@ def write_schema(found: Description, out: Path, overwrite: bool) -> None:
     Raises:
         StorageError: the file exists, or cannot be written.
     """
-    if out.exists() and not overwrite and out.read_text(encoding="utf-8", errors="replace") != found.yaml:
-        raise StorageError(
-            f"{out} is there already, and may have been corrected by hand. Give another file (--out), or "
-            f"replace it (--overwrite; overwrite=True in Python)."
-        )
-    with refused(out, "write"), atomic_path(out) as beside:
-        beside.write_text(found.yaml, encoding="utf-8")
+    with refused(out, "write"):
+        if out.exists() and not overwrite and out.read_text("utf-8", errors="replace") != found.yaml:
+            raise StorageError(
+                f"{out} is there already, and may have been corrected by hand. Give another file (--out), or "
+                f"replace it (--overwrite; overwrite=True in Python)."
+            )
+        with atomic_path(out) as beside:
+            beside.write_text(found.yaml, encoding="utf-8")
 
 
 def summary(found: Description) -> list[str]:

@@ -1,6 +1,7 @@
 """The proposed schema of a table, as YAML with the evidence for each guess."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,12 +11,14 @@ from healthgym.data.describe.keys import Keys, find_keys
 from healthgym.data.describe.time_form import TimeForm, time_form
 from healthgym.data.describe.variables import Found, find_variables
 from healthgym.data.describe.words import Words
-from healthgym.errors import TableError
+from healthgym.errors import ConfigError, TableError, nearest
 from healthgym.words import counted
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*( [A-Za-z0-9_]+)*")
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,14})")
 _RESERVED = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
+
+_VISITS = ("irregular", "grid")
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,13 @@ def draft(
         every: width of the grid's intervals.
 
     Raises:
+        ConfigError: there is no such treatment of visits, or a width that is none.
         TableError: it has no keys, is of a form that cannot be prepared, or has nothing to learn.
     """
+    if visits not in (None, *_VISITS):
+        raise ConfigError(f"visits '{visits}': expected irregular or grid{nearest(str(visits), _VISITS)}.")
+    if every is not None and not 0 < every < math.inf:
+        raise ConfigError(f"every {every}: the width of a grid's intervals is a number above 0.")
     if not table.num_rows:
         raise TableError(f"{table.name}: the table has no rows. Give one row per patient and time.")
     keys = find_keys(table, patient, time)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pooch
 
 from healthgym.errors import FetchError, listed
 from healthgym.files import sha256_of, write_json
@@ -63,6 +62,8 @@ DATASETS = {
 
 def cache_folder() -> Path:
     """Return where fetched files are kept: $HEALTHGYM_CACHE, else the user's cache folder."""
+    import pooch  # here: it imports tqdm.auto, which warns in every notebook without ipywidgets
+
     return Path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("healthgym"))
 
 
@@ -114,6 +115,8 @@ def check_counts(frame: pd.DataFrame, dataset: Dataset, schema: Schema, source: 
 
 def _record(dataset: Dataset, api: str) -> dict[str, Any]:
     """Return size, MD5 and address of the file by Figshare's record of the article."""
+    import pooch
+
     address = f"{api}/v2/articles/{dataset.article}"
     answer = io.BytesIO()
     pooch.HTTPDownloader(timeout=_TIMEOUT_SECONDS)(address, answer, None)
@@ -137,6 +140,8 @@ def _record(dataset: Dataset, api: str) -> dict[str, Any]:
 
 def _download(dataset: Dataset, folder: Path, record: dict[str, Any], attempts: int) -> None:
     """Download and verify size and MD5; the file appears under its name only if they are right."""
+    import pooch
+
     keeper = pooch.create(
         path=folder,
         base_url="",

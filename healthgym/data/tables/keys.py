@@ -200,7 +200,7 @@ def _check_sorted(keys: Keys, schema: Schema, problems: Problems, sort: bool, wh
     if not sort:
         problems.add(
             f"rows are not sorted by {schema.keys.patient} and {schema.keys.timestep}",
-            "Sort the table, or pass --sort to healthgym prepare if the order of rows means nothing.",
+            "Sort the table, or give --sort (sort=True in Python) if the order of rows means nothing.",
             None,
             rows,
             whom(rows, keys.timestep_N[rows]),

@@ -1,0 +1,58 @@
+"""Whatever is given in the place of a table or a path is answered by a sentence."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import tiny
+
+import healthgym as hg
+from healthgym.errors import ConfigError, HealthgymError, TableError
+
+TABLE = tiny.table(num_patients=60)
+PATIENT, TIME = tiny.SCHEMA.keys.patient, tiny.SCHEMA.keys.timestep
+
+
+@pytest.mark.parametrize("given", [None, 3, TABLE["x"], {"x": [1]}, TABLE.to_numpy()])
+def test_no_table_at_all(given: Any, tmp_path: Path) -> None:
+    said = "expected a data frame, or the path of a file or a folder, not an object of type"
+    with pytest.raises(ConfigError, match=f"^table: {said}"):
+        hg.describe(given)
+    with pytest.raises(ConfigError, match=f"^table: {said}"):
+        hg.prepare(given, tiny.SCHEMA, tmp_path / "p.h5")
+    with pytest.raises(ConfigError, match=f"^synthetic: {said}"):
+        hg.evaluate(TABLE, given, schema=tiny.SCHEMA)
+    with pytest.raises(ConfigError, match="expected a prepared cohort"):
+        hg.train(TABLE, "ar", tmp_path / "run")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="expected a run"):
+        hg.sample(given, 3)
+    with pytest.raises(ConfigError, match=r"schema: expected a description.*of type int"):
+        hg.prepare(TABLE, 3, tmp_path / "p.h5")  # type: ignore[arg-type]
+
+
+def test_keys_in_the_index(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=rf"'{PATIENT}', '{TIME}' in its index.*reset_index"):
+        hg.describe(TABLE.set_index([PATIENT, TIME]))
+    with pytest.raises(TableError, match=rf"'{PATIENT}' in its index.*reset_index"):
+        hg.prepare(TABLE.set_index(PATIENT), tiny.SCHEMA, tmp_path / "p.h5")
+    numbered = TABLE.rename_axis("row")
+    assert hg.prepare(numbered, tiny.SCHEMA, tmp_path / "p.h5").train.num_patients > 0
+
+
+def test_columns_of_several_levels() -> None:
+    with pytest.raises(TableError, match="2 levels of column names"):
+        hg.describe(pd.concat({"a": TABLE, "b": TABLE}, axis=1))
+
+
+def test_visits_that_there_are_not() -> None:
+    with pytest.raises(ConfigError, match=r"visits 'gird': expected irregular or grid \(did you mean 'grid'"):
+        hg.describe(TABLE, visits="gird")  # type: ignore[arg-type]
+    for every in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=rf"every {every}: .* a number above 0"):
+            hg.describe(TABLE, visits="grid", every=every)
+
+
+def test_a_description_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(HealthgymError, match=f"Cannot write {tmp_path}: "):
+        hg.describe(TABLE).save(tmp_path)

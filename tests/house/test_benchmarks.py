@@ -181,7 +181,8 @@ def test_training_step_benchmark_runs(
 @pytest.mark.nightly
 def test_what_is_measured_on_a_gpu_runs_anywhere(tmp_path: Path) -> None:
     words = ["--device", "cpu", "--lengths", "2", "3", "--batch", "4", "--shard", "8", "--matrix", "16"]
-    command = [sys.executable, str(ROOT / "benchmarks" / "on_gpu.py"), *words, "--rounds", "1"]
+    words += ["--patients", "40", "--people", "60", "--ar-minutes", "0.05", "--levels", "2", "--rounds", "1"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "on_gpu.py"), *words]
     done = subprocess.run(
         [*command, "--minutes", "60", "--json", str(tmp_path)],
         capture_output=True,
@@ -192,8 +193,10 @@ def test_what_is_measured_on_a_gpu_runs_anywhere(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("*/on_gpu.json")
     result = json.loads(path.read_text())
-    assert result["left out"] == []
-    assert {"v2 at 3", "v2 at 2", "synthesis", "v3 at 3, medium", "ar", "micro-batches"} <= set(
-        result["parts"]
-    )
+    assert (result["left out"], result["ended"], result["failed"]) == ([], {}, {})
+    assert {"v2 at 3", "v2 at 2", "v3 at 3, medium", "ar", "micro-batches"} <= set(result["parts"])
+    assert result["parts"]["ar to its best weights"]["steps"] > 0
+    for name in ("ar", "v2"):
+        assert "limited by" in result["parts"][f"synthesis, stages of {name}"]
+        assert result["parts"][f"synthesis, whole, {name}"]["patients a second"] > 0
     assert result["parts"]["v2 at 3"]["kernels"]["ours"] > 0

@@ -1,6 +1,7 @@
 """`healthgym COMMAND`: every command is there, and what is shipped is found from any folder."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from healthgym import shipped
-from healthgym.commands.main import COMMANDS, main
+from healthgym.commands.main import COMMANDS, main, usage
 from healthgym.errors import ConfigError
+from healthgym.programs import ENDED
+from healthgym.stopping import FENCED, INTERRUPTED, LOST
 
 ROOT = Path(shipped.folder()).resolve().parent
 
@@ -48,6 +51,13 @@ def test_without_a_command_the_list_is_shown(capsys: pytest.CaptureFixture[str])
     assert main(["--version"]) == 0
     assert main(["trian"]) == 2
     assert "no command 'trian' (did you mean 'train'?)" in capsys.readouterr().err
+
+
+def test_exit_statuses_are_those_of_the_documentation() -> None:
+    said = dict(re.findall(r"^ +(\d+)  (.*)$", usage(), re.MULTILINE))
+    page = (ROOT / "docs/cluster.md").read_text()
+    assert dict(re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE)) == said
+    assert {"0", "1", "2", str(INTERRUPTED), str(FENCED), str(LOST), str(ENDED)} == set(said)
 
 
 def test_what_is_shipped_goes_by_name_and_files_by_path(

@@ -23,6 +23,7 @@ from healthgym.evaluation.figure import (
     show,
     undecided,
 )
+from healthgym.evaluation.metric import Metric
 from healthgym.evaluation.settings import ReportConfig, Threshold
 from healthgym.evaluation.statistics.anchors import Anchors
 from healthgym.evaluation.statistics.findings import Compared
@@ -78,29 +79,6 @@ class Side:
 
 Measure = Callable[[Side, Side], Mapping[str, float]]
 """(real, synthetic) -> {variable: value}; raises NotJudgedError with the reason."""
-
-
-@dataclass(frozen=True)
-class About:
-    """What a metric is, in words.
-
-    Args:
-        key: "section.metric", as in the thresholds.
-        title: two or three words.
-        what: one plain sentence that says what it is.
-        source: where the definition comes from.
-        style: how numbers are written: "number", "percent" or "count".
-        note: what to know about this value.
-        counts_all: whether all synthetic patients are counted where others see a sample.
-    """
-
-    key: str
-    title: str
-    what: str
-    source: str
-    style: str = "number"
-    note: str = ""
-    counts_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,7 +143,7 @@ class Comparison:
 
     def measured(
         self,
-        about: About,
+        about: Metric,
         measure: Measure,
         summary: Literal["mean", "largest", "smallest"] = "largest",
         num_splits: int | None = None,
@@ -215,7 +193,7 @@ class Comparison:
 
     def figure(
         self,
-        about: About,
+        about: Metric,
         value: float,
         noise: Noise | None = None,
         interval: tuple[float, float] | None = None,
@@ -245,7 +223,7 @@ class Comparison:
             counts_all=about.counts_all,
         )
 
-    def not_judged(self, about: About, reason: str) -> Figure:
+    def not_judged(self, about: Metric, reason: str) -> Figure:
         """Return the metric without a value, with the reason."""
         return Figure(
             key=about.key,

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from healthgym.evaluation.comparison import TOO_FEW, About, Comparison
+from healthgym.evaluation.comparison import TOO_FEW, Comparison
 from healthgym.evaluation.figure import Figure, Row, Verdict, show
+from healthgym.evaluation.metric import Metric
 from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
 from healthgym.evaluation.statistics.findings import Compared, Difference
 
@@ -18,7 +19,7 @@ _CORRELATIONS = ("same time", "within", "lag", "changes", "between", "baseline",
 
 def family_figure(
     comparison: Comparison,
-    about: About,
+    about: Metric,
     keys: Sequence[str],
     relations: bool,
     compared: Mapping[str, Compared] | None = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from healthgym.errors import nearest
-from healthgym.evaluation.figures import FIGURES
+from healthgym.evaluation.metric import metrics
 from healthgym.schema import Condition, Limit
 from healthgym.strict import Positive, StrictModel, load
 
@@ -137,15 +137,14 @@ class ReportConfig(StrictModel):
 
     @model_validator(mode="after")
     def _check_thresholds(self) -> "ReportConfig":
+        known = metrics()
         for section, limits in self.thresholds.items():
-            if section not in FIGURES:
-                raise ValueError(f"thresholds.{section}: there is no such section{nearest(section, FIGURES)}")
+            if section not in known:
+                raise ValueError(f"thresholds.{section}: there is no such section{nearest(section, known)}")
             for name in limits:
-                if name not in FIGURES[section]:
-                    known = FIGURES[section]
-                    raise ValueError(
-                        f"thresholds.{section}.{name}: the section has no such metric{nearest(name, known)}"
-                    )
+                if name not in known[section]:
+                    hint = nearest(name, known[section])
+                    raise ValueError(f"thresholds.{section}.{name}: the section has no such metric{hint}")
         return self
 
     def threshold(self, key: str) -> Threshold | None:

@@ -19,7 +19,7 @@ from healthgym.data.tables.table import check_table
 from healthgym.errors import CohortError, ConfigError, TableError
 from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.figure import Figure, Section, Verdict, worst_section
-from healthgym.evaluation.figures import FIGURES
+from healthgym.evaluation.metric import metric, metrics
 from healthgym.evaluation.report import SECTIONS, compare, evaluate, file_names, make_report, write_report
 from healthgym.evaluation.sections import (
     collapse,
@@ -471,10 +471,11 @@ def test_the_program_reports_errors_without_a_traceback(
     assert "Traceback" not in printed
 
 
-def test_every_figure_can_have_a_threshold_and_nothing_else() -> None:
-    keys = set(re.findall(r'About\(\s*f?"([a-z0-9_]+\.[a-z0-9_]+)', _sources()))
-    listed = {f"{section}.{name}" for section, names in FIGURES.items() for name in names}
-    assert listed == keys, "list the figure in healthgym/evaluation/figures.py"
+def test_a_metric_that_registers_twice_is_an_error() -> None:
+    declared = metrics()["marginals"]["ks"]
+    with pytest.raises(ValueError, match=r"two metrics 'marginals\.ks'"):
+        metric(declared.key, declared.title, declared.what, declared.source)
+    assert metrics()["marginals"]["ks"] is declared
 
 
 @pytest.mark.parametrize(
@@ -489,8 +490,3 @@ def test_every_figure_can_have_a_threshold_and_nothing_else() -> None:
 def test_a_threshold_that_no_figure_has_is_refused(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(override)
-
-
-def _sources() -> str:
-    folder = Path(collapse.__file__).parent
-    return "".join(path.read_text() for path in folder.rglob("*.py"))

@@ -16,8 +16,9 @@ from healthgym import stopping
 from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import SamplingError, TableError
 from healthgym.evaluation import report
-from healthgym.evaluation.comparison import About, Comparison, Side
+from healthgym.evaluation.comparison import Comparison, Side
 from healthgym.evaluation.figure import Figure, Section, Verdict
+from healthgym.evaluation.metric import Metric
 from healthgym.evaluation.sections import validity
 from healthgym.files import sha256_of
 from healthgym.release import effect
@@ -41,7 +42,7 @@ def means(comparison: Comparison) -> Section:
             variable.name: abs(float(d)) for variable, d in zip(tiny.SCHEMA.reals, difference_R, strict=True)
         }
 
-    about = About("means.distance", "Distance of means", "Largest of all variables.", "This test")
+    about = Metric("means.distance", "Distance of means", "Largest of all variables.", "This test")
     return Section("means", "Means", "", [comparison.measured(about, distances)])
 
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.evaluation.comparison import About, Comparison, Side
+from healthgym.evaluation.comparison import Comparison, Side
 from healthgym.evaluation.figure import Figure, NotJudgedError, Picture, Row, Section, Verdict
+from healthgym.evaluation.metric import metric
 from healthgym.evaluation.pages import pictures
 from healthgym.evaluation.statistics.attacks.changed_copies import KEPT, Trimmed
 from healthgym.evaluation.statistics.attacks.copies import nearest_other
@@ -28,7 +29,7 @@ _NUM_SAMPLES = 5
 _SURE = 1.96
 _MOST_ROWS = 40
 
-GROUPS = About(
+GROUPS = metric(
     "collapse.groups",
     "Groups kept",
     "Of all groups of patients (classes of static variables, two or three crossed, and those of the most "
@@ -39,7 +40,7 @@ GROUPS = About(
     "Fisher's exact test at 0.5% with Bonferroni's correction over groups of at least five real patients; "
     "interval by Katz et al., Biometrics 1978",
 )
-TWINS = About(
+TWINS = metric(
     "collapse.twins",
     "Twins within the cohort",
     "The share of synthetic patients who have another synthetic patient closer than 95% of real patients "
@@ -49,7 +50,7 @@ TWINS = About(
     "twice its variance, as twins come in pairs",
     "percent",
 )
-KNN_COVERAGE = About(
+KNN_COVERAGE = metric(
     "collapse.knn_coverage",
     "Real patients with a synthetic neighbour",
     "The share of real patients who have a synthetic patient at least as near as their fifth nearest real "
@@ -58,14 +59,14 @@ KNN_COVERAGE = About(
     f"of each, at most {_MOST_PATIENTS:,}",
     "percent",
 )
-DIVERSITY = About(
+DIVERSITY = metric(
     "collapse.diversity",
     "Diversity",
     "The median distance of a synthetic patient to the nearest other synthetic one, relative to the same "
     "among real patients: 1 is as diverse, near 0 is the same patient again and again.",
     f"Own definition, on equally many patients of each, at most {_MOST_PATIENTS:,}",
 )
-DUPLICATES = About(
+DUPLICATES = metric(
     "collapse.duplicates",
     "Repeated patients",
     "The share of synthetic patients who repeat an earlier synthetic patient in every value.",

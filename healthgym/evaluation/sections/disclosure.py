@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.errors import ConfigError, listed
-from healthgym.evaluation.comparison import About, Comparison, Side
+from healthgym.evaluation.comparison import Comparison, Side
 from healthgym.evaluation.figure import Figure, NotJudgedError, Row
+from healthgym.evaluation.metric import metric
 from healthgym.evaluation.settings import ReportConfig
 from healthgym.evaluation.statistics.panel import Panel
 from healthgym.evaluation.statistics.patients import neighbours, sequence_vectors
@@ -19,7 +20,7 @@ Floats = NDArray[np.float64]
 NEEDS_HOLDOUT = "Needs a holdout: real patients whom the maker of the cohort never saw, enough of them."
 _MOST_GROUPS = 1_000_000
 
-ATTRIBUTE = About(
+ATTRIBUTE = metric(
     "privacy.attribute_inference",
     "Attribute inference",
     "How much better the cohort predicts the last timestep of a training patient, of whom the static "
@@ -29,7 +30,7 @@ ATTRIBUTE = About(
     "training against holdout patients; sampled patients",
     "percent",
 )
-DISCLOSURE = About(
+DISCLOSURE = metric(
     "privacy.disclosure",
     "Identity disclosure risk",
     "The chance that somebody who knows the static variables of a person links them to a real patient "

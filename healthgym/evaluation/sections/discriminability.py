@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.evaluation.comparison import About, Comparison, noise_of
+from healthgym.evaluation.comparison import Comparison, noise_of
 from healthgym.evaluation.figure import Figure, Noise, Picture, Row, Section, Verdict
+from healthgym.evaluation.metric import Metric, metric
 from healthgym.evaluation.pages import pictures
 from healthgym.evaluation.statistics.models.classifiers import (
     Scores,
@@ -33,7 +34,7 @@ _BELOW = (
     "it had learned from. The cohort has near copies of training patients; see the privacy section."
 )
 
-BOOSTING = About(
+BOOSTING = metric(
     "discriminability.boosting",
     "Told apart by summaries",
     "How well gradient boosting tells real from synthetic patients by what summarises them (mean, spread, "
@@ -42,7 +43,7 @@ BOOSTING = About(
     "HistGradientBoostingClassifier; interval by DeLong et al. 1988",
     "percent",
 )
-COVARIANCES = About(
+COVARIANCES = metric(
     "discriminability.covariances",
     "Told apart by how variables move together",
     "The same by a linear classifier on each patient's covariances over time: it sees a variable that "
@@ -122,7 +123,7 @@ def _equally_many(features: tuple[Floats, Floats], chosen: list[NDArray[np.int64
 
 def _figure(
     comparison: Comparison,
-    about: About,
+    about: Metric,
     scores_of: Callable[[tuple[Floats, Floats], int], Scores],
     features: tuple[Floats, Floats],
     telling: list[Telling] | None = None,

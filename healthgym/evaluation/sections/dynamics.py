@@ -3,9 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.evaluation.comparison import About, Comparison, Side
+from healthgym.evaluation.comparison import Comparison, Side
 from healthgym.evaluation.families import family_figure
 from healthgym.evaluation.figure import Picture, Section
+from healthgym.evaluation.metric import metric
 from healthgym.evaluation.pages import pictures
 from healthgym.evaluation.sections.joint import lost_figure, triangles
 from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
@@ -21,7 +22,7 @@ _LAGGED = tuple(f"lag {lag}" for lag in LAGS)
 _CHANGES = ("changes 0", "changes 1", "changes 3")
 _ERRORS = "standard errors by patients' influence (Huber, Robust Statistics, 1981, section 3.2)"
 
-WITHIN = About(
+WITHIN = metric(
     "dynamics.within",
     "Worst relation within patients",
     "How far the correlation of two variables within a patient, at one time or one, three and six timesteps "
@@ -30,7 +31,7 @@ WITHIN = About(
     f"Pearson correlation of rank scores, class numbers and single classes about each patient's mean; "
     f"{_ERRORS}",
 )
-CHANGES = About(
+CHANGES = metric(
     "dynamics.changes",
     "Worst relation of changes",
     "The same of changes from one timestep to the next: whether two variables move together, and whether "
@@ -38,7 +39,7 @@ CHANGES = About(
     "is taken back.",
     f"Pearson correlation of first differences, at lags 0, 1 and 3; {_ERRORS}",
 )
-BASELINE = About(
+BASELINE = metric(
     "dynamics.baseline",
     "From start to course",
     "How far the correlation of a variable at the first timestep with the later mean of another is from "
@@ -46,28 +47,28 @@ BASELINE = About(
     "one; the largest difference beyond the noise.",
     f"Pearson correlation over patients; {_ERRORS}",
 )
-MOVES = About(
+MOVES = metric(
     "dynamics.moves",
     "Movement of each variable",
     "How much the standard deviation within a patient or the size of steps has changed (as a logarithm: 0.1 "
     "is about a tenth), or the slope over time, in standard deviations; the worst counts.",
     "Logs of root mean squares of rank scores and least squares slopes; errors by patients (Cochran 1977)",
 )
-SWITCHES = About(
+SWITCHES = metric(
     "dynamics.switches",
     "How often values change",
     "How many times more (or less) often a class or a value changes from one timestep to the next, as a "
     "logarithm: 0.7 is twice or half as often; the worst variable counts.",
     "Log ratio of the share of steps with a change; errors by patients (Cochran 1977)",
 )
-TRANSITIONS = About(
+TRANSITIONS = metric(
     "dynamics.transitions",
     "Transitions between classes",
     "By how much the chance of going from one class to another in a timestep differs; the worst pair counts.",
     "Difference of the entries of transition matrices; errors by patients (Cochran 1977)",
     "percent",
 )
-MEASURED = About(
+MEASURED = metric(
     "dynamics.measured",
     "Measured and changed",
     "By how much the share of timesteps at which a value changes differs, where it was measured and "
@@ -76,7 +77,7 @@ MEASURED = About(
     "Difference of shares, of variables with a measured flag; errors by patients (Cochran 1977)",
     "percent",
 )
-LOST = About(
+LOST = metric(
     "dynamics.lost",
     "Relations in time lost",
     "Of the clear relations within real patients and of their changes (correlations of 0.15 or more), "
@@ -85,7 +86,7 @@ LOST = About(
     f"All correlations of this section; {_ERRORS}",
     "percent",
 )
-TRAJECTORIES = About(
+TRAJECTORIES = metric(
     "dynamics.trajectories",
     "Trajectories",
     "How far the 10%, 50% and 90% lines over time lie from the real ones, on average, in standard deviations "

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from healthgym.evaluation.comparison import About, Comparison, Side
+from healthgym.evaluation.comparison import Comparison, Side
 from healthgym.evaluation.figure import NotJudgedError, Picture, Section
+from healthgym.evaluation.metric import metric
 from healthgym.evaluation.pages import pictures
 from healthgym.evaluation.sections.validity import length_distance
 from healthgym.evaluation.statistics.models.survival import (
@@ -25,7 +26,7 @@ from healthgym.evaluation.statistics.panel import Panel
 
 Floats = NDArray[np.float64]
 
-LENGTHS = About(
+LENGTHS = metric(
     "follow_up.lengths",
     "Number of timesteps",
     "The share of patients that would have to have another number of timesteps for the lengths to be "
@@ -34,7 +35,7 @@ LENGTHS = About(
     "percent",
     counts_all=True,
 )
-LENGTHS_BY_GROUP = About(
+LENGTHS_BY_GROUP = metric(
     "follow_up.lengths_by_group",
     "Timesteps by outcome and group",
     "The same among the patients of one class of a static variable, such as those who died; the worst class "
@@ -42,14 +43,14 @@ LENGTHS_BY_GROUP = About(
     f"Kolmogorov-Smirnov, of classes with {AT_RISK} patients or more on both sides; sampled patients",
     "percent",
 )
-LENGTH_RELATIONS = About(
+LENGTH_RELATIONS = metric(
     "follow_up.length_relations",
     "What goes with the length",
     "By how much the correlation of the number of timesteps with a static variable, or with the last value "
     "of another, differs from the real one; the worst counts.",
     "Spearman's rank correlation over sampled patients",
 )
-GAPS = About(
+GAPS = metric(
     "follow_up.gaps",
     "Time between visits by outcome",
     "How the distribution of the time between visits differs, among all patients and among those of each "
@@ -57,7 +58,7 @@ GAPS = About(
     f"Kolmogorov-Smirnov, of events with {AT_RISK} patients or more on both sides; sampled patients",
     "percent",
 )
-EVENTS = About(
+EVENTS = metric(
     "follow_up.events",
     "Share with each event",
     "The largest difference between the shares of real and synthetic patients whose follow-up ended with an "
@@ -65,7 +66,7 @@ EVENTS = About(
     "The schema's follow_up; sampled patients",
     "percent",
 )
-SURVIVAL = About(
+SURVIVAL = metric(
     "follow_up.survival",
     "Kaplan-Meier curves",
     "The largest difference between the real and the synthetic share of patients still without an event, at "
@@ -74,7 +75,7 @@ SURVIVAL = About(
     f"Kaplan and Meier 1958, other events censored, as long as {AT_RISK} patients are at risk on both sides",
     "percent",
 )
-ORDER = About(
+ORDER = metric(
     "follow_up.order",
     "Rows after the end of follow-up",
     "The share of synthetic patients whose last row comes after their follow-up ended.",

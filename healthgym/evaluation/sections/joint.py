@@ -3,9 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.evaluation.comparison import About, Comparison
+from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.families import family_figure
 from healthgym.evaluation.figure import Figure, Noise, Picture, Row, Section
+from healthgym.evaluation.metric import Metric, metric
 from healthgym.evaluation.pages import pictures
 from healthgym.evaluation.statistics.findings import lost_relations
 
@@ -18,26 +19,26 @@ _SCORES = (
 _FEWEST_CLEAR = 3
 _MOST_ROWS = 40
 
-SAME_TIME = About(
+SAME_TIME = metric(
     "joint.same_time",
     "Worst relation at one time",
     "How far the correlation of two variables at the same timestep is from the real one; of all pairs, the "
     "largest difference beyond the noise.",
     _SCORES,
 )
-BETWEEN = About(
+BETWEEN = metric(
     "joint.between",
     "Worst relation between patients",
     "The same of patients' means: whether those who are high in one variable are high in another.",
     _SCORES,
 )
-BY_GROUP = About(
+BY_GROUP = metric(
     "joint.by_group",
     "Worst relation within a group",
     "The same at one time, within each class of each static variable: among women, among the oldest.",
     _SCORES + "; groups of at least 40 patients on both sides",
 )
-EFFECTS = About(
+EFFECTS = metric(
     "joint.effects",
     "Worst effect of a static variable",
     "How far the effect of a static variable on a patient's mean, other statics held, is from the real "
@@ -45,7 +46,7 @@ EFFECTS = About(
     "standard deviations of that mean.",
     "Least squares with White's errors (Econometrica 1980)",
 )
-LOST = About(
+LOST = metric(
     "joint.lost",
     "Relations lost",
     "Of the clear relations of real patients (correlations of 0.15 or more), the share that the cohort "
@@ -81,7 +82,7 @@ def section(comparison: Comparison) -> Section:
     return part
 
 
-def lost_figure(comparison: Comparison, about: About, families: tuple[str, ...]) -> Figure:
+def lost_figure(comparison: Comparison, about: Metric, families: tuple[str, ...]) -> Figure:
     """Return the share of clear real relations that the cohort has lost by more than half."""
     anchors = comparison.anchors
     clear, lost, which = lost_relations(comparison.compared, families, anchors.cut)

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from healthgym.evaluation.comparison import About
 from healthgym.evaluation.figure import Figure, Noise, Section, in_words, judge, limits
+from healthgym.evaluation.metric import Metric, metric
 from healthgym.evaluation.settings import ReportConfig
 from healthgym.evaluation.statistics.attacks.membership import membership_scores, nearer_share
 from healthgym.evaluation.statistics.models.ranking import (
@@ -32,7 +32,7 @@ _INTRO_COARSE = (
     "released checkpoint would give away."
 )
 
-MEMBERSHIP = About(
+MEMBERSHIP = metric(
     "memory.membership_auc",
     "Membership by memory",
     "How well somebody who holds the checkpoint and a patient's record can tell that the patient was in the "
@@ -40,7 +40,7 @@ MEMBERSHIP = About(
     "AUC of training against holdout patients by distance to the nearest slot",
     "percent",
 )
-MEMBERSHIP_TPR = About(
+MEMBERSHIP_TPR = metric(
     "memory.membership_tpr",
     "Membership of the most exposed",
     "The share of training patients who can be told from outsiders when only 1% of outsiders may be accused "
@@ -48,7 +48,7 @@ MEMBERSHIP_TPR = About(
     "True-positive rate at 1% false positives (Carlini et al., IEEE S&P 2022)",
     "percent",
 )
-LINKED = About(
+LINKED = metric(
     "memory.linked",
     "Slots that point at one patient",
     "The share of slots that lie less than half as far from one training patient as from the next: each is a "
@@ -57,7 +57,7 @@ LINKED = About(
     "show passes",
     "percent",
 )
-NEARER = About(
+NEARER = metric(
     "memory.nearer_to_training",
     "Nearer to training than to holdout",
     "The share of slots whose closest patient is a training rather than a holdout patient, both sets taken "
@@ -65,7 +65,7 @@ NEARER = About(
     "As in the privacy section",
     "percent",
 )
-COVERAGE = About(
+COVERAGE = metric(
     "memory.coverage",
     "Patients near a slot",
     "The share of training patients with a slot at least as near as their fifth nearest other patient: low "
@@ -73,7 +73,7 @@ COVERAGE = About(
     "Coverage of Naeem et al., ICML 2020, arXiv 2002.09797",
     "percent",
 )
-SPREAD = About(
+SPREAD = metric(
     "memory.spread",
     "Spread of the memory",
     "The standard deviation of the slots relative to that of the patients' latents: 1 is as wide, near 0 is "
@@ -163,7 +163,7 @@ def _ratios(queries: Vectors, others: Vectors) -> Floats:
 
 
 def _figure(
-    about: About,
+    about: Metric,
     config: ReportConfig,
     coarse: bool,
     value: float,

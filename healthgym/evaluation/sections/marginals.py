@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from healthgym.evaluation.comparison import About, Comparison, Side
+from healthgym.evaluation.comparison import Comparison, Side
 from healthgym.evaluation.families import family_figure
 from healthgym.evaluation.figure import NotJudgedError, Section, show
+from healthgym.evaluation.metric import metric
 from healthgym.evaluation.pages import pictures
 from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
 from healthgym.evaluation.statistics.panel import Floats, Panel
@@ -15,14 +16,14 @@ from healthgym.evaluation.statistics.recorded import misrecorded_shares
 _OUTER = 0.1
 _ERRORS = "errors by patients (Cochran, Sampling Techniques, 1977, chapter 6)"
 
-DISTRIBUTION = About(
+DISTRIBUTION = metric(
     "marginals.ks",
     "Distribution of values",
     "The largest gap between the real and the synthetic share of values up to a limit, over limits at which "
     "1% to 99% of the real values lie; the worst variable counts.",
     f"Kolmogorov-Smirnov distance at nine quantiles; {_ERRORS}",
 )
-MOMENTS = About(
+MOMENTS = metric(
     "marginals.moments",
     "Mean and spread",
     "How far the mean of a variable has moved, in standard deviations, or its spread has changed (0.1 is "
@@ -30,7 +31,7 @@ MOMENTS = About(
     "a tenth); the worst counts.",
     f"Mean and log of the deviation of rank scores; {_ERRORS}",
 )
-TAILS = About(
+TAILS = metric(
     "marginals.tails",
     "Extreme values",
     "How much rarer (or commoner) the lowest and the highest 1% of real values are, as a logarithm: 0.7 "
@@ -38,21 +39,21 @@ TAILS = About(
     "or twice as often.",
     f"Log ratio of shares beyond the 1% and 99% quantiles of the training data; {_ERRORS}",
 )
-CLASSES = About(
+CLASSES = metric(
     "marginals.classes",
     "Shares of classes",
     "By how much the share of a class differs; the worst class counts.",
     f"Difference of shares, of patients where a variable is static, else of timesteps; {_ERRORS}",
     "percent",
 )
-MISSING = About(
+MISSING = metric(
     "marginals.missing",
     "Absent values",
     "By how much the share of absent values differs; the worst variable counts.",
     f"Difference of shares; {_ERRORS}",
     "percent",
 )
-RECORDED = About(
+RECORDED = metric(
     "marginals.recorded",
     "Recorded precision",
     "The share of synthetic values that nobody could have recorded (an oxygen saturation of 97.31%), or "

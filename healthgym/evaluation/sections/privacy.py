@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.evaluation.comparison import About, Comparison
+from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.figure import Figure, Noise, Section
+from healthgym.evaluation.metric import Metric, metric
 from healthgym.evaluation.sections.disclosure import NEEDS_HOLDOUT, attribute_figure, disclosure_figure
 from healthgym.evaluation.statistics.attacks.changed_copies import KEPT, LARGEST_TRIMMED_RATIO, Trimmed
 from healthgym.evaluation.statistics.attacks.copies import (
@@ -47,7 +48,7 @@ _FEW_NEAREST = 30
 _LEAST_LIMIT = 0.02  # of a ratio of distances
 _SHORTEST_COURSE = 6
 
-MEMBERSHIP = About(
+MEMBERSHIP = metric(
     "privacy.membership_auc",
     "Membership inference, by distance",
     "How well somebody who holds a patient's record can tell that it was in the training data, because the "
@@ -56,7 +57,7 @@ MEMBERSHIP = About(
     f"DeLong et al. 1988, over patients; {_DCR_DELUSION}",
     "percent",
 )
-MEMBERSHIP_TPR = About(
+MEMBERSHIP_TPR = metric(
     "privacy.membership_tpr",
     "Membership of the most exposed",
     "The share of training patients who can be told from outsiders when only 1% of outsiders may be accused "
@@ -65,7 +66,7 @@ MEMBERSHIP_TPR = About(
     "bootstrap of training and of holdout patients",
     "percent",
 )
-SHADOW = About(
+SHADOW = metric(
     "privacy.membership_shadow",
     "Membership inference, trained attack",
     "The same question put to a classifier that was taught, on other patients whose membership it knew, "
@@ -75,14 +76,14 @@ SHADOW = About(
     "training shadow generators; no generator is trained here",
     "percent",
 )
-COPIES = About(
+COPIES = metric(
     "privacy.copies",
     "Copied patients",
     "Synthetic patients who equal a training patient in every value at every timestep; none is allowed.",
     "All synthetic patients, values as float32; as many as chance makes among real patients are allowed",
     "count",
 )
-NEAR_COPIES = About(
+NEAR_COPIES = metric(
     "privacy.near_copies",
     "Near copies",
     "Synthetic patients who lie so close to a training patient, measured by how far that patient is from "
@@ -93,7 +94,7 @@ NEAR_COPIES = About(
     "allow (Hill, Annals of Statistics 1975)",
     "count",
 )
-COURSES = About(
+COURSES = metric(
     "privacy.courses",
     "Repeated courses",
     "Synthetic patients in whom a stretch of one variable repeats that of a training patient value by "
@@ -103,7 +104,7 @@ COURSES = About(
     "patients",
     "count",
 )
-NEARER = About(
+NEARER = metric(
     "privacy.nearer_to_training",
     "Nearer to training than to holdout",
     "The share of synthetic patients whose closest real patient is a training rather than a holdout patient, "
@@ -335,7 +336,7 @@ def _allowed(by_chance: int, others: int, synthetic: int) -> float:
     return (2 * by_chance + 0.1) * synthetic / others if by_chance else math.floor(0.1 * synthetic / others)
 
 
-def _count_figure(comparison: Comparison, about: About, count: int, by_chance: float) -> Figure:
+def _count_figure(comparison: Comparison, about: Metric, count: int, by_chance: float) -> Figure:
     """Judge a number of patients; what chance makes among real patients is the noise."""
     found = (
         f"{count:,} of {comparison.synthetic.num_patients:,} synthetic patients" if count else "none found"

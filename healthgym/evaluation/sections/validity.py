@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.evaluation.comparison import About, Comparison, Side
+from healthgym.evaluation.comparison import Comparison, Side
 from healthgym.evaluation.figure import Figure, Row, Section, show
+from healthgym.evaluation.metric import Metric, metric
 from healthgym.evaluation.statistics.conditions import holds
 from healthgym.evaluation.statistics.singles import ratio
 from healthgym.schema import Rule
@@ -17,7 +18,7 @@ _SURE = 1.96
 Rates = dict[str, tuple[float, float]]
 """Of each variable or rule: a share and its standard error over patients."""
 
-STATIC = About(
+STATIC = metric(
     "validity.static",
     "Static variables constant",
     "The share of synthetic patients in whom a variable changes that must not change, such as sex; the worst "
@@ -26,7 +27,7 @@ STATIC = About(
     "percent",
     counts_all=True,
 )
-RANGE = About(
+RANGE = metric(
     "validity.range",
     "Out of range",
     "The share of synthetic values beyond anything seen in real data by more than a tenth of its range; the "
@@ -34,7 +35,7 @@ RANGE = About(
     "Smallest and largest value of sampled training patients; sampled synthetic patients",
     "percent",
 )
-NEGATIVE = About(
+NEGATIVE = metric(
     "validity.negative",
     "Negative values",
     "The share of synthetic values below zero of a variable that is never negative in real data; the worst "
@@ -42,7 +43,7 @@ NEGATIVE = About(
     "Sign of the values; sampled patients",
     "percent",
 )
-ABSENT = About(
+ABSENT = metric(
     "validity.absent",
     "Values that may not be absent",
     "The share of synthetic timesteps without a value where the schema allows none; the worst variable "
@@ -52,14 +53,14 @@ ABSENT = About(
     counts_all=True,
 )
 
-IMPOSSIBLE = About(
+IMPOSSIBLE = metric(
     "validity.impossible",
     "Impossible combinations",
     "The share of synthetic timesteps at which something holds that cannot be; the worst rule counts.",
     "What the schema lists as impossible; sampled synthetic patients",
     "percent",
 )
-UNFIT = About(
+UNFIT = metric(
     "validity.unfit",
     "Values that do not fit",
     "The share of the cohort's rows with a word where a number belongs, a label that the schema does not "
@@ -68,7 +69,7 @@ UNFIT = About(
     "The schema's kinds and classes; all rows of the cohort's table",
     "percent",
 )
-RAW_STATIC = About(
+RAW_STATIC = metric(
     "validity.raw_static",
     "Static variables before decoding",
     "How often the generator's raw output for a static variable differed from the one value that the patient "
@@ -110,7 +111,7 @@ def section(comparison: Comparison) -> Section:
     return part
 
 
-def _rates_figure(comparison: Comparison, about: About, rates: Rates) -> Figure:
+def _rates_figure(comparison: Comparison, about: Metric, rates: Rates) -> Figure:
     """Judge the worst of some rates by its interval; a rule without exception is judged by the rate
     itself."""
     if not rates:

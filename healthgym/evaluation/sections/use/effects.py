@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.evaluation.comparison import About, Comparison
+from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.families import family_figure
 from healthgym.evaluation.figure import Figure, Row
+from healthgym.evaluation.metric import metric
 from healthgym.evaluation.settings import ReportConfig
 from healthgym.evaluation.statistics.findings import LEAST_Z, Compared, compare_families
 from healthgym.evaluation.statistics.models.regression import (
@@ -23,7 +24,7 @@ Floats = NDArray[np.float64]
 _SURE = 1.96
 _MOST_ROWS = 60
 
-EFFECTS = About(
+EFFECTS = metric(
     "utility.effects",
     "Conclusions of regressions",
     "Regressions that a user may run, on real and on synthetic patients: the largest difference of a "

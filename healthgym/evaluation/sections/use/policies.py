@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from healthgym.evaluation.comparison import About, Comparison, noise_of
+from healthgym.evaluation.comparison import Comparison, noise_of
 from healthgym.evaluation.figure import Figure, NotJudgedError, Row
+from healthgym.evaluation.metric import Metric, metric
 from healthgym.evaluation.sections.use.learning import Sets
 from healthgym.evaluation.settings import Policy
 from healthgym.evaluation.statistics.models.policy import (
@@ -16,25 +17,28 @@ from healthgym.evaluation.statistics.models.policy import (
     policy_value,
 )
 
+POLICY = metric(
+    "utility.policy_disagreement",
+    "Policy",
+    "The share of real decisions at which the policy learned from synthetic patients advises another "
+    "treatment, or knows of none, where the policy learned from real ones advises one.",
+    "Tabular Q-iteration on clustered states, as the off-policy lesson of the v2 paper (doi "
+    "10.1016/j.jbi.2023.104514)",
+    "percent",
+)
+VALUE = metric(
+    "utility.policy_value",
+    "Value of the policy",
+    "How much reward unseen real patients would lose under the policy learned from synthetic rather than "
+    "from real patients, in standard deviations of their returns.",
+    "Fitted Q evaluation (Le et al., ICML 2019) in tabular form on patients not learned from",
+)
+
 
 def policy_figures(comparison: Comparison, sets: Sets, policy: Policy) -> list[Figure]:
-    agree = About(
-        f"utility.policy_disagreement:{policy.name}",
-        f"Policy: {policy.name}",
-        "The share of real decisions at which the policy learned from synthetic patients advises another "
-        "treatment, or knows of none, where the policy learned from real ones advises one.",
-        f"Tabular Q-iteration on {policy.num_states} clustered states, as the off-policy lesson of the v2 "
-        "paper "
-        f"(doi 10.1016/j.jbi.2023.104514). {policy.reason}".rstrip(". "),
-        "percent",
-    )
-    worth = About(
-        f"utility.policy_value:{policy.name}",
-        f"Value of the policy: {policy.name}",
-        "How much reward unseen real patients would lose under the policy learned from synthetic rather than "
-        "from real patients, in standard deviations of their returns.",
-        "Fitted Q evaluation (Le et al., ICML 2019) in tabular form on patients not learned from",
-    )
+    details = f"{POLICY.source}; {policy.num_states} states. {policy.reason}".rstrip(". ")
+    agree = POLICY.of(policy.name, POLICY.what, details)
+    worth = VALUE.of(policy.name, VALUE.what, VALUE.source)
     taught = comparison.anchors.once(f"policy {policy.name}", lambda: _taught(sets, policy))
     if isinstance(taught, str):
         return [comparison.not_judged(about, taught) for about in (agree, worth)]
@@ -83,7 +87,7 @@ def _taught(sets: Sets, policy: Policy) -> _Taught | str:
         return str(reason)
 
 
-def _agreement(comparison: Comparison, about: About, taught: _Taught, learned: Policies) -> Figure:
+def _agreement(comparison: Comparison, about: Metric, taught: _Taught, learned: Policies) -> Figure:
     """Return how often the policies differ; policies drawn by lot are the other anchor."""
     by_lot = 1 - 1 / taught.test.num_actions
     apart = max(disagreement(taught.real, taught.independent, taught.test), by_lot)
@@ -94,7 +98,7 @@ def _agreement(comparison: Comparison, about: About, taught: _Taught, learned: P
 
 
 def _worth(
-    comparison: Comparison, about: About, taught: _Taught, learned: Policies, discount: float
+    comparison: Comparison, about: Metric, taught: _Taught, learned: Policies, discount: float
 ) -> Figure:
     """Return what is lost of the real policy's value."""
     returns = taught.test.returns(discount)

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-from healthgym.evaluation.comparison import About, Comparison, noise_of
+from healthgym.evaluation.comparison import Comparison, noise_of
 from healthgym.evaluation.figure import Figure, NotJudgedError, Row, Section, indistinct, show
+from healthgym.evaluation.metric import metric
 from healthgym.evaluation.sections.use.effects import effects_figure
 from healthgym.evaluation.sections.use.learning import Sets, learning_sets
 from healthgym.evaluation.sections.use.policies import policy_figures
@@ -25,7 +26,7 @@ _FEWEST_EVENTS = 20
 _NO_SKILL = 0.5
 _TRAINED_ON = "Train on synthetic, test on real (Esteban et al. 2017, arXiv 1706.02633)"
 
-NEXT_STEP = About(
+NEXT_STEP = metric(
     "utility.next_step",
     "Next-step prediction",
     "How much worse each variable's next value is predicted on unseen real patients by a model that learned "
@@ -33,6 +34,14 @@ NEXT_STEP = About(
     "variables.",
     f"{_TRAINED_ON}: gradient boosting on at most {_NEXT_STEP_ROWS:,} random timesteps of each set; R² of "
     "reals, Brier skill of classes",
+)
+ENDPOINT = metric(
+    "utility.endpoint",
+    "Endpoint",
+    "How many points of AUC are lost when an event in unseen real patients is predicted by a model that "
+    "learned from synthetic rather than from real patients.",
+    f"{_TRAINED_ON}: gradient boosting",
+    "percent",
 )
 
 
@@ -162,15 +171,12 @@ def _class_skill(
 
 
 def _endpoint(comparison: Comparison, sets: Sets, endpoint: Endpoint) -> Figure:
-    about = About(
-        f"utility.endpoint:{endpoint.name}",
-        f"Endpoint: {endpoint.name}",
+    about = ENDPOINT.of(
+        endpoint.name,
         f"How many points of AUC are lost when {endpoint.name} in unseen real patients is predicted by a "
         f"model that learned from synthetic rather than from real patients.",
-        f"{_TRAINED_ON}: gradient boosting on a summary of timesteps 0 to {endpoint.history - 1}; the event "
-        "is "
+        f"{ENDPOINT.source} on a summary of timesteps 0 to {endpoint.history - 1}; the event is "
         f"{_in_words(endpoint)}. {endpoint.reason}".rstrip(". "),
-        "percent",
     )
     try:
         scores = endpoint_scores(sets.real, sets.test, endpoint, sets.seed)

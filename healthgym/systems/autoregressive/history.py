@@ -3,6 +3,7 @@
 Legend: B patients, R real variables (varying ones only), K categorical variables (varying ones only).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -59,6 +60,11 @@ class History:
             **{name: torch.zeros(num_patients, width, device=device) for name, width in widths.items()}
         )
 
+    @classmethod
+    def stacked(cls, histories: Sequence["History"]) -> "History":
+        """Return the histories before each of several timesteps, with fields (B, T, R) or (B, T, K)."""
+        return cls(*(torch.stack([getattr(h, each.name) for h in histories], 1) for each in fields(cls)))
+
     def first_patients(self, count: int) -> "History":
         """Return the history of the first patients."""
         return History(*(getattr(self, each.name)[:count] for each in fields(self)))
@@ -91,7 +97,7 @@ class History:
         )
 
     def numbers(self) -> Tensor:
-        """Return the inputs of the networks, (B, 9 R + 8 K).
+        """Return the inputs of the networks, (..., 9 R + 8 K).
 
         How long a class has lasted is told as a number, and exactly where it is short: what is measured
         every four hours is said by a step and not by a slope.
@@ -113,12 +119,12 @@ class History:
         return torch.cat([*per_real, *per_class], -1)
 
     def references(self) -> Tensor:
-        """Return the five references of each real variable, (B, R, 5)."""
+        """Return the five references of each real variable, (..., R, 5)."""
         mean = self.total / self.count.clamp_min(1.0)
         return torch.stack([self.score, self.score_before, mean, self.average, self.first], -1)
 
     def moves(self) -> Tensor:
-        """Return the three sizes of movement of each real variable, (B, R, 3)."""
+        """Return the three sizes of movement of each real variable, (..., R, 3)."""
         last = (self.score - self.score_before).abs()
         return torch.stack([torch.ones_like(last), self._mean_move(), last], -1)
 

@@ -243,7 +243,7 @@ class Network(nn.Module):
         held = {r: course.held_BTR[..., r] for r in self.varying.values}
         with torch.no_grad():
             history = History.empty(B, len(pieces), len(self.varying.classes), self.start.device)
-            numbers, references, moves = [history.numbers()], [history.references()], [history.moves()]
+            histories = [history]
             scores_BTR = self.scores(pieces, (B, T))
             present_BTR = course.present_BTR.index_select(2, self.varying_reals)
             changed_BTR = course.held_BTR.index_select(2, self.varying_reals) != 1
@@ -251,9 +251,8 @@ class Network(nn.Module):
             for t in range(T - 1):
                 differs_BK = codes_BTK[:, t] != codes_BTK[:, max(t - 1, 0)]
                 history = history.add(scores_BTR[:, t], present_BTR[:, t], changed_BTR[:, t], differs_BK)
-                numbers.append(history.numbers())
-                references.append(history.references())
-                moves.append(history.moves())
+                histories.append(history)
+            earlier = History.stacked(histories)
             times_BTX = self.times(torch.arange(T, device=self.start.device), course.lengths_B)
         tokens_BTX = self.embedded(
             codes_BTK[:, :-1],
@@ -261,8 +260,8 @@ class Network(nn.Module):
             {r: held_BT[:, :-1] for r, held_BT in held.items()},
         )
         tokens_BTX = functional.pad(tokens_BTX, (0, 0, 1, 0))
-        inputs = torch.cat([tokens_BTX, torch.stack(numbers, 1), times_BTX], -1)
-        return inputs, torch.stack(references, 1), torch.stack(moves, 1)
+        inputs = torch.cat([tokens_BTX, earlier.numbers(), times_BTX], -1)
+        return inputs, earlier.references(), earlier.moves()
 
     def _last_known(self, classes_BTK: Tensor) -> Tensor:
         """Return the class last measured, up to and including each timestep, or the number of classes.

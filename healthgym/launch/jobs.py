@@ -202,7 +202,7 @@ class SynthesizeJob:
         made = synthesize(self._request.model_copy(update={"task": self.place or "0/1"}))
         said = str(made)
         if made.state == "complete" and made.data and made.data.exists():
-            said += f"\n{next_step(self.kind, made.data, self.out)}"
+            said += f"\n{next_step(self.kind, made.data, self.out, self._request.patients)}"
         return Outcome(made.state != "interrupted", said)
 
 

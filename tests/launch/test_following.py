@@ -35,6 +35,11 @@ def test_each_next_line_works(
     assert perform(TrainJob.of(Path("runs/a"), settings(folder, 1)), None) == 0
     synthesize = followed(capsys)
     assert synthesize[:3] == ["synthesize", "--run-dir", "runs/a"], "as it is typed here"
+    few = [*synthesize[:3], "--patients", "49", "--out", "few"]
+    assert main(few) == 0
+    said = capsys.readouterr().out
+    assert "  note  a report needs at least 50 patients" in said
+    assert "  next  " not in said
     assert main(synthesize) == 0
     evaluate = followed(capsys)
     assert main([*evaluate, "--dry-run"]) == 0

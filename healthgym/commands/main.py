@@ -5,7 +5,7 @@ from importlib import import_module
 
 from healthgym import __version__
 from healthgym.errors import nearest
-from healthgym.programs import steady_output
+from healthgym.programs import steady_output, stopped
 
 COMMANDS = {
     "describe": "draft the schema of a table, which prepare needs",
@@ -36,7 +36,10 @@ exit status:
 def main(argv: list[str] | None = None) -> int:
     """Run the command that is named first, and return its exit status."""
     with steady_output():  # whoever reads a list of commands may leave: healthgym --help | head
-        return _run(sys.argv[1:] if argv is None else argv)
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        except KeyboardInterrupt:  # while it imports, when no program has begun
+            return stopped()
 
 
 def _run(words: list[str]) -> int:

@@ -53,6 +53,17 @@ def test_without_a_command_the_list_is_shown(capsys: pytest.CaptureFixture[str])
     assert "no command 'trian' (did you mean 'train'?)" in capsys.readouterr().err
 
 
+def test_ctrl_c_while_a_command_is_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("healthgym.commands.main.import_module", interrupted)
+    assert main(["prepare"]) == ENDED
+    assert capsys.readouterr().err.startswith("stopped; ")
+
+
 def test_exit_statuses_are_those_of_the_documentation() -> None:
     said = dict(re.findall(r"^ +(\d+)  (.*)$", usage(), re.MULTILINE))
     page = (ROOT / "docs/cluster.md").read_text()

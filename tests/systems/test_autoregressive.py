@@ -245,6 +245,35 @@ def test_numbers_of_history_by_hand() -> None:
     torch.testing.assert_close(references, torch.tensor([1.5, 0.5, 2.5 / 3, 0.8 * 0.5 + 0.2 * 1.5, 0.5]))
 
 
+def test_history_keeps_what_was_measured_while_nothing_is() -> None:
+    history = History.empty(1, 1, 1, CPU)
+    for score, present in ((0.5, True), (1.5, True), (1.5, False), (1.5, False)):
+        yes = torch.tensor([[present]])
+        history = history.add(torch.tensor([[score]]), yes, yes, torch.tensor([[False]]))
+    torch.testing.assert_close(history.references()[0, 0, :2], torch.tensor([1.5, 0.5]))
+    assert history.moves()[0, 0, 2] == 1.0
+
+
+def test_values_measured_at_different_times_go_together() -> None:
+    """One variable is measured at the first timestep, another that is nearly its equal at the third."""
+    random = np.random.default_rng(0)
+    N, T = 600, 3
+    level = random.normal(size=N)
+    values = np.full((N, T, 2), np.nan)
+    values[:, 2, 0], values[:, 0, 1] = (level + 0.1 * random.normal(size=(2, N))).round(2)
+    codes = np.zeros((N, T, 2), np.int64)
+    codes[:, 2, 0], codes[:, 0, 1] = 1, 1
+    layout = FeatureLayout(2, (2, 2), (2, 2), flag_of_reals=(0, 1), flags=(0, 1), measured_classes=(1, 1))
+    facts = CohortFacts(cells_of(values), N, T, T)
+    assert facts.cells is not None
+    batch = batch_of(layout, facts.cells, values, codes, np.full(N, T))
+    system = trained(build(layout, facts, dropout=0.0), batch, 150)
+    made = system.make(SampleDraws(0, 0, 2000))
+    both = (made.codes_KTB[0, 2] == 1) & (made.codes_KTB[1, 0] == 1)
+    assert both.mean() > 0.9
+    assert np.corrcoef(made.reals_RTB[0, 2, both], made.reals_RTB[1, 0, both])[0, 1] > 0.8
+
+
 # --- odd cohorts -------------------------------------------------------------------------------------
 
 

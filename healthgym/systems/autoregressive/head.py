@@ -19,7 +19,9 @@ from torch.nn import functional
 from healthgym.systems.autoregressive.decisions import Decider, Rows, Step
 from healthgym.systems.autoregressive.history import Context
 from healthgym.systems.autoregressive.tables import Slots, ValueTable
-from healthgym.systems.autoregressive.values import Others, ValueHead, embedding
+from healthgym.systems.autoregressive.values import Known, Others, ValueHead, embedding
+
+_FASTER = 10.0  # times the learning rate, for a table of which a step sees few rows
 
 
 class SlotNetwork(nn.Module):
@@ -68,7 +70,7 @@ class Head(nn.Module):
         keeps_sum: bool,
     ) -> None:
         super().__init__()
-        self.slots, self.num_classes, self.sum_dim = slots, dict(num_classes), sum_dim
+        self.slots, self.num_classes, self.sum_dim, self.static = slots, dict(num_classes), sum_dim, static
         self.flag_of_classes, self.flag_of_reals, self.measured = flag_of_classes, flag_of_reals, measured
         self.num_pieces = {r: tables[r].num_pieces for r in slots.values}
         networks = [f"class {k}" for k in slots.classes] + [f"held {r}" for r in slots.held]
@@ -79,8 +81,23 @@ class Head(nn.Module):
             {f"class {k}": nn.Linear(hidden_dim, num_classes[k]) for k in slots.classes}
             | {f"held {r}": nn.Linear(hidden_dim, 1) for r in slots.held}
         )
+        # Most classes stay as they were, of each class with its own chance.
+        self.transitions = nn.ModuleDict(
+            {
+                f"class {k}": nn.Embedding(num_classes[k] + 1, num_classes[k])
+                for k in slots.classes
+                if not static
+            }
+        )
+        for table in self.transitions.values():
+            nn.init.zeros_(cast(nn.Embedding, table).weight)
         self.values = nn.ModuleDict(
-            {f"{r}": ValueHead(tables[r], hidden_dim, static, i) for i, r in enumerate(self.decided)}
+            {
+                f"{r}": ValueHead(
+                    tables[r], hidden_dim, static, i if static else 2 * (len(self.decided) - 1), i
+                )
+                for i, r in enumerate(self.decided)
+            }
         )
         tokens = {f"class {k}": num_classes[k] + 1 for k in slots.classes} | {
             f"held {r}": 3 for r in slots.held
@@ -96,19 +113,21 @@ class Head(nn.Module):
     def forward(
         self,
         summary_ND: Tensor,
+        last: Mapping[int, Tensor],
         before: Mapping[int, Tensor],
         context: Mapping[int, Context],
         decider: Decider,
-        drop: Tensor | None,
+        drop: Callable[[str], Tensor] | None,
     ) -> tuple[Step, Tensor]:
         """Make all decisions, in order.
 
         Args:
             summary_ND: of all earlier timesteps.
+            last: {k: class last known (N,)}, the number of classes where there is none; empty if static.
             before: {r: piece in force before (N,)}, P where there is none.
             context: {r: what the mixture refers to}.
             decider: decides.
-            drop: multiplies the networks' outputs (N, M); None without dropout.
+            drop: returns what multiplies a network's output (N, M), by its name; None without dropout.
 
         Returns:
             What was decided, and the running sum (N, E).
@@ -117,7 +136,7 @@ class Head(nn.Module):
 
         def read(name: str, rows: Rows) -> Tensor:
             v_nM: Tensor = self.networks[name](rows.of(summary_ND), rows.of(sum_NE))
-            return v_nM if drop is None else v_nM * rows.of(drop)
+            return v_nM if drop is None else v_nM * rows.of(drop(name))
 
         def is_measured(flag: int | None) -> Tensor | None:
             return None if flag is None else step.classes[flag] == self.measured[flag]
@@ -131,7 +150,10 @@ class Head(nn.Module):
         for k in self.slots.classes:
             name = f"class {k}"
             rows = decider.wants(is_measured(self.flag_of_classes.get(k)))
-            chosen_n = decider.choose("class", k, self.outputs[name](read(name, rows)), rows)
+            logits_nK = self.outputs[name](read(name, rows))
+            if name in self.transitions:
+                logits_nK = logits_nK + _FASTER * self.transitions[name](rows.of(last[k]))
+            chosen_n = decider.choose("class", k, logits_nK, rows)
             step.classes[k] = (
                 chosen_n if rows.gate_N is None else rows.put(chosen_n, filled(self.num_classes[k]))
             )
@@ -144,17 +166,17 @@ class Head(nn.Module):
             chosen_n = decider.choose("held", r, logits_n2, rows)
             step.held[r] = rows.put(chosen_n, filled(2))
             sum_NE = self._added(sum_NE, name, step.held[r])
-        others = Others(summary_ND.new_zeros(len(summary_ND), 0), summary_ND.new_zeros(len(summary_ND), 0))
+        known = Known([context[r] for r in self.decided], self.static)
         for r in self.slots.values:
             present_N = is_measured(self.flag_of_reals.get(r))
             new_N = both(present_N, step.held[r] != 1) if r in step.held else present_N
             if r not in self.decided:
                 step.pieces[r] = filled(0) if new_N is None else torch.where(new_N, 0, before[r])
                 continue
+            number = self.decided.index(r)
+            others = known.others(number)
             token_N = self._decide_value(r, step, before[r], context[r], others, decider, read, new_N)
-            others = others.and_also(
-                cast(ValueHead, self.values[f"{r}"]).table.score_P[step.pieces[r]], context[r]
-            )
+            known.decide(number, cast(ValueHead, self.values[f"{r}"]).table.score_P[step.pieces[r]])
             sum_NE = self._with_value(
                 self._added(sum_NE, f"value {r}", token_N), r, step.pieces[r], before[r]
             )

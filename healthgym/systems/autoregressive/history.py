@@ -23,8 +23,8 @@ class Context:
     """The references of the mixture of a real variable's next value.
 
     Args:
-        references: normal scores of the value before, the one before that, the mean so far, a moving average
-            and the first value, (N, 5).
+        references: normal scores of the value before, the one measured before that, the mean so far, a moving
+            average and the first value, (N, 5).
         moves: one, the mean size of a change so far, and that of the last timestep, (N, 3).
     """
 
@@ -83,7 +83,7 @@ class History:
         known = seen | present
         return History(
             score=score,
-            score_before=torch.where(seen, self.score, score),
+            score_before=torch.where(present, torch.where(seen, self.score, score), self.score_before),
             first=torch.where(seen, self.first, score),
             average=torch.where(seen, _DECAY * self.average + (1 - _DECAY) * score, score),
             count=self.count + here,

@@ -31,6 +31,8 @@ from healthgym.systems.autoregressive.history import (
 from healthgym.systems.autoregressive.tables import Slots, ValueTable, static_slots, timestep_slots
 
 _TIMES = 6
+_RARE = 20_000  # new values of a variable; with fewer, its networks overfit while others still learn
+HEAD, RARE = "head", "head/rare"
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class Network(nn.Module):
         self.summary_trunk, self.summary_inputs = nn.Linear(width, width), nn.Linear(width, width, bias=False)
         self.summary_static = nn.Linear(sum_dim, width, bias=False)
         self.hidden_dim = sizes.hidden_dim
+        self.rare = {f"value {r}" for r in self.varying.values if cells.variables[r].new_P.sum() < _RARE}
 
     none_R: Tensor
     num_classes_K: Tensor
@@ -172,7 +175,7 @@ class Network(nn.Module):
         """
         B, T = course.pieces_BTR.shape[:2]
         static_BD, static_nats = self._score_static(course, dense, by_patient)
-        inputs_BTX, references, moves = self._inputs(course)
+        inputs_BTX, references, moves, last_BTK = self._inputs(course)
         x_BTD = self.embed(inputs_BTX) + self.positions[:T] + self.embed_static(static_BD).unsqueeze(1)
         x_BTD = drop("trunk", x_BTD)
         summary_BTD = self.summary(drop("summary", self.trunk(x_BTD, drop)), x_BTD, static_BD.unsqueeze(1))
@@ -185,15 +188,24 @@ class Network(nn.Module):
 
         before_BTR = torch.cat([self.none_R.expand(B, 1, -1), course.pieces_BTR[:, :-1]], 1)
         before = {r: flat(before_BTR[..., r]) for r in self.varying.values}
+        last = {k: flat(last_BTK[..., i]) for i, k in enumerate(self.varying.classes)}
         context = {
             r: Context(flat(references[:, :, i]), flat(moves[:, :, i]))
             for i, r in enumerate(self.varying.values)
         }
         targets = self._targets(self.varying, course, flat)
         given = Given(targets, mask_BT.flatten() if dense else None, by_patient)
-        mask = drop("head", x_BTD.new_ones(B, T, self.hidden_dim))
+        ones_BTM = x_BTD.new_ones(B, T, self.hidden_dim)
+        masks = {name: flat(drop(name, ones_BTM)) for name in (HEAD, RARE)}
         summary_ND = flat(summary_BTD)
-        self.step_head(summary_ND, before, context, given, None if drop is keep else flat(mask))
+        self.step_head(
+            summary_ND,
+            last,
+            before,
+            context,
+            given,
+            None if drop is keep else lambda name: masks[RARE if name in self.rare else HEAD],
+        )
         nats = given.total(summary_ND)
         if by_patient:
             patient = torch.arange(B, device=nats.device).repeat_interleave(T)
@@ -210,15 +222,17 @@ class Network(nn.Module):
         _, static_BD = self.static_head(*self._static_inputs(len(length_B)), given, None)
         return static_BD, given.total(static_BD)
 
-    def _static_inputs(self, count: int) -> tuple[Tensor, dict[int, Tensor], dict[int, Context]]:
+    def _static_inputs(
+        self, count: int
+    ) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor], dict[int, Context]]:
         device = self.start.device
-        before = {
+        before: dict[int, Tensor] = {
             r: torch.full((count,), self.tables[r].num_pieces, device=device) for r in self.static.values
         }
         nothing = Context(
             torch.zeros(count, NUM_REFERENCES, device=device), torch.ones(count, NUM_MOVES, device=device)
         )
-        return self.start.expand(count, -1), before, dict.fromkeys(self.static.values, nothing)
+        return self.start.expand(count, -1), {}, before, dict.fromkeys(self.static.values, nothing)
 
     def _targets(
         self, slots: Slots, course: Course, flat: Callable[[Tensor], Tensor]
@@ -236,8 +250,9 @@ class Network(nn.Module):
         targets["bin", r], targets["cell", r] = table.bin_P[known_N], table.cell_P[known_N]
         targets["piece", r] = piece_N
 
-    def _inputs(self, course: Course) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what each timestep's prediction reads (B, T, X), references and moves (B, T, R, ...)."""
+    def _inputs(self, course: Course) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what each timestep's prediction reads (B, T, X), references and moves (B, T, R, ...), and
+        the classes last known (B, T, K)."""
         B, T = course.pieces_BTR.shape[:2]
         pieces = {r: course.pieces_BTR[..., r] for r in self.varying.values}
         held = {r: course.held_BTR[..., r] for r in self.varying.values}
@@ -261,7 +276,8 @@ class Network(nn.Module):
         )
         tokens_BTX = functional.pad(tokens_BTX, (0, 0, 1, 0))
         inputs = torch.cat([tokens_BTX, earlier.numbers(), times_BTX], -1)
-        return inputs, earlier.references(), earlier.moves()
+        last_BTK = torch.cat([self.counts_K.expand(B, 1, -1), codes_BTK[:, :-1]], 1)
+        return inputs, earlier.references(), earlier.moves(), last_BTK
 
     def _last_known(self, classes_BTK: Tensor) -> Tensor:
         """Return the class last measured, up to and including each timestep, or the number of classes.

@@ -128,7 +128,8 @@ def draw_timestep(
     references, moves = past.history.references(), past.history.moves()
     context = {r: Context(references[:, i], moves[:, i]) for i, r in enumerate(reals)}
     before = {r: past.pieces_BR[:, i] for i, r in enumerate(reals)}
-    step, _ = network.step_head(summary_BD, before, context, drawn, None)
+    last = {k: past.known_BK[:, i] for i, k in enumerate(network.varying.classes)}
+    step, _ = network.step_head(summary_BD, last, before, context, drawn, None)
     return _after(network, step, past, t_1, value_u_BR)
 
 

@@ -19,7 +19,7 @@ from healthgym.nn.causal import Drop, keep
 from healthgym.nn.recording import CudaRecorder
 from healthgym.schema.cells import LEAST_PATIENTS, Cells
 from healthgym.schema.layout import FeatureLayout
-from healthgym.systems.autoregressive.network import Course, Network, Sizes
+from healthgym.systems.autoregressive.network import RARE, Course, Network, Sizes
 from healthgym.systems.autoregressive.sampling import RecordedCourse, draw_course
 from healthgym.systems.autoregressive.static import Static, draw_patients, share_of
 from healthgym.systems.base import Batch, Draws, Made, Making, SampleDraws, State, System
@@ -31,6 +31,7 @@ from healthgym.systems.update import update
 
 _BLOCK = 1024  # patients that are sampled together on a CPU; the bytes of a cohort depend on it
 _TINY, _FEW, _MANY = 1_000, 10_000, 100_000
+_RARE_DROPOUT = 0.5  # of the networks of variables with few values
 _DROPOUT = ((500, 0.2), (_TINY, 0.1), (_FEW, 0.15), (500_000, 0.1))  # up to so many patients
 
 
@@ -105,6 +106,7 @@ class AutoregressiveSystem(System):
             )
         self.network = Network(layout, self.cells, sizes, facts.max_length).to(device)
         self.dropout = dropout_for(config, facts.num_patients)
+        self.rare_dropout = max(self.dropout, _RARE_DROPOUT) if config.dropout == "auto" else self.dropout
         self.optimiser = Optimiser(self.network, config.optimiser)
         self.best = copy.deepcopy(self.network).requires_grad_(False)
         self.best_nats = torch.full((), torch.inf, dtype=torch.float64)
@@ -178,8 +180,9 @@ class AutoregressiveSystem(System):
             return keep
 
         def drop(name: str, x: Tensor) -> Tensor:
-            kept = draws.uniform(f"dropout/{name}", tuple(x.shape)) >= self.dropout
-            return x * kept / (1 - self.dropout)
+            share = self.rare_dropout if name == RARE else self.dropout
+            kept = draws.uniform(f"dropout/{name}", tuple(x.shape)) >= share
+            return x * kept / (1 - share)
 
         return drop
 

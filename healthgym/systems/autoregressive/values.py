@@ -1,10 +1,11 @@
 """The value of one real variable: a bin and a cell, given the decisions before it.
 
 Legend: N rows (patients at timesteps), n the rows that a decision is about, M width of the small networks,
-X variables decided before, C bins, J cells, G components of the mixture, F references.
+X other variables, D those decided before, C bins, J cells, G components of the mixture, F references.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,27 +32,53 @@ def embedding(count: int, width: int) -> nn.Embedding:
 
 @dataclass(frozen=True)
 class Others:
-    """Real variables decided before another one.
+    """Other real variables, as far as they are known when one is decided.
 
     Args:
-        scores_NX: their normal scores.
-        moves_NX: how far these are from the patient's mean and from the value before, (N, 2 X).
+        scores_NX: their normal scores: of this timestep where they were decided before, else the last known;
+            and the patient's means of all.
+        moves_NX: how far those decided before are from the patient's mean and the value before, (N, 2 D).
     """
 
     scores_NX: Tensor
     moves_NX: Tensor
 
-    def and_also(self, score_N: Tensor, context: Context) -> "Others":
-        """Return these and one more."""
-        references_NF = torch.stack([context.references[:, MEAN], context.references[:, 0]], 1)
-        return Others(
-            torch.cat([self.scores_NX, score_N.unsqueeze(1)], 1),
-            torch.cat([self.moves_NX, score_N.unsqueeze(1) - references_NF], 1),
-        )
-
     def of(self, rows: Rows) -> "Others":
         """Return the values of some rows."""
         return Others(rows.of(self.scores_NX), rows.of(self.moves_NX))
+
+
+class Known:
+    """The normal scores of all real variables while they are decided one after the other.
+
+    Args:
+        contexts: of each variable, in the order of decisions.
+        static: whether they are static, so that nothing is known of those not yet decided.
+    """
+
+    def __init__(self, contexts: Sequence[Context], static: bool) -> None:
+        self._contexts, self._static, self._moves = contexts, static, []
+        self._scores = [context.references[:, 0] for context in contexts]
+
+    _moves: list[Tensor]
+
+    def others(self, number: int) -> Others:
+        """Return what is known of the others when a variable is decided."""
+        scores = self._scores[:number]
+        if not self._static:
+            scores = scores + self._scores[number + 1 :]
+            scores += [c.references[:, MEAN] for i, c in enumerate(self._contexts) if i != number]
+        nothing_N0 = self._contexts[number].references[:, :0]
+        return Others(
+            torch.stack(scores, 1) if scores else nothing_N0, torch.cat([nothing_N0, *self._moves], 1)
+        )
+
+    def decide(self, number: int, score_N: Tensor) -> None:
+        """Replace a variable's last known score by the one that was decided."""
+        self._scores[number] = score_N
+        references_NF = self._contexts[number].references  # a list as an index cannot be in a CUDA graph
+        known_N2 = torch.stack([references_NF[:, MEAN], references_NF[:, 0]], 1)
+        self._moves.append(score_N.unsqueeze(1) - known_N2)
 
 
 @dataclass(frozen=True)
@@ -60,13 +87,11 @@ class Mixture:
 
     Args:
         weights_nG, location_nG, scale_nG: of each component.
-        has_n1: whether a value before tells anything; else nothing is added to the logits.
     """
 
     weights_nG: Tensor
     location_nG: Tensor
     scale_nG: Tensor
-    has_n1: Tensor
 
     def below(self, edges: Tensor) -> Tensor:
         """Return the share below each edge (n, E), for edges of shape (E,) or (n, 1, E)."""
@@ -75,7 +100,7 @@ class Mixture:
 
     def logits(self, share_nK: Tensor) -> Tensor:
         """Return what shares add to logits."""
-        return torch.where(self.has_n1, share_nK.clamp_min(_SMALLEST_SHARE).log(), 0.0)
+        return share_nK.clamp_min(_SMALLEST_SHARE).log()
 
 
 class ValueHead(nn.Module):
@@ -83,9 +108,10 @@ class ValueHead(nn.Module):
 
     The bin's logits are free ones plus the logarithm of a mixture of logistic distributions on the normal
     scores, whose locations are weighted means of references (the value before, the one before that, the
-    patient's means, and a linear prediction from the variables decided before it), shifted in proportion to
-    how far those variables are from their own means and from their values before; scales are in units of the
-    patient's own volatility. The mixture over discretised values is that of Salimans et al., *PixelCNN++*,
+    patient's means, and a linear prediction from the other variables), shifted in proportion to the last
+    change and to how far those decided before are from their own means and from their values before. Scales
+    are in units of the patient's own volatility, and of the standard deviation over all patients for a
+    patient's first value. The mixture over discretised values is that of Salimans et al., *PixelCNN++*,
     ICLR 2017.
 
     A static variable has no value before; there the components begin as a standard normal distribution about
@@ -95,10 +121,13 @@ class ValueHead(nn.Module):
         table: of the variable.
         hidden_dim: M.
         static: whether the variable is static.
-        num_others: number of variables decided before it.
+        num_others: number of other variables, those decided later included unless static.
+        num_before: number of variables decided before it.
     """
 
-    def __init__(self, table: ValueTable, hidden_dim: int, static: bool, num_others: int) -> None:
+    def __init__(
+        self, table: ValueTable, hidden_dim: int, static: bool, num_others: int, num_before: int
+    ) -> None:
         super().__init__()
         self.table, self.static = table, static
         if table.num_bins > 1:
@@ -123,8 +152,7 @@ class ValueHead(nn.Module):
         with torch.no_grad():
             self.mixture.bias.copy_(start.flatten())
         self.level = nn.Linear(hidden_dim, 1 + num_others) if has_level else None
-        follows_others = num_others and not static
-        self.coupling = nn.Linear(hidden_dim, count * 2 * num_others) if follows_others else None
+        self.coupling = None if static else nn.Linear(hidden_dim, count * (1 + 2 * num_before))
         for layer in (self.level, self.coupling):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
@@ -139,6 +167,7 @@ class ValueHead(nn.Module):
         references = [] if self.static else [context.references]
         if not self.static:
             volatility_n1 = (context.moves * self.volatility.abs()).sum(-1, keepdim=True)
+            volatility_n1 = torch.where((before_n < self.table.num_pieces).unsqueeze(1), volatility_n1, 1.0)
             shift_nG, scale_nG = shift_nG * volatility_n1, scale_nG * volatility_n1
         if self.level is not None:
             level_nX = self.level(v_nM)
@@ -147,13 +176,12 @@ class ValueHead(nn.Module):
         if self.coupling is not None:
             # The strength of relations between variables differs between patients.
             weights_nGX = self.coupling(v_nM).unflatten(-1, (self.num_components, -1))
-            shift_nG = shift_nG + (weights_nGX * others.moves_NX.unsqueeze(1)).sum(-1)
+            change_n1 = context.references[:, :1] - context.references[:, 1:2]
+            moves_nX = torch.cat([change_n1, others.moves_NX], 1)
+            shift_nG = shift_nG + (weights_nGX * moves_nX.unsqueeze(1)).sum(-1)
         weights_nGF = o_nGX[..., 1 : 1 + self.num_references].softmax(-1)
         location_nG = (weights_nGF * torch.cat(references, 1).unsqueeze(1)).sum(-1) + shift_nG
-        has_n1 = (
-            torch.ones_like(before_n, dtype=torch.bool) if self.static else before_n < self.table.num_pieces
-        )
-        return Mixture(o_nGX[..., 0].softmax(-1), location_nG, scale_nG, has_n1.unsqueeze(1))
+        return Mixture(o_nGX[..., 0].softmax(-1), location_nG, scale_nG)
 
     def bin_logits(self, v_nM: Tensor, before_n: Tensor, mixture: Mixture | None) -> Tensor:
         logits_nC: Tensor = self.bins(v_nM)

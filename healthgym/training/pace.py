@@ -22,7 +22,6 @@ class Pace:
     Attributes:
         total: planned number of steps.
         minutes: the limit, summed over all starts of the run; None for no limit.
-        cools_down: whether the end was brought forward because validation did not improve.
 
     Args:
         curriculum: the order of batches.
@@ -36,7 +35,7 @@ class Pace:
     ) -> None:
         self._curriculum, self.minutes, self._share = curriculum, minutes, share
         self.total = self._most = epochs * curriculum.steps_per_epoch
-        self._planned = self.cools_down = False
+        self._planned = False
         self._marks: list[tuple[int, float]] = []
 
     def measures(self) -> bool:
@@ -80,26 +79,11 @@ class Pace:
         """Plan no more than this many steps."""
         self.total, self._planned = min(self.total, step), True
 
-    def cool_down(self, step: int) -> bool:
-        """Plan no more than this many steps, in which the learning rate falls; return whether that is new."""
-        if self.cools_down or step >= self.total:
-            return False
-        self.total, self._planned, self.cools_down = step, True, True
-        return True
-
     def state(self) -> State:
         """Return the plan, if one was made."""
-        if self.cools_down:
-            return {"cooling_steps": self.total}
         return {"planned_steps": self.total, "planned_minutes": self.minutes} if self._planned else {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Load a plan if it was made for the same limit and fits the epochs."""
-        if "cooling_steps" in state:
-            self.total, self._planned, self.cools_down = (
-                min(self._most, int(state["cooling_steps"])),
-                True,
-                True,
-            )
-        elif "planned_steps" in state and float(state["planned_minutes"]) == self.minutes:
+        if "planned_steps" in state and float(state["planned_minutes"]) == self.minutes:
             self.total, self._planned = min(self._most, int(state["planned_steps"])), True

@@ -152,21 +152,7 @@ class Trainer:
                 f"note: no improvement since step {self.validation.best_step:,}, in "
                 f"{self.validation.since:,} measurements: more training may not help. What did best is kept."
             )
-        return found | self._cool_down()
-
-    def _cool_down(self) -> dict[str, float]:
-        """Bring the end forward if validation does not improve; return values to log."""
-        assert self.validation is not None
-        end = self.validation.cooling_end(self.step)
-        if end is None or not self.pace.cool_down(end):
-            return {}
-        self.system.plan(end)
-        self.report.expect(end)
-        self.report.say(
-            f"no improvement since step {self.validation.best_step:,}: the learning rate falls to zero until "
-            f"step {end:,}, where the run ends"
-        )
-        return {"planned_steps": end}
+        return found
 
     def _is_new_best(self) -> bool:
         """Whether this step's state is the best so far, and only a checkpoint would keep it."""

@@ -286,11 +286,7 @@ def test_whole_patients_are_learned_from_and_validation_ones_are_not(
     assert not np.isin(learned, first_N[held_N]).any()
 
 
-@pytest.mark.parametrize(("epochs", "stops", "end"), [(6, (5, 16, 30), 42), (50, (5, 30, 40), 49)])
-def test_resumed_equals_straight(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, epochs: int, stops: tuple[int, ...], end: int
-) -> None:
-    """Of 50 epochs, the last three before the end are those in which the learning rate falls."""
+def test_resumed_equals_straight(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = Validation.measure
 
     def worse_after_two_epochs(self: Validation) -> float:
@@ -298,22 +294,20 @@ def test_resumed_equals_straight(
         return measure(self) + 20 * float(late)
 
     monkeypatch.setattr(Validation, "measure", worse_after_two_epochs)
-    assert train(folder / "straight", config(folder, epochs), io.StringIO())
-    tiny.stop_at_steps(monkeypatch, MeanSystem, *stops)
+    assert train(folder / "straight", config(folder), io.StringIO())
+    tiny.stop_at_steps(monkeypatch, MeanSystem, 5, 16, 30)
     finished = []
     while not finished or not finished[-1]:
         stopping.clear()
-        finished.append(train(folder / "run", config(folder, epochs), io.StringIO()))
+        finished.append(train(folder / "run", config(folder), io.StringIO()))
     assert finished == [False] * 3 + [True]
     straight, resumed = saved(folder / "straight"), saved(folder / "run")
-    assert straight.trainer["best_step"] == 14
-    assert straight.trainer["validations_since"] == (end - 14) / 7
-    assert straight.progress.step == int(straight.state["optimisers"]["network"]["total_steps"]) == end
+    assert (straight.trainer["best_step"], straight.trainer["validations_since"]) == (14, 4)
     tiny.assert_same_run(straight, resumed)
     tiny.assert_same_tree(straight.trainer, resumed.trainer)
     assert tiny.losses(folder / "straight/metrics.jsonl") == tiny.losses(folder / "run/metrics.jsonl")
     again = io.StringIO()
-    assert train(folder / "run", config(folder, epochs), again)
+    assert train(folder / "run", config(folder), again)
     assert saved(folder / "run").sha256 == resumed.sha256
 
 

@@ -21,7 +21,9 @@ from healthgym.systems.autoregressive.history import Context
 from healthgym.systems.autoregressive.tables import Slots, ValueTable
 from healthgym.systems.autoregressive.values import Known, Others, ValueHead, embedding
 
-_FASTER = 10.0  # times the learning rate, for a table of which a step sees few rows
+# What the table of transitions is multiplied by. Adam changes a weight by about the learning rate per step,
+# which in a run's number of steps would not reach the logarithm of a small chance.
+_FASTER = 10.0
 
 
 class SlotNetwork(nn.Module):

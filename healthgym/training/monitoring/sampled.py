@@ -61,9 +61,6 @@ class SampledValidation(Validation):
     def patience(self, total: int) -> float:
         return math.inf if self._patience == "auto" else super().patience(total)
 
-    def cooling_end(self, step: int) -> int | None:
-        return None
-
     def stalled(self, total: int) -> bool:
         """Tell whether it has not improved for as long as would end a run that stops by itself."""
         return self.since >= self._usual_patience(total)

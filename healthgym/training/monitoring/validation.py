@@ -19,7 +19,6 @@ from healthgym.training.subnormals import subnormals_are_zero
 
 _FEWEST, _MOST = 10, 2_000  # validation patients
 _MOST_STEPS = 1_000  # between two validations by default
-_PLATEAU, _COOLING = 2, 3  # validations without improvement, and those in which the learning rate then falls
 _LEAST_PATIENCE, _PATIENCE = 5, 0.15  # number of validations, and share of the planned ones
 
 
@@ -92,16 +91,6 @@ class Validation:
 
     def _usual_patience(self, total: int) -> int:
         return max(_LEAST_PATIENCE, round(_PATIENCE * total / self.every_steps))
-
-    def cooling_end(self, step: int) -> int | None:
-        """Return the step at which a run that does not improve should end; None while it should go on as
-        planned.
-
-        What a high learning rate has not averaged out improves as the rate falls; the best weights are
-        then seldom those of the plateau.
-        """
-        waits = self._patience == "auto" and self.since >= _PLATEAU
-        return step + _COOLING * self.every_steps if waits else None
 
     def stalled(self, total: int) -> bool:
         """Tell whether to say that it does not improve any more, where the run goes on all the same."""

@@ -31,8 +31,8 @@ from healthgym.systems.update import update
 
 _BLOCK = 1024  # patients that are sampled together on a CPU; the bytes of a cohort depend on it
 _TINY, _FEW, _MANY = 1_000, 10_000, 100_000
-# Of the networks of variables with few values. On prothro .5 was better than .35 and .2: 8.710, 8.730 and 8.748
-# nats on validation patients, three seeds.
+# Of the networks of variables with few values. On prothro .5 was better than .35 and .2: 8.710, 8.730 and
+# 8.748 nats on validation patients, three seeds.
 _RARE_DROPOUT = 0.5
 _DROPOUT = ((500, 0.2), (_TINY, 0.1), (_FEW, 0.15), (500_000, 0.1))  # up to so many patients
 

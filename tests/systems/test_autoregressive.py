@@ -274,6 +274,30 @@ def test_values_measured_at_different_times_go_together() -> None:
     assert np.corrcoef(made.reals_RTB[0, 2, both], made.reals_RTB[1, 0, both])[0, 1] > 0.8
 
 
+def test_a_first_value_after_absence_may_be_zero() -> None:
+    """Nothing is measured at first. Then each of eleven values about 0 is as likely, and often held."""
+    random = np.random.default_rng(0)
+    N, T = 66, 4
+    values = np.full((N, T, 1), np.nan)
+    values[:, 1:, 0] = np.tile(np.arange(-5, 6) / 100, N // 11)[:, None]
+    values[:, 3] = np.where(random.random((N, 1)) < 0.3, 0.05, values[:, 3])
+    codes = np.repeat([[[0], [1], [1], [1]]], N, 0)
+    layout = FeatureLayout(1, (2,), (2,), flag_of_reals=(0,), flags=(0,), measured_classes=(1,))
+    facts = CohortFacts(cells_of(values), N, T, T)
+    assert facts.cells is not None
+    cells = facts.cells.variables[0]
+    around = int(cells.encode(np.zeros(1))[0])
+    assert cells.holds
+    assert cells.low_P[around] < cells.high_P[around]  # 0 is one of several values of its piece
+    made = build(layout, facts).make(SampleDraws(0, 0, 4000))
+    late_B = (made.codes_KTB[0, 0] == 0) & (made.codes_KTB[0, 1] == 1)
+    first_B = made.reals_RTB[0, 1, late_B]
+    inside_B = first_B[cells.encode(first_B.astype(np.float64)) == around]
+    assert len(inside_B) > 50
+    count = round((cells.high_P[around] - cells.low_P[around]) / cells.step_P[around]) + 1
+    assert np.mean(inside_B == 0) == pytest.approx(1 / count, rel=0.5)
+
+
 # --- odd cohorts -------------------------------------------------------------------------------------
 
 

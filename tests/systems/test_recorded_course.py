@@ -130,7 +130,7 @@ def test_values_drawn_on_a_device_have_the_bits_of_the_cells() -> None:
     before[::7] = 1e30
     for first in (True, False):
         tensors = (torch.from_numpy(each) for each in (pieces, u, before))
-        found = Decoding(variables)(*tensors, torch.tensor([first])).numpy()
+        found = Decoding(variables)(*tensors, torch.full(pieces.shape, first)).numpy()
         for r, each in enumerate(variables):
             excluded = np.full(5000, np.nan) if first else before[:, r].astype(np.float64)
             expected = each.decode(pieces[:, r], u[:, r].astype(np.float64), excluded if each.holds else None)

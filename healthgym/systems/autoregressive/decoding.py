@@ -45,14 +45,14 @@ class Decoding(nn.Module):
         ):
             self.register_buffer(name, torch.from_numpy(table), persistent=False)
 
-    def forward(self, piece_BR: Tensor, u_BR: Tensor, before_BR: Tensor, is_first_1: Tensor) -> Tensor:
+    def forward(self, piece_BR: Tensor, u_BR: Tensor, before_BR: Tensor, is_first_BR: Tensor) -> Tensor:
         """Draw a value from each piece.
 
         Args:
             piece_BR: pieces; P, of no value yet, counts as the last one.
             u_BR: uniform numbers in [0, 1).
             before_BR: values before, which variables that hold exclude.
-            is_first_1: whether there is no value before.
+            is_first_BR: whether there is no value before.
 
         Returns:
             values in the variables' units, float64 (B, R).
@@ -60,7 +60,7 @@ class Decoding(nn.Module):
         row_BR = torch.minimum(piece_BR, self.last_R) + self.first_R
         low, step, count = self.low_N[row_BR], self.step_N[row_BR], self.count_N[row_BR]
         barred = ((before_BR.double() - low) / step).round()
-        is_barred = (barred >= 0) & (barred < count) & (count > 1) & self.holds_R & ~is_first_1
+        is_barred = (barred >= 0) & (barred < count) & (count > 1) & self.holds_R & ~is_first_BR
         place = (u_BR.double() * (count - is_barred.double())).floor()
         place = place + (is_barred & (place >= barred)).double()
         value = low + torch.minimum(place, count - 1) * step

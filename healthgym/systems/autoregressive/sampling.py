@@ -152,7 +152,8 @@ def _after(network: Network, step: Step, past: Past, t_1: Tensor, value_u_BR: Te
     present_BR = side_by_side(list(present.values()), no_reals)
     changed_BR = side_by_side([held_B != 1 for held_B in held.values()], no_reals)
     pieces_BR = side_by_side([step.pieces[r] for r in reals], past.pieces_BR)
-    drawn_BR = network.decoding(pieces_BR, value_u_BR, past.values_BR, t_1 == 0)
+    is_first_BR = past.pieces_BR > network.decoding.last_R
+    drawn_BR = network.decoding(pieces_BR, value_u_BR, past.values_BR, is_first_BR)
     return torch.where(classes_BK < network.counts_K, classes_BK, 0).to(torch.uint8), Past(
         network.embedded(known_BK, step.pieces, held),
         known_BK,

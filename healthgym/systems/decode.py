@@ -13,7 +13,7 @@ from torch import Tensor
 from healthgym.errors import CohortError
 from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.patients import Disagreement, Made, Making
-from healthgym.systems.transfer import Transfer
+from healthgym.systems.transfer import Transfer, to_device
 
 STATIC_REAL_TOLERANCE = 0.01
 """Largest difference between a raw static real and its patient's mean, relative to the training range,
@@ -66,7 +66,7 @@ def _static_places(layout: FeatureLayout) -> list[int]:
 
 def _decoded(x_BTF: Tensor, lengths_B: NDArray[np.integer[Any]], layout: FeatureLayout) -> dict[str, Tensor]:
     """Return reals (R, T, B), codes (K, T, B), disagreements of static variables (S, 2), and a sum of all."""
-    kept_B = torch.from_numpy(lengths_B.astype(np.int64)).to(x_BTF.device)
+    kept_B = to_device(lengths_B.astype(np.int64), x_BTF.device)
     x_FTB = x_BTF.permute(2, 1, 0).contiguous()
     kept_TB = torch.arange(x_FTB.shape[1], device=x_BTF.device).unsqueeze(1) < kept_B
     reals_RTB, codes_KTB = x_FTB[: layout.num_reals].clone(), _classes(x_FTB, layout)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from healthgym import seeds
+from healthgym.systems.transfer import to_device
 
 _MULTIPLIER = 0xDA942042E4DD58B5
 _MASK_128, _MASK_64, _MASK_32 = 2**128 - 1, 2**64 - 1, 2**32 - 1
@@ -49,7 +50,7 @@ def uniform_rows_of(
 ) -> Tensor:
     """Return the rows of several positions, (positions, num_rows, *row_shape), float32.
 
-    Nothing waits for the device, and the number of launches does not depend on the sizes.
+    Nothing waits for the device. The rows are computed in parts of `WORDS_AT_ONCE` words or fewer.
     """
     width = math.prod(row_shape)
     words = -(-width // 2)  # of two numbers each
@@ -101,9 +102,7 @@ def _leaps(count: int, stride: int, device: torch.device) -> tuple[Wide, Wide]:
 def _halves(values: list[int], device: torch.device) -> Wide:
     upper = np.array([value >> 64 for value in values], np.uint64).view(np.int64)
     lower = np.array([value & _MASK_64 for value in values], np.uint64).view(np.int64)
-    both = torch.from_numpy(np.stack([upper, lower]))
-    # From pinned memory the copy need not wait for earlier work of the device.
-    both = both.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else both.to(device)
+    both = to_device(np.stack([upper, lower]), device)
     return both[0], both[1]
 
 

@@ -1,4 +1,4 @@
-"""Copies of results from a device to the host, beside what the device computes next."""
+"""Copies between the host and a device, beside what the device computes."""
 
 import functools
 from collections.abc import Mapping
@@ -42,6 +42,15 @@ class Transfer:
         if self._arrived is not None:
             self._arrived.synchronize()
         return {name: tensor.numpy() for name, tensor in self._tensors.items()}
+
+
+def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Return an array on a device.
+
+    To CUDA it is copied from pinned memory, so that the host need not wait for earlier work of the device.
+    """
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @functools.cache

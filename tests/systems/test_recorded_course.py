@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,3 +158,21 @@ def test_patients_of_a_gpu_are_those_of_the_cpu_but_for_rounding() -> None:
         assert np.mean([a == b for a, b in zip(expected, found, strict=True)]) > 0.95
     again = list(kept(cuda.make(SampleDraws(3, 200, 200))))
     assert again == found  # the same block twice: the same bytes
+
+
+@pytest.mark.cuda
+def test_nothing_waits_for_the_timesteps_of_a_block_that_was_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = system(torch.device("cuda"))
+    expected, draw = list(kept(own.make(SampleDraws(3, 0, 200)))), own._draw_course
+
+    def drawn(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        course = draw(*arguments)
+        torch.cuda.set_sync_debug_mode("error")
+        return course
+
+    monkeypatch.setattr(own, "_draw_course", drawn)
+    try:
+        making = own.begin_make(SampleDraws(3, 0, 200))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert list(kept(making())) == expected

@@ -26,7 +26,7 @@ from healthgym.systems.base import Batch, Draws, Made, Making, SampleDraws, Stat
 from healthgym.systems.conditions import NO_CONDITIONS, Conditions
 from healthgym.systems.optimiser import Optimiser, copy_into, load_module_state, module_state
 from healthgym.systems.patients import CohortFacts
-from healthgym.systems.transfer import Transfer
+from healthgym.systems.transfer import Transfer, to_device
 from healthgym.systems.update import update
 
 _BLOCK = 1024  # patients that are sampled together on a CPU; the bytes of a cohort depend on it
@@ -232,7 +232,7 @@ class AutoregressiveSystem(System):
         order_B = np.argsort(-static.lengths_B, kind="stable")
         classes_TBK, values_TBR = self._draw_course(network, draws, static, order_B)
         # Back to the order of numbers.
-        place_B = torch.from_numpy(np.argsort(order_B)).to(self.device)
+        place_B = to_device(np.argsort(order_B), self.device)
         made = {"reals": values_TBR, "codes": classes_TBK}
         transfer = Transfer(
             {name: x.index_select(1, place_B).permute(2, 0, 1).contiguous() for name, x in made.items()}
@@ -249,7 +249,7 @@ class AutoregressiveSystem(System):
         self, network: Network, draws: SampleDraws, static: Static, order_B: NDArray[np.int64]
     ) -> tuple[Tensor, Tensor]:
         """Return classes (T, B, K) and values (T, B, R) of what varies, in this order of patients."""
-        order = torch.from_numpy(order_B).to(self.device)
+        order = to_device(order_B, self.device)
         num_decisions, num_reals = len(network.varying.columns), len(self.cells.variables)
 
         def noise(timesteps: range) -> tuple[Tensor, Tensor]:
@@ -260,7 +260,7 @@ class AutoregressiveSystem(System):
             values = values.index_select(2, network.varying_reals)
             return decisions.index_select(1, order), values.index_select(1, order)
 
-        lengths_B = torch.from_numpy(static.lengths_B[order_B]).to(self.device)
+        lengths_B = to_device(static.lengths_B[order_B], self.device)
         sums_BD, temperature = static.sums_BD[order], self.config.temperature
         if not self._dense:
             return draw_course(network, sums_BD, lengths_B, noise, temperature)

@@ -2,6 +2,7 @@
 
 import ast
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -296,6 +297,14 @@ def test_a_first_value_after_absence_may_be_zero() -> None:
     assert len(inside_B) > 50
     count = round((cells.high_P[around] - cells.low_P[around]) / cells.step_P[around]) + 1
     assert np.mean(inside_B == 0) == pytest.approx(1 / count, rel=0.5)
+
+
+def test_rare_values_have_dropout_also_in_a_cohort_that_needs_none() -> None:
+    layout, facts, *_ = small()
+    system = build(layout, replace(facts, num_patients=500_000), dropout="auto")
+    drop, ones = system._dropout(PositionDraws(0, 0, CPU)), torch.ones(50, 4)
+    assert torch.equal(drop("head", ones), ones)
+    assert set(drop("head/rare", ones).unique().tolist()) == {0.0, 2.0}
 
 
 # --- odd cohorts -------------------------------------------------------------------------------------

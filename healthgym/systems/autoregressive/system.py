@@ -178,11 +178,13 @@ class AutoregressiveSystem(System):
         return self.network.course(batch.reals_BTR, batch.codes_BTK, batch.lengths_B)
 
     def _dropout(self, draws: Draws) -> Drop:
-        if not self.dropout:
+        if not self.rare_dropout:
             return keep
 
         def drop(name: str, x: Tensor) -> Tensor:
             share = self.rare_dropout if name == RARE else self.dropout
+            if not share:
+                return x
             kept = draws.uniform(f"dropout/{name}", tuple(x.shape)) >= share
             return x * kept / (1 - share)
 

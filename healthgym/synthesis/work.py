@@ -161,7 +161,8 @@ def work_with_packers(
     """Compute shards in this process, and pack and write them in others, until done or stopped.
 
     The others never build the system, so that none of them opens a context on the GPU. The next shard is
-    computed when one of them is idle, so that there are never more shards in memory than processes.
+    computed when one of them is idle, but for its first batch, which is begun before. Memory therefore holds
+    at most one shard per process, and one batch.
 
     Raises:
         CohortError: as for `work_in_processes`.
@@ -218,9 +219,7 @@ def _start_workers(
 
     A scheduler signals every process, and a process that is still importing would die. The signals are
     therefore blocked while processes start: this process receives a blocked signal afterwards, and the new
-    processes
-        inherit the
-    blocking.
+    processes inherit the blocking.
     """
     context, workers = get_context("spawn"), dict[Pipe, SpawnProcess]()
     before = {name: os.environ.get(name) for name in _ONE_THREAD}

@@ -282,7 +282,6 @@ def test_a_first_value_after_absence_may_be_zero() -> None:
     values = np.full((N, T, 1), np.nan)
     values[:, 1:, 0] = np.tile(np.arange(-5, 6) / 100, N // 11)[:, None]
     values[:, 3] = np.where(random.random((N, 1)) < 0.3, 0.05, values[:, 3])
-    codes = np.repeat([[[0], [1], [1], [1]]], N, 0)
     layout = FeatureLayout(1, (2,), (2,), flag_of_reals=(0,), flags=(0,), measured_classes=(1,))
     facts = CohortFacts(cells_of(values), N, T, T)
     assert facts.cells is not None

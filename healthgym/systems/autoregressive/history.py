@@ -25,8 +25,7 @@ class Context:
     Args:
         references: normal scores of the value before, the one measured before that, the mean so far, a moving
             average and the first value, (N, 5).
-        moves: one, the mean size of a change so far, and that at the last
-            measurement, (N, 3).
+        moves: one, the mean size of a change so far, and that at the last measurement, (N, 3).
     """
 
     references: Tensor

@@ -144,12 +144,17 @@ def _begun(
 
 
 def _one_ahead(batches: Iterator[_Begun]) -> Iterator[_Begun]:
-    """Yield each batch when the next one was begun."""
-    waiting = next(batches, None)
+    """Yield each batch when the next one was begun, also where that fails: what is done is not lost."""
+    waiting, failure = next(batches, None), None
     while waiting is not None:
-        following = next(batches, None)
+        try:
+            following = next(batches, None)
+        except Exception as error:
+            following, failure = None, error
         yield waiting
         waiting = following
+    if failure is not None:
+        raise failure
 
 
 def pack_shard(

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from fake_system import SCHEMA, FakeSystem, open_fake, transform, write_fake
 
 from healthgym import stopping
-from healthgym.errors import CohortError, ConfigError, StorageError
+from healthgym.errors import CohortError, ConfigError, SamplingError, StorageError
 from healthgym.files import sha256_of
 from healthgym.storage import shards as shards_module
 from healthgym.storage.shard_file import Shard, encode_shard
@@ -560,3 +561,26 @@ def test_a_gpu_begins_with_the_next_batch_before_one_is_read(
     stops = iter([False] * (batches + 2))
     found = list(compute_shards(source, system, plan, [3, 5], lambda: next(stops, True)))
     assert [index for index, _ in found] == [3]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_finished_shard_is_not_lost_if_the_next_one_fails(
+    request_: SynthesisRequest, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    source = open_fake(request_.checkpoint or Path())
+    plan, system = make_plan(request_, source.sha256, "cpu"), source.build("cpu", ())
+    only = compute_shard(source, system, plan, 3)
+    assert only is not None
+    begin, begun = FakeSystem.begin_sample, count()
+
+    def fails_at_the_next_shard(self: FakeSystem, *arguments: Any) -> Making:
+        if next(begun) == len(only.parts):
+            raise SamplingError("nobody is accepted")
+        return begin(self, *arguments)
+
+    monkeypatch.setattr(FakeSystem, "begin_sample", fails_at_the_next_shard)
+    monkeypatch.setattr(system, "device", SimpleNamespace(type=device))
+    shards = compute_shards(source, system, plan, [3, 5])
+    assert next(shards)[0] == 3
+    with pytest.raises(SamplingError, match="nobody"):
+        next(shards)

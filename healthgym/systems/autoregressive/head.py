@@ -19,11 +19,15 @@ from torch.nn import functional
 from healthgym.systems.autoregressive.decisions import Decider, Rows, Step
 from healthgym.systems.autoregressive.history import Context
 from healthgym.systems.autoregressive.tables import Slots, ValueTable
-from healthgym.systems.autoregressive.values import Known, Others, ValueHead, embedding
+from healthgym.systems.autoregressive.values import Known, ValueHead, embedding
 
 # What the table of transitions is multiplied by. Adam changes a weight by about the learning rate per step,
 # which in a run's number of steps would not reach the logarithm of a small chance.
 _FASTER = 10.0
+
+
+def _both(present_N: Tensor | None, also_N: Tensor) -> Tensor:
+    return also_N if present_N is None else present_N & also_N
 
 
 class SlotNetwork(nn.Module):
@@ -143,9 +147,6 @@ class Head(nn.Module):
         def is_measured(flag: int | None) -> Tensor | None:
             return None if flag is None else step.classes[flag] == self.measured[flag]
 
-        def both(present_N: Tensor | None, also_N: Tensor) -> Tensor:
-            return also_N if present_N is None else present_N & also_N
-
         def filled(value: int) -> Tensor:
             return torch.full((len(summary_ND),), value, device=summary_ND.device)
 
@@ -162,7 +163,7 @@ class Head(nn.Module):
             sum_NE = self._added(sum_NE, name, step.classes[k])
         for r in self.slots.held:
             name, present_N = f"held {r}", is_measured(self.flag_of_reals.get(r))
-            rows = decider.wants(both(present_N, before[r] < self.num_pieces[r]))
+            rows = decider.wants(_both(present_N, before[r] < self.num_pieces[r]))
             logit_n1 = self.outputs[name](read(name, rows))
             logits_n2 = torch.cat([torch.zeros_like(logit_n1), logit_n1], 1)
             chosen_n = decider.choose("held", r, logits_n2, rows)
@@ -171,17 +172,13 @@ class Head(nn.Module):
         known = Known([context[r] for r in self.decided], self.static)
         for r in self.slots.values:
             present_N = is_measured(self.flag_of_reals.get(r))
-            new_N = both(present_N, step.held[r] != 1) if r in step.held else present_N
+            new_N = _both(present_N, step.held[r] != 1) if r in step.held else present_N
             if r not in self.decided:
                 step.pieces[r] = filled(0) if new_N is None else torch.where(new_N, 0, before[r])
                 continue
-            number = self.decided.index(r)
-            others = known.others(number)
-            token_N = self._decide_value(r, step, before[r], context[r], others, decider, read, new_N)
-            known.decide(number, cast(ValueHead, self.values[f"{r}"]).table.score_P[step.pieces[r]])
-            sum_NE = self._with_value(
-                self._added(sum_NE, f"value {r}", token_N), r, step.pieces[r], before[r]
-            )
+            token_N = self._decide_value(r, step, before[r], context[r], known, decider, read, new_N)
+            sum_NE = self._added(sum_NE, f"value {r}", token_N)
+            sum_NE = self._with_value(sum_NE, r, step.pieces[r], before[r])
         return step, sum_NE
 
     def _decide_value(
@@ -190,16 +187,17 @@ class Head(nn.Module):
         step: Step,
         before_N: Tensor,
         context: Context,
-        others: Others,
+        known: Known,
         decider: Decider,
         read: Callable[[str, Rows], Tensor],
         new_N: Tensor | None,
     ) -> Tensor:
         """Decide a real variable's new value where it has one; return its bin; C if none."""
+        number = self.decided.index(r)
         head, rows = cast(ValueHead, self.values[f"{r}"]), decider.wants(new_N)
         table, v_nM, before_n = head.table, read(f"value {r}", rows), rows.of(before_N)
         here = Context(rows.of(context.references), rows.of(context.moves))
-        mixture = head.prediction(v_nM, before_n, here, others.of(rows))
+        mixture = head.prediction(v_nM, before_n, here, known.others(number).of(rows))
         bin_n = cell_n = torch.zeros_like(before_n)
         if table.num_bins > 1:
             bin_n = decider.choose("bin", r, head.bin_logits(v_nM, before_n, mixture), rows)
@@ -207,6 +205,7 @@ class Head(nn.Module):
             cell_n = decider.choose("cell", r, head.cell_logits(v_nM, bin_n, before_n, mixture), rows)
         piece_n = decider.piece(r, table, bin_n, cell_n, before_n, rows)
         step.pieces[r] = rows.put(piece_n, before_N)
+        known.decide(number, table.score_P[step.pieces[r]])
         return rows.put(bin_n, torch.full_like(before_N, table.num_bins))
 
     def _added(self, sum_NE: Tensor, name: str, token_N: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ is not computed again.
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,20 @@ def faults(bench: Bench, names: set[str] | None = None) -> Iterator[tuple[str, s
 
 
 def honest_draws(
-    panel: Panel, config: ReportConfig, size: int, draws: int, most: int
+    panel: Panel, config: ReportConfig, size: int, draws: Iterable[int], most: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield the verdicts on honest cohorts of one size; a new split in three after every ten."""
-    bench = Bench(panel, config, 0, most)
-    for draw in range(draws):
-        if draw % 10 == 0:
-            bench = Bench(panel, config, 100 + draw // 10, most)
+    """Yield the verdicts on honest cohorts of one size.
+
+    There is a new split in three after every ten, or after each where few patients are left to choose from.
+    """
+    per_split = 10 if 2 * size <= min(panel.num_patients // 3, most) else 1
+    for split, numbers in groupby(draws, lambda draw: draw // per_split):
+        bench = Bench(panel, config, 100 + split, most)
+        yield from _draws_of(bench, size, numbers)
+
+
+def _draws_of(bench: Bench, size: int, draws: Iterable[int]) -> Iterator[dict[str, Any]]:
+    for draw in draws:
         rows = permutation(bench.honest.num_patients, draw, "honest", size)[:size]
         yield bench.judge(bench.honest.take(np.sort(rows))) | {"size": size, "draw": draw}
 
@@ -164,9 +172,8 @@ def main() -> None:
     if given.only != "faults":
         done_draws = {(line["size"], line["draw"]) for line in _lines(path)}
         for size in given.sizes:
-            if len([d for d in done_draws if d[0] == size]) >= given.draws:
-                continue
-            for line in honest_draws(panel, config, size, given.draws, given.patients):
+            missing = [draw for draw in range(given.draws) if (size, draw) not in done_draws]
+            for line in honest_draws(panel, config, size, missing, given.patients):
                 with path.open("a") as file:
                     file.write(json.dumps(line) + "\n")
         (given.out / "false_alarms.md").write_text(table_of_alarms(_lines(path)))

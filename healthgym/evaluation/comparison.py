@@ -27,8 +27,9 @@ from healthgym.evaluation.metric import Metric
 from healthgym.evaluation.settings import ReportConfig, Threshold
 from healthgym.evaluation.statistics.anchors import Anchors
 from healthgym.evaluation.statistics.findings import Compared
+from healthgym.evaluation.statistics.hashes import groups_of, hash_patients
 from healthgym.evaluation.statistics.panel import Panel
-from healthgym.evaluation.statistics.tally import Combination, Tally, hash_patients, tally_of
+from healthgym.evaluation.statistics.tally import Combination, Tally, tally_of
 from healthgym.schema import Schema
 from healthgym.seeds import permutation
 
@@ -70,6 +71,11 @@ class Side:
     def hashes_N(self) -> NDArray[np.uint64]:
         """One number per patient, equal for identical patients."""
         return self._tally.hashes_N if self._tally else hash_patients(self.panel)
+
+    @cached_property
+    def groups_N(self) -> NDArray[np.int8]:
+        """Each patient's group by how many values are recorded, from `groups_of`."""
+        return self._tally.groups_N if self._tally else groups_of(self.panel)
 
     @property
     def num_patients(self) -> int:

@@ -13,6 +13,7 @@ from healthgym.evaluation.sections.disclosure import disclosure_risk
 from healthgym.evaluation.sections.dynamics import autocorrelation, quantile_lines
 from healthgym.evaluation.settings import Threshold
 from healthgym.evaluation.statistics.attacks.membership import nearer_interval, nearer_share, nearest_in_first
+from healthgym.evaluation.statistics.hashes import hash_patients
 from healthgym.evaluation.statistics.models.policy import Decisions, disagreement, learn, policy_value
 from healthgym.evaluation.statistics.models.ranking import (
     auc,
@@ -28,7 +29,7 @@ from healthgym.evaluation.statistics.patients import (
     squared_distances,
 )
 from healthgym.evaluation.statistics.scale import fit_scale
-from healthgym.evaluation.statistics.tally import hash_patients, tally_of
+from healthgym.evaluation.statistics.tally import tally_of
 
 COMBINATIONS = [("sex",), ("group",), ("sex", "group")]
 

@@ -33,8 +33,8 @@ from healthgym.evaluation.sections import (
 from healthgym.evaluation.sections.use import utility
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.sources import Source, open_real, open_synthetic, sample, source_of
+from healthgym.evaluation.statistics.hashes import hash_patients
 from healthgym.evaluation.statistics.panel import panel_from_frame
-from healthgym.evaluation.statistics.tally import hash_patients
 from healthgym.schema import Schema
 
 ROOT = Path(__file__).parents[2]

@@ -10,6 +10,7 @@ from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.figure import Figure, Noise, Section
 from healthgym.evaluation.metric import Metric, metric
 from healthgym.evaluation.sections.disclosure import NEEDS_HOLDOUT, attribute_figure, disclosure_figure
+from healthgym.evaluation.statistics.attacks.chance import Coincidences, coincidences, copied_by_group
 from healthgym.evaluation.statistics.attacks.changed_copies import KEPT, LARGEST_TRIMMED_RATIO, Trimmed
 from healthgym.evaluation.statistics.attacks.copies import (
     LARGEST_RATIO,
@@ -79,8 +80,10 @@ SHADOW = metric(
 COPIES = metric(
     "privacy.copies",
     "Copied patients",
-    "Synthetic patients who equal a training patient in every value at every timestep; none is allowed.",
-    "All synthetic patients, values as float32; as many as chance makes among real patients are allowed",
+    "Synthetic patients who equal a training patient in every value at every timestep; none is allowed but "
+    "for what chance makes of patients with few values.",
+    "All synthetic patients, values as float32; own definition of chance: by how often real patients with "
+    "about as many values are equal, or differ in one variable only",
     "count",
 )
 NEAR_COPIES = metric(
@@ -253,17 +256,39 @@ def _membership(comparison: Comparison, found: _Distances) -> list[Figure]:
 
 
 def _copies(comparison: Comparison) -> Figure:
-    """Count synthetic patients who equal a training patient; as often as holdout patients do is chance."""
-    return _count_figure(comparison, COPIES, *_equal_patients(comparison))
+    """Count synthetic patients who equal a training patient."""
+    equal = _Equal.of(comparison)
+    return _count_figure(comparison, COPIES, equal.count, equal.allowed)
 
 
-def _equal_patients(comparison: Comparison) -> tuple[int, float]:
-    """Return how many synthetic patients equal a training patient, and how many may do so by chance."""
-    count = int(np.isin(comparison.synthetic.hashes_N, comparison.train.hashes_N).sum())
-    if not comparison.holdout:
-        return count, 0.0
-    equal = int(np.isin(comparison.holdout.hashes_N, comparison.train.hashes_N).sum())
-    return count, _allowed(equal, comparison.holdout.num_patients, comparison.synthetic.num_patients)
+@dataclass(frozen=True)
+class _Equal:
+    """Synthetic patients who equal a training patient.
+
+    Args:
+        count: of them.
+        by_chance: those whom chance explains.
+        allowed: how many may be there by chance; not above `by_chance` if it does not explain all.
+    """
+
+    count: int
+    by_chance: int
+    allowed: int
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> "_Equal":
+        train, synthetic = comparison.train, comparison.synthetic
+        chance = comparison.anchors.once("coincidences", lambda: _coincidences(comparison))
+        copied_G = copied_by_group(synthetic.hashes_N, train.hashes_N, train.groups_N)
+        allowed_G = chance.at_most(synthetic.num_patients)
+        count, by_chance = int(copied_G.sum()), int(np.minimum(copied_G, allowed_G).sum())
+        return cls(count, by_chance, int(allowed_G.sum()) if by_chance == count else by_chance)
+
+
+def _coincidences(comparison: Comparison) -> Coincidences:
+    train, holdout = comparison.train, comparison.holdout
+    times = train.num_patients / train.panel.num_patients
+    return coincidences(train.panel, holdout.panel if holdout else None, times)
 
 
 def _near_copies(comparison: Comparison, found: _Distances) -> Figure:
@@ -290,8 +315,7 @@ def _near_copies(comparison: Comparison, found: _Distances) -> Figure:
         nearest = found.attacked[0][:, 0]
         count = max(count, int((nearest < limit * found.own[: len(nearest)]).sum()))
     # Patients of one or two visits can be equal by chance; such are judged as copies.
-    equal, by_chance = _equal_patients(comparison)
-    count = max(count - equal, 0) if equal <= by_chance else count
+    count = max(count - _Equal.of(comparison).by_chance, 0)
     return replace(_count_figure(comparison, NEAR_COPIES, count, 0.0), reason=" ".join(say))
 
 

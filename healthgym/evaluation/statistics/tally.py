@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from healthgym.evaluation.statistics.hashes import groups_of, hash_patients
 from healthgym.evaluation.statistics.panel import Panel
 from healthgym.evaluation.statistics.scale import NUM_BINS
 from healthgym.schema import Schema
@@ -33,6 +34,7 @@ class Tally:
         coverage: per combination of static variables, patients in each cell.
         lengths: patients per number of timesteps, shape (longest + 1,).
         hashes_N: one number per patient, equal for identical patients.
+        groups_N: each patient's group by how many values are recorded, from `groups_of`.
         changing_static: per static variable, patients in whom it changes.
         missing: per variable, timesteps at which it is absent.
     """
@@ -49,6 +51,7 @@ class Tally:
     coverage: dict[Combination, Counts]
     lengths: Counts
     hashes_N: NDArray[np.uint64]
+    groups_N: NDArray[np.int8]
     changing_static: dict[str, int]
     missing: dict[str, int]
 
@@ -67,6 +70,7 @@ class Tally:
             coverage={name: cells + other.coverage[name] for name, cells in self.coverage.items()},
             lengths=_padded(self.lengths, longest) + _padded(other.lengths, longest),
             hashes_N=np.concatenate([self.hashes_N, other.hashes_N]),
+            groups_N=np.concatenate([self.groups_N, other.groups_N]),
             changing_static=_sum(self.changing_static, other.changing_static),
             missing=_sum(self.missing, other.missing),
         )
@@ -118,41 +122,10 @@ def tally_of(panel: Panel, combinations: Sequence[Combination]) -> Tally:
         coverage={names: _cells(panel, names) for names in combinations},
         lengths=np.bincount(panel.lengths_N).astype(np.int64),
         hashes_N=hash_patients(panel),
+        groups_N=groups_of(panel),
         changing_static=_changing_static(panel),
         missing={name: int(count) for name, count in zip(schema.names(), (~known).sum(axis=0), strict=True)},
     )
-
-
-def hash_patients(panel: Panel) -> NDArray[np.uint64]:
-    """Return one 64-bit number per patient, equal where all values are equal as float32.
-
-    Shards hold float32; a table of text with enough digits gives the same.
-    """
-    bits = (panel.reals_NTR.astype(np.float32) + np.float32(0)).view(np.uint32).astype(np.uint64)
-    bits[np.isnan(panel.reals_NTR)] = np.uint64(0xFFFFFFFF)
-    codes = (panel.codes_NTK.astype(np.int64) + 1).astype(np.uint64)
-    total = _mix(panel.lengths_N.astype(np.uint64))
-    for step in range(panel.num_timesteps):
-        here = np.concatenate([bits[:, step], codes[:, step]], axis=1)
-        salt = _mix(np.arange(here.shape[1], dtype=np.uint64) + np.uint64(step << 16))
-        part = _mix(here ^ salt[None, :]).sum(axis=1, dtype=np.uint64)
-        total = total + np.where(panel.present_NT[:, step], part, np.uint64(0))
-    return np.asarray(total)
-
-
-def hash_rows(panel: Panel) -> NDArray[np.uint64]:
-    """Return one 64-bit number per timestep that exists, equal where all values agree."""
-    reals, codes = panel.reals_NTR[panel.present_NT], panel.codes_NTK[panel.present_NT]
-    ones = np.ones(len(reals), dtype=np.int64)
-    return hash_patients(Panel(panel.schema, reals[:, None], codes[:, None], ones))
-
-
-def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scramble 64-bit numbers (the finaliser of SplitMix64, Steele et al., OOPSLA 2014)."""
-    mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _together(panel: Panel) -> Counts:

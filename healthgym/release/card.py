@@ -38,8 +38,8 @@ _REMOVED = (
 _REMAINS = (
     "a low and a high end of each real variable, in its transform: the means of the lowest and of the "
     "highest values of {patients} training patients each",
-    "the number of timesteps of the longest training patient",
-    "how many training patients have each length, among those of a static class too (10 or more of each)",
+    "how many training patients have each length, among those of a static class too (10 or more of each; the "
+    "longest patients count as having the length that 10 or more reach)",
     "the weights, which may have learned single patients: judge a cohort made from this file with "
     "healthgym evaluate",
 )

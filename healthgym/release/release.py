@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.data.length_groups import from_text, to_text
+from healthgym.data.length_groups import LengthGroup, from_text, to_text
 from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import ConfigError, FailingReleaseError, HealthgymError, TableError
 from healthgym.evaluation.figure import Section
@@ -25,6 +25,7 @@ from healthgym.release.effect import Cohorts, measure
 from healthgym.release.likelihood import likelihood_audit
 from healthgym.release.memory_audit import latents_of, slots_of
 from healthgym.release.trained import find_trained, is_release
+from healthgym.schema.cells import Cells
 from healthgym.storage.checkpoint import Checkpoint, write_checkpoint
 from healthgym.synthesis.source import trained_system
 from healthgym.systems.base import System
@@ -85,8 +86,9 @@ def release(
     if cohort and effect:
         effect.sized(cohort.train.num_patients, settings.min_patients)
     system = trained_system(source, "cpu")
-    state, memory = _state(system, source, checkpoint, at_least, settings, cohort, data)
-    released = _without_training(source, state, at_least, system.real_form == "cells")
+    longest = _longest(source, system, at_least)
+    state, memory = _state(system, longest, source, checkpoint, at_least, settings, cohort, data)
+    released = _without_training(source, state, longest, at_least, system.real_form == "cells")
     likelihood = likelihood_audit(system, source, cohort) if cohort else None
     work = out.with_name(f".{out.name}.work")
     try:
@@ -109,13 +111,49 @@ def release(
     return card
 
 
-def _common_groups(text: str, at_least: int) -> str:
-    """Return groups of lengths in which each length counts that many patients, as `common_lengths` has it."""
-    groups = [
+def _longest(source: Checkpoint, system: System, at_least: int) -> int:
+    """Return the largest number of timesteps of a patient made from the release.
+
+    It is the largest that so many training patients reach, or, where the system generates it, the upper end
+    of the cells of lengths: the mean of as many patients as the cohort was prepared with.
+    """
+    if system.makes_lengths:
+        return max(1, round(float(Cells.from_tree(source.cells).length.high_P[-1])))
+    return reached(source.statistics.lengths_2U, at_least)
+
+
+def reached(lengths_2U: NDArray[np.int64], at_least: int) -> int:
+    """Return the largest number of timesteps that so many patients have or exceed; of fewer, the least."""
+    lengths_N = np.sort(np.repeat(*lengths_2U))
+    return int(lengths_N[-min(at_least, len(lengths_N))])
+
+
+def common_groups(text: str, longest: int, at_least: int) -> str:
+    """Return groups in which no length exceeds `longest`, and each counts so many patients.
+
+    A last stage with few patients joins the one before, without their classes.
+    """
+    groups = [replace(g, lengths=_cut(g.lengths, longest)) for g in from_text(text)]
+    last = [group for group in groups if group.stage >= longest]
+    if len({group.stage for group in last}) > 1:
+        joined = np.concatenate([_as_array(group.lengths) for group in last], axis=1)
+        last = [LengthGroup(longest, {}, _summed(joined))]
+    kept = [group for group in groups if group.stage < longest] + [replace(g, stage=longest) for g in last]
+    common = [
         replace(group, lengths=dict(common_lengths(_as_array(group.lengths), at_least).T.tolist()))
-        for group in from_text(text)
+        for group in kept
     ]
-    return to_text(groups) if groups else ""
+    return to_text(common) if common else ""
+
+
+def _cut(lengths: Mapping[int, int], longest: int) -> dict[int, int]:
+    known_2U = _as_array(lengths)
+    return _summed(np.stack([np.minimum(known_2U[0], longest), known_2U[1]]))
+
+
+def _summed(lengths_2U: NDArray[np.int64]) -> dict[int, int]:
+    """Return the counts of lengths that may stand there several times."""
+    return {int(n): int(lengths_2U[1, lengths_2U[0] == n].sum()) for n in np.unique(lengths_2U[0])}
 
 
 def _as_array(lengths: Mapping[int, int]) -> NDArray[np.int64]:
@@ -124,7 +162,7 @@ def _as_array(lengths: Mapping[int, int]) -> NDArray[np.int64]:
 
 def common_lengths(lengths_2U: NDArray[np.int64], at_least: int) -> NDArray[np.int64]:
     """Give each length that few patients have to the nearest other one, until none is left."""
-    counts = {int(length): int(count) for length, count in lengths_2U.T}
+    counts = _summed(lengths_2U)
     while len(counts) > 1 and min(counts.values()) < at_least:
         rare = min(counts, key=lambda length: (counts[length], length))
         count = counts.pop(rare)
@@ -181,6 +219,7 @@ def _publish(card: dict[str, Any], work: Path, out: Path) -> None:
 
 def _state(
     system: System,
+    longest: int,
     source: Checkpoint,
     checkpoint: Path,
     at_least: int,
@@ -189,7 +228,7 @@ def _state(
     data: Path | None,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return what sampling needs, the latent memory made coarse, and what the card says of that."""
-    state, slots_MZ = to_arrays(system.sampling_state()), slots_of(system)
+    state, slots_MZ = to_arrays(system.released_state(longest)), slots_of(system)
     if slots_MZ is None:
         return state, None
     latents = latents_of(system, source, cohort, checkpoint, data, settings) if cohort and data else None
@@ -232,17 +271,22 @@ def _coarsen(
     return centroids_CZ.astype(np.float32), counts_C
 
 
-def _without_training(source: Checkpoint, state: dict[str, Any], at_least: int, by_cells: bool) -> Checkpoint:
+def _without_training(
+    source: Checkpoint, state: dict[str, Any], longest: int, at_least: int, by_cells: bool
+) -> Checkpoint:
     """Leave out what only training needs or what tells of the training data.
 
     A system that makes values from cells needs no transform, whose ends are single patients' values.
     """
+    facts = source.statistics
+    (lengths_U, counts_U), most = facts.lengths_2U, reached(facts.lengths_2U, at_least)
     statistics = replace(
-        source.statistics,
+        facts,
         data_fingerprint="",
         correlation_FF=np.zeros((0, 0)),
-        lengths_2U=common_lengths(source.statistics.lengths_2U, at_least),
-        length_groups=_common_groups(source.statistics.length_groups, at_least),
+        lengths_2U=common_lengths(np.stack([np.minimum(lengths_U, most), counts_U]), at_least),
+        length_groups=common_groups(facts.length_groups, longest, at_least),
+        stages=np.unique(np.minimum(facts.stages, longest)) if len(facts.stages) else facts.stages,
         decimals=json.dumps(source.decimals),
         class_counts="",
     )

@@ -140,7 +140,7 @@ def trained_system(checkpoint: Checkpoint, device: str, settings: Sequence[str] 
 def facts_of(checkpoint: Checkpoint) -> CohortFacts:
     """Return a checkpoint's facts about its training patients."""
     lengths, counts = checkpoint.statistics.lengths_2U
-    # In a release, rare lengths count as their neighbours'; the last stage still has the longest.
+    # In a release, rare lengths count as their neighbours'; the last stage has the longest that are made.
     longest = max([int(lengths.max()), *map(int, checkpoint.statistics.stages)])
     return CohortFacts(
         Cells.from_tree(checkpoint.cells) if checkpoint.cells else None,

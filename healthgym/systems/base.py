@@ -221,6 +221,13 @@ class System(ABC):
     def sampling_state(self) -> State:
         """Return the part of the state that sampling needs, which a release contains."""
 
+    def released_state(self, longest: int) -> State:
+        """Return the state for sampling patients of at most `longest` timesteps.
+
+        Unlike `sampling_state`, it does not tell how many timesteps the longest training patient has.
+        """
+        return self.sampling_state()
+
     @abstractmethod
     def load_sampling_state(self, state: State) -> None:
         """Load the result of `sampling_state`: the system can then sample, but not be trained further."""

@@ -9,16 +9,14 @@ from types import ModuleType
 
 import h5py
 import numpy as np
-import pandas as pd
 import pytest
 import tiny
 from scipy import special
 
 from healthgym.data.fitting.transform import Transform
-from healthgym.data.prepare import prepare
 from healthgym.errors import ConfigError, StorageError, TableError
 from healthgym.release.memory_audit import audit_memory
-from healthgym.release.release import common_lengths, release
+from healthgym.release.release import release
 from healthgym.storage.checkpoint import describe, list_checkpoints, load_checkpoint
 from healthgym.storage.shards import open_cohort
 from healthgym.synthesis.source import trained_system
@@ -197,12 +195,6 @@ def test_the_card_is_complete(trained: Path, tmp_path: Path, capsys: pytest.Capt
         assert secret not in text + json.dumps(card)
 
 
-def test_rare_lengths_join_the_nearest() -> None:
-    lengths = np.array([[2, 3, 7, 8, 20], [30, 1, 4, 50, 2]])
-    assert common_lengths(lengths, 10).tolist() == [[2, 8], [31, 56]]
-    assert common_lengths(np.array([[4, 5], [2, 3]]), 10).tolist() == [[5], [5]]
-
-
 @pytest.mark.parametrize("system", tiny.SYSTEMS)
 def test_no_value_in_a_release_belongs_to_fewer_than_ten_patients(
     trained: Path, tmp_path: Path, system: str
@@ -238,22 +230,3 @@ def numbers_in(path: Path) -> list[np.ndarray]:
     with h5py.File(path) as file:
         file.visititems(visit)
     return found
-
-
-def test_a_release_of_ar_opens_where_the_longest_patients_are_few(tmp_path: Path) -> None:
-    long = tiny.table(4, 9, seed=1)
-    long["PatientID"] += 1000
-    cohort = prepare(pd.concat([tiny.table(60), long]), tiny.SCHEMA, tmp_path / "prepared.h5")
-    assert (cohort.train.lengths_N == 9).any(), "no long patient is trained on"
-    config = tiny.config(tmp_path, "ar", training={"epochs": 1})
-    assert train(tmp_path / "run", config)
-    release(tmp_path / "run", tmp_path / "r.h5", THRESHOLDS)
-    released = load_checkpoint(tmp_path / "r.h5")
-    assert released.statistics.lengths_2U[0].tolist() == [6]
-    frames = []
-    for path in (tmp_path / "run", tmp_path / "r.h5"):
-        asked = ["--run-dir", str(path)] if path.is_dir() else ["--checkpoint", str(path)]
-        out = ["--out", str(tmp_path / f"{path.name}-cohort"), "--patients", "30", "--workers", "1"]
-        assert load_program("synthesize").main([*asked, *out]) == 0
-        frames.append(open_cohort(tmp_path / f"{path.name}-cohort").read())
-    assert frames[0].equals(frames[1])

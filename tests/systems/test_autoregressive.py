@@ -351,7 +351,7 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
 def test_rows_far_longer_than_trained_are_refused() -> None:
     system = build(tiny.SCHEMA.layout, tiny.facts())
     assert set(system.make(SampleDraws(0, 0, 5), 4).lengths_B) == {4}
-    with pytest.raises(ConfigError, match=r"has 6 timesteps; 7 are asked for"):
+    with pytest.raises(ConfigError, match=r"at most 6 timesteps; 7 are asked for"):
         system.make(SampleDraws(0, 0, 5), 7)
 
 

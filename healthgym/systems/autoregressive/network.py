@@ -29,6 +29,8 @@ from healthgym.systems.autoregressive.history import (
     History,
 )
 from healthgym.systems.autoregressive.tables import Slots, ValueTable, static_slots, timestep_slots
+from healthgym.systems.base import State
+from healthgym.systems.optimiser import module_state
 
 _TIMES = 6
 _RARE = 20_000  # new values of a variable; with fewer, its networks overfit while others still learn
@@ -317,6 +319,16 @@ class Network(nn.Module):
             left_BT.log1p(),
         ]
         return torch.stack([*parts, left_BT == 0, left_BT == 1], -1)
+
+    def shortened_state(self, max_length: int) -> State:
+        """Return the state of the same network for patients of fewer timesteps.
+
+        The features that are shares of the number of timesteps become larger, their weights smaller.
+        """
+        state = module_state(self)
+        weight = state["embed.weight"].clone()
+        weight[:, [-_TIMES, 2 - _TIMES]] *= max_length / self.max_length
+        return state | {"embed.weight": weight, "positions": state["positions"][:max_length].clone()}
 
     def summary(self, trunk: Tensor, x: Tensor, static: Tensor) -> Tensor:
         """Return the input of the head: a mix of the trunk's outputs, its inputs and the static variables."""

@@ -170,8 +170,8 @@ class AutoregressiveSystem(System):
     def check_length(self, length: int) -> None:
         if length > self.network.max_length:
             raise ConfigError(
-                f"The longest patient that this system was trained on has {self.network.max_length} "
-                f"timesteps; {length} are asked for. Ask for at most {self.network.max_length}."
+                f"This system makes patients of at most {self.network.max_length} timesteps; {length} are "
+                f"asked for. Ask for at most {self.network.max_length}."
             )
 
     def _course(self, batch: Batch) -> Course:
@@ -213,6 +213,9 @@ class AutoregressiveSystem(System):
 
     def sampling_state(self) -> State:
         return {"best": module_state(self._sampled)}
+
+    def released_state(self, longest: int) -> State:
+        return {"best": self._sampled.shortened_state(longest)}
 
     def load_sampling_state(self, state: Mapping[str, Any]) -> None:
         load_module_state(self.best, state["best"])

@@ -305,6 +305,10 @@ class DiffusionSystem(System):
     def sampling_state(self) -> State:
         return {"denoiser": module_state(self._sampled), "seen": self._seen()}
 
+    def released_state(self, longest: int) -> State:
+        seen = self._seen() | {"trained_length": torch.tensor(min(self.trained_length, longest))}
+        return self.sampling_state() | {"seen": seen}
+
     def load_sampling_state(self, state: Mapping[str, Any]) -> None:
         load_module_state(self._sampled, state["denoiser"])
         self._load_seen(state["seen"])

@@ -1,0 +1,113 @@
+"""What a release tells of the lengths of training patients: nothing about fewer than ten of them."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+
+from healthgym.data.length_groups import LengthGroup, from_text, to_text
+from healthgym.data.prepare import prepare
+from healthgym.data.sequences import PreparedCohort
+from healthgym.release.release import common_groups, common_lengths, reached, release
+from healthgym.storage.checkpoint import load_checkpoint
+from healthgym.storage.shards import open_cohort
+from healthgym.synthesis.source import trained_system
+from healthgym.systems.base import Batch
+from healthgym.training.run import train
+
+ROOT = Path(__file__).parents[2]
+
+
+def shapes_and_counts(state: dict[str, Any]) -> Iterator[int]:
+    """Yield the number of positions and all whole numbers of a system's state."""
+    for name, value in state.items():
+        if isinstance(value, dict):
+            yield from shapes_and_counts(value)
+        elif name == "positions":
+            yield len(value)
+        elif value.size == 1 and value.dtype.kind == "i":
+            yield int(value.item())
+
+
+def trained(folder: Path, system: str) -> PreparedCohort:
+    """Train a system on patients of 6 timesteps and a few of 9."""
+    long = tiny.table(4, 9, seed=1)
+    long["PatientID"] += 1000
+    cohort = prepare(pd.concat([tiny.table(60), long]), tiny.SCHEMA, folder / "prepared.h5")
+    assert 0 < (cohort.train.lengths_N == 9).sum() < 10
+    config = tiny.config(folder, system, training={"epochs": 1}, curriculum={"lengths": "auto"})
+    assert train(folder / "run", config)
+    return cohort
+
+
+def made(out: Path, asked: list[str]) -> pd.DataFrame:
+    spec = importlib.util.spec_from_file_location("synthesize", ROOT / "jobs" / "synthesize.py")
+    assert spec is not None
+    assert spec.loader is not None
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    assert program.main([*asked, "--out", str(out), "--patients", "40", "--workers", "1"]) == 0
+    return open_cohort(out).read()
+
+
+# v2.5 is v2 here but for a table of positions whose size is a setting (6 in the tests).
+@pytest.mark.parametrize("system", [name for name in tiny.SYSTEMS if name != "v2.5"])
+def test_the_few_longest_patients_are_not_told(tmp_path: Path, system: str) -> None:
+    trained(tmp_path, system)
+    release(tmp_path / "run", tmp_path / "r.h5", ROOT / "configs" / "report.yaml")
+    source, released = load_checkpoint(tmp_path / "run"), load_checkpoint(tmp_path / "r.h5")
+    assert source.statistics.stages.max() == 9
+    assert released.statistics.lengths_2U[0].tolist() == [6]
+    assert released.statistics.stages.tolist() == [6]
+    groups = from_text(released.statistics.length_groups)
+    assert {length for group in groups for length in (group.stage, *group.lengths)} <= {6}
+    assert 9 not in set(shapes_and_counts(released.state))
+    frame = made(tmp_path / "from-release", ["--checkpoint", str(tmp_path / "r.h5")])
+    assert frame.groupby("PatientID").size().max() == 6
+    if system == "ar":  # its cells of lengths had no 9 either
+        assert made(tmp_path / "from-run", ["--run-dir", str(tmp_path / "run")]).equals(frame)
+
+
+def test_ar_with_fewer_positions_is_the_same_function(tmp_path: Path) -> None:
+    cohort = trained(tmp_path, "ar")
+    release(tmp_path / "run", tmp_path / "r.h5", ROOT / "configs" / "report.yaml")
+    systems = [trained_system(load_checkpoint(tmp_path / name), "cpu") for name in ("run", "r.h5")]
+    six = np.flatnonzero(cohort.train.lengths_N == 6)[:20]
+    batch = Batch(systems[0].layout, *map(torch.from_numpy, cohort.train.gather(six, 6, "cells")))
+    before, after = (system.nats_by_patient(batch) for system in systems)
+    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+
+
+def test_so_many_patients_reach_a_length() -> None:
+    lengths = np.array([[4, 19, 20, 21], [100, 4, 3, 3]])
+    assert reached(lengths, 10) == 19
+    assert reached(lengths, 3) == 21
+    assert reached(np.array([[4, 5], [2, 3]]), 10) == 4
+
+
+def test_rare_lengths_join_the_nearest() -> None:
+    lengths = np.array([[2, 3, 7, 8, 20], [30, 1, 4, 50, 2]])
+    assert common_lengths(lengths, 10).tolist() == [[2, 8], [31, 56]]
+    assert common_lengths(np.array([[4, 5], [2, 3]]), 10).tolist() == [[5], [5]]
+
+
+def test_a_last_stage_of_few_patients_joins_the_one_before() -> None:
+    text = to_text(
+        [
+            LengthGroup(5, {"sex": (0,)}, {5: 40}),
+            LengthGroup(9, {"sex": (0,)}, {8: 20, 9: 10}),
+            LengthGroup(9, {"sex": (1,)}, {7: 12}),
+            LengthGroup(30, {}, {29: 2, 30: 1}),
+        ]
+    )
+    first, last = from_text(common_groups(text, 9, 10))
+    assert (first.stage, first.lengths) == (5, {5: 40})
+    assert (last.stage, last.classes, last.lengths) == (9, {}, {7: 12, 8: 20, 9: 13})
+    kept = from_text(common_groups(text, 30, 10))
+    assert [group.stage for group in kept] == [5, 9, 9, 30]

@@ -385,8 +385,8 @@ class RunConfig(StrictModel):
             preset = str(system["preset"])
             if preset not in SYSTEM_PRESETS:
                 raise ValueError(
-                    f"system '{preset}' is unknown{nearest(preset, SYSTEM_PRESETS)}; "
-                    f"known are {', '.join(SYSTEM_PRESETS)}"
+                    f"system '{preset}' is unknown{nearest(preset, SYSTEM_PRESETS)}; known are "
+                    f"{', '.join(SYSTEM_PRESETS)}"
                 )
             rest = {name: value for name, value in system.items() if name != "preset"}
             system = merge(SYSTEM_PRESETS[preset], rest)

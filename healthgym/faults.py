@@ -43,23 +43,23 @@ class Cause:
 _ACCESS = Cause("permission is denied", "Ask its owner for the right (ls -l shows who has it)")
 _NETWORK = Cause(
     "the file system does not answer",
-    "Ask whether its server or the network is down, and give the same command again",
+    "Check whether its server or the network is down, and give the same command again",
     passes=True,
 )
 _CAUSES = {
-    errno.ENOSPC: Cause("no space is left there", "Free some space, or choose another place"),
-    errno.EDQUOT: Cause("your quota there is used up", "Delete what is not needed, or choose another place"),
+    errno.ENOSPC: Cause("no space is left there", "Free some space, or choose another path"),
+    errno.EDQUOT: Cause("your quota there is exceeded", "Delete what is not needed, or choose another path"),
     errno.EFBIG: Cause(
-        "the file would be larger than is allowed there",
-        "Raise the limit (ulimit -f), or choose another place",
+        "the file would be larger than the limit",
+        "Raise the limit (ulimit -f), or choose another path",
     ),
-    errno.EROFS: Cause("that file system is read-only", "Choose a place where you may write"),
+    errno.EROFS: Cause("that file system is read-only", "Choose a folder that you can write to"),
     errno.EACCES: _ACCESS,
     errno.EPERM: _ACCESS,
     errno.ENOENT: Cause("there is no such file or folder", "Check the path"),
     errno.ENOTDIR: Cause("a part of the path is a file and not a folder", "Check the path"),
     errno.EISDIR: Cause("it is a folder and not a file", "Check the path"),
-    errno.EEXIST: Cause("a file of that name is in the way", "Choose another place"),
+    errno.EEXIST: Cause("a file of that name exists already", "Choose another path"),
     errno.ENOTEMPTY: Cause("the folder is not empty", "Choose another name"),
     errno.ENAMETOOLONG: Cause("the name is longer than the file system allows", "Choose a shorter one"),
     errno.ELOOP: Cause("its symbolic links lead in a circle", "Check the path"),
@@ -69,11 +69,13 @@ _CAUSES = {
         "that file system has no file locks", "Set HDF5_USE_FILE_LOCKING=FALSE, which is safe here"
     ),
     errno.ENODEV: Cause("that file system cannot do this", "Use a copy on another file system"),
-    errno.ENXIO: Cause("the device is gone", "Ask whether the file system is still mounted"),
+    errno.ENXIO: Cause("the device is gone", "Check whether the file system is still mounted"),
     errno.ENOTCONN: Cause("the file system is not connected", "Mount it again"),
-    errno.EAGAIN: Cause("another program holds it", "Wait until it is done, or use a copy", passes=True),
-    errno.EBUSY: Cause("another program holds it", "Wait until it is done, or use a copy", passes=True),
-    errno.ETXTBSY: Cause("another program writes it", "Wait until it is done, or use a copy", passes=True),
+    errno.EAGAIN: Cause("another program is using it", "Wait until it is done, or use a copy", passes=True),
+    errno.EBUSY: Cause("another program is using it", "Wait until it is done, or use a copy", passes=True),
+    errno.ETXTBSY: Cause(
+        "another program is writing it", "Wait until it is done, or use a copy", passes=True
+    ),
     errno.EINTR: Cause("it was interrupted", "Give the same command again", passes=True),
     errno.ESTALE: Cause(
         "the file handle is stale: the file was replaced, or its server was restarted",
@@ -82,7 +84,7 @@ _CAUSES = {
     ),
     errno.EIO: Cause(
         "the disk, or the network to it, reports an input/output error",
-        "Ask whether it is sound, or use a copy elsewhere",
+        "Check the disk and the network, or use a copy elsewhere",
         passes=True,
     ),
     errno.ETIMEDOUT: _NETWORK,

@@ -88,7 +88,7 @@ def require_place(path: Path, size: int = 1 << 16, folder: bool = False) -> None
     """
     with refused(path, "write"):
         if folder and path.exists() and not path.is_dir():
-            raise StorageError(f"{path} is a file; a folder is needed there. Choose another place.")
+            raise StorageError(f"{path} is a file; a folder is needed. Choose another path.")
         if not folder and path.is_dir():
             raise StorageError(f"{path} is a folder; give the name of a file in it.")
         nearest = path.absolute() if folder else path.absolute().parent

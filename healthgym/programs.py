@@ -43,7 +43,7 @@ def ended(work: Callable[[], int], debug: bool = False) -> int:
 
 def stopped() -> int:
     """Say that Ctrl-C ended the work, and return the exit status."""
-    print("stopped; no file is left half written. The same command starts again or goes on.", file=sys.stderr)
+    print("stopped; no file is left half written. The same command starts again or resumes.", file=sys.stderr)
     return ENDED
 
 
@@ -59,8 +59,8 @@ def require_utf8(arguments: Sequence[str]) -> None:
         except UnicodeEncodeError:
             shown = os.fsencode(text).decode(errors="backslashreplace")
             raise ConfigError(
-                f"The path {shown} has bytes that are not UTF-8, in which paths are kept. Rename that file "
-                f"or folder, or give a link to it that has another name: ln -s OLD NEW."
+                f"The path {shown} is not valid UTF-8, in which paths are recorded. Rename that file or "
+                "folder, or give a link to it that has another name: ln -s OLD NEW."
             ) from None
 
 

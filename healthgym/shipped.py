@@ -67,6 +67,6 @@ def _found(given: Path, where: str, names: list[str]) -> Path:
     if given.is_file():
         return given
     raise ConfigError(
-        f"'{given}' is no file, and nothing of that name comes with healthgym{nearest(name, names)}; there "
-        f"are {listed(names, 20)}. Give one of these names, or the path of a YAML file."
+        f"'{given}' is not a file, and healthgym ships nothing of that name{nearest(name, names)}; it ships "
+        f"{listed(names, 20)}. Give one of these names, or the path of a YAML file."
     )

@@ -58,8 +58,8 @@ class _Loader(yaml.SafeLoader):
                 )
             if name in seen:
                 raise ConfigError(
-                    f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: "
-                    f"the key '{name}' stands twice; keep one."
+                    f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: the key '{name}' "
+                    "appears twice; keep one."
                 )
             seen.add(name)
         return super().construct_mapping(node, deep)

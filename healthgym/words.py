@@ -30,7 +30,7 @@ def _line_of_text(text: str) -> str:
         what = _UNPRINTABLE.get(unicodedata.category(character))
         if what:
             raise ValueError(
-                f"{text!a} holds {what} (U+{ord(character):04X}), which not every file can; take it out"
+                f"{text!a} holds {what} (U+{ord(character):04X}), which not every file can; remove it"
             )
     return text
 
@@ -44,7 +44,7 @@ def _not_empty(text: str) -> str:
 def _text(text: str) -> str:
     """Return longer text, which may have several lines; refuse characters that files cannot hold."""
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("holds NUL or half a character (a surrogate), which not every file can; take it out")
+        raise ValueError("holds NUL or half a character (a surrogate), which not every file can; remove it")
     return text
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from healthgym import shipped
 from healthgym.api.inputs import AnyPath, path_of, table_of
+from healthgym.api.wording import python_errors
 from healthgym.data import command
 from healthgym.data.describe.command import Description, describe_frame, describe_table
 from healthgym.data.prepare import SplitSettings
@@ -19,15 +20,17 @@ from healthgym.data.tables.sources import Source, find_source
 from healthgym.errors import SchemaError
 from healthgym.schema import Schema, load_schema
 from healthgym.schema.cells import LEAST_PATIENTS
+from healthgym.schema.schema import UNNAMED
 from healthgym.strict import parse
 
 AnySchema: TypeAlias = Schema | Description | AnyPath | Mapping[str, Any]
 
 
+@python_errors(patient="patient", time="time", visits="visits", table="table")
 def describe(
     table: pd.DataFrame | AnyPath,
     *,
-    name: str = "table",
+    name: str = UNNAMED,
     patient: str | None = None,
     time: str | None = None,
     visits: Literal["irregular", "grid"] | None = None,
@@ -38,7 +41,7 @@ def describe(
     Args:
         table: a long table, one row per patient and time: a data frame, or the path of a file, of a folder
             of files or a pattern that names them.
-        name: of the schema; a file gives its own.
+        name: of the schema, and title of its reports; a file gives its own.
         patient: name of the column of patients; found automatically if empty.
         time: name of the column of times; found automatically if empty.
         visits: how visits at irregular times are treated.
@@ -58,6 +61,16 @@ def describe(
     return describe_table(given, FOUND_OUT, patient, time, visits, every)
 
 
+@python_errors(
+    table="table",
+    schema="schema",
+    out="out",
+    holdout="holdout",
+    max_patients="max_patients",
+    least_patients="least_patients",
+    sort="sort=True",
+    overwrite="overwrite=True",
+)
 def prepare(
     table: pd.DataFrame | AnyPath,
     schema: AnySchema,

@@ -11,6 +11,7 @@ import pandas as pd
 from healthgym import shipped
 from healthgym.api.cohorts import AnySchema, overrides_of, schema_of
 from healthgym.api.inputs import AnyPath, table_of
+from healthgym.api.wording import python_errors
 from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import ConfigError
 from healthgym.evaluation import report as reports
@@ -75,14 +76,11 @@ class Evaluation:
 
     def show(self) -> None:
         """Show the whole report in a notebook; elsewhere, print the verdicts."""
-        try:
-            from IPython import get_ipython  # type: ignore[import-not-found, unused-ignore]
-            from IPython.display import display  # type: ignore[import-not-found, unused-ignore]
-        except ImportError:
-            get_ipython = None
-        if get_ipython is None or get_ipython() is None:
+        if not _in_ipython():
             print(f"{self!r}\nThe whole report: .save(folder) writes it to folder/report.html.")
             return
+        from IPython.display import display  # type: ignore[import-not-found, unused-ignore]
+
         page = escape(self.html, quote=True)
         frame = f'<iframe srcdoc="{page}" width="100%" height="{_FRAME_HEIGHT}"></iframe>'
         # As data: an `HTML` object warns that the page is in an iframe.
@@ -94,13 +92,16 @@ class Evaluation:
     def _repr_html_(self) -> str:
         left = "style='text-align:left'"
         cells = "".join(
-            f"<tr><td {left}>{escape(each.title)}</td><td>{each.verdict}</td>"
-            f"<td {left}>{escape(each.because)}</td></tr>"
+            f"<tr><td {left}>{escape(each.title)}</td><td>{each.verdict}</td><td "
+            f"{left}>{escape(each.because)}</td></tr>"
             for each in self.report.sections
         )
         return f"<table><caption>{escape(self.report.title)}: {self.verdict}</caption>{cells}</table>"
 
 
+@python_errors(
+    real="real", data="real", synthetic="synthetic", holdout="holdout", schema="schema", set="settings"
+)
 def evaluate(
     real: PreparedCohort | pd.DataFrame | AnyPath,
     synthetic: pd.DataFrame | AnyPath,
@@ -110,7 +111,7 @@ def evaluate(
     config: AnyPath | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
 ) -> Evaluation:
-    """Compare synthetic patients with real ones.
+    """Compare synthetic patients with real ones; a terminal or notebook shows the progress.
 
     Args:
         real: the training patients: a prepared cohort (open, or its path), a data frame, or the path of a
@@ -133,15 +134,26 @@ def evaluate(
         schema = known.schema
     if schema is None:
         raise ConfigError(
-            "evaluate needs `schema`: what the columns of the real patients mean. Only a prepared cohort "
-            "brings its own."
+            "evaluate needs `schema`, the schema of the real patients' columns. Only a prepared cohort "
+            "contains its own."
         )
     asked = load_report_config(
         Path(config) if config else shipped.thresholds(), tuple(overrides_of(settings))
     )
     made = table_of(synthetic, "synthetic")
     held = None if holdout is None else table_of(holdout, "holdout")
-    return Evaluation(reports.judge(schema_of(schema), asked, known, made, held))
+    # A notebook's output is not a terminal, but shows a progress bar.
+    progress = True if _in_ipython() else None
+    return Evaluation(reports.judge(schema_of(schema), asked, known, made, held, progress))
+
+
+def _in_ipython() -> bool:
+    """Tell whether this runs in IPython, e.g. in a notebook; programs without IPython installed do not."""
+    try:
+        from IPython import get_ipython  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return False
+    return get_ipython() is not None  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def _row(figure: Figure) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import pandas as pd
 from healthgym import shipped, stopping
 from healthgym.api.cohorts import overrides_of
 from healthgym.api.inputs import AnyPath, path_of
+from healthgym.api.wording import python_errors
 from healthgym.config import RunConfig
 from healthgym.data.sequences import PreparedCohort
-from healthgym.errors import StorageError
+from healthgym.errors import ConfigError, StorageError
 from healthgym.storage.checkpoint import list_checkpoints
 from healthgym.storage.shards import open_cohort
 from healthgym.strict import load, parse
@@ -37,7 +38,10 @@ class Run:
     def __init__(self, path: AnyPath) -> None:
         self.path = path_of(path, "path", "a run folder")
         if not self.path.is_dir():
-            raise StorageError(f"{self.path} is no run folder: check the path, or train there first.")
+            raise StorageError(
+                f"{self.path} is not a run folder: it contains no training run. Check the path, or train "
+                "there first."
+            )
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -55,6 +59,7 @@ class Run:
         return f"Run({str(self.path)!r}: {said})"
 
 
+@python_errors(data="data", run_dir="run", set="settings")
 def train(
     data: PreparedCohort | AnyPath,
     system: str = "ar",
@@ -92,6 +97,17 @@ def train(
     return Run(run)
 
 
+# A cohort is written to a temporary folder before it is returned.
+@python_errors(
+    patients="n",
+    run_dir="run",
+    checkpoint="run",
+    where="where",
+    shares="shares",
+    set="settings",
+    out="TMPDIR",
+    workers="workers",
+)
 def sample(
     run: Run | AnyPath,
     n: int,
@@ -130,6 +146,10 @@ def sample(
         HealthgymError: the run has no checkpoint, or cannot sample such patients.
         KeyboardInterrupt: it was interrupted.
     """
+    if checkpoint not in ("best", "newest"):
+        raise ConfigError(
+            f"checkpoint {checkpoint!r}: expected 'best' or 'newest'; for a file, give it as run."
+        )
     given = run.path if isinstance(run, Run) else path_of(run, "run", "a run (of hg.train) or its path")
     with tempfile.TemporaryDirectory(prefix="healthgym-") as folder:
         request = parse(

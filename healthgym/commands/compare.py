@@ -35,7 +35,7 @@ def _compare(asked: CompareRequest) -> int:
             sampling=asked.sampling,
         )
     except KeyboardInterrupt:
-        print("Stopped before the page was written. Give the same command to go on.", file=sys.stderr)
+        print("Stopped before the page was written. Give the same command to resume.", file=sys.stderr)
         return stopping.INTERRUPTED
     print(f"compared {len(asked.runs)} systems: {asked.out / 'compare.html'}")
     return 0

@@ -25,7 +25,7 @@ exit status:
     0  done
     1  an error, told in a sentence
     2  the command line is wrong
-   85  stopped and saved; the same command goes on
+   85  stopped and saved; the same command resumes
    86  a newer process has taken over the folder
   130  stopped by Ctrl-C before it could save
   137  another process of the same job was lost

@@ -37,7 +37,7 @@ def _release(asked: ReleaseRequest) -> int:
             despite=asked.despite,
         )
     except KeyboardInterrupt:
-        print("Stopped, nothing released yet. Give the same command to go on.", file=sys.stderr)
+        print("Stopped, nothing released yet. Give the same command to resume.", file=sys.stderr)
         return stopping.INTERRUPTED
     for line in worse(card["report_effect"]):
         print(f"worse: {line}")

@@ -74,7 +74,7 @@ def prepare_once(
     }
     made = _is_made(out, recipe, overwrite)
     cohort = _open_intact(out) if made else None
-    done = "is up to date" if cohort else "was damaged and is written anew" if made else "written"
+    done = "is up to date" if cohort else "was damaged and is written again" if made else "written"
     if cohort is None:
         cohort = _prepare(source, schema, out, split, sort, recipe)
     return cohort, done
@@ -88,7 +88,7 @@ def check(holdout: float, max_patients: int | None, least_patients: int) -> None
     """
     if not 0 <= holdout < 1:
         raise ConfigError(
-            f"--holdout {holdout:g}: give a share of the patients from 0 up to, not including, 1."
+            f"--holdout {holdout:g}: give the share of patients to hold out, at least 0 and less than 1."
         )
     if max_patients is not None and max_patients < 1:
         raise ConfigError(f"--max-patients {max_patients}: give at least 1.")
@@ -120,14 +120,14 @@ def _is_made(out: Path, recipe: dict[str, Any], overwrite: bool) -> bool:
     except StorageError as error:
         if overwrite:
             return False
-        raise StorageError(f"{error} It is in the way: give another --out, or --overwrite.") from None
+        raise StorageError(f"{error} Give another --out, or replace it with --overwrite.") from None
     changed = [
         f"{name}: {old.get(name)} -> {value}" for name, value in recipe.items() if old.get(name) != value
     ]
     if changed and not overwrite:
         raise StorageError(
-            f"{out} was prepared otherwise ({'; '.join(changed)}). Give another --out, or --overwrite to "
-            f"replace it: runs that were trained on it can then no longer be resumed."
+            f"{out} was prepared differently ({'; '.join(changed)}). Give another --out, or "
+            "--overwrite to replace it: runs that were trained on it can then no longer be resumed."
         )
     return not changed
 
@@ -168,8 +168,8 @@ def _summary(cohort: PreparedCohort, source: Source, out: Path, done: str, table
         f"{out} {done}: {schema.title or schema.name}, from {source.name}",
         f"  patients  {train.num_patients + holdout.num_patients:,}, of {span} {unit} "
         f"({lengths.sum(dtype=np.int64):,} rows)",
-        f"  split     {train.num_patients:,} to train on, {holdout.num_patients:,} held out "
-        f"(seed {cohort.recipe.get('seed')})",
+        f"  split     {train.num_patients:,} to train on, {holdout.num_patients:,} held out (seed "
+        f"{cohort.recipe.get('seed')})",
         f"  features  {len(schema.reals)} real, {len(schema.categoricals)} binary or categorical: "
         f"{schema.layout.num_features} encoded columns",
     ]
@@ -177,7 +177,7 @@ def _summary(cohort: PreparedCohort, source: Source, out: Path, done: str, table
         lines.append(f"  grid      {cohort.grid}")
     lines += _training_lines(cohort)
     if not holdout.num_patients:
-        lines.append("  note      nobody is held out: evaluation can say nothing about privacy or utility")
+        lines.append("  note      no patients are held out: a report cannot judge privacy or utility")
     if tables is not None:
         lines.append(f"  tables    {tables / 'train.csv'}, {tables / 'holdout.csv'}")
     run = typed(Path("runs") / out.stem)

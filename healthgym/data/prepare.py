@@ -147,7 +147,7 @@ def _refuse_all_held(held_N: NDArray[np.bool_], split: SplitSettings, source: st
     """Refuse a split without training patients."""
     if held_N.all():
         raise TableError(
-            f"{source}: all {len(held_N)} patients fall into the holdout of {split.holdout:.0%}, and none is "
+            f"{source}: all {len(held_N)} patients are in the holdout of {split.holdout:.0%}, and none is "
             f"left to train on. Use more patients, a smaller holdout or another seed."
         )
 

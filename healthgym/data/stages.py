@@ -83,7 +83,7 @@ def stages_of(config: CurriculumConfig, lengths_N: NDArray[Any]) -> Stages:
         return _growing(config.lengths, lengths_N)
     if config.lengths == "whole":
         raise ConfigError(
-            "curriculum.lengths is whole, and this system learns from patients of one length at a time. "
+            "curriculum.lengths is whole, but this system learns from patients of one length at a time. "
             "Write lengths: auto, full, or a list of lengths."
         )
     longest = int(lengths_N.max(initial=0))
@@ -232,8 +232,8 @@ def refuse_left_out(usage: Usage, config: CurriculumConfig) -> None:
         f"{usage.counts[2]:,} of {sum(usage.counts):,} training patients ({usage.left_out:.1%}) are shorter "
         f"than the first stage of curriculum.lengths and would be left out:\n"
         + "\n".join(f"  {line}" for line in usage.lines())
-        + f"\nSet curriculum.lengths=auto, which trains everybody, or begin {_begin(config)} at a smaller "
-        f"length; curriculum.accept_left_out={_rounded_up(usage.left_out):g} accepts it as it is."
+        + f"\nSet curriculum.lengths=auto, which trains on all patients, or begin {_begin(config)} at a "
+        f"smaller length; curriculum.accept_left_out={_rounded_up(usage.left_out):g} accepts it as it is."
     )
 
 

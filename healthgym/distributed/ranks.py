@@ -171,8 +171,8 @@ class Ranks:
         )
         return (
             f"{who} at step {self.step} (timeout {self._seconds:g} s, training.collective_seconds): "
-            f"{str(cause).splitlines()[0]}. All processes end; the same command goes on from the last whole "
-            f"checkpoint."
+            f"{str(cause).splitlines()[0]}. All processes end; the same command resumes from the last "
+            "complete checkpoint."
         )
 
     def _has(self, name: str) -> bool:
@@ -223,7 +223,7 @@ def _meet(place: Place, device: torch.device, seconds: float) -> Ranks:
         )
     except (RuntimeError, ValueError) as error:
         raise RankError(
-            f"Process {place.rank} of {place.num_processes} did not meet the others at "
+            f"Process {place.rank} of {place.num_processes} did not connect to the others at "
             f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} within {seconds:g} s "
             f"(training.collective_seconds): {str(error).splitlines()[0]}",
             lost=True,

@@ -72,7 +72,7 @@ def read_foreign(cohort: Path | pd.DataFrame, schema: Schema) -> Foreign:
     reduced = without(schema, empty, timed=schema.keys.timestep in table)
     if len(empty) == len(schema.variables):
         raise TableError(
-            f"{path}: no variable of the schema '{schema.name}' has a value. Nothing can be judged."
+            f"{path}: no variable of the schema '{schema.name}' has a value. There is nothing to evaluate."
         )
     variables = columns[[name for name in columns if name not in empty]]
     apply_flags(variables, reduced, problems)
@@ -132,15 +132,17 @@ def _check_can_be_judged(table: pd.DataFrame, schema: Schema, path: str) -> None
     key, declared = schema.keys.patient, [schema.keys.patient, schema.keys.timestep, *schema.names()]
     if key not in table:
         raise TableError(
-            f"{path}: the cohort has no column '{key}'{nearest(key, table.columns)} that tells its patients "
-            f"apart; it has {listed(table.columns) or 'no columns'}. Give a copy of the schema in which "
+            f"{path}: the cohort has no column '{key}'{nearest(key, table.columns)} that identifies its "
+            f"patients; it has {listed(table.columns) or 'no columns'}. Give a copy of the schema in which "
             f"`keys: {{patient: ...}}` names the one that does, or add one to a copy of the cohort."
         )
     twice = [name for name in declared if (table.columns == name).sum() > 1]
     if twice:
-        raise TableError(f"{path}: column '{twice[0]}' stands twice, so that it is unclear which is meant.")
+        raise TableError(
+            f"{path}: column '{twice[0]}' appears twice. Rename one, so that it is clear which is meant."
+        )
     if table.empty:
-        raise TableError(f"{path}: the cohort has columns but no rows. Nothing can be judged.")
+        raise TableError(f"{path}: the cohort has columns but no rows. There is nothing to evaluate.")
 
 
 def _read_columns(table: pd.DataFrame, schema: Schema, problems: Problems) -> pd.DataFrame:

@@ -145,8 +145,15 @@ def judge(
     real: Path | pd.DataFrame | PreparedCohort,
     synthetic: Path | pd.DataFrame,
     holdout: Path | pd.DataFrame | None = None,
+    progress: bool | None = None,
 ) -> Report:
     """Judge a cohort in files or in memory.
+
+    Args:
+        schema: the meaning of the columns.
+        settings: of the report.
+        real, synthetic, holdout: the patients; a prepared cohort has its own holdout.
+        progress: whether to show a progress bar; by default, on a terminal only.
 
     Raises:
         HealthgymError: it cannot be judged, with the reason.
@@ -159,7 +166,7 @@ def judge(
     unseen = None if held is None else open_real(held, schema, "holdout", compared)
     settings = settings.without({v.name for v in schema.encoded} - set(compared.names()))
     comparison = compare(compared, settings, train, unseen, cohort)
-    return make_report(comparison, train.facts | cohort.facts, title_of(schema, train))
+    return make_report(comparison, train.facts | cohort.facts, title_of(schema, train), progress)
 
 
 def rehearse(real: Path, synthetic: Path, config: Path, overrides: Sequence[str] = ()) -> None:
@@ -256,15 +263,18 @@ def _refuse_overlap(train: Side, holdout: Side, train_name: str, holdout_name: s
     if shared > (_SHARED + 2 * repeated) * holdout.num_patients:
         raise TableError(
             f"{holdout_name}: {shared} of {holdout.num_patients} holdout patients equal a patient of "
-            f"{train_name} in every value. A holdout must be patients whom the maker of the cohort never "
-            f"saw; give those, or none."
+            f"{train_name} in every value. A holdout must be patients that were not used for training. "
+            f"Give such patients, or no holdout."
         )
 
 
-def make_report(comparison: Comparison, facts: dict[str, str], title: str = "") -> Report:
-    """Compute every section, with a progress bar."""
+def make_report(
+    comparison: Comparison, facts: dict[str, str], title: str = "", progress: bool | None = None
+) -> Report:
+    """Compute every section, with a progress bar: always, never, or (None) on a terminal only."""
     sections = []
-    bar = tqdm(SECTIONS.items(), desc="report", unit="section", disable=None)
+    hidden = None if progress is None else not progress
+    bar = tqdm(SECTIONS.items(), desc="report", unit="section", disable=hidden)
     # The models fitted here are small: OpenMP threads wait for each other more than they work, on a busy
     # machine very much more.
     with threadpool_limits(limits=1, user_api="openmp"):

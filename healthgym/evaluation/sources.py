@@ -22,6 +22,7 @@ from healthgym.evaluation.statistics.panel import Panel, join, panel_from_frame
 from healthgym.evaluation.statistics.scale import Scale
 from healthgym.evaluation.statistics.tally import Combination, Tally, tally_of
 from healthgym.schema import Schema, load_schema
+from healthgym.schema.schema import UNNAMED
 from healthgym.seeds import permutation
 from healthgym.storage.cohort_folder import MANIFEST_FILE, is_cohort, manifest_path
 from healthgym.storage.shards import Manifest, open_cohort
@@ -111,8 +112,7 @@ def schema_for(schema: Path | None, real: Path) -> Schema:
     if real.suffix.lower() == ".h5":
         return schema_of(real)
     raise ConfigError(
-        f"{real} does not say what its columns mean: give --schema FILE. Only a prepared cohort (.h5) "
-        f"carries its schema."
+        f"{real} has no schema: give --schema FILE. Only a prepared cohort (.h5) contains its schema."
     )
 
 
@@ -170,8 +170,8 @@ def open_real(
 
 
 def title_of(schema: Schema, real: Source) -> str:
-    """Return a cohort's title; it says where the patients that stand for real ones are simulated."""
-    title = schema.title or schema.name
+    """Return the title of a report, which says so if the patients used as real ones are simulated."""
+    title = schema.title or ("Synthetic cohort" if schema.name == UNNAMED else schema.name)
     return f"{title} (simulated patients)" if "real patients" in real.facts else title
 
 

@@ -101,7 +101,7 @@ class TrainJob:
 
         finished = train(self.run_dir, self.config)
         if not finished:
-            return Outcome(False, f"training stopped and saved: {self.run_dir}; the same command goes on")
+            return Outcome(False, f"training stopped and saved: {self.run_dir}; the same command resumes")
         return Outcome(
             True, f"trained: {self.run_dir}\n{next_step(self.kind, self.config.data, self.run_dir)}"
         )

@@ -84,7 +84,7 @@ def _asking(process: Any) -> Iterator[list[str]]:
         asked.append(signal.Signals(number).name)
         if len(asked) == 1:
             print(
-                "\nAsked to stop: the job saves and leaves. Ctrl-C again kills it.",
+                "\nStopping: the job saves and exits. Ctrl-C again kills it.",
                 file=sys.stderr,
                 flush=True,
             )
@@ -135,7 +135,7 @@ def _status(folder: Path, number: str, err: Path) -> int:
     known = {"finished": 0, "interrupted": stopping.INTERRUPTED, "fenced": stopping.FENCED, "failed": 1}
     if state not in known:
         raise LaunchError(
-            f"The job ended without a word: it was killed, or never started. Its log is {err}. "
-            f"Give the same command again to go on from the last save."
+            f"The job ended without a result: it was killed, or never started. Its log is {err}. Give the "
+            "same command again to resume from the last checkpoint."
         )
     return known[state]

@@ -39,8 +39,7 @@ def require_memory(gigabytes: float | None, least: float, what: str) -> None:
     if gigabytes is not None and gigabytes < least:
         raise LaunchError(
             f"A process would have {gigabytes:.2g} GB of memory (memory_gb of a node, divided by "
-            f"tasks_per_node), and {what} needs more than {least:.2g} GB. Ask for several times "
-            f"that."
+            f"tasks_per_node), and {what} needs more than {least:.2g} GB. Ask for several times that."
         )
 
 

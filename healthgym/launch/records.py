@@ -55,8 +55,8 @@ def new_submission(target: Path) -> Path:
         folder.mkdir(mode=0o700)
     except OSError as error:
         raise LaunchError(
-            f"Cannot make a submission folder in {parent}: {error.strerror}. "
-            f"Choose a place where you may write, and which the compute nodes share."
+            f"Cannot make a submission folder in {parent}: {error.strerror}. Choose a folder that you can "
+            "write to and that the compute nodes share."
         ) from error
     return folder
 
@@ -93,14 +93,14 @@ def require_private(folder: Path) -> None:
         others = stat.S_IWOTH if _group_of_one(found.st_gid) else stat.S_IWGRP | stat.S_IWOTH
         if found.st_uid != os.getuid() or found.st_mode & others:
             raise LaunchError(
-                f"{place} can be written by others (mode {stat.S_IMODE(found.st_mode):03o}, owner "
-                f"{found.st_uid}). Job files there run as you: "
-                f"chmod go-w {shlex.quote(str(place))}, or choose a folder of yours."
+                f"{place} can be written by other users (mode {stat.S_IMODE(found.st_mode):03o}, owner "
+                f"{found.st_uid}). Job files there run as you: chmod go-w {shlex.quote(str(place))}, or "
+                "choose a folder of yours."
             )
     for place in folder.parents:
         mode = place.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise LaunchError(f"{place}, above {folder}, can be written by everybody. Choose another place.")
+            raise LaunchError(f"{place}, above {folder}, can be written by everybody. Choose another folder.")
 
 
 def _group_of_one(number: int) -> bool:

@@ -46,7 +46,7 @@ def as_text(said: dict[str, Any]) -> str:
     lines = [f"{said['folder']}: {said['progress']}"]
     jobs = said["jobs"]
     if not jobs and not said["progress"].startswith("done"):
-        lines.append("  no job was submitted for it (or its records are gone)")
+        lines.append("  no job was submitted for it, or its records were deleted")
     if len(jobs) > _SHOWN_TASKS:
         counts = Counter(job["state"] for job in jobs)
         lines.append("  " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))

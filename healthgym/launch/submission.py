@@ -89,7 +89,7 @@ def submit(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
     tasks = _tasks_not_live(job, settings.array.tasks)
     if not tasks:
         raise LaunchError(
-            f"Nothing to submit for {job.target}: what is missing is queued or running already."
+            f"Nothing to submit for {job.target}: everything that is missing is queued or running already."
         )
     folder = records.new_submission(job.target)
     executor = make_executor(settings, _name(job, folder), folder, _shown(job), after)
@@ -126,9 +126,8 @@ def _tasks_not_live(job: Job, num_tasks: int) -> list[Job]:
     if any(not tracked.place.endswith(dealt) for tracked in live):
         numbers = sorted({tracked.number.partition("_")[0] for tracked in live})
         raise LaunchError(
-            f"Job {', '.join(numbers)} is queued or running for {job.target}. Wait for it "
-            f"(python -m healthgym status {shlex.quote(str(job.target))}) or cancel it "
-            f"(scancel {' '.join(numbers)})."
+            f"Job {', '.join(numbers)} is queued or running for {job.target}. Wait for it (python -m "
+            f"healthgym status {shlex.quote(str(job.target))}) or cancel it (scancel {' '.join(numbers)})."
         )
     busy = {tracked.place for tracked in live}
     return [task for task in job.deal(num_tasks) if task.place not in busy]
@@ -160,7 +159,7 @@ def _explain(job: Job, tasks: Sequence[Job], folder: Path, number: str, settings
         f"  follow  tail -F {shlex.quote(str(log))} {shlex.quote(str(log.with_suffix('.err')))}\n"
         f"  status  python -m healthgym status {shlex.quote(str(job.target))}\n"
         f"  cancel  scancel {number}\n"
-        f"  resume  a preempted job goes on by itself; after a failure or cancel, repeat the command"
+        f"  resume  a preempted job resumes by itself; after a failure or cancel, repeat the command"
     )
 
 
@@ -181,7 +180,7 @@ def _require_shared(places: Sequence[Path], settings: SlurmSettings, settings_pa
             if place.resolve().is_relative_to(local):
                 raise LaunchError(
                     f"{place} lies in {local}, which compute nodes do not share with this machine. Choose a "
-                    f"folder on a shared file system, or mend node_local in {settings_path}."
+                    f"folder on a shared file system, or correct node_local in {settings_path}."
                 )
 
 
@@ -190,5 +189,5 @@ def _require_one_rank(job: Job, settings: SlurmSettings, settings_path: Path) ->
     if ranks > 1 and not job.ranks:
         raise LaunchError(
             f"{settings_path} asks for {ranks} processes (nodes times tasks_per_node), and {job.kind} is "
-            f"the work of one. Set both to 1; for bulk synthesis set array.tasks."
+            f"runs in one process. Set both to 1; for bulk synthesis set array.tasks."
         )

@@ -70,7 +70,7 @@ def read_report(path: Path) -> dict[str, Any]:
             f"Cannot read {path}: {error}. Give the report.json of healthgym evaluate."
         ) from None
     if not isinstance(content, dict) or content.get("kind") != "healthgym report":
-        raise ConfigError(f"{path} is not a report. Give the report.json of healthgym evaluate.")
+        raise ConfigError(f"{path} is not a report of healthgym. Give the report.json of healthgym evaluate.")
     return content
 
 

@@ -31,8 +31,8 @@ def refuse_failing(effect: Mapping[str, Any], report: Mapping[str, Any] | None, 
     if failing and not despite.strip():
         raise FailingReleaseError(
             f"Nothing was released: a cohort made from it fails {listed(failing)} of its report. Train "
-            f'another system, or say why it is given away all the same by --despite "REASON", which the card '
-            f"prints. What was made is kept: the same command with the reason takes seconds."
+            f'another system, or give a reason to release it nevertheless by --despite "REASON", which the '
+            f"card prints. Finished work is kept: the same command with the reason takes seconds."
         )
 
 

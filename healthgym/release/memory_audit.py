@@ -50,9 +50,7 @@ def audit_memory(checkpoint: Path, data: Path, out: Path, config: Path, at_least
     sections = [audit(slots_MZ, train, holdout, settings)]
     if at_least:
         if at_least > len(slots_MZ):
-            raise ConfigError(
-                f"The memory has {len(slots_MZ)} slots; a centroid cannot stand for {at_least}."
-            )
+            raise ConfigError(f"The memory has {len(slots_MZ)} slots, too few for a centroid of {at_least}.")
         sections.append(audit(coarsen(slots_MZ, at_least)[0], train, holdout, settings, coarse=True))
     facts = {
         "checkpoint": trained.sha256[:16],
@@ -89,8 +87,8 @@ def latents_of(
     """
     if trained.released:
         raise ConfigError(
-            f"{checkpoint} is a release and has no autoencoder to audit it with. Give the checkpoint that it "
-            f"was made of; the release's card has the figures of its coarse memory."
+            f"{checkpoint} is a release, without the autoencoder that the audit needs. Give the checkpoint "
+            "that it was made from; the release's card has the metrics of its coarsened memory."
         )
     if trained.statistics.data_fingerprint != cohort.fingerprint:
         raise TableError(

@@ -179,17 +179,17 @@ def _source(checkpoint: Path, out: Path, at_least: int) -> tuple[Path, Checkpoin
     """Return the checkpoint's file and content after checking the arguments."""
     if at_least < AT_LEAST:
         raise ConfigError(
-            f"--coarsen {at_least}: in a release a centroid stands for {AT_LEAST} patients or more. Give at "
+            f"--coarsen {at_least}: in a release a centroid represents at least {AT_LEAST} patients. Give at "
             f"least {AT_LEAST}."
         )
     if out.suffix != ".h5":
         raise ConfigError(f"--out {out}: give the name of an .h5 file; the card is written beside it.")
     if out.exists() and not is_release(out):
-        raise ConfigError(f"--out {out} is there already and is no release. Give another name.")
+        raise ConfigError(f"--out {out} exists already and is not a release. Give another name.")
     file, source = find_trained(checkpoint)
     require_place(out, file.stat().st_size)
     if source.released:
-        raise ConfigError(f"{checkpoint} is a release already. Give the checkpoint that it was made of.")
+        raise ConfigError(f"{checkpoint} is a release already. Give the checkpoint that it was made from.")
     return file, source
 
 
@@ -264,7 +264,7 @@ def _coarsen(
     if found < at_least:
         raise ConfigError(
             f"The latent memory holds prototypes of {found} different "
-            f"{'patients' if counted else 'values'}; a centroid cannot stand for {at_least}. Train longer, "
+            f"{'patients' if counted else 'values'}; too few for a centroid of {at_least}. Train longer, "
             f"or on more patients."
         )
     centroids_CZ, counts_C = coarsen(slots_MZ, at_least, owners_M=owners_M)

@@ -22,7 +22,7 @@ def find_trained(path: Path) -> tuple[Path, Checkpoint]:
     """
     if not path.exists():
         raise StorageError(
-            f"{path} is not there: check the path. Give a run folder that training has written to, a "
+            f"{path} does not exist: check the path. Give a run folder that training has written to, a "
             f"checkpoint file, or a release."
         )
     if not path.is_dir():
@@ -41,8 +41,8 @@ def find_trained(path: Path) -> tuple[Path, Checkpoint]:
         )
     if not releases:
         raise StorageError(
-            f"{path} holds no whole checkpoint and no release. Give a run folder that training has written "
-            f"to, a checkpoint file, or a release."
+            f"{path} contains no complete checkpoint and no release. Give a run folder that training has "
+            "written to, a checkpoint file, or a release."
         )
     return releases[0], read_checkpoint(releases[0])
 

@@ -19,6 +19,9 @@ from healthgym.schema.variable import Variable, measured_class
 from healthgym.strict import StrictModel
 from healthgym.words import Name, Text, Word
 
+UNNAMED = "table"
+"""The name of a schema whose table had none, such as a data frame."""
+
 _EMBEDDING_DIM = {"binary": 2, "categorical": 4}
 
 
@@ -39,7 +42,7 @@ class Schema(StrictModel):
         names = [variable.name for variable in self.variables]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"variable '{twice[0]}' stands twice")
+            raise ValueError(f"variable '{twice[0]}' is declared twice; keep one")
         if self.keys.patient == self.keys.timestep:
             raise ValueError(f"the patient and the timestep key are the same column '{self.keys.patient}'")
         for key in (self.keys.patient, self.keys.timestep):

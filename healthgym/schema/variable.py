@@ -70,7 +70,7 @@ class Variable(StrictModel):
         if not isinstance(value, list):
             return value
         if twice := next((label for i, label in enumerate(value) if label in value[:i]), None):
-            raise ValueError(f"the class '{twice}' stands twice; keep one")
+            raise ValueError(f"the class '{twice}' appears twice; keep one")
         return {label: str(label) for label in value}
 
     @model_validator(mode="after")
@@ -118,15 +118,13 @@ class Variable(StrictModel):
                 continue
             if self.kind == "real" and not _REAL.fullmatch(value):
                 raise ValueError(
-                    f"'{self.name}': read_as gives '{word}' the meaning '{value}', which is no number; "
-                    "write a "
-                    f"number, or null for a missing value"
+                    f"'{self.name}': read_as gives '{word}' the meaning '{value}', which is no number; write "
+                    "a number, or null for a missing value"
                 )
             if self.kind != "real" and plain_word(value) not in classes:
                 raise ValueError(
                     f"'{self.name}': read_as gives '{word}' the meaning '{value}', which is none of its "
-                    "classes "
-                    f"{listed(self.classes.values())}"
+                    f"classes {listed(self.classes.values())}"
                 )
 
     @cached_property

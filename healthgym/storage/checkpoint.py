@@ -214,7 +214,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.exists():
         raise StorageError(
-            f"{path} is not there: check the path. Give a run folder that training has written to, or a "
+            f"{path} does not exist: check the path. Give a run folder that training has written to, or a "
             f"checkpoint file."
         )
     if not path.is_dir():
@@ -222,7 +222,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     found = newest_checkpoint(path / "checkpoints") or newest_checkpoint(path)
     if found is None:
         raise StorageError(
-            f"{path} holds no whole checkpoint. Give a run folder that training has written to, or a "
+            f"{path} contains no complete checkpoint. Give a run folder that training has written to, or a "
             f"checkpoint file."
         )
     return found
@@ -264,8 +264,8 @@ def describe(path: Path) -> str:
     data = statistics.data_fingerprint[:12] or "withheld"
     lines = [
         f"sha256      {checkpoint.sha256}",
-        f"step        {progress.step:,} after {progress.seconds / 60:.1f} min "
-        f"({progress.device}, {progress.num_processes} processes of {progress.threads} threads)",
+        f"step        {progress.step:,} after {progress.seconds / 60:.1f} min ({progress.device}, "
+        f"{progress.num_processes} processes of {progress.threads} threads)",
         f"cohort      {checkpoint.schema.name}: {statistics.num_patients:,} training patients, "
         f"{checkpoint.schema.layout.num_features} features, data {data}",
         f"versions    {', '.join(f'{name} {version}' for name, version in checkpoint.versions.items())}",

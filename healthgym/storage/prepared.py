@@ -260,7 +260,7 @@ def _reading(path: Path) -> Iterator[h5py.File]:
             yield file
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise StorageError(
-            f"{path} is damaged: {' '.join(str(error).split())}. Use another copy of it, or prepare it anew."
+            f"{path} is damaged: {' '.join(str(error).split())}. Use another copy of it, or prepare it again."
         ) from error
 
 
@@ -271,7 +271,7 @@ def _rows(path: Path, dataset: h5py.Dataset) -> RowsOnDisk:
 
 def _ids(path: Path, split: str, seal: str) -> NDArray[Any]:
     if check_size(path) != seal:
-        raise StorageError(f"{path} was replaced by another cohort meanwhile. Start again.")
+        raise StorageError(f"{path} was replaced by another cohort while it was used. Start again.")
     with _reading(path) as file:
         dataset = file[split]["patient_ids"]
         return np.asarray(dataset.asstr()[()] if h5py.check_string_dtype(dataset.dtype) else dataset[()])

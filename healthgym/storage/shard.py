@@ -183,4 +183,7 @@ def check(where: str, kind: Any, version: Any, schema_json: Any, schema: Schema)
             f"{where} is a '{kind}' of version {version}; a '{KIND}' of version {VERSION} was expected."
         )
     if schema_json != schema.to_json():
-        raise CohortError(f"{where} has another schema than the cohort's manifest. Make this shard anew.")
+        raise CohortError(
+            f"{where} has another schema than the cohort's manifest. Delete this shard and give the command "
+            "that made the cohort again."
+        )

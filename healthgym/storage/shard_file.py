@@ -73,4 +73,7 @@ def read_shard(path: Path, schema: Schema) -> pd.DataFrame:
     try:
         return patiently(read, f"reading {path}")
     except (OSError, KeyError, pa.ArrowException) as error:
-        raise CohortError(f"Cannot read the shard {path}: {error}. Make it anew.") from error
+        raise CohortError(
+            f"Cannot read the shard {path}: {error}. Delete it and give the command that made the cohort "
+            "again."
+        ) from error

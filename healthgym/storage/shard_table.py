@@ -192,5 +192,8 @@ def read_csv(path: Path, schema: Schema) -> pd.DataFrame:
     table = pc.read_csv(io.BytesIO(content), convert_options=options)
     names = [schema.keys.patient, schema.keys.timestep, *(v.name for v in variables_in_order(schema))]
     if table.column_names != names:
-        raise CohortError(f"{path} has other columns than the cohort's manifest says. Make this shard anew.")
+        raise CohortError(
+            f"{path} has other columns than the cohort's manifest says. Delete this shard and give the "
+            "command that made the cohort again."
+        )
     return _canonical(table.to_pandas(date_as_object=False), schema)

@@ -180,7 +180,7 @@ def save_shard(
 def unwritable(path: Path, error: OSError) -> CohortError:
     """Return the error for a file that cannot be written."""
     said = sentence(error, path, "write") or f"Cannot write {path}: {error}."
-    return CohortError(f"{said} Finished shards stay: the same command goes on with the others.")
+    return CohortError(f"{said} Finished shards are kept: the same command makes the others.")
 
 
 def receipt_path(folder: Path, index: int) -> Path:
@@ -332,7 +332,7 @@ class CohortReader:
         if problems:
             raise CohortError(
                 f"Cohort {self.folder} is not what its manifest says: {'; '.join(problems)}. Give the "
-                f"command that made it again: it makes these shards anew, with the same bytes."
+                f"command that made it again: it makes these shards again, with the same bytes."
             )
 
 
@@ -353,7 +353,9 @@ def open_cohort(folder: Path) -> CohortReader:
     for total, what in ((manifest.num_patients, "patients"), (manifest.num_rows, "rows")):
         found = sum(getattr(record, what) for record in manifest.shards)
         if found != total:
-            raise CohortError(f"{path} promises {total} {what}, but its shards have {found}.")
+            raise CohortError(
+                f"{path} says {total} {what}, but its shards have {found}. Use another copy of the cohort."
+            )
     return CohortReader(folder, manifest)
 
 
@@ -362,5 +364,5 @@ def _unfinished(folder: Path) -> str:
         return f"{folder} is not a synthetic cohort: it has no {MANIFEST_FILE}. Check the path."
     return (
         f"Cohort {folder} is not complete: it has no {MANIFEST_FILE}, and {count_receipts(folder)} shards "
-        f"are finished. Give the command that began it again, and it goes on."
+        f"are finished. Give the command that began it again: it makes the others."
     )

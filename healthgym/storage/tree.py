@@ -83,7 +83,7 @@ def read_seal(path: Path) -> tuple[str, int]:
     words = line.split(b"\n", 1)[0].decode(errors="replace")
     if not words.startswith(_MAGIC):
         raise StorageError(
-            f"{path} is not a file of healthgym's: its first line is not a seal. Check the path."
+            f"{path} is not a file of healthgym: its first line is not a seal. Check the path."
         )
     found = re.fullmatch(rf"{_MAGIC}: sha256 ([0-9a-f]{{64}}), ([0-9]+) bytes", words)
     if found is None:
@@ -117,8 +117,8 @@ def verify_seal(path: Path) -> str:
 
     if patiently(digest, f"reading {path}") != seal:
         raise StorageError(
-            f"{path} does not match its checksum: at least one bit was altered after it was written. "
-            f"Use another copy of it."
+            f"{path} does not match its checksum: it was altered after it was written. Use another copy of "
+            "it."
         )
     return seal
 
@@ -130,7 +130,7 @@ def check_kind(node: h5py.Group, path: Path, kind: str, versions: tuple[int, ...
         raise StorageError(f"{path} is a {found_kind or 'file of unknown kind'}; a {kind} was expected.")
     if found_version not in versions:
         raise StorageError(
-            f"{path} has version {found_version} of the {kind} form; this program reads "
+            f"{path} has version {found_version} of the {kind} format; this program reads "
             f"{', '.join(map(str, versions))}. Install the healthgym that wrote it."
         )
 

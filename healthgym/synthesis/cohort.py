@@ -74,7 +74,7 @@ class Outcome(StrictModel):
             "complete": f"Cohort complete: {self.folder / MANIFEST_FILE}"
             + (f"\nAll patients in one file: {self.one_file}" if self.one_file else ""),
             "waiting": f"This task is done; {so_far}. The last task writes the manifest.",
-            "interrupted": f"Stopped on a signal; {so_far}. Give the same command to go on.",
+            "interrupted": f"Stopped on a signal; {so_far}. Give the same command to resume.",
         }[self.state]
 
 
@@ -142,8 +142,8 @@ def _check_conditions(system: System, source: Source, plan: SynthesisPlan) -> No
         return
     if not system.takes_conditions:
         raise ConfigError(
-            "--where and --shares: this system cannot be told which patients to make; ar can "
-            "(configs/ar.yaml). Leave them out, and choose among the patients of a larger cohort."
+            "--where and --shares: this system cannot generate patients under conditions; ar can "
+            "(configs/ar.yaml). Leave them out, and select patients from a larger cohort."
         )
     if source.class_counts is not None:
         refuse_rare_classes(conditions, source.class_counts, source.schema)
@@ -172,10 +172,10 @@ def named_system(request: SynthesisRequest) -> Path:
     file = request.checkpoint if request.checkpoint != "newest" else None
     given = file or request.run_dir
     if given is None:
-        raise ConfigError("Say which trained system to use: --run-dir or --checkpoint with a file.")
+        raise ConfigError("No trained system is given: give --run-dir FOLDER or --checkpoint FILE.")
     option = "--checkpoint" if file else "--run-dir"
     if not given.exists():
-        raise StorageError(f"{given} is not there: check {option}, or train it first with healthgym train.")
+        raise StorageError(f"{given} does not exist: check {option}, or train it first with healthgym train.")
     if given.is_dir() and not list_checkpoints(given / "checkpoints"):
         raise StorageError(
             f"{given} holds no checkpoint: check {option}. Give a run folder that training has written to, "
@@ -197,8 +197,8 @@ def find_checkpoint(request: SynthesisRequest, begun: SynthesisPlan | None) -> P
     whole = {path: seal for path in choose(given / "checkpoints") if (seal := _seal(path))}
     if not whole:
         raise StorageError(
-            f"{given} holds no whole checkpoint. Give a run folder that training has written to, or a file "
-            f"with --checkpoint."
+            f"{given} contains no complete checkpoint. Give a run folder that training has written to, or a "
+            "file with --checkpoint."
         )
     wanted = begun.checkpoint_sha256 if begun else ""
     return next((path for path, seal in whole.items() if seal == wanted), next(iter(whole)))
@@ -212,7 +212,7 @@ def find_device(request: SynthesisRequest, begun: SynthesisPlan | None) -> Liter
     if device == "cuda" and not present:
         raise CohortError(
             f"{request.out} is to be made on a CUDA device and there is none here. Run on a machine that has "
-            f"one, or begin anew in another folder with --device cpu."
+            f"one, or make the cohort in another folder with --device cpu."
         )
     return device
 

@@ -77,7 +77,7 @@ def refuse_rare_classes(conditions: Conditions, counts: ClassCounts, schema: Sch
             )
             raise ConfigError(
                 f"--where, --shares: fewer than {LEAST_PATIENTS} of the {counts.counts_G.sum():,} training "
-                f"patients had {words}; synthetic patients would imitate single people. Ask for a larger "
+                f"patients had {words}; synthetic patients would resemble individuals. Ask for a larger "
                 f"group."
             )
 

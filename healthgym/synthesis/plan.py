@@ -176,9 +176,9 @@ def read_plan(folder: Path) -> SynthesisPlan | None:
     ours = SynthesisPlan.model_fields["form"].default
     if isinstance(form := content.get("form"), int) and form != ours:
         raise CohortError(
-            f"{path} is of form {form}, this version of healthgym makes form {ours}: other shards from the "
-            f"same settings. If the cohort is complete, read it as it is; else finish it with the version "
-            f"that began it, or choose another folder with --out."
+            f"{path} has format {form}, but this version of healthgym makes format {ours}, with other shards "
+            "from the same settings. If the cohort is complete, read it as it is; otherwise finish it with "
+            "the version that began it, or choose another folder with --out."
         )
     return parse(SynthesisPlan, content, str(path), CohortError)
 
@@ -242,8 +242,8 @@ def require_own(folder: Path, plan: SynthesisPlan) -> None:
     """
     if read_plan(folder) != plan:
         raise CohortError(
-            f"{folder}: another command began a cohort there with other settings, so that this one ends. "
-            f"Give each a folder of its own with --out."
+            f"{folder}: another command has begun a cohort there with other settings. Give each command its "
+            "own folder with --out."
         )
 
 

@@ -326,9 +326,8 @@ class _Columns:
             if count := int((np.abs(values) > largest).sum()):
                 raise CohortError(
                     f"The trained system makes {count} value(s) of '{variable.name}' beyond {largest:.2g}, "
-                    f"the largest number of a shard: it leaves the range of its training data far behind. "
-                    f"Choose an earlier checkpoint with --checkpoint or, for v3, "
-                    f"--set system.guardrail.kind=clamp."
+                    "the largest number of a shard, far outside the range of its training data. Choose an "
+                    "earlier checkpoint with --checkpoint or, for v3, --set system.guardrail.kind=clamp."
                 )
 
 

@@ -165,9 +165,9 @@ def resample(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     ]
     if learned:
         raise ConfigError(
-            "--set can change how a trained system samples, not what it learned:\n"
+            "--set can change how a trained system samples, but not settings of its training:\n"
             + "\n".join(f"  - {line}" for line in learned)
-            + f"\nLeave that out; {listed(sorted(SAMPLING_SETTINGS))} may be set."
+            + f"\nLeave these out; {listed(sorted(SAMPLING_SETTINGS))} may be set."
         )
     return changed
 

@@ -281,7 +281,7 @@ def _death(worker: SpawnProcess) -> CohortError | None:
     how = f"signal {-status}" if status < 0 else f"status {status}"
     return CohortError(
         f"{worker.name} died with {how}; lack of memory is the usual cause. Lower --workers or ask for more "
-        f"memory. Finished shards stay, and the same command goes on."
+        f"memory. Finished shards are kept, and the same command makes the others."
     )
 
 

@@ -45,8 +45,8 @@ def begin_decode(x_BTF: Tensor, lengths_B: NDArray[np.integer[Any]], layout: Fea
         arrays = transfer.arrays()
         if not np.isfinite(arrays["total"]):  # the sum is not finite if any number is not
             raise CohortError(
-                "The trained system makes numbers that are not finite, so that no cohort can be made of it. "
-                "Choose an earlier checkpoint with --checkpoint."
+                "The trained system generates numbers that are not finite. Choose an earlier checkpoint "
+                "with --checkpoint."
             )
         counts = zip(places, arrays["disagreements"].tolist(), strict=True)
         return Made(

@@ -86,7 +86,7 @@ def _divided(patients: Sequences, system: System, config: RunConfig) -> tuple[Se
     learned_N, held_N = split(patients.num_patients, share, config.training.seed)
     if not len(held_N):
         raise ConfigError(
-            f"There are {patients.num_patients} training patients: too few to keep some of them for "
+            f"There are {patients.num_patients} training patients: too few to set some aside for "
             f"validation. Prepare more, or set training.validation=0."
         )
     return patients.only(learned_N), patients.only(held_N)

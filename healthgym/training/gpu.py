@@ -46,7 +46,7 @@ def out_of_memory(error: Exception, config: RunConfig, num_processes: int) -> Co
     reason = str(error).split(". ")[0].rstrip(".")
     way_out = (
         f"Start the same run again with training.micro_batch_size={smaller}, which computes the same batch "
-        f"in smaller parts: it goes on from the last checkpoint."
+        f"in smaller parts: it resumes from the last checkpoint."
         if at_once > 1
         else "Not even one patient at a time fits: use a GPU with more memory, or a smaller network."
     )

@@ -77,8 +77,8 @@ class GraphSteps:
         if name is None and batch.is_padded and not self._told:
             self._told = True
             self._say(
-                "note: in this system steps of patients of different length cannot be CUDA graphs: "
-                "they run one operation at a time"
+                "note: in this system steps of patients of different length cannot be CUDA graphs: they run "
+                "one operation at a time"
             )
         if name is None or self._given_up:
             return self._system.train_step(batch, draws)
@@ -106,7 +106,7 @@ class GraphSteps:
                     return self._system.train_step(batch, draws)
                 raise ConfigError(
                     f"This step cannot be captured as a CUDA graph ({reason}). Start the same run again with "
-                    f"training.cuda_graphs=false: it goes on from the last checkpoint."
+                    f"training.cuda_graphs=false: it resumes from the last checkpoint."
                 ) from error
         kind.repeat()
         self._system.count_step(kind.kept)

@@ -38,20 +38,20 @@ def greeting(
     """
     pace = course.pace
     lines = [
-        f"run {run_dir} on {_resources(here)}{_why(config)}, process {os.getpid()}: "
-        f"{num_parameters:,} parameters, {pace.total:,} steps"
+        f"run {run_dir} on {_resources(here)}{_why(config)}, process {os.getpid()}: {num_parameters:,} "
+        f"parameters, {pace.total:,} steps"
         + (f", or as many as fit into {pace.minutes:g} min" if pace.minutes else "")
         + (f"; {how}" if how else ""),
         course.description(),
     ]
     lines += usage.lines()
     if start is not None:
-        lines.append(f"going on from step {here.step:,}")
+        lines.append(f"resuming from step {here.step:,}")
         micro = (start.config.training.micro_batch_size, config.training.micro_batch_size)
         if _resources(start.progress) != _resources(here) or micro[0] != micro[1]:
             lines.append(
                 f"note: so far it ran on {_resources(start.progress)}; the last bits of sums, and on another "
-                f"device the noise, may differ from an undisturbed run"
+                f"device the noise, may differ from an uninterrupted run"
             )
     return "\n".join(lines)
 

@@ -193,7 +193,7 @@ def _draw(folder: RunFolder, report: ProgressReport) -> None:
     try:
         draw_losses(folder.metrics_path, folder.losses_path)
     except OSError as error:
-        report.say(f"no plot of the losses: {sentence(error, folder.losses_path) or error}")
+        report.say(f"note: the losses were not plotted: {sentence(error, folder.losses_path) or error}")
 
 
 def _finish(folder: RunFolder, trainer: Trainer, report: ProgressReport) -> None:
@@ -223,9 +223,9 @@ def _begin(folder: RunFolder, config: RunConfig, ranks: Ranks) -> Checkpoint | N
         start = newest_checkpoint(folder.checkpoints)
         if start is not None and start.released:
             raise ConfigError(
-                f"The newest checkpoint in {folder.checkpoints} is a release, which can make patients but "
-                f"not be trained: its optimisers are gone. Go on from the checkpoint that it was made of, or "
-                f"choose another --run-dir."
+                f"The newest checkpoint in {folder.checkpoints} is a release, which can generate patients "
+                "but not be trained further: it has no optimisers. Resume from the checkpoint that it was "
+                "made from, or choose another --run-dir."
             )
         set_aside_newer(folder.checkpoints, start.progress.step if start else -1)
         return start.progress.step if start else None
@@ -253,9 +253,9 @@ def _share(batch_size: int, config: RunConfig, ranks: Ranks) -> Share:
 
 def _too_many(processes: int, batch_size: int) -> ConfigError:
     return ConfigError(
-        f"A batch has {batch_size} patients and there are {processes} processes, which share each batch: "
-        f"every one needs a patient. Use at most {batch_size} processes, or a larger "
-        f"curriculum.batch_size, if there are so many patients."
+        f"A batch has {batch_size} patients and {processes} processes share each batch: each needs at least "
+        f"one patient. Use at most {batch_size} processes, or a larger curriculum.batch_size, if there are "
+        "so many patients."
     )
 
 

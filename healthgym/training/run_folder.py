@@ -36,7 +36,7 @@ def saving_to(path: Path) -> Iterator[None]:
     except OSError as error:
         said = sentence(error, path, "write to") or f"Cannot write to {path}: {error}."
         raise StorageError(
-            f"{said} Then the same command goes on from the last checkpoint. A new run can have another "
+            f"{said} Then the same command resumes from the last checkpoint. A new run can have another "
             f"--run-dir."
         ) from error
 
@@ -123,7 +123,7 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} was started with other settings:\n"
                 + "\n".join(f"  - {line}" for line in changed)
-                + "\nGo on with the old settings, or choose another --run-dir."
+                + "\nResume with the old settings, or choose another --run-dir."
             )
 
     def _owner(self) -> dict[str, Any]:

@@ -64,8 +64,8 @@ class Saving:
         except StorageError as error:
             self._failed_at = time.monotonic()
             self._say(
-                f"note: there is no checkpoint of step {made.step:,}: {error} Training goes on, and the next "
-                f"try is in {RETRY_SECONDS:.0f} s or less; {self.newest}"
+                f"note: there is no checkpoint of step {made.step:,}: {error} Training continues, and the "
+                f"next try is in {RETRY_SECONDS:.0f} s or less; {self.newest}"
             )
 
     def last(self, made: Snapshot) -> None:

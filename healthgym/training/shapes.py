@@ -53,7 +53,7 @@ def _of_cohort(config: RunConfig, schema: Path | None, length: int | None) -> tu
         return load_schema(schema).layout, length
     if not config.data.exists():
         raise ConfigError(
-            f"The prepared cohort {config.data} is not there to say what the features are. Prepare it, or "
+            f"The prepared cohort {config.data} does not exist, so the features are unknown. Prepare it, or "
             "give --schema and --length."
         )
     cohort = PreparedCohort.open(config.data)

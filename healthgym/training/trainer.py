@@ -150,7 +150,8 @@ class Trainer:
         if self.validation.stalled(self.pace.total) and not before:
             self.report.say(
                 f"note: no improvement since step {self.validation.best_step:,}, in "
-                f"{self.validation.since:,} measurements: more training may not help. What did best is kept."
+                f"{self.validation.since:,} measurements: more training may not help. The best weights are "
+                "kept."
             )
         return found
 

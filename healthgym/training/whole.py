@@ -44,7 +44,9 @@ class WholeCurriculum(Curriculum):
         self._lengths_N, self._seed = patients.lengths_N, seed
         count, longest = len(patients.lengths_N), int(patients.lengths_N.max(initial=0))
         if count == 0 or longest == 0:
-            raise ConfigError("There is no training patient with a timestep to learn from.")
+            raise ConfigError(
+                "No training patient has a timestep to learn from. Check the prepared cohort's table."
+            )
         self.batch_size = min(config.batch_size, max(count // _LEAST_BATCHES, _SMALLEST_BATCH), count)
         self.stages = (Stage(longest, count, count // self.batch_size),)
         self.plan = Stages((StagePatients(longest, 0, count),), divided=True)

@@ -70,7 +70,7 @@ def test_a_data_frame_is_prepared_once(cohort: hg.PreparedCohort, tmp_path: Path
     assert (again.fingerprint, out.stat().st_mtime_ns) == (first.fingerprint, written)
     assert repr(again).startswith(f"PreparedCohort('{out}': 26 patients to train on, 4 held out, 180 rows")
     other = table.assign(x=table["x"] + 1)
-    with pytest.raises(StorageError, match=r"was prepared otherwise \(table: data frame [0-9a-f]+ -> data"):
+    with pytest.raises(StorageError, match=r"was prepared differently \(table: data frame [0-9a-f]+ -> data"):
         hg.prepare(other, tiny.SCHEMA, out)
     assert hg.prepare(other, tiny.SCHEMA, out, overwrite=True).fingerprint != first.fingerprint
     with pytest.raises(TableError, match="the data frame"):
@@ -114,7 +114,7 @@ def test_a_description_is_saved_but_not_over_one_that_was_corrected(tmp_path: Pa
     found.save(path)
     assert hg.prepare(table, path, tmp_path / "p.h5").schema.fingerprint == found.schema.fingerprint
     path.write_text(found.yaml + "# corrected\n")
-    with pytest.raises(StorageError, match="corrected by hand"):
+    with pytest.raises(StorageError, match="may have been edited"):
         found.save(path)
     found.save(path, overwrite=True)
     assert path.read_text() == found.yaml
@@ -129,7 +129,7 @@ def test_training_goes_on_where_it_was(cohort: hg.PreparedCohort, run: hg.Run) -
     assert read_checkpoint(longer.checkpoints[0]).progress.step > steps
     with pytest.raises(ConfigError, match="was started with other settings"):
         hg.train(cohort, "ar", run.path, settings={**SETTINGS, "training.seed": 6})
-    with pytest.raises(StorageError, match="is no run folder"):
+    with pytest.raises(StorageError, match="is not a run folder"):
         hg.Run(run.path / "nowhere")
 
 

@@ -259,8 +259,10 @@ def test_what_cannot_be_compared_is_an_error(runs: Path, tmp_path: Path) -> None
         assert not out.exists(), "cohorts were made for nothing"
 
     (tmp_path / "empty").mkdir()
-    refused(StorageError, "empty holds no whole checkpoint and no release. Give", v1, tmp_path / "empty")
-    refused(StorageError, "absent is not there: check the path", v1, tmp_path / "absent")
+    refused(
+        StorageError, "empty contains no complete checkpoint and no release. Give", v1, tmp_path / "empty"
+    )
+    refused(StorageError, "absent does not exist: check the path", v1, tmp_path / "absent")
     refused(ConfigError, "v1 is given twice. Give each run once", v1, runs / "v3", runs / "v3" / ".." / "v1")
     shutil.copytree(v1, tmp_path / "v1")
     refused(ConfigError, "Two runs have the name 'v1', which names their reports", v1, tmp_path / "v1")

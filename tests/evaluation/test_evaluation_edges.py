@@ -124,7 +124,7 @@ def test_an_event_that_real_patients_do_not_teach_is_not_judged() -> None:
     )
     found = utility_among_the_lucky(endpoint, "utility.endpoint:luck")
     assert found.verdict is Verdict.NOT_JUDGED
-    assert "Even real patients do not teach" in found.reason
+    assert "It cannot be predicted even after training on real patients" in found.reason
 
 
 def test_of_single_timesteps_nothing_later_can_be_inferred() -> None:

@@ -94,7 +94,7 @@ def test_what_cannot_be_audited_is_an_error(trained: Path, tmp_path: Path) -> No
         audit_memory(trained / "v1", data, tmp_path / "out", few)
     with pytest.raises(TableError, match=r"holds out \d+ patients; the audit compares with at least 50"):
         audit_memory(trained / "v2", data, tmp_path / "out", THRESHOLDS)
-    with pytest.raises(ConfigError, match="80 slots; a centroid cannot stand for 90"):
+    with pytest.raises(ConfigError, match="80 slots, too few for a centroid of 90"):
         audit_memory(trained / "v2", data, tmp_path / "out", few, at_least=90)
     tiny.cohort(tmp_path, num_patients=140, seed=1)
     with pytest.raises(TableError, match="was not trained on"):
@@ -103,5 +103,5 @@ def test_what_cannot_be_audited_is_an_error(trained: Path, tmp_path: Path) -> No
 
 
 def test_too_few_slots_are_refused() -> None:
-    with pytest.raises(ValueError, match="5 slots cannot make one centroid of at least 10"):
+    with pytest.raises(ValueError, match="5 slots are too few for one centroid of at least 10"):
         coarsen(latents(5, 0), 10)

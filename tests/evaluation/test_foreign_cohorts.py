@@ -44,8 +44,16 @@ def read(folder: Path, change: Change, schema: Schema = SCHEMA, name: str = "c.c
     [
         (put("rate", np.nan), None, None),
         (put("rate", "high"), "rate: not a number", r"'rate', not a number: line 7 (high)."),
-        (put("rate", "1e300"), "rate: beyond 3.4e+38, the largest number of a cohort's files", "(1e+300)"),
-        (put("rate", "-1e39"), "rate: beyond 3.4e+38, the largest number of a cohort's files", "line 7"),
+        (
+            put("rate", "1e300"),
+            "rate: larger than 3.4e+38, the largest number that a cohort's files can contain",
+            "(1e+300)",
+        ),
+        (
+            put("rate", "-1e39"),
+            "rate: larger than 3.4e+38, the largest number that a cohort's files can contain",
+            "line 7",
+        ),
         (put("rate", "inf"), "rate: infinite", "'rate', infinite: line 7 (inf)."),
         (put("rate", "-5"), None, None),
         (put("ward", "upper"), "ward: unknown class", "'ward', unknown class: line 7 (upper)."),
@@ -178,7 +186,7 @@ def test_names_of_partitions_are_unpacked_and_may_say_nothing(tmp_path: Path) ->
         assert part["group"].iloc[0] == value or (value is None and pd.isna(part["group"].iloc[0]))
         (tmp_path / folder / "part.csv").unlink()
     (tmp_path / "_delta_log").mkdir()
-    with pytest.raises(TableError, match=r"Delta Lake table.*Export what it holds now"):
+    with pytest.raises(TableError, match=r"Delta Lake table.*Export its current rows"):
         list(read_files(tmp_path, SCHEMA))
 
 

@@ -36,7 +36,7 @@ def test_uses_follow_the_verdicts_of_sections() -> None:
     assert "single variables" in found.uses[0].purpose
     assert "exposes patients" in found.advice
     assert "3 equal a training patient" in " ".join(found.privacy)
-    assert "No attack on membership could be tried" in found.privacy[1]
+    assert "No membership inference attack could be made" in found.privacy[1]
 
 
 def test_the_strongest_attack_is_named() -> None:

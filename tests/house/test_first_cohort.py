@@ -82,7 +82,7 @@ def test_a_training_cell_that_is_stopped_goes_on_when_it_is_run_again(tmp_path: 
     first, second = ("".join(each.get("text", "") for each in cell.outputs) for cell in (stopped, again))
     assert "stopped by SIGINT" in first
     assert "and saved; the same command or call resumes it" in first
-    assert "going on from step" in second
+    assert "resuming from step" in second
     assert "finished at step" in second
 
 

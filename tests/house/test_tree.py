@@ -97,7 +97,7 @@ def test_other_kind_version_or_file(tmp_path: Path, sealed: Path) -> None:
     with pytest.raises(StorageError, match="Cannot read"):
         read_tree(tmp_path / "absent.h5", "thing", (1,))
     (tmp_path / "text.h5").write_text("hello")
-    with pytest.raises(StorageError, match="not a file of healthgym's"):
+    with pytest.raises(StorageError, match="not a file of healthgym"):
         read_tree(tmp_path / "text.h5", "thing", (1,))
 
 

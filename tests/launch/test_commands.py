@@ -86,7 +86,7 @@ def test_what_is_shipped_goes_by_name_and_files_by_path(
     (tmp_path / "configs" / "ar.yaml").write_text("system: ar\n")
     assert shipped.settings(Path("configs/ar.yaml")) == Path("configs/ar.yaml")
     with pytest.raises(
-        ConfigError, match=r"'art_hif' is no file.*did you mean 'art_hiv'\?.*there are art_hiv"
+        ConfigError, match=r"'art_hif' is not a file.*did you mean 'art_hiv'\?.*it ships art_hiv"
     ):
         shipped.schema(Path("art_hif"))
 

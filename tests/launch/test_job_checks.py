@@ -46,7 +46,7 @@ def refused(folder: Path) -> list[tuple[Job, str]]:
             TrainJob.of(folder / "run", tiny.config(folder)),
             "prepared.h5: prepare it first with healthgym prepare, or give its path by --data",
         ),
-        (SynthesizeJob.of(run_dir=absent, out=out, patients=9), "absent is not there: check --run-dir, or"),
+        (SynthesizeJob.of(run_dir=absent, out=out, patients=9), "absent does not exist: check --run-dir, or"),
         (SynthesizeJob.of(checkpoint=absent, out=out, patients=9), "absent is not there: check --checkpoint"),
         (
             SynthesizeJob.of(run_dir=folder / "empty", out=out, patients=9),
@@ -82,7 +82,7 @@ def test_what_a_stage_before_will_make_is_awaited(folder: Path) -> None:
 
 
 def test_what_no_stage_makes_up_for_is_refused_even_when_awaited(folder: Path) -> None:
-    with pytest.raises(HealthgymError, match="--holdout 1: give a share"):
+    with pytest.raises(HealthgymError, match="--holdout 1: give the share"):
         prepare_job(folder, holdout=1.0).check(awaited=True)
 
 
@@ -101,7 +101,7 @@ def test_the_first_stage_of_a_pipeline_awaits_nothing(folder: Path) -> None:
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(HealthgymError, match=r"absent is not there: check the path\. Give a run folder"):
+    with pytest.raises(HealthgymError, match=r"absent does not exist: check the path\. Give a run folder"):
         load_checkpoint(tmp_path / "absent")
 
 
@@ -116,7 +116,7 @@ def trained_on_slurm(folder: Path, **resources: object) -> str:
 @pytest.mark.parametrize(
     ("resources", "message"),
     [
-        ({"nodes": 3, "tasks_per_node": 3}, "A batch has 8 patients and there are 9 processes"),
+        ({"nodes": 3, "tasks_per_node": 3}, "A batch has 8 patients and 9 processes share"),
         (
             {"nodes": 2, "tasks_per_node": 4, "memory_gb": 1},
             r"would have 0\.25 GB of memory .*divided by tasks_per_node\), and training this system needs",

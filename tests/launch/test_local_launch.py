@@ -80,7 +80,7 @@ def test_sigterm_saves_too(run: Path) -> None:
     program.terminate()
     _, err = program.communicate(timeout=30)
     assert program.returncode == stopping.INTERRUPTED
-    assert "the job saves and leaves" in err
+    assert "the job saves and exits" in err
 
 
 @pytest.mark.slow

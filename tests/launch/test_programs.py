@@ -34,7 +34,7 @@ def no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ctrl_c_is_a_sentence_with_a_status_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(failing(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == (
-        "stopped; no file is left half written. The same command starts again or goes on.\n"
+        "stopped; no file is left half written. The same command starts again or resumes.\n"
     )
 
 
@@ -44,7 +44,7 @@ def test_ctrl_c_is_a_sentence_with_a_status_of_its_own(capsys: pytest.CaptureFix
         (ConfigError("what and where"), "error: what and where\n"),
         (
             OSError(errno.ENOSPC, "No space left on device"),
-            "error: Cannot write a file: no space is left there. Free some space, or choose another place.\n",
+            "error: Cannot write a file: no space is left there. Free some space, or choose another path.\n",
         ),
         (
             PermissionError(errno.EACCES, "Permission denied", "/data/x"),
@@ -74,7 +74,7 @@ def test_a_debugger_sees_every_exception() -> None:
 
 def test_paths_that_are_not_utf8_are_refused() -> None:
     require_utf8(["données", "中文", "a b"])
-    with pytest.raises(ConfigError, match=r"donn\\xe9es/p\.h5 has bytes that are not UTF-8"):
+    with pytest.raises(ConfigError, match=r"donn\\xe9es/p\.h5 is not valid UTF-8"):
         require_utf8(["plain", os.fsdecode(b"donn\xe9es/p.h5")])
 
 
@@ -101,7 +101,7 @@ def test_every_program_refuses_such_a_path(job: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("error: The path ")
-    assert "are not UTF-8" in done.stderr
+    assert "is not valid UTF-8" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -159,7 +159,7 @@ def test_a_place_is_looked_at_and_nothing_is_left(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "folder", "message"),
     [
-        ("file", True, r"file is a file; a folder is needed there"),
+        ("file", True, r"file is a file; a folder is needed"),
         ("file/report", True, r"Cannot write .*file/report: a part of the path is a file"),
         (".", False, r"is a folder; give the name of a file in it"),
         ("x" * 300 + "/a", True, r"the name is longer than the file system allows"),
@@ -183,5 +183,5 @@ def test_a_place_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match="your quota there is used up"):
+    with pytest.raises(StorageError, match="your quota there is exceeded"):
         require_place(tmp_path, folder=True)

@@ -51,7 +51,7 @@ def test_one_job(slurm: FakeSlurm, tmp_path: Path, capsys: pytest.CaptureFixture
         f"follow  tail -F {folder}/41_0_log.out",
         f"status  python -m healthgym status {run}",
         "cancel  scancel 41",
-        "resume  a preempted job goes on by itself",
+        "resume  a preempted job resumes by itself",
     ):
         assert line in shown
 
@@ -117,7 +117,7 @@ def test_a_refusal_after_the_trial(slurm: FakeSlurm, tmp_path: Path) -> None:
 def test_a_place_that_nodes_do_not_share(slurm: FakeSlurm, tmp_path: Path) -> None:
     path = settings(tmp_path, node_local=f"[{tmp_path / 'scratch'}]")
     with pytest.raises(
-        LaunchError, match=r"which compute nodes do not share .* mend node_local in .*site.yaml"
+        LaunchError, match=r"which compute nodes do not share .* correct node_local in .*site.yaml"
     ):
         submission.submit(CountJob(tmp_path / "scratch" / "run"), path)
     with pytest.raises(LaunchError, match=r"data\.h5 lies in"):
@@ -183,7 +183,7 @@ def test_charliecloud_s_mount_points(slurm: FakeSlurm, tmp_path: Path) -> None:
 
 
 def test_ranks_for_work_of_one(slurm: FakeSlurm, tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match=r"asks for 2 processes .* is the work of one"):
+    with pytest.raises(LaunchError, match=r"asks for 2 processes .* runs in one process"):
         submission.submit(CountJob(tmp_path / "run", ranks=False), settings(tmp_path, nodes=2))
 
 

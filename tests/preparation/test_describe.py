@@ -55,7 +55,7 @@ def test_a_plain_table_is_described_and_fits() -> None:
     }
     assert found.misfit == ""
     assert "# two values: 0 " in found.yaml
-    assert found.undecided == ["what the codes of vent stand for: their labels are the codes"]
+    assert found.undecided == ["the meaning of the codes of vent: the codes are used as labels"]
 
 
 # --- how files are written ---------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_folders_and_partitions_are_one_table(tmp_path: Path) -> None:
 
 def test_what_is_found_can_be_overruled(tmp_path: Path) -> None:
     visits(30).to_csv(tmp_path / "t.csv", index=False, sep=";", decimal=",")
-    with pytest.raises(TableError, match="rows have another number of fields than the header, which names 1"):
+    with pytest.raises(TableError, match="rows have another number of fields than the 1 of the header"):
         describe_table(tmp_path / "t.csv", Given(separator="comma"))
     found = describe_table(tmp_path / "t.csv", Given(";", ",", "latin-1"), patient="age", time="hr")
     assert (found.schema.keys.patient, found.schema.keys.timestep) == ("age", "hr")
@@ -119,7 +119,7 @@ def test_what_is_found_can_be_overruled(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--encoding utf-9: unknown"):
         Given(encoding="utf-9")
     with pytest.raises(
-        TableError, match=r"no column 'subject' \(did you mean 'subject_id'\?\), as --patient"
+        TableError, match=r"no column 'subject' \(did you mean 'subject_id'\?\), which --patient"
     ):
         describe_table(tmp_path / "t.csv", patient="subject")
 
@@ -320,11 +320,14 @@ def test_follow_up_is_proposed_where_it_is_sure() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda f: f.groupby("subject_id").head(1), "each 'subject_id' has one row, so that nothing goes on"),
+        (
+            lambda f: f.groupby("subject_id").head(1),
+            "each 'subject_id' has one row, so that nothing changes over time",
+        ),
         (lambda f: f.head(0), "the table has no rows"),
-        (lambda f: f[["subject_id", "hour"]], "beside its keys no column can be learned from"),
-        (lambda f: f.head(2), "'subject_id' is '1000' in every row: one patient is none to learn from"),
-        (lambda f: f[["sex", "age"]].drop_duplicates(), "no column looks like the patients'"),
+        (lambda f: f[["subject_id", "hour"]], "besides its keys it has no column that can be a variable"),
+        (lambda f: f.head(2), "'subject_id' is '1000' in every row: one patient is not enough to learn from"),
+        (lambda f: f[["sex", "age"]].drop_duplicates(), "no column looks like a patient identifier"),
         (
             lambda f: f.melt(["subject_id", "hour"], ["hr", "temp"], "itemid", "valuenum"),
             r"each row holds one measurement .*pivot_table\(index=\['subject_id', 'hour'\], columns='itemid'",
@@ -366,9 +369,9 @@ def test_a_schema_that_is_there_is_never_lost(tmp_path: Path, capsys: pytest.Cap
     corrected = schema.read_text().replace("kind: real, unit: degC", "kind: real, unit: degF")
     schema.write_text(corrected)
     assert main(["describe", *words]) == 1
-    assert "may have been corrected by hand" in capsys.readouterr().err
+    assert "may have been edited" in capsys.readouterr().err
     assert main(["prepare", str(tmp_path / "t.csv"), "--out", str(tmp_path / "p.h5")]) == 0
-    assert "is taken as it is" in capsys.readouterr().out
+    assert "is used as it is" in capsys.readouterr().out
     assert schema.read_text() == corrected
     assert PreparedCohort.open(tmp_path / "p.h5").schema["temp"].unit == "degF"
 

@@ -148,8 +148,8 @@ def test_a_write_without_room_names_the_file(tmp_path: Path) -> None:
     ):
         file.write(bytes(20))
     assert sentence(caught.value) == (
-        f"Cannot write {tmp_path / 'report.json'}: the file would be larger than is allowed there. Raise the "
-        f"limit (ulimit -f), or choose another place."
+        f"Cannot write {tmp_path / 'report.json'}: the file would be larger than the limit. Raise the "
+        f"limit (ulimit -f), or choose another path."
     )
 
 
@@ -163,6 +163,6 @@ def test_a_run_without_room_for_its_picture_is_trained(
     said: list[str] = []
     run._draw(RunFolder(tmp_path), SimpleNamespace(say=said.append))  # type: ignore[arg-type]
     assert said == [
-        f"no plot of the losses: Cannot write {tmp_path / 'losses.png'}: no space is left there. Free "
-        f"some space, or choose another place."
+        f"note: the losses were not plotted: Cannot write {tmp_path / 'losses.png'}: no space is left "
+        f"there. Free some space, or choose another path."
     ]

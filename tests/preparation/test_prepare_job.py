@@ -86,11 +86,11 @@ def test_another_command_does_not_lose_the_first_cohort(prepare: Prepare, folder
     status, _, err = prepare(*USUAL, "--seed", "1")
     assert status == 1
     assert re.search(
-        r"p\.h5 was prepared otherwise \(seed: 0 -> 1\)\. Give another --out, or --overwrite", err
+        r"p\.h5 was prepared differently \(seed: 0 -> 1\)\. Give another --out, or --overwrite", err
     )
     assert (folder / "p.h5").read_bytes() == before
     small_table(50, 4, seed=1).to_csv(folder / "t.csv", index=False)
-    assert re.search(r"prepared otherwise \(table: sha256:\w+ -> sha256:\w+\)", prepare(*USUAL)[2])
+    assert re.search(r"prepared differently \(table: sha256:\w+ -> sha256:\w+\)", prepare(*USUAL)[2])
     assert prepare(*USUAL, "--overwrite")[0] == 0
     assert (folder / "p.h5").read_bytes() != before
 
@@ -102,7 +102,7 @@ def test_a_damaged_cohort_is_prepared_anew(prepare: Prepare, folder: Path, more:
     (folder / "p.h5").write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
     status, out, err = prepare(*USUAL, *more)
     assert (status, err) == (0, "")
-    assert "p.h5 was damaged and is written anew: small" in out
+    assert "p.h5 was damaged and is written again: small" in out
     assert (folder / "p.h5").read_bytes() == whole
 
 
@@ -112,9 +112,7 @@ def test_a_cohort_that_was_cut_short_can_be_overwritten(prepare: Prepare, folder
     (folder / "p.h5").write_bytes(whole[:3000])
     status, _, err = prepare(*USUAL)
     assert status == 1
-    assert re.search(
-        r"p\.h5 has 3000 bytes where .*It is in the way: give another --out, or --overwrite", err
-    )
+    assert re.search(r"p\.h5 has 3000 bytes where .*Give another --out, or replace it with --overwrite", err)
     assert prepare(*USUAL, "--overwrite")[0] == 0
     assert (folder / "p.h5").read_bytes() == whole
 
@@ -123,7 +121,7 @@ def test_something_else_in_the_way_is_not_lost(prepare: Prepare, folder: Path) -
     (folder / "p.h5").write_text("my thesis")
     status, _, err = prepare(*USUAL)
     assert status == 1
-    assert "It is in the way: give another --out, or --overwrite." in err
+    assert "Give another --out, or replace it with --overwrite." in err
     assert (folder / "p.h5").read_text() == "my thesis"
 
 
@@ -149,8 +147,8 @@ def test_tables_for_evaluation_fit_the_schema_again(
             r"art_hvi: unknown \(did you mean 'art_hiv'\?\)",
         ),
         (["s.yaml", "--table", "x.csv", "--out", "p.h5"], r"--table .*x\.csv: there is no such file"),
-        ([*USUAL, "--holdout", "1"], "--holdout 1: give a share of the patients"),
-        ([*USUAL, "--holdout", "nan"], "--holdout nan: give a share of the patients"),
+        ([*USUAL, "--holdout", "1"], "--holdout 1: give the share of patients"),
+        ([*USUAL, "--holdout", "nan"], "--holdout nan: give the share of patients"),
         ([*USUAL, "--max-patients", "0"], "--max-patients 0: give at least 1"),
         (["none.yaml", "--table", "t.csv", "--out", "p.h5"], r"Cannot read .*none\.yaml"),
         ([*USUAL[:-1], "t.csv/p.h5"], r"Cannot write .*t\.csv/p\.h5: a part of the path is a file"),

@@ -174,7 +174,7 @@ def test_no_holdout_and_no_training(tmp_path: Path) -> None:
     assert cohort.holdout.num_patients == 0
     assert cohort.frame("holdout").empty
     assert list(cohort.frame("holdout")) == list(cohort.frame("train"))
-    with pytest.raises(TableError, match=r"all 1 patients fall into the holdout of 99%.*smaller holdout"):
+    with pytest.raises(TableError, match=r"all 1 patients are in the holdout of 99%.*smaller holdout"):
         prepare(ragged_table(1), small_schema(), tmp_path / "q.h5", SplitSettings(0.99))
     assert not (tmp_path / "q.h5").exists()
 
@@ -217,7 +217,7 @@ def test_altered_cut_and_foreign_files_are_refused(cohort: PreparedCohort, tmp_p
     ):
         PreparedCohort.open(tmp_path / "absent.h5")
     path.write_text("text")
-    with pytest.raises(StorageError, match="not a file of healthgym's"):
+    with pytest.raises(StorageError, match="not a file of healthgym"):
         PreparedCohort.open(path)
 
 
@@ -232,7 +232,7 @@ def test_damage_is_a_sentence_where_no_checksum_is_taken(
         with pytest.raises(StorageError, match=rf"p\.h5 has {size} bytes where its seal says .*cut short"):
             opens(path)
     path.write_bytes(whole[:512] + bytes(100) + whole[612:])
-    with pytest.raises(StorageError, match=r"p\.h5 is damaged: .*prepare it anew"):
+    with pytest.raises(StorageError, match=r"p\.h5 is damaged: .*prepare it again"):
         opens(path)
 
 

@@ -85,7 +85,7 @@ def test_an_error_that_passes_is_no_error(
 
 def test_an_error_that_stays_is_a_sentence(rows: RowsOnDisk, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, errno.EIO, 10**6)
-    with pytest.raises(UnreadableError, match=r"Cannot read .*rows: .*input/output error\. Ask whether"):
+    with pytest.raises(UnreadableError, match=r"Cannot read .*rows: .*input/output error\. Check the disk"):
         rows.take(np.array([3]))
 
 

@@ -209,7 +209,7 @@ def test_lines_are_counted_over_parts_and_empty_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["1,2,3,4"], r"which names 3: line 12 has 4\."),
+        (["1,2,3,4"], r"the 3 of the header: line 12 has 4\."),
         (["1,2,\udcff", ""], r"line 12: not UTF-8 text \(invalid start byte\)"),
     ],
 )
@@ -258,7 +258,7 @@ def test_binary_ids_are_text_and_lists_no_traceback(tmp_path: Path) -> None:
 
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
     frame = pd.concat([small_table(), small_table()[["dose"]]], axis=1)
-    with pytest.raises(TableError, match="column 'dose' stands twice in the table"):
+    with pytest.raises(TableError, match="column 'dose' appears twice in the table"):
         prepare(frame, small_schema(), tmp_path / "p.h5", SPLIT)
 
 
@@ -358,7 +358,7 @@ def test_a_table_that_changes_while_it_is_read_is_refused(tmp_path: Path, change
         frame[80:].to_csv(tmp_path / name, mode="a", header=change != "longer", index=False)
         return True
 
-    with pytest.raises(TableError, match="was changed while it was read"):
+    with pytest.raises(TableError, match="was changed while it was being read"):
         prepare_parts(grow(), small_schema(), tmp_path / "p.h5")
     assert not (tmp_path / "p.h5").exists()
 

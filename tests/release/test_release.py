@@ -118,10 +118,10 @@ def test_a_release_is_not_trained_audited_or_released(trained: Path, tmp_path: P
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     shutil.copy(tmp_path / "r.h5", run / "checkpoints" / "step-000000001.h5")
-    with pytest.raises(ConfigError, match="is a release, which can make patients but not be trained"):
+    with pytest.raises(ConfigError, match="is a release, which can generate patients but not be trained"):
         train(run, tiny.epoch_of(trained, "v2"), io.StringIO())
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000000001.h5"]
-    with pytest.raises(ConfigError, match="is a release and has no autoencoder"):
+    with pytest.raises(ConfigError, match="is a release, without the autoencoder"):
         audit_memory(tmp_path / "r.h5", trained / "prepared.h5", tmp_path / "a", trained / "report.yaml")
     with pytest.raises(ConfigError, match="is a release already"):
         release(tmp_path / "r.h5", tmp_path / "s.h5", THRESHOLDS)
@@ -131,7 +131,7 @@ def test_what_cannot_be_released_is_an_error(trained: Path, tmp_path: Path) -> N
     out, data = tmp_path / "r.h5", trained / "prepared.h5"
     with pytest.raises(ConfigError, match=r"--coarsen 9: .* Give at least 10"):
         release(trained / "v2", out, THRESHOLDS, at_least=9)
-    with pytest.raises(ConfigError, match="a centroid cannot stand for 100"):
+    with pytest.raises(ConfigError, match="too few for a centroid of 100"):
         release(trained / "v2", out, THRESHOLDS, at_least=100)
     with pytest.raises(ConfigError, match=r"name of an \.h5 file"):
         release(trained / "v2", tmp_path / "r", THRESHOLDS)

@@ -212,7 +212,7 @@ def test_interrupted_it_leaves_nothing_and_goes_on(
     interrupt_second(monkeypatch, KeyboardInterrupt())
     broken = tmp_path / "broken" / "r.h5"
     assert run_release(trained, broken) == stopping.INTERRUPTED
-    assert "Give the same command to go on" in capsys.readouterr().err
+    assert "Give the same command to resume" in capsys.readouterr().err
     assert [path.name for path in broken.parent.iterdir()] == [WORK]
     begun = interrupt_second(monkeypatch, None)
     assert run_release(trained, broken) == 0
@@ -270,7 +270,7 @@ def test_no_other_file_is_overwritten(
     data = trained / "prepared.h5"
     before = data.read_bytes()
     assert run_release(trained, data) == 1
-    assert "prepared.h5 is there already and is no release. Give another name." in capsys.readouterr().err
+    assert "prepared.h5 exists already and is not a release. Give another name." in capsys.readouterr().err
     assert data.read_bytes() == before
 
 

@@ -79,7 +79,7 @@ def test_training_goes_on_from_a_checkpoint(files: Path, monkeypatch: pytest.Mon
     longer = checkpoint.config.training.model_copy(update={"epochs": checkpoint.config.training.epochs + 1})
     log = io.StringIO()
     assert train(files / "run", checkpoint.config.model_copy(update={"training": longer}), log)
-    assert f"going on from step {expected['step']}" in log.getvalue()
+    assert f"resuming from step {expected['step']}" in log.getvalue()
     assert load_checkpoint(files / "run").progress.step > expected["step"]
 
 
@@ -104,7 +104,7 @@ def test_a_cohort(files: Path, form: str) -> None:
         again = made(files / "checkpoint.h5", cohort, form=form)
         assert (again.state, again.patients_made) == ("complete", 0)
     else:  # lengths are drawn otherwise by now
-        with pytest.raises(CohortError, match=r"form 2, .* makes form 4.* read it as it is"):
+        with pytest.raises(CohortError, match=r"format 2, .* makes format 4.* read it as it is"):
             made(files / "checkpoint.h5", cohort, form=form)
 
 

@@ -59,7 +59,7 @@ def test_preempted(cluster: Cluster, folder: Path, partition: str) -> None:
     assert cluster.restarts(number) == 1
     tiny.assert_same_run(load_checkpoint(folder / "undisturbed"), load_checkpoint(folder / "run"))
     [log] = (folder / "run" / "submissions").glob(f"*/{number}_0_log.err")
-    assert "going on from step" in log.read_text()
+    assert "resuming from step" in log.read_text()
 
 
 def test_cancelled(cluster: Cluster, folder: Path) -> None:

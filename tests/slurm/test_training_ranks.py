@@ -67,7 +67,7 @@ def test_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
     assert cluster.until_over(number, seconds=240) == "COMPLETED"
     assert cluster.restarts(number) == 2
     logs = "".join(path.read_text() for path in run.glob("submissions/*/*_log.err"))
-    assert "going on from step" in logs
+    assert "resuming from step" in logs
     assert load_checkpoint(run).progress.num_processes == 2
     assert load_checkpoint(run).progress.step == 8 * EPOCHS
     tiny.assert_same_run(load_checkpoint(tmp_path / "undisturbed"), load_checkpoint(run))
@@ -87,7 +87,7 @@ def test_ar_is_preempted(cluster: Cluster, tmp_path: Path) -> None:
     assert cluster.until_over(number, seconds=240) == "COMPLETED"
     assert cluster.restarts(number) == 1
     logs = "".join(path.read_text() for path in run.glob("submissions/*/*_log.err"))
-    assert "going on from step" in logs
+    assert "resuming from step" in logs
     tiny.assert_same_run(load_checkpoint(tmp_path / "undisturbed"), load_checkpoint(run))
 
 

@@ -63,7 +63,7 @@ def test_ten_patients_are_enough_and_nine_are_not() -> None:
         ConfigError, match=r"fewer than 10 of the 79 training patients had sex = Female together with age"
     ):
         check("sex=Female", "age=very old")
-    with pytest.raises(ConfigError, match="had age = old; synthetic patients would imitate single people"):
+    with pytest.raises(ConfigError, match="had age = old; synthetic patients would resemble individuals"):
         check("age=old")
     check("age=old", "age=young")
 

@@ -269,7 +269,7 @@ def test_a_signal_to_all_processes_stops_and_the_same_command_goes_on(
     os.killpg(process.pid, number)  # as a scheduler does
     said, complained = process.communicate(timeout=60)
     assert process.returncode == stopping.INTERRUPTED, complained
-    assert "Give the same command to go on" in said
+    assert "Give the same command to resume" in said
     alone = slow.model_copy(update={"workers": 1})
     synthesize(alone, open_fake)
     synthesize(elsewhere(alone, "undisturbed"), open_fake)
@@ -448,7 +448,7 @@ def test_a_write_that_the_system_cuts_short_leaves_nothing_and_is_made_good(
     try:
         with pytest.raises(
             CohortError,
-            match=r"Cannot write .*shard-00000\.h5: the file would be larger than is allowed.*Raise",
+            match=r"Cannot write .*shard-00000\.h5: the file would be larger than the limit.*Raise",
         ):
             synthesize(request_, open_fake)
     finally:
@@ -467,7 +467,7 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(request_: SynthesisRequest) 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(request_: SynthesisRequest) -> None:
     request_.out.write_text("a file where the folder should be")
-    with pytest.raises(CohortError, match=r"Cannot begin a cohort in .*in the way. Choose another place"):
+    with pytest.raises(CohortError, match=r"Cannot begin a cohort in .*exists already. Choose another path"):
         synthesize(request_, open_fake)
 
 
@@ -483,7 +483,9 @@ def test_errors_in_a_worker_process_reach_the_user(request_: SynthesisRequest) -
 
 
 def test_a_checkpoint_must_be_named_and_be_there(request_: SynthesisRequest, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Say which trained system to use: --run-dir or --checkpoint"):
+    with pytest.raises(
+        ConfigError, match="No trained system is given: give --run-dir FOLDER or --checkpoint"
+    ):
         find_checkpoint(request_.model_copy(update={"checkpoint": None}), None)
     with pytest.raises(StorageError, match="holds no checkpoint: check --checkpoint"):
         find_checkpoint(request_.model_copy(update={"checkpoint": tmp_path}), None)

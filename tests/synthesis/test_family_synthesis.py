@@ -65,8 +65,8 @@ def test_a_trained_system_may_sample_by_other_settings(tmp_path: Path) -> None:
     assert ancestral.shards[0].sha256 != fast.shards[0].sha256
     assert list(fast.plan["settings"]) == ["system.sampler.kind=dpmpp", "system.sampler.num_steps=3"]
     for wrong, expected in [
-        ("system.denoiser.depth=2", r"not what it learned:\n  - system\.denoiser\.depth: 1 -> 2"),
-        ("training.seed=9", r"not what it learned:\n  - training\.seed: 5 -> 9"),
+        ("system.denoiser.depth=2", r"not settings of its training:\n  - system\.denoiser\.depth: 1 -> 2"),
+        ("training.seed=9", r"not settings of its training:\n  - training\.seed: 5 -> 9"),
         ("system.sampler.num_steps=2", r"num_steps: unknown key"),
     ]:
         with pytest.raises(ConfigError, match=expected):

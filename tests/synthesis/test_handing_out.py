@@ -155,7 +155,7 @@ def test_a_command_whose_folder_another_one_took_writes_nothing(
         return begin(self, *arguments)
 
     monkeypatch.setattr(FakeSystem, "begin_sample", take_over)
-    with pytest.raises(CohortError, match="another command began a cohort there with other settings"):
+    with pytest.raises(CohortError, match="another command has begun a cohort there with other settings"):
         synthesize(request_, open_fake)
     assert read_plan(request_.out) == other
     assert not receipt_path(request_.out, 0).exists()

@@ -125,7 +125,7 @@ def test_unreadable_plan_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match=r"Cannot read .*_plan\.json"):
         agree(tmp_path, PLAN)
     (tmp_path / "_plan.json").write_text(json.dumps(PLAN.model_dump() | {"form": 1}))
-    with pytest.raises(CohortError, match=r"_plan\.json is of form 1, .* finish it with the version"):
+    with pytest.raises(CohortError, match=r"_plan\.json has format 1, .* finish it with the version"):
         agree(tmp_path, PLAN)
     (tmp_path / "_plan.json").write_text(json.dumps({"sed": 1}))
     with pytest.raises(CohortError, match=r"sed: unknown key \(did you mean 'seed'\?\)"):

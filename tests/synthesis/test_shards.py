@@ -107,7 +107,7 @@ def test_a_manifest_cannot_point_outside_its_folder(cohort: Path, name: str) -> 
 
 def test_totals_must_agree(cohort: Path) -> None:
     change_manifest(cohort, lambda content: content.update(num_patients=71))
-    with pytest.raises(CohortError, match="promises 71 patients, but its shards have 70"):
+    with pytest.raises(CohortError, match="says 71 patients, but its shards have 70"):
         open_cohort(cohort)
 
 

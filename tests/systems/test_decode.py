@@ -88,5 +88,5 @@ def test_ties_take_the_first_class() -> None:
 def test_numbers_that_are_not_finite_are_refused(bad: float) -> None:
     x_BTF = noise(0, 4, 5)
     x_BTF[2, 3, 0] = bad
-    with pytest.raises(CohortError, match=r"makes numbers that are not finite.*earlier checkpoint"):
+    with pytest.raises(CohortError, match=r"generates numbers that are not finite.*earlier checkpoint"):
         decode(x_BTF, np.full(4, 5), SCHEMA.layout)

@@ -153,7 +153,7 @@ def test_another_file_than_the_one_first_fetched_is_not_trusted(figshare: Figsha
 @pytest.mark.parametrize("record", [b"<html>", b"{}", b'{"files": [{"id": 42}]}', b"[]", b"\xff"])
 def test_a_strange_record_is_named(figshare: Figshare, tmp_path: Path, record: bytes) -> None:
     figshare.record = record
-    with pytest.raises(FetchError, match=r"/v2/articles/7 answered something else than a record"):
+    with pytest.raises(FetchError, match=r"/v2/articles/7 did not answer with a record"):
         fetch(DATASET, tmp_path, figshare.url)
 
 

@@ -75,15 +75,15 @@ def test_columns_that_are_the_same_in_one_form_are_refused(tmp_path: Path) -> No
     schema = small_schema(dose={"name": PARTED})
     frame.to_csv(tmp_path / "t.csv", index=False)
     frame.to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(TableError, match=f"column '{COMPOSED}' stands twice in the header"):
+    with pytest.raises(TableError, match=f"column '{COMPOSED}' appears twice in the header"):
         read_table(tmp_path / "t.csv", schema)
     for read in (
         read_table(tmp_path / "t.parquet", schema),
         next(read_parts(tmp_path / "t.parquet", schema)),
     ):
-        with pytest.raises(TableError, match=f"column '{COMPOSED}' stands twice in the table"):
+        with pytest.raises(TableError, match=f"column '{COMPOSED}' appears twice in the table"):
             check_table(read, schema)
-    with pytest.raises(ValueError, match=f"variable '{COMPOSED}' stands twice"):
+    with pytest.raises(ValueError, match=f"variable '{COMPOSED}' is declared twice"):
         schema_of([COMPOSED, PARTED])
     with pytest.raises(ValueError, match="same label twice"):
         small_schema(drug={"classes": {0: COMPOSED, 1: PARTED}})

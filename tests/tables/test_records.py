@@ -37,7 +37,7 @@ def test_a_folder_that_others_write_to_is_refused(
     monkeypatch.setattr(records, "_group_of_one", lambda number: False)
     (home / "run").mkdir()
     (home / "run").chmod(mode)
-    with pytest.raises(LaunchError, match=r"can be written by others \(mode .*chmod go-w"):
+    with pytest.raises(LaunchError, match=r"can be written by other users \(mode .*chmod go-w"):
         records.new_submission(home / "run")
 
 

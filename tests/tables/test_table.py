@@ -386,25 +386,29 @@ def test_a_class_may_be_called_none(tmp_path: Path) -> None:
         (
             "t.xlsx",
             b"",
-            r"cannot tell the format from the name\. Give a table as \.csv, \.csv\.gz, .*\.parquet",
+            r"the file name does not show the format\. Give a table as \.csv, \.csv\.gz, .*\.parquet",
         ),
         ("t.csv", b"", r"first line is empty"),
         ("t.csv", b"a,b\n1,2\n", r"none of the schema's columns .* the file has a, b\."),
-        ("t.csv", b"PatientID,dose,dose\n1,2,3\n", r"line 1: column 'dose' stands twice"),
+        ("t.csv", b"PatientID,dose,dose\n1,2,3\n", r"line 1: column 'dose' appears twice"),
         ("t.csv", b"PatientID,Timestep,dose\n1,2,\xff\xfe\n", r"not UTF-8 text .* Save the table as UTF-8"),
         (
             "t.csv",
             b"PatientID,Timestep\n1,2\n1,2,3,4\n",
-            r"another number of fields than the header, which names 2: line 3 has 4\. .*Mend the rows",
+            r"number of fields than the 2 of the header: line 3 has 4\. .*Correct the rows",
         ),
-        ("t.csv", b"PatientID,Timestep\n1,2,3\n1,2,3\n", r"names 2: line 2 has 3, line 3 has 3\."),
+        (
+            "t.csv",
+            b"PatientID,Timestep\n1,2,3\n1,2,3\n",
+            r"the 2 of the header: line 2 has 3, line 3 has 3\.",
+        ),
         ("t.csv.gz", b"PatientID,Timestep\n", r"cannot be read: Not a gzipped file"),
         (
             "t.csv.gz",
             gzip.compress(b"PatientID,Timestep,dose\n" * 99, mtime=0)[:-9],
             r"cannot be read: Compressed file ended",
         ),
-        ("t.parquet", b"PAR1 rubbish", r"cannot be read: .*Mend"),
+        ("t.parquet", b"PAR1 rubbish", r"cannot be read: .*Correct"),
     ],
 )
 def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:

@@ -60,7 +60,7 @@ def test_whole_numbers_are_codes_as_before(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("classes", ["{1: a, 1.0: b, 2: c}", "[a, b, a]", "[1, 2, 1.0]"])
 def test_no_class_is_lost_to_another(tmp_path: Path, classes: str) -> None:
-    with pytest.raises(SchemaError, match=r"stands twice|could mean the class"):
+    with pytest.raises(SchemaError, match=r"appears twice|could mean the class"):
         drugs(tmp_path, classes)
 
 
@@ -96,7 +96,7 @@ def test_settings_are_read_as_yaml_1_2_reads_them(tmp_path: Path) -> None:
     assert parse_override("a.b=off") == {"a": {"b": "off"}}
     assert parse_override("a.b=[1, 2.5, x]") == {"a": {"b": [1, 2.5, "x"]}}
     path.write_text("{1: a, 01: b, 1: c}")
-    with pytest.raises(ConfigError, match=r"line 1: the key '1' stands twice"):
+    with pytest.raises(ConfigError, match=r"line 1: the key '1' appears twice"):
         load_yaml(path)
 
 

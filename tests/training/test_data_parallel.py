@@ -231,7 +231,7 @@ def test_a_lost_process_ends_all_with_one_message(tmp_path: Path, lost: int, wha
     assert saved_steps(tmp_path / "run") == [2, 4]
     again = spawn([item(tmp_path, "run", "v2", double=False, **sections)], 2)
     assert [process.returncode for process in again] == [0, 0], again
-    assert "going on from step 4" in again[0].stderr + again[0].stdout
+    assert "resuming from step 4" in again[0].stderr + again[0].stdout
 
 
 @pytest.mark.parametrize(("what", "failing"), by_day_and_night("raise", "nan"))
@@ -266,7 +266,7 @@ def test_weights_that_drifted_apart_are_the_first_ones_again_at_each_save(tmp_pa
 
 def test_more_processes_than_patients_in_a_batch(tmp_path: Path) -> None:
     config = tiny.config(tmp_path, "v1", curriculum={"batch_size": 2})
-    with pytest.raises(ConfigError, match=r"has 2 patients and there are 3 processes.* at most 2 processes"):
+    with pytest.raises(ConfigError, match=r"has 2 patients and 3 processes share.* at most 2 processes"):
         run_module._share(2, config, Ranks(Place(0, 3)))
 
 

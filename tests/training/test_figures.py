@@ -125,7 +125,7 @@ def test_the_best_checkpoint_is_kept_and_makes_patients(early: tuple[Path, str])
 
     assert taken(run_dir=run) == 8
     assert taken(run_dir=run, checkpoint="newest") == last
-    with pytest.raises(ConfigError, match="--run-dir or --checkpoint with a file"):
+    with pytest.raises(ConfigError, match="--run-dir FOLDER or --checkpoint FILE"):
         taken(checkpoint="newest")
     assert "synthesis uses the checkpoint of step 8, the nearest to training patients: distance 0.2" in said
     assert (run / "losses.png").stat().st_size > 0

@@ -75,7 +75,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(name: str, device: str, tmp_pa
     assert ("steps as CUDA graphs" in said.splitlines()[0]) == (device == "cuda")
     assert "cannot be captured" not in said
     go(tmp_path, "resumed", name, 1, device)
-    assert "going on from step" in go(tmp_path, "resumed", name, 3, device)
+    assert "resuming from step" in go(tmp_path, "resumed", name, 3, device)
     assert_close(tmp_path / "straight", tmp_path / "resumed")
 
 

@@ -82,7 +82,7 @@ def test_the_last_checkpoint_is_an_error_where_it_cannot_be_written(
         run_module, "write_checkpoint", failing(run_module.write_checkpoint, errno.ENOSPC, range(1, 10**6))
     )
     with pytest.raises(
-        StorageError, match=r"Cannot write to .*no space is left there.*goes on from the last"
+        StorageError, match=r"Cannot write to .*no space is left there.*resumes from the last"
     ):
         run(folder)
     assert [step_of(path) for path in list_checkpoints(folder / "run/checkpoints")] == [2]

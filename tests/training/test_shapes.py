@@ -33,7 +33,7 @@ def test_same_contract_from_run_and_settings(tmp_path: Path) -> None:
 
 
 def test_settings_alone_need_schema_and_length(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"prepared\.h5 is not there .* give --schema and --length"):
+    with pytest.raises(ConfigError, match=r"prepared\.h5 does not exist.* give --schema and --length"):
         shape_contract(_settings(tmp_path, "v3"))
 
 

@@ -136,7 +136,7 @@ def test_all_checkpoints_damaged(folder: Path) -> None:
         path.write_bytes(b"")
     with (
         pytest.warns(UserWarning, match="Skipping"),
-        pytest.raises(StorageError, match="holds no whole checkpoint"),
+        pytest.raises(StorageError, match="contains no complete checkpoint"),
     ):
         load_checkpoint(folder / "run")
 
@@ -284,7 +284,7 @@ def test_a_save_that_fails_is_a_sentence(folder: Path, monkeypatch: pytest.Monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(run_module, "write_checkpoint", full)
-    with pytest.raises(StorageError, match=r"no space is left there.*the same command goes on"):
+    with pytest.raises(StorageError, match=r"no space is left there.*the same command resumes"):
         go(folder, tiny.config(folder))
 
 

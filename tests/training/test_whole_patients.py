@@ -79,7 +79,7 @@ def test_batches_of_one_shape(lengths: list[int], fixed: bool) -> None:
 
 
 def test_whole_is_for_systems_that_can() -> None:
-    with pytest.raises(ConfigError, match=r"lengths is whole, and this system learns .*lengths: auto"):
+    with pytest.raises(ConfigError, match=r"lengths is whole, but this system learns .*lengths: auto"):
         Curriculum(CurriculumConfig(lengths="whole"), Lengths([5] * 300), 0)
     with pytest.raises(ConfigError, match="no training patient"):
         WholeCurriculum(CurriculumConfig(), Lengths([]), 0)

@@ -44,8 +44,7 @@ def advise(found: Draft) -> Advice:
         holdout = math.ceil(20 * _MARGIN * _HELD_OUT / patients) / 20
     elif patients * 0.2 < _HELD_OUT:
         notes.append(
-            f"{patients:,} patients are few: a report needs {_HELD_OUT} to learn from and {_HELD_OUT} held "
-            "out"
+            f"{patients:,} patients are few: a report needs {_HELD_OUT} for training and {_HELD_OUT} held out"
         )
     trained = max(1, round(patients * (1 - holdout) * 0.9))
     batch_size = batch_for(trained)

@@ -22,6 +22,7 @@ from healthgym.errors import StorageError, TableError, listed
 from healthgym.faults import refused
 from healthgym.files import atomic_path
 from healthgym.schema import Schema, schema_from_text
+from healthgym.schema.schema import UNNAMED
 from healthgym.words import counted
 
 _WIDTH = 100
@@ -65,7 +66,7 @@ class Description:
 
 def describe_frame(
     frame: pd.DataFrame,
-    name: str = "table",
+    name: str = UNNAMED,
     patient: str | None = None,
     time: str | None = None,
     visits: str | None = None,
@@ -131,7 +132,7 @@ def stem_of(table: Path) -> str:
         name.lower().endswith(FORMS) or Path(name).suffix.lower() in (".txt", ".dat", ".tab")
     ):
         name = next((name[: -len(form)] for form in FORMS if name.lower().endswith(form)), Path(name).stem)
-    return name.replace("*", "").strip(" .-_") or "table"
+    return name.replace("*", "").strip(" .-_") or UNNAMED
 
 
 def run(asked: DescribeRequest) -> str:
@@ -161,8 +162,8 @@ def write_schema(found: Description, out: Path, overwrite: bool) -> None:
     with refused(out, "write"):
         if out.exists() and not overwrite and out.read_text("utf-8", errors="replace") != found.yaml:
             raise StorageError(
-                f"{out} is there already, and may have been corrected by hand. Give another file (--out), or "
-                f"replace it (--overwrite; overwrite=True in Python)."
+                f"{out} exists already and may have been edited. Give another file (--out), or replace it "
+                "(--overwrite; overwrite=True in Python)."
             )
         with atomic_path(out) as beside:
             beside.write_text(found.yaml, encoding="utf-8")
@@ -207,7 +208,7 @@ def summary(found: Description) -> list[str]:
     told.append(("advice", _advice(advice, low, high)))
     told += [("", note) for note in advice.notes]
     if found.misfit:
-        told.append(("misfit", f"the table does not fit this schema yet: {found.misfit}"))
+        told.append(("problem", f"the table does not match this schema yet: {found.misfit}"))
     return [line for word, text in told for line in _wrapped(word, text)]
 
 
@@ -224,9 +225,8 @@ def _advice(advice: Advice, low: int, high: int) -> str:
     lengths = f"of {low}" if low == high else f"of {low} to {high}"
     minutes, cores = counted(advice.minutes, "minute"), counted(advice.cores, "core")
     return (
-        f"system ar, whole patients {lengths} timesteps, batches of {advice.batch_size}; about {minutes} "
-        f"on {cores}, "
-        f"{advice.limit} at most"
+        f"system ar, whole patients {lengths} timesteps, batches of {advice.batch_size}; about {minutes} on "
+        f"{cores}, {advice.limit} at most"
     )
 
 
@@ -254,9 +254,7 @@ def described(options: dict[str, Any]) -> dict[str, Any]:
     schema = options["out"].with_suffix(".yaml")
     written = Given(*(options.get(name, "") for name in ("separator", "decimal", "encoding")))
     if schema.exists():
-        print(
-            f"{schema} is there and is taken as it is; delete it to have {table} described anew", flush=True
-        )
+        print(f"{schema} exists and is used as it is; delete it to have {table} described again", flush=True)
         return options | {"schema_path": schema, "table": table}
     found = describe_table(table, written, command=f"healthgym prepare {shlex.quote(table.name)}")
     write_schema(found, schema, overwrite=False)

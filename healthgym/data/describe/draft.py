@@ -62,7 +62,7 @@ class Draft:
         ]
         if coded:
             shown = ", ".join(coded[:6]) + (f" and {len(coded) - 6} more" if len(coded) > 6 else "")
-            doubts.append(f"what the codes of {shown} stand for: their labels are the codes")
+            doubts.append(f"the meaning of the codes of {shown}: the codes are used as labels")
         if self.follow_up and not self.follow_up.sure:
             doubts.append(
                 f"whether '{self.follow_up.event}' and '{self.follow_up.time}' are the end of follow-up: "
@@ -104,7 +104,7 @@ def draft(
         variables = _for_grid(variables, keys)
     if not any(found.kind for found in variables):
         shown = "; ".join(f"'{found.name}' {found.evidence}" for found in variables[:5])
-        raise TableError(f"{table.name}: beside its keys no column can be learned from: {shown}.")
+        raise TableError(f"{table.name}: besides its keys it has no column that can be a variable: {shown}.")
     return Draft(table, keys, form, tuple(variables), follow_up)
 
 
@@ -202,8 +202,7 @@ def _time_lines(found: Draft) -> Iterator[str]:
     else:
         yield (
             f"  #   on a grid, of whose intervals {form.empty:.0%} would be empty: variables then need "
-            "missing: "
-            f"model and a measured_flag (--visits grid writes them)"
+            "missing: model and a measured_flag (--visits grid writes them)"
         )
 
 

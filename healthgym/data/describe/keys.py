@@ -120,9 +120,8 @@ def find_keys(table: Words, patient: str | None = None, time: str | None = None)
     for given, option in ((patient, "patient"), (time, "time")):
         if given is not None and one_form(given) not in table.names:
             raise TableError(
-                f"{table.name}: there is no column '{given}'{nearest(given, table.names)}, as --{option} "
-                "says. "
-                f"The columns are {listed(table.names)}."
+                f"{table.name}: there is no column '{given}'{nearest(given, table.names)}, which --{option} "
+                f"names. The columns are {listed(table.names)}."
             )
     who, why_who, others = _patient(table, one_form(patient) if patient else None)
     when, why_when, other_times = _time(table, who, one_form(time) if time else None)
@@ -146,15 +145,14 @@ def _patient(table: Words, given: str | None) -> tuple[Column, str, list[str]]:
         _refuse_one_row_each(table, each)
     if not possible and (each := next((c for c in named if len(c.words) == 1), None)):
         raise TableError(
-            f"{table.name}: '{each.name}' is '{each.words[0]}' in every row: one patient is none to learn "
-            "from. "
-            f"Give a table of many, or name their column: --patient COLUMN."
+            f"{table.name}: '{each.name}' is '{each.words[0]}' in every row: one patient is not enough to "
+            "learn from. Give a table of many, or name their column: --patient COLUMN."
         )
     if not possible:
         raise TableError(
-            f"{table.name}: no column looks like the patients' (a name such as patient, subject_id or id, or "
-            f"values that stand together in runs of rows). The columns are {listed(table.names)}. Name it: "
-            f"--patient COLUMN."
+            f"{table.name}: no column looks like a patient identifier (a name such as patient, subject_id or "
+            f"id, or values that repeat over consecutive rows). The columns are {listed(table.names)}. Name "
+            "it: --patient COLUMN."
         )
     best = possible[0][0]
     number = len(best.words)
@@ -192,8 +190,8 @@ def _time(table: Words, who: Column, given: str | None) -> tuple[Times, str, lis
                 w for w in table[given].words if np.isnan(table[given].numbers_W[table[given].words.index(w)])
             ]
             raise TableError(
-                f"{table.name}: '{given}', which --time names, holds neither numbers nor dates throughout: "
-                f"{listed((repr(word) for word in wrong[:3]), 3)}."
+                f"{table.name}: '{given}', which --time names, must have only numbers or only dates; it also "
+                f"has {listed((repr(word) for word in wrong[:3]), 3)}."
             )
         return times, "as --time says", []
     _refuse_one_row_each(table, who)
@@ -207,9 +205,8 @@ def _time(table: Words, who: Column, given: str | None) -> tuple[Times, str, lis
             found.append((times, score))
     if not found:
         raise TableError(
-            f"{table.name}: no column looks like a time that goes on within each '{who.name}' (a name such "
-            "as "
-            f"time, hour, visit or date; numbers or dates in every row). The columns are "
+            f"{table.name}: no column looks like a time that increases within each '{who.name}' (a name such "
+            "as time, hour, visit or date; numbers or dates in every row). The columns are "
             f"{listed(table.names)}. Name it: --time COLUMN; or number each patient's rows 0, 1, 2, ..."
         )
     found.sort(key=lambda pair: -pair[1])
@@ -301,14 +298,16 @@ def _refuse_one_row_each(table: Words, who: Column) -> None:
     groups = [names for names in stems.values() if len(names) > 1]
     ways = (
         f"Columns such as {listed(groups[0], 4)} seem to be one variable at several times. Make a row of "
-        "each "
-        f"time, in pandas: pd.wide_to_long(table, {sorted(s for s, n in stems.items() if len(n) > 1)[:3]}, "
-        f"i={who.name!r}, j='Timestep').reset_index()"
+        "each time, in pandas: pd.wide_to_long(table, "
+        f"{sorted(s for s, n in stems.items() if len(n) > 1)[:3]}, i={who.name!r}, "
+        "j='Timestep').reset_index()"
         if groups
         else "healthgym makes courses over time. For patients of one time only, add a column Timestep of "
         "zeros and name it: --time Timestep"
     )
-    raise TableError(f"{table.name}: each '{who.name}' has one row, so that nothing goes on in time. {ways}.")
+    raise TableError(
+        f"{table.name}: each '{who.name}' has one row, so that nothing changes over time. {ways}."
+    )
 
 
 def _refuse_long_form(table: Words, keys: Keys) -> None:
@@ -319,8 +318,7 @@ def _refuse_long_form(table: Words, keys: Keys) -> None:
     if names and values and duplicates > 0.2:
         raise TableError(
             f"{table.name}: each row holds one measurement ('{values[0]}') of what '{names[0]}' names, and a "
-            f"table with a column for each is needed. In pandas: "
-            f"table.pivot_table(index=[{keys.patient.name!r}, "
-            f"{keys.times.column.name!r}], columns={names[0]!r}, values={values[0]!r}, aggfunc='last')"
-            f".reset_index()."
+            "table with a column for each is needed. In pandas: "
+            f"table.pivot_table(index=[{keys.patient.name!r}, {keys.times.column.name!r}], "
+            f"columns={names[0]!r}, values={values[0]!r}, aggfunc='last').reset_index()."
         )

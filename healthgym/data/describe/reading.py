@@ -79,9 +79,8 @@ def read(column: Column) -> Reading:
     if limits:
         rows = int(counts[limit_W].sum())
         doubts.append(
-            f"'{column.name}': {rows:,} rows hold a limit such as '{words[next(iter(limits))]}': below "
-            "one, half "
-            f"of it is taken, above one, the limit; `read_as` says so"
+            f"'{column.name}': {rows:,} rows hold a limit such as '{words[next(iter(limits))]}': below one, "
+            "half of it is taken, above one, the limit; `read_as` says so"
         )
     return _without_sentinels(column, Reading(missing_W, numbers_W, read_as, tuple(doubts)))
 
@@ -101,15 +100,13 @@ def _as_text(
         missing_W = missing_W & ~nothing_W
     elif nothing_W.any():
         doubts.append(
-            f"'{column.name}': the word 'None' is taken for a missing value; declare it as a class if it "
-            "is one"
+            f"'{column.name}': 'None' is read as a missing value; declare it as a class if it is one"
         )
     with_unit = [found[2] for word in words if (found := _WITH_UNIT.fullmatch(word))]
     if len(with_unit) > 0.8 * max(1, len(words) - missing_W.sum()) and len(words) > 10:
         doubts.append(
             f"'{column.name}': numbers with the unit '{with_unit[0]}' in each field: take it out, and the "
-            "column "
-            f"can be a real variable"
+            "column can be a real variable"
         )
     return Reading(missing_W, np.full(len(words), np.nan), read_as, tuple(doubts))
 
@@ -143,9 +140,8 @@ def _without_sentinels(column: Column, reading: Reading) -> Reading:
             sure[w] = value > 2 * high > 0 and rows > 1
         if not sure[w] and not low - 1 < value <= high:
             doubts.append(
-                f"'{column.name}': {value:g} stands in {rows:,} rows, apart from {low:g} to {high:g}: if "
-                "it means "
-                f"that nothing was measured, write read_as: {{{value:g}: null}}"
+                f"'{column.name}': {value:g} stands in {rows:,} rows, apart from {low:g} to {high:g}: if it "
+                f"means that nothing was measured, write read_as: {{{value:g}: null}}"
             )
     read_as = reading.read_as | {column.words[w]: None for w in np.flatnonzero(sure)}
     left = Reading(reading.missing_W | sure, np.where(sure, np.nan, numbers), read_as, tuple(doubts))
@@ -163,7 +159,6 @@ def _with_doubtful_zero(column: Column, reading: Reading) -> Reading:
         return reading
     note = (
         f"'{column.name}': 0 stands in {int(counts[zero].sum()):,} rows, and the rest begins at "
-        f"{rest.min():g}: if "
-        f"it means that nothing was measured, write read_as: {{0: null}}"
+        f"{rest.min():g}: if it means that nothing was measured, write read_as: {{0: null}}"
     )
     return Reading(reading.missing_W, numbers, reading.read_as, (*reading.doubts, note))

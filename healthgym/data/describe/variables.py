@@ -62,7 +62,7 @@ def find_variables(table: Words, keys: Keys) -> list[Found]:
         for each in found
     ]
     found += [
-        Found(name, "", "stands twice in the header: rename one of the columns") for name in table.twice
+        Found(name, "", "appears twice in the header: rename one of the columns") for name in table.twice
     ]
     return _with_flags(found, beside, keys)
 
@@ -169,9 +169,8 @@ def _words(column: Column, reading: Reading, keys: Keys, distinct: int, num_valu
     for word in words:
         alike.setdefault(word.casefold(), []).append(word)
     doubts = [
-        f"'{column.name}': {' and '.join(repr(w) for w in several)} differ in capital letters only; if "
-        "they mean "
-        f"the same, write them alike in the table"
+        f"'{column.name}': {' and '.join(repr(w) for w in several)} differ in capital letters only; if they "
+        "mean the same, write them alike in the table"
         for several in alike.values()
         if len(several) > 1
     ]
@@ -285,14 +284,13 @@ def _with_time(found: Found, column: Column, reading: Reading, keys: Keys) -> Fo
         said += f"; constant within all {several:,} patients of several rows"
         if several < 10:
             doubts.append(
-                f"'{found.name}' is constant within the {several} patients of several rows: too few to be "
-                "sure"
+                f"'{found.name}' is constant within the {several} patients who have several rows, too few to "
+                "be sure"
             )
     elif changing <= max(1, several // 100) and several >= 100:
         doubts.append(
             f"'{found.name}' changes within {changing:,} of {several:,} patients only: if it should be "
-            "constant, "
-            f"correct the table and write static: true"
+            "constant, correct the table and write static: true"
         )
     if missing_N.any():
         said += (
@@ -320,9 +318,8 @@ def _static_with_gaps(found: Found, keys: Keys) -> Found:
         none = np.zeros_like(found.missing_N)
         return replace(found, kind=kind, classes=classes, read_as=marks, evidence=said, missing_N=none)
     doubt = (
-        f"'{found.name}' is constant but {number:,} patients have no value, and a static variable needs "
-        "one: it is "
-        f"taken as one that may change. Fill it in and write static: true, or leave it so"
+        f"'{found.name}' is constant but {number:,} patients have no value, and a static variable needs one: "
+        "it is taken as one that may change. Fill it in and write static: true, or leave it so"
     )
     return replace(found, static=False, doubts=(*found.doubts, doubt))
 

@@ -58,7 +58,7 @@ class Words:
 
     Args:
         name: of the table, for messages.
-        columns: in the order of the table; those whose name stands twice are left out.
+        columns: in the order of the table; those whose name appears twice are left out.
         num_rows: that were read.
         whole: whether that is all of them.
         twice: names of several columns.

@@ -42,14 +42,14 @@ def fit(
     values = {v.name: columns.fill(v) for v in schema.encoded if v.missing != "refuse"}
     if schema.gap and values[schema.gap.name] is None:
         raise TableError(
-            f"{source}: no training patient has a second visit, so that there is no time between visits to "
+            f"{source}: no training patient has a second visit, so there is no time between visits to "
             f"learn. Write whole-number timesteps, without `kind: irregular` in the schema."
         )
     empty = [name for name, value in values.items() if value is None]
     if empty:
         raise TableError(
-            f"{source}: column '{empty[0]}' has no value at all among the training patients. Take it out of "
-            f"the schema."
+            f"{source}: column '{empty[0]}' has no value among the training patients. Remove it from the "
+            "schema."
         )
     fills = Fills({name: value for name, value in values.items() if value is not None})
     filled = [columns.filled(variable, fills) for variable in schema.reals]
@@ -132,8 +132,9 @@ def _refuse_constant(found: Mapping[str, tuple[float, float]], schema: Schema, s
     if constant:
         shown = listed(f"'{name}' = {found[name][0]:g}" for name in constant)
         raise TableError(
-            f"{source}: the same value in every row of the training patients: {shown}. There is nothing to "
-            f"learn from it: take it out of the schema.{_constant_time(constant, schema)}"
+            f"{source}: these columns have the same value in every row of the training patients: {shown}. "
+            "There is nothing to learn from them: remove them from the "
+            f"schema.{_constant_time(constant, schema)}"
         )
 
 

@@ -77,7 +77,7 @@ class ScratchFile:
                 f"has {size:,} bytes of {meant:,}" if size != meant else "has other bytes than were written"
             )
             raise StorageError(
-                f"The scratch file {self._path} {what}: the disk was full for a moment, or it fails. Free "
+                f"The scratch file {self._path} {what}: the disk was full for a moment, or is failing. Free "
                 f"some space there, or give another --out, and give the same command again."
             )
         self._is_checked = True

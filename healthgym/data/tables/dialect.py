@@ -183,7 +183,6 @@ class AsUTF8:
             return self._decoder.decode(block, final)
         except UnicodeDecodeError as error:
             raise TableError(
-                f"{self._path}: is no {self._name} text ({error.reason}). Name its encoding by --encoding, "
-                "or save "
-                f"it as UTF-8."
+                f"{self._path}: is not {self._name} text ({error.reason}). Name its encoding by --encoding, "
+                "or save it as UTF-8."
             ) from None

@@ -129,9 +129,7 @@ def _record(dataset: Dataset, api: str) -> dict[str, Any]:
             md5 = entry.get("computed_md5") or entry["supplied_md5"]
             return {"size": int(entry["size"]), "md5": str(md5), "url": str(entry["download_url"])}
     except (ValueError, KeyError, TypeError) as error:
-        raise FetchError(
-            f"{address} answered something else than a record of files. {dataset.by_hand}"
-        ) from error
+        raise FetchError(f"{address} did not answer with a record of files. {dataset.by_hand}") from error
     raise FetchError(
         f"{address} no longer lists file {dataset.file_id} ({dataset.file_name}); it has {listed(names)}. "
         f"{dataset.by_hand}"

@@ -173,8 +173,8 @@ def check_order(keys: Keys, schema: Schema, problems: Problems, sort: bool) -> N
     start = time.min()
     late = np.flatnonzero(~follows & (time != start))
     problems.add(
-        f"patients that do not start at {schema.keys.timestep} {start} as others do, "
-        f"so that timestep {start} is missing",
+        f"patients that do not start at {schema.keys.timestep} {start} as others do, so that timestep "
+        f"{start} is missing",
         "Add the missing rows, or number each patient's timesteps from the same start.",
         None,
         order[late],

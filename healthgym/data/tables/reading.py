@@ -60,7 +60,9 @@ def require_known(path: Path) -> None:
         TableError: with the endings that are known.
     """
     if not path.name.lower().endswith((*FORMS, *_ALONE)):
-        raise TableError(f"{path}: cannot tell the format from the name. Give a table as {', '.join(FORMS)}.")
+        raise TableError(
+            f"{path}: the file name does not show the format. Give a table as {', '.join(FORMS)}."
+        )
 
 
 def is_parquet(path: Path) -> bool:
@@ -108,7 +110,7 @@ def naming(path: Path) -> Iterator[None]:
         if said := sentence(error, path, "read"):
             raise TableError(said) from error
         reason = " ".join(str(error).split()).rstrip(".")
-        raise TableError(f"{path}: cannot be read: {reason}. Mend the file or export it again.") from None
+        raise TableError(f"{path}: cannot be read: {reason}. Correct the file or export it again.") from None
 
 
 def _wanted(schema: Schema) -> list[str]:
@@ -192,9 +194,9 @@ def _sound(records: Records, header: list[str], path: Path) -> Records:
         ]
         more = wrong_N.sum() - len(shown)
         raise TableError(
-            f"{path}: rows have another number of fields than the header, which names {len(header)}: "
-            f"{', '.join(shown)}{f', and at least {more} more' if more else ''}. A row that was cut short is "
-            f"damaged; a missing value is an empty field between its commas. Mend the rows, quote fields "
+            f"{path}: rows have another number of fields than the {len(header)} of the header: "
+            f"{', '.join(shown)}{f', and at least {more} more' if more else ''}. A row that was cut off is "
+            f"damaged; a missing value is an empty field between its commas. Correct the rows, quote fields "
             f"that hold commas, or export the table again."
         )
     kept_N = np.ones(len(wrong_N), bool)
@@ -220,8 +222,8 @@ def _refuse_torn(records: Records, header: list[str], schema: Schema, path: Path
         return
     raise TableError(
         f"{path}, line {row.lines_N[0]}: the file ends within a line, without a line end, so that '{name}' "
-        f"({last!r}) may have been cut off, as in a copy that was broken off. Compare it with the original; "
-        f"if nothing is missing, add a line end to the file."
+        f"({last!r}) may have been cut off, as in an incomplete copy. Compare it with the original; if "
+        "nothing is missing, add a line end to the file."
     )
 
 
@@ -311,7 +313,7 @@ def _header(records: Records, path: Path, dialect: Dialect) -> list[str]:
 
 
 def _refuse_twice(header: list[str], schema: Schema, path: Path) -> None:
-    """Refuse a header in which a column of the schema stands twice."""
+    """Refuse a header in which a column of the schema appears twice."""
     twice = sorted({name for name in header if header.count(name) > 1} & set(_wanted(schema)))
     if twice:
-        raise TableError(f"{path}, line 1: column '{twice[0]}' stands twice in the header. Rename one.")
+        raise TableError(f"{path}, line 1: column '{twice[0]}' appears twice in the header. Rename one.")

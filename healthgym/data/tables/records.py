@@ -101,8 +101,8 @@ def read_records(stream: Readable, path: Path, separator: str = ",") -> Iterator
         if b"\0" in content:
             at = line + _num_lines(content[: content.index(b"\0")])
             raise TableError(
-                f"{path}, line {at}: a NUL byte, which no text has: part of the file was lost, as in a copy "
-                f"that was broken off. Copy or export it again."
+                f"{path}, line {at}: a NUL byte, which text does not contain: part of the file was lost, as "
+                "in an incomplete copy. Copy or export it again."
             )
         found = _scan(content, line, ended, path, separator.encode())
         if len(found.ends_N):
@@ -136,8 +136,8 @@ def _scan(content: bytes, line: int, ended: bool, path: Path, separator: bytes) 
         if len(quotes) % 2 or not ended:
             at = line + int(np.searchsorted(breaks, quotes[-1] if len(quotes) else done))
             raise TableError(
-                f"{path}, line {at}: a quotation mark begins a field here and nothing ends it. Close it, or "
-                f"double each quotation mark that belongs to a quoted text."
+                f"{path}, line {at}: a quotation mark that begins a field is never closed. Close it, or "
+                f"double each quotation mark inside quoted text."
             )
         ends_N = np.append(ends_N, len(content))
     starts_N = np.concatenate([[0], ends_N])

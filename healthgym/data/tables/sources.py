@@ -96,8 +96,8 @@ def _named(table: Path, files: Sequence[Path], schema: Schema, given: Given) -> 
             yield part
         if list_tables(table) != files or any(_stamp(file) != before[file] for file in files):
             raise TableError(
-                f"{table}: was changed while it was read. Wait until it is complete, then give the same "
-                f"command again."
+                f"{table}: was changed while it was being read. Wait until it is complete, then give the "
+                "same command again."
             )
 
     name = str(table) if alone else f"{table} ({len(files)} files)"
@@ -159,8 +159,8 @@ def list_tables(table: Path) -> list[Path]:
         return [table]
     if (table / "_delta_log").exists():
         raise TableError(
-            f"{table}: is a Delta Lake table, whose files also hold rows that were deleted or replaced. "
-            f"Export what it holds now as a Parquet or CSV file."
+            f"{table}: is a Delta Lake table, whose files also contain deleted and replaced rows. Export its "
+            "current rows as a Parquet or CSV file."
         )
     return sorted(_in_folder(table) if table.is_dir() else filter(_is_table, table.parent.glob(table.name)))
 

@@ -155,12 +155,12 @@ def check_columns(frame: pd.DataFrame, schema: Schema, source: str) -> None:
     if absent:
         raise TableError(
             f"{source}: the table lacks {listed(f'{name!r}{nearest(name, spare)}' for name in absent)}, "
-            f"which the schema '{schema.name}' declares. Rename or add what is meant, take it out of the "
+            f"which the schema '{schema.name}' declares. Rename or add the columns, remove them from the "
             f"schema, or give the schema that belongs to this table."
         )
     twice = [name for name in declared if (frame.columns == name).sum() > 1]
     if twice:
-        raise TableError(f"{source}: column '{twice[0]}' stands twice in the table. Rename one.")
+        raise TableError(f"{source}: column '{twice[0]}' appears twice in the table. Rename one.")
 
 
 def refuse_empty(num_rows: int, source: str) -> None:
@@ -185,15 +185,15 @@ def read_real(column: pd.Series, variable: Variable, problems: Problems) -> NDAr
     with np.errstate(invalid="ignore"):
         note(
             np.isfinite(numbers) & (np.abs(numbers) > LARGEST_REAL),
-            f"beyond {LARGEST_REAL:.1e}, the largest number of a cohort's files",
+            f"larger than {LARGEST_REAL:.1e}, the largest number that a cohort's files can contain",
             f"Correct it, or give '{variable.name}' in a larger unit.",
         )
     shift = BOXCOX_EPS + variable.offset
     with np.errstate(invalid="ignore"):
         note(
             np.isfinite(numbers) & (numbers + shift <= 0),
-            f"not above {-shift:g}, where the Box-Cox transform needs more",
-            f"Correct it; if such values are right, give '{variable.name}' an `offset:` in the schema that "
+            f"not above {-shift:g}, which the Box-Cox transform needs",
+            f"Correct it; if such values are correct, give '{variable.name}' an `offset:` in the schema that "
             f"makes them positive.",
         )
     _note_missing(missing, variable, problems)

@@ -174,12 +174,12 @@ def _privacy(section: Section) -> list[str]:
         strongest = max(tried, key=lambda figure: figure.value or 0.0)
         value = 100 * (strongest.value or 0.0)
         sentences.append(
-            f"The strongest attack tells a patient of the training data from an outsider in {value:.0f} of "
-            f"100 pairs, where guessing is right in 50 ({strongest.title.lower()})."
+            "The strongest attack distinguishes a training patient from a patient outside the training data "
+            f"in {value:.0f} of 100 pairs, where guessing is right in 50 ({strongest.title.lower()})."
         )
     else:
         sentences.append(
-            "No attack on membership could be tried: that needs real patients held out of training."
+            "No membership inference attack could be made: this needs real patients held out of training."
         )
     said = [
         f"{figures[key].value:,.0f} {words}{_by_chance(figures[key])}"
@@ -190,8 +190,8 @@ def _privacy(section: Section) -> list[str]:
     copied = any(figures[key].verdict is Verdict.FAIL for key in _COPIES if key in figures)
     sentences.insert(0 if copied else len(sentences), copies)
     sentences.append(
-        "There is no formal guarantee such as differential privacy: another attack may find what these "
-        "do not."
+        "There is no formal guarantee such as differential privacy: another attack may succeed where these "
+        "fail."
     )
     return sentences
 

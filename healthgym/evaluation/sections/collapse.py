@@ -33,10 +33,8 @@ GROUPS = metric(
     "collapse.groups",
     "Groups kept",
     "Of all groups of patients (classes of static variables, two or three crossed, and those of the most "
-    "extreme "
-    "values) whose number differs by more than chance: how many times rarer or commoner the worst one "
-    "is. 1 where "
-    "none differs.",
+    "extreme values) whose number differs by more than chance: how many times rarer or commoner the worst "
+    "one is. 1 where none differs.",
     "Fisher's exact test at 0.5% with Bonferroni's correction over groups of at least five real patients; "
     "interval by Katz et al., Biometrics 1978",
 )

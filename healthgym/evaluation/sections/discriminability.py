@@ -46,9 +46,8 @@ BOOSTING = metric(
 COVARIANCES = metric(
     "discriminability.covariances",
     "Told apart by how variables move together",
-    "The same by a linear classifier on each patient's covariances over time: it sees a variable that "
-    "comes an "
-    "hour late, which summaries do not.",
+    "The same by a linear classifier on each patient's covariances over time: it sees a variable that comes "
+    "an hour late, which summaries do not.",
     "AUC over five folds of ridge regression on covariances within patients at lags 0 and 1 and of changes; "
     "interval by DeLong et al. 1988, noise by the same classifier on real patients",
     "percent",

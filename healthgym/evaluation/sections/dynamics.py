@@ -34,17 +34,15 @@ WITHIN = metric(
 CHANGES = metric(
     "dynamics.changes",
     "Worst relation of changes",
-    "The same of changes from one timestep to the next: whether two variables move together, and whether "
-    "a change "
-    "is taken back.",
+    "The same of changes from one timestep to the next: whether two variables move together, and whether a "
+    "change is taken back.",
     f"Pearson correlation of first differences, at lags 0, 1 and 3; {_ERRORS}",
 )
 BASELINE = metric(
     "dynamics.baseline",
     "From start to course",
-    "How far the correlation of a variable at the first timestep with the later mean of another is from "
-    "the real "
-    "one; the largest difference beyond the noise.",
+    "How far the correlation of a variable at the first timestep with the later mean of another is from the "
+    "real one; the largest difference beyond the noise.",
     f"Pearson correlation over patients; {_ERRORS}",
 )
 MOVES = metric(
@@ -71,18 +69,16 @@ TRANSITIONS = metric(
 MEASURED = metric(
     "dynamics.measured",
     "Measured and changed",
-    "By how much the share of timesteps at which a value changes differs, where it was measured and "
-    "where it was "
-    "not: in real data most values change only when somebody measures.",
+    "By how much the share of timesteps at which a value changes differs, where it was measured and where "
+    "it was not: in real data most values change only when somebody measures.",
     "Difference of shares, of variables with a measured flag; errors by patients (Cochran 1977)",
     "percent",
 )
 LOST = metric(
     "dynamics.lost",
     "Relations in time lost",
-    "Of the clear relations within real patients and of their changes (correlations of 0.15 or more), "
-    "the share "
-    "that the cohort has lost by more than half.",
+    "Of the clear relations within real patients and of their changes (correlations of 0.15 or more), the "
+    "share that the cohort has lost by more than half.",
     f"All correlations of this section; {_ERRORS}",
     "percent",
 )

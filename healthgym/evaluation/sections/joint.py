@@ -41,17 +41,15 @@ BY_GROUP = metric(
 EFFECTS = metric(
     "joint.effects",
     "Worst effect of a static variable",
-    "How far the effect of a static variable on a patient's mean, other statics held, is from the real "
-    "one, in "
-    "standard deviations of that mean.",
+    "How far the effect of a static variable on a patient's mean, other statics held, is from the real one, "
+    "in standard deviations of that mean.",
     "Least squares with White's errors (Econometrica 1980)",
 )
 LOST = metric(
     "joint.lost",
     "Relations lost",
-    "Of the clear relations of real patients (correlations of 0.15 or more), the share that the cohort "
-    "has lost "
-    "by more than half: none in honest patients, most of them if variables are independent.",
+    "Of the clear relations of real patients (correlations of 0.15 or more), the share that the cohort has "
+    "lost by more than half: none in honest patients, most of them if variables are independent.",
     _SCORES,
     "percent",
 )

@@ -140,7 +140,7 @@ def coarsen(
     owners = np.arange(len(slots_MH)) if owners_M is None else owners_M
     found, noun = len(np.unique(owners)), "slots" if owners_M is None else "owners of slots"
     if not 1 <= at_least <= found:
-        raise ValueError(f"{found} {noun} cannot make one centroid of at least {at_least}.")
+        raise ValueError(f"{found} {noun} are too few for one centroid of at least {at_least}.")
     centres = (
         KMeans(max(1, found // (2 * at_least)), n_init=1, random_state=seed).fit(slots_MH).cluster_centers_
     )

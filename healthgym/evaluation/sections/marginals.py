@@ -27,16 +27,14 @@ MOMENTS = metric(
     "marginals.moments",
     "Mean and spread",
     "How far the mean of a variable has moved, in standard deviations, or its spread has changed (0.1 is "
-    "about "
-    "a tenth); the worst counts.",
+    "about a tenth); the worst counts.",
     f"Mean and log of the deviation of rank scores; {_ERRORS}",
 )
 TAILS = metric(
     "marginals.tails",
     "Extreme values",
-    "How much rarer (or commoner) the lowest and the highest 1% of real values are, as a logarithm: 0.7 "
-    "is half "
-    "or twice as often.",
+    "How much rarer (or commoner) the lowest and the highest 1% of real values are, as a logarithm: 0.7 is "
+    "half or twice as often.",
     f"Log ratio of shares beyond the 1% and 99% quantiles of the training data; {_ERRORS}",
 )
 CLASSES = metric(
@@ -56,9 +54,8 @@ MISSING = metric(
 RECORDED = metric(
     "marginals.recorded",
     "Recorded precision",
-    "The share of synthetic values that nobody could have recorded (an oxygen saturation of 97.31%), or "
-    "of real "
-    "values that never occur in the cohort, whichever is larger; the worst variable counts.",
+    "The share of synthetic values that nobody could have recorded (an oxygen saturation of 97.31%), or of "
+    "real values that never occur in the cohort, whichever is larger; the worst variable counts.",
     "Own definition: values outside the set of training values, of variables whose values repeat",
     "percent",
 )
@@ -146,7 +143,7 @@ def recorded(real: Side, synthetic: Side) -> dict[str, float]:
     """
     found = misrecorded_shares(real.panel, synthetic.panel)
     if not found:
-        raise NotJudgedError("No real variable is recorded on a grid: their values hardly repeat.")
+        raise NotJudgedError("No real variable has rounded values: they hardly repeat.")
     return found
 
 

@@ -101,8 +101,8 @@ COURSES = metric(
     "privacy.courses",
     "Repeated courses",
     "Synthetic patients in whom a stretch of one variable repeats that of a training patient value by "
-    "value, at "
-    "whatever time: it finds copies with other variables changed, moved in time, or of one day only.",
+    "value, at whatever time: it finds copies with other variables changed, moved in time, or of one day "
+    "only.",
     "Own definition: {window} timesteps of a real variable with at least {distinct} distinct values; sampled "
     "patients",
     "count",
@@ -130,7 +130,7 @@ def section(comparison: Comparison) -> Section:
     part.notes += comparison.unused
     if comparison.all_synthetic is not None:
         part.notes.append(
-            f"Membership inference and copies are looked for among all {comparison.synthetic.num_patients:,} "
+            f"Membership inference and the search for copies use all {comparison.synthetic.num_patients:,} "
             f"synthetic patients, the membership of at most {_ATTACKED:,} training and {_ATTACKED:,} holdout "
             f"patients. Other distances use {comparison.synthetic.panel.num_patients:,} synthetic patients."
         )

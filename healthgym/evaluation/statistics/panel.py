@@ -136,8 +136,8 @@ def panel_from_frame(frame: pd.DataFrame, schema: Schema, source: str) -> Panel:
     absent = [name for name in wanted if name not in frame.columns]
     if absent:
         raise TableError(
-            f"{source} lacks {listed(absent)}; its columns are {listed(frame.columns)}. "
-            f"Use a schema with the variables that the cohort has."
+            f"{source} lacks {listed(absent)}; its columns are {listed(frame.columns)}. Use a schema with "
+            "the variables that the cohort has."
         )
     patients = frame[schema.keys.patient].to_numpy()
     starts = np.flatnonzero(np.r_[True, patients[1:] != patients[:-1]]) if len(patients) else np.zeros(0, int)
@@ -169,7 +169,7 @@ def _codes(column: "pd.Series[str]", labels: tuple[str, ...], source: str) -> ND
     unknown = [label for label in as_labels.cat.categories if label not in labels]
     if unknown and as_labels.isin(unknown).any():
         raise TableError(
-            f"{source}, column '{column.name}': unknown label(s) {listed(unknown)}; "
-            f"the schema knows {listed(labels)}."
+            f"{source}, column '{column.name}': unknown label(s) {listed(unknown)}; the schema knows "
+            f"{listed(labels)}."
         )
     return as_labels.cat.set_categories(list(labels)).cat.codes.to_numpy().astype(np.int16)

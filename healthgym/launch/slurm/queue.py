@@ -46,8 +46,8 @@ def require_slurm() -> None:
     missing = [name for name in ("sbatch", "srun", "scontrol") if not shutil.which(name)]
     if missing:
         raise LaunchError(
-            f"This machine has no {' and no '.join(missing)}: it cannot submit to Slurm. "
-            f"Log in to the cluster's login node, or use --on local."
+            f"This machine has no {' and no '.join(missing)}: it cannot submit to Slurm. Log in to the "
+            "cluster's login node, or use --on local."
         )
 
 

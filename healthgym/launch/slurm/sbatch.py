@@ -187,8 +187,7 @@ def make_mount_points(settings: SlurmSettings, folder: Path, shown: Sequence[Pat
         except OSError as error:
             raise LaunchError(
                 f"The image {container.image} lacks the folder {inside} to show {bind} at, and it cannot be "
-                f"made: {error.strerror}. Ask the image's owner for: "
-                f"mkdir -p {shlex.quote(str(inside))}"
+                f"made: {error.strerror}. Ask the image's owner for: mkdir -p {shlex.quote(str(inside))}"
             ) from error
 
 

@@ -56,7 +56,7 @@ class TransformerGenerator(nn.Module):
             raise ConfigError(
                 f"A sequence of {length} timesteps is longer than the generator's positional table of "
                 f"{self.positions.num_embeddings}. Set system.generator.num_positions to {length} or more "
-                f"and train anew, or use shorter sequences (curriculum.lengths)."
+                f"and train again, or use shorter sequences (curriculum.lengths)."
             )
         if z_BTZ.device.type == "cpu" and not torch.is_grad_enabled():
             return torch.cat([self._features(part_BTZ) for part_BTZ in z_BTZ.split(CACHED_PATIENTS)])

@@ -66,8 +66,8 @@ class Watch:
         if len(grown):
             name, value, calm = names[grown[0]], values_L[grown[0]], int(self._calm_L[grown[0]])
             raise DivergenceError(
-                f"{name} is {value:.3g} at step {step}: it grows since step {calm}, and is more than a "
-                f"thousand times as large as at its lowest",
+                f"{name} is {value:.3g} at step {step}: it has grown since step {calm} and is more than a "
+                f"thousand times its lowest value",
                 since=calm + 1,
             )
 

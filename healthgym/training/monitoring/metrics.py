@@ -137,7 +137,7 @@ class MetricsFile:
             _append(self.path, "".join(self._waiting).encode())
         except (OSError, StorageError) as error:
             if len(self._waiting) == 1:
-                self._say(f"note: {sentence(error, self.path, 'write') or error} Training goes on.")
+                self._say(f"note: {sentence(error, self.path, 'write') or error} Training continues.")
             return
         self._waiting.clear()
 

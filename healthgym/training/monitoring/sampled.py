@@ -87,7 +87,7 @@ class SampledValidation(Validation):
     def _found(self, step: int) -> tuple[float, dict[str, float]]:
         figures = self.system.share.ranks.from_first(self.figures)
         if not figures:
-            raise DivergenceError(f"the system makes numbers that are not finite at step {step - 1}")
+            raise DivergenceError(f"the system generates numbers that are not finite at step {step - 1}")
         return float(np.mean(list(figures.values()))), {
             f"validation_{name}": v for name, v in figures.items()
         }

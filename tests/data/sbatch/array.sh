@@ -26,7 +26,7 @@ status=$?
 submission='/scratch/u/run a/submissions/20260101-000000-abcdef'
 restarts=3
 # In the batch script, on the host, after the work: queue the job again where that is right.
-#   status      what srun ended with: 85 means "saved, wants to go on", 128 + N "killed by signal N"
+#   status      what srun ended with: 85 means "saved, to be resumed", 128 + N "killed by signal N"
 #   submission  the folder of this submission's records
 #   restarts    how many crashes in a row are forgiven
 # A cancelled job does not come here (scancel ends this shell), so a cancel stays a cancel.
@@ -53,7 +53,7 @@ if [ "$again" = yes ]; then
     elif scontrol requeue "$job"; then
         sleep 600 # the scheduler ends this shell; leaving first could count as the job's end
     else
-        echo "healthgym: job $job could not be requeued; submit the same command again to go on." >&2
+        echo "healthgym: job $job could not be requeued; submit the same command again to resume." >&2
     fi
 fi
 exit "$status"

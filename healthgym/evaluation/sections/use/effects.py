@@ -28,8 +28,8 @@ EFFECTS = metric(
     "utility.effects",
     "Conclusions of regressions",
     "Regressions that a user may run, on real and on synthetic patients: the largest difference of a "
-    " coefficient that is beyond the noise. Real variables are in standard deviations; of two classes it "
-    "is the logarithm of an odds ratio, of the time to an event that of a hazard ratio.",
+    "coefficient that is beyond the noise. Real variables are in standard deviations; of two classes it is "
+    "the logarithm of an odds ratio, of the time to an event that of a hazard ratio.",
     "Generalised estimating equations, independent working correlation (Liang and Zeger, Biometrika 1986); "
     "Cox's model (1972)",
 )
@@ -100,8 +100,8 @@ def _rows(found: Compared) -> list[Row]:
     for k in known[:_MOST_ROWS]:
         each, real, other = found.at(k), widths[k], others[k]
         intervals = (
-            f"real {each.real - real:.2f} to {each.real + real:.2f}, "
-            f"synthetic {each.synthetic - other:.2f} to {each.synthetic + other:.2f}"
+            f"real {each.real - real:.2f} to {each.real + real:.2f}, synthetic {each.synthetic - other:.2f} "
+            f"to {each.synthetic + other:.2f}"
         )
         phrase = f"{each.phrase} ({intervals})"
         rows.append(Row(phrase, abs(each.size), real=each.real, synthetic=each.synthetic))

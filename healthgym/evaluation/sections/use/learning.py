@@ -43,8 +43,8 @@ def learning_sets(comparison: Comparison, part: Section) -> Sets:
         third = real.num_patients // 3
         test, real = real.take(order[:third]), real.take(order[third:])
         part.notes.append(
-            "There is no holdout: a third of the training patients is tested on instead of unseen ones. The "
-            "cohort was made from them too, which flatters it."
+            "There is no holdout: a third of the training patients is the test set instead of unseen "
+            "patients. The cohort was also made from them, so its results are too good."
         )
     count = min(comparison.synthetic.panel.num_patients, real.num_patients)
     draws = tuple(

@@ -183,7 +183,8 @@ def _endpoint(comparison: Comparison, sets: Sets, endpoint: Endpoint) -> Figure:
         real, least = auc(*scores), auc_interval(*scores)[0]
         if least <= 0.5:
             raise NotJudgedError(
-                f"Even real patients do not teach to predict it (AUC {100 * real:.0f}%, which may be chance)."
+                f"It cannot be predicted even after training on real patients (AUC {100 * real:.0f}%, which "
+                "may be chance)."
             )
         _check_expected_events(sets, endpoint)
         draws = comparison.anchors.once(

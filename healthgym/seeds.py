@@ -11,8 +11,7 @@ All purposes of random streams, after the seed:
 weights                             initial weights of a system
 validation                          which training patients are kept for validation
 figures                             which patients v1 to v3 are compared with during training
-order, EPOCH, STAGE                 assignment of patients to batches
-window, EPOCH, WINDOW               whole patients: the order of batches of similar lengths
+order, EPOCH, STAGE                 assignment of patients to batches (the stage of whole patients is 0)
 train, STEP, NAME                   noise of a training step (`systems.draws.PositionDraws`), NAME being
     critic/U/z, critic/U/slot, critic/U/alpha   update U of the critic: noise, slots, interpolation
     generator/z, generator/slot, generator/threshold   the generator's update
@@ -20,14 +19,27 @@ train, STEP, NAME                   noise of a training step (`systems.draws.Pos
     level, noise, blend                         the denoiser's update
     dropout/PLACE                               ar: which entries are dropped
 synthesis, length                   the plan: lengths of synthetic patients, one row per patient
+synthesis, length given classes     v1-v3: their lengths, where these depend on static classes
 synthesis, LENGTH, z | slot         v1-v2.5: noise of patients of one length, one row per patient
 synthesis, PATIENT, ATTEMPT         v3: noise of one attempt at one patient
 synthesis, static [, ATTEMPT]; timestep, T; value, T; shares
                                     ar: decisions and values, one row per patient
 simulate, NAME                      the simulated cohort, one row per patient
-sample; noise floor, SPLIT; classifier; neighbours, SIDE; kendall, SIDE; clusters, SIDE; states;
-one timestep each, SIDE; next step; test; true-positive rate; nearer to training
-                                    the report: which patients or rows a metric looks at
+
+of the report:
+
+sample                              which patients of a large cohort are compared
+noise, NUMBER; noise floor, 0       random splits of real patients, between which noise is measured
+independent, KIND, COLUMN; which patients are independent
+                                    the cohort of independent variables, with which others are compared
+twins, NUMBER; neighbours, SIDE     which patients' distances to each other are computed
+classifier                          which patients a classifier learns to distinguish
+test; learned from, NUMBER; halves, NUMBER
+                                    utility: test patients, bootstrap samples and halves of the others
+next step                           which timesteps are predicted
+states                              which timesteps define the states of a treatment policy
+true-positive rate                  bootstrap samples of an attack's scores
+nearer to training                  halves of training patients and holdout in an attack on membership
 
 A new system takes its sampling noise from `systems.draws.SampleDraws`, under "synthesis".
 """

@@ -1,10 +1,16 @@
 """Random rows as a function of their position."""
 
+import ast
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import healthgym
+from healthgym import seeds
 from healthgym.seeds import uniform_rows
 
 SHAPES = [(), (1,), (5,), (3, 4), (2, 3, 3)]  # of odd and of even size
@@ -49,3 +55,27 @@ def test_numbers_are_uniform_within_and_between_rows() -> None:
     assert abs(chi_square - 63) < 6 * np.sqrt(2 * 63)
     for one, other in ((u[:, :-1], u[:, 1:]), (u[:-1], u[1:])):
         assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 6 / np.sqrt(one.size)
+
+
+def purposes_in_use() -> set[str]:
+    """Return each purpose that is written as text in a call of a function of `seeds`, in the whole package."""
+    drawing = {"key", "permutation", "shuffled", "stream", "uniform_rows"}
+    found = set()
+    for path in Path(healthgym.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name | ast.Attribute):
+                continue
+            name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            texts = [
+                arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+            ]
+            found |= {text for text in texts[:2] if name in drawing}
+    return found
+
+
+def test_the_list_of_purposes_is_complete() -> None:
+    assert seeds.__doc__ is not None
+    listed = set(re.split(r"[,;|\n]\s*|\s{2,}", seeds.__doc__))
+    found = purposes_in_use()
+    assert {"noise", "order", "weights", "length given classes"} <= found
+    assert found <= listed, f"healthgym/seeds.py does not list {sorted(found - listed)}"

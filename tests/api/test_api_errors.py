@@ -46,7 +46,7 @@ def test_arguments_are_named(
     assert "healthgym " not in str(raised.value)
 
 
-def test_other_words_stay() -> None:
+def test_other_words_are_kept() -> None:
     """Options that the function does not have, values and keys of settings are not translated."""
     message = "Give --workers 2 or --device cpu; the key run-dir--out and --out/x stay.\n  - seed: must be 0"
     assert in_python(message, {"workers": "workers", "out": "out"}) == message.replace(

@@ -1,4 +1,4 @@
-"""Whatever is given in the place of a table or a path is answered by a sentence."""
+"""Wrong objects in place of a table or a path are refused with an error that says what was expected."""
 
 from pathlib import Path
 from typing import Any

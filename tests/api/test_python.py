@@ -120,7 +120,7 @@ def test_a_description_is_saved_but_not_over_one_that_was_corrected(tmp_path: Pa
     assert path.read_text() == found.yaml
 
 
-def test_training_goes_on_where_it_was(cohort: hg.PreparedCohort, run: hg.Run) -> None:
+def test_training_resumes(cohort: hg.PreparedCohort, run: hg.Run) -> None:
     steps = read_checkpoint(run.checkpoints[0]).progress.step
     assert repr(run) == f"Run('{run.path}': saved at step {steps:,})"
     assert {"step", "epoch", "length", "seconds"} <= set(run.metrics)

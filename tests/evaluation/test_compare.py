@@ -1,4 +1,4 @@
-"""Several systems on one page, and what it says of the published story."""
+"""The page that compares several systems, and its statements about the published claims."""
 
 import io
 import json
@@ -300,7 +300,7 @@ def test_a_release_is_found_where_it_lies(runs: Path, tmp_path: Path) -> None:
     assert not found.released
 
 
-def test_stopped_while_patients_are_made_it_goes_on_later(runs: Path, tmp_path: Path) -> None:
+def test_a_stop_while_patients_are_made_is_resumed(runs: Path, tmp_path: Path) -> None:
     stopping.request("SIGTERM")
     try:
         with pytest.raises(KeyboardInterrupt):

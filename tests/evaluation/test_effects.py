@@ -1,4 +1,4 @@
-"""Regressions on both sides: coefficients that are known, errors by patients, and formulas that are none."""
+"""Regressions on real and synthetic patients: known coefficients, clustered errors, invalid formulas."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Several evaluations at once need nothing of each other but the file system."""
+"""Several evaluations at the same time do not affect each other."""
 
 import json
 import os

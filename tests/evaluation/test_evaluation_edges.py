@@ -1,4 +1,4 @@
-"""The report where it is easily wrong: few patients, absent variables, large cohorts, near copies."""
+"""Edge cases of the report: few patients, absent variables, large cohorts, near copies."""
 
 from functools import cache
 from pathlib import Path

@@ -149,7 +149,7 @@ def test_collapse_measures_see_the_same_patient_again_and_again() -> None:
 # --- tally ---------------------------------------------------------------------------------------
 
 
-def test_the_tally_of_two_sets_is_the_sum_of_their_tallies() -> None:
+def test_sufficient_statistics_of_two_sets_add_up() -> None:
     panel = panel_of(90)
     whole = tally_of(panel, COMBINATIONS)
     parts = [tally_of(panel.take(part), COMBINATIONS) for part in np.array_split(np.arange(90), 3)]
@@ -163,7 +163,7 @@ def test_the_tally_of_two_sets_is_the_sum_of_their_tallies() -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_pearson_of_a_tally_is_numpys_and_leaves_gaps_out() -> None:
+def test_pearson_of_sufficient_statistics_is_numpys_and_leaves_gaps_out() -> None:
     panel = panel_of(50)
     np.testing.assert_allclose(
         tally_of(panel, []).pearson_VV, np.corrcoef(panel.values_rows, rowvar=False), atol=1e-9

@@ -1,4 +1,4 @@
-"""The audit of a latent memory, and its coarse form."""
+"""The audit of a latent memory, and coarsening it."""
 
 import json
 from functools import cache

@@ -1,4 +1,4 @@
-"""The report as a whole: right verdicts, honest gaps, clear errors."""
+"""The report as a whole: its verdicts on known cohorts, what is not judged, and its errors."""
 
 import json
 import re
@@ -266,7 +266,7 @@ def test_a_variable_without_any_synthetic_value_fails_where_it_is_absent() -> No
 # --- amounts -------------------------------------------------------------------------------------
 
 
-def test_a_large_cohort_is_tallied_whole_and_sampled_for_the_rest() -> None:
+def test_a_large_cohort_is_counted_whole_and_sampled_for_the_rest() -> None:
     comparison = compared(cohort(700, 3), True, "num_patients=100")
     assert comparison.synthetic.panel.num_patients == 100
     assert comparison.synthetic.num_patients == comparison.synthetic.tally.num_patients == 700

@@ -1,4 +1,4 @@
-"""The statistics behind the verdicts: their errors, what they find, and what honest patients do to them."""
+"""The statistics behind the verdicts: their errors, what they detect, their values for real patients."""
 
 import numpy as np
 import pandas as pd

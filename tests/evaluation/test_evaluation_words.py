@@ -1,4 +1,4 @@
-"""Names, units and labels of users are text in every picture and page, never mathematics or markup."""
+"""Names, units and labels of users are plain text in plots and pages, never mathematics or markup."""
 
 import re
 from html import unescape
@@ -86,7 +86,7 @@ def test_the_settings_of_a_user_change_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 
 @given(st.lists(words | st.text(max_size=400), max_size=12))
-def test_every_picture_has_a_file_of_its_own(names: list[str]) -> None:
+def test_every_plot_has_a_file_of_its_own(names: list[str]) -> None:
     found = file_names([f"marginal-{name}" for name in names])
     assert len(set(found)) == len(names)
     assert all(re.fullmatch(r"[a-z0-9-]{1,90}", name) for name in found)

@@ -1,4 +1,4 @@
-"""The report sees wrong follow-up: events, time to them, visits and gaps by outcome, rows after the end."""
+"""The report detects wrong follow-up: events, their times, visits and gaps by outcome, rows after the end."""
 
 import re
 from functools import cache

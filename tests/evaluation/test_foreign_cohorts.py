@@ -1,4 +1,4 @@
-"""Any cohort can be judged: what does not fit the schema is counted, and the rest is compared."""
+"""Cohorts of other programs: values that do not fit the schema are counted, and the others are compared."""
 
 import json
 from collections.abc import Callable

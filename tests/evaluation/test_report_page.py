@@ -1,4 +1,4 @@
-"""Page one: what a board reads, and what nobody may read in it."""
+"""The first page of a report: its summary for a board, and that it shows no small groups."""
 
 import csv
 import io

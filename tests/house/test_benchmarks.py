@@ -1,4 +1,4 @@
-"""A benchmark is worth something if both of its sides compute the same numbers."""
+"""The benchmarks run, and both sides of a comparison compute the same numbers."""
 
 import json
 import subprocess

@@ -59,7 +59,7 @@ def test_the_notebook_runs_as_it_stands(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_training_cell_that_is_stopped_goes_on_when_it_is_run_again(tmp_path: Path) -> None:
+def test_a_stopped_training_cell_resumes_when_it_is_run_again(tmp_path: Path) -> None:
     notebook = quick_notebook()
     training = next(n for n, cell in enumerate(notebook.cells) if "hg.train(" in cell.source)
     stopped, again = notebook.cells[training], copy.deepcopy(notebook.cells[training])

@@ -1,4 +1,4 @@
-"""The program that compares two commits sees every difference, and times are none."""
+"""The program that compares two commits finds every difference and ignores times."""
 
 import json
 from pathlib import Path

@@ -58,7 +58,7 @@ def test_numbers_are_uniform_within_and_between_rows() -> None:
 
 
 def purposes_in_use() -> set[str]:
-    """Return each purpose that is written as text in a call of a function of `seeds`, in the whole package."""
+    """Return each purpose that is written as text in a call of a function of `seeds`."""
     drawing = {"key", "permutation", "shuffled", "stream", "uniform_rows"}
     found = set()
     for path in Path(healthgym.__file__).parent.rglob("*.py"):
@@ -66,9 +66,8 @@ def purposes_in_use() -> set[str]:
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name | ast.Attribute):
                 continue
             name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-            texts = [
-                arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
-            ]
+            constants = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+            texts = [value for value in constants if isinstance(value, str)]
             found |= {text for text in texts[:2] if name in drawing}
     return found
 

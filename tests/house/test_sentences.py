@@ -1,4 +1,4 @@
-"""What documents say of the programs is so, and no docstring holds what a line splitter left."""
+"""Statements of the pages about programs are true, and docstrings are one string."""
 
 import ast
 import re

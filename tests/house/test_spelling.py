@@ -1,4 +1,4 @@
-"""Paths and settings that a batch script would read as something else are refused before queueing."""
+"""Paths and settings that a batch script would misread are refused before a job is queued."""
 
 import re
 import shlex

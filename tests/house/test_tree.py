@@ -1,4 +1,4 @@
-"""Sealed files: what is written is read back, and every altered byte is noticed."""
+"""Sealed files: the content is read back as it was written, and every altered byte is detected."""
 
 import string
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is given away: a wheel and a source archive, each complete."""
+"""The wheel and the source archive are complete."""
 
 import os
 import shutil

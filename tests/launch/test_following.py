@@ -1,4 +1,4 @@
-"""What the programs say comes next is a command that works, and `status` says when a run has ended."""
+"""The next command that a program prints works, and `status` says when a run has ended."""
 
 import shlex
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every job on a disk that is full from its first, a middle or its last file on, and has room again later."""
+"""Every job on a disk that is full from the first, a middle or the last file on, and later has space."""
 
 import io
 import re

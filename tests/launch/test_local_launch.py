@@ -60,7 +60,7 @@ def test_to_the_end(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("on", ["local", "here"])
-def test_ctrl_c_saves_and_the_same_command_goes_on(
+def test_ctrl_c_saves_and_the_same_command_resumes(
     run: Path, on: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program = begin(run, 2000, on)

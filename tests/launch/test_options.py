@@ -1,4 +1,4 @@
-"""A job's options are declared once: the command line, the job and the stage of a pipeline have the same."""
+"""The command line, the job and the stage of a pipeline have the same options, which are declared once."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""All stages as one submission, with programs that only look like Slurm's."""
+"""All stages as one submission, with stand-ins for the programs of Slurm."""
 
 import json
 import re
@@ -97,7 +97,7 @@ def test_each_stage_waits_for_the_one_before(pipeline: Path, tmp_path: Path) -> 
     assert waits == [None, "afterok:41", "afterok:42", "afterok:43"]
 
 
-def test_submitting_again_goes_on(slurm: FakeSlurm, pipeline: Path, tmp_path: Path) -> None:
+def test_submitting_again_resumes(slurm: FakeSlurm, pipeline: Path, tmp_path: Path) -> None:
     submit_pipeline(pipeline)
     places = targets(tmp_path)
     finish(places["prepare"])

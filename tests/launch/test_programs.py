@@ -1,4 +1,4 @@
-"""Programs end in a sentence, whatever the file system answers, and whatever becomes of their output."""
+"""Programs end with a one-sentence error after file system errors, and survive a closed or full output."""
 
 import errno
 import io
@@ -105,7 +105,7 @@ def test_every_program_refuses_such_a_path(job: str, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_reader_that_leaves_ends_nothing(tmp_path: Path) -> None:
+def test_a_closed_pipe_ends_nothing(tmp_path: Path) -> None:
     """More is printed than a pipe holds, and nobody reads it."""
     work = (
         "import sys; from healthgym.programs import ended\n"

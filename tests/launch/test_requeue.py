@@ -1,4 +1,4 @@
-"""The lines at the end of each batch script: what is queued again, and what is left alone."""
+"""The lines at the end of each batch script: which jobs are requeued and which are not."""
 
 import os
 import subprocess
@@ -89,7 +89,7 @@ def test_a_rank_killed_while_leaving_is_no_crash(slurm: FakeSlurm, tmp_path: Pat
     assert requeued(slurm) == ["7"]
 
 
-def test_the_word_of_an_earlier_life_does_not_count(slurm: FakeSlurm, tmp_path: Path) -> None:
+def test_a_record_of_an_earlier_life_does_not_count(slurm: FakeSlurm, tmp_path: Path) -> None:
     slurm.says("scontrol", RESTARTS_LEFT.format(2))
     (tmp_path / "state-7.json").write_text('{\n "state": "interrupted",\n "life": 1,\n "pid": 4\n}\n')
     end_with(137, tmp_path, restarts=0, SLURM_RESTART_COUNT="2")

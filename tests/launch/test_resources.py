@@ -1,4 +1,4 @@
-"""Settings of Slurm jobs: what is read, and what is refused with which words."""
+"""Settings of Slurm jobs: valid ones are read, and invalid ones are refused with the reason."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The batch scripts that settings lead to, word for word.
+"""The text of the batch scripts for given settings.
 
 The expected texts are tests/data/sbatch/NAME.sh. After a wanted change, look at the difference and
 write them anew: python tests/launch/test_sbatch_text.py

@@ -1,4 +1,4 @@
-"""Submitting, with programs that only look like Slurm's."""
+"""Submitting jobs, with stand-ins for the programs of Slurm."""
 
 import json
 import pickle

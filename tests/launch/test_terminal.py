@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: problems in plain words, a bar that fits, quiet pipes."""
+"""Output at a terminal: problems of settings, the width of progress bars, closed pipes."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""What is said of a job, from the scheduler's word and its own."""
+"""The state of a job, from the scheduler and from the job's own records."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a layout knows of its variables, and which settings are marked."""
+"""The layout of variables, and the settings that are marked as sampling settings."""
 
 import pytest
 from fake_system import SCHEMA

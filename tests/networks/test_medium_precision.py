@@ -1,4 +1,4 @@
-"""`matmul_precision: medium` where a processor multiplies bfloat16, and where it does not."""
+"""`matmul_precision: medium` on processors with and without bfloat16 arithmetic."""
 
 from collections.abc import Iterator
 
@@ -69,7 +69,7 @@ def test_only_a_generator_of_float32_without_gradients_is_rounded(monkeypatch: p
 
 
 @pytest.mark.parametrize("name", ["v1", "v2", "v2.5"])
-def test_a_resumed_run_goes_on_bit_for_bit(name: str) -> None:
+def test_a_resumed_run_resumes_bit_for_bit(name: str) -> None:
     whole = build(name)
     train(whole, 0, 2)
     resumed = build(name, seed=4)

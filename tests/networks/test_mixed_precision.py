@@ -1,4 +1,4 @@
-"""v3's mixed precision, on the CPU's own bfloat16 and float16: no GPU is asked for."""
+"""v3's mixed precision, with bfloat16 and float16 on the CPU."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_weights_and_losses_stay_float32(half: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("half", HALVES)
-def test_a_resumed_run_goes_on_bit_for_bit(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_resumes_bit_for_bit(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = make(HALVES[half], monkeypatch)
     train(whole, 0, 3)
     resumed = make(HALVES[half], monkeypatch)

@@ -1,4 +1,4 @@
-"""Subnormal numbers are zero inside a training step and nowhere else."""
+"""Subnormal numbers are treated as zero inside a training step and nowhere else."""
 
 import io
 import subprocess

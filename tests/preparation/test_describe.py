@@ -1,4 +1,4 @@
-"""`describe`: tables that nobody described, from the file to a schema that the table fits."""
+"""`describe`: from a table without a schema to a schema that fits it."""
 
 from collections.abc import Callable
 from pathlib import Path

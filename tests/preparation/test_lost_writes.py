@@ -1,4 +1,4 @@
-"""A disk that is full, for good or for a moment, or loses what it was given, never ends in other numbers."""
+"""A disk that is full, permanently or for a moment, or that loses writes, never leads to wrong numbers."""
 
 import errno
 from pathlib import Path
@@ -153,9 +153,7 @@ def test_a_write_without_room_names_the_file(tmp_path: Path) -> None:
     )
 
 
-def test_a_run_without_room_for_its_picture_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_without_room_for_its_plot_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def draw(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""Reals beyond float32 are refused where they come in and where they would go out."""
+"""Reals outside the range of float32 are refused in tables and in shards."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The program that prepares a cohort, as a user runs it: once, again, and wrongly."""
+"""The program that prepares a cohort: the first and repeated runs, and wrong arguments."""
 
 import hashlib
 import importlib.util
@@ -96,7 +96,7 @@ def test_another_command_does_not_lose_the_first_cohort(prepare: Prepare, folder
 
 
 @pytest.mark.parametrize("more", [(), ("--overwrite",)])
-def test_a_damaged_cohort_is_prepared_anew(prepare: Prepare, folder: Path, more: tuple[str, ...]) -> None:
+def test_a_damaged_cohort_is_prepared_again(prepare: Prepare, folder: Path, more: tuple[str, ...]) -> None:
     prepare(*USUAL)
     whole = (folder / "p.h5").read_bytes()
     (folder / "p.h5").write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])

@@ -1,4 +1,4 @@
-"""Rows of a file, read by position: the right ones, and a sentence where the file system fails."""
+"""Rows of a file, read by position, and the errors if the file system fails."""
 
 import errno
 import os

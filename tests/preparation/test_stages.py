@@ -1,4 +1,4 @@
-"""Who trains at full length, who is cut and who is left out is told, and nobody is left out in silence."""
+"""The stages of a curriculum: patients that are truncated or left out are reported."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A table that comes in parts or in several files is prepared as the whole table is, to the bit."""
+"""A table in parts or in several files gives the same prepared cohort, bit for bit, as the whole table."""
 
 import tracemalloc
 from collections.abc import Iterator
@@ -256,7 +256,7 @@ def test_binary_ids_are_text_and_lists_no_traceback(tmp_path: Path) -> None:
     assert ids["list"][0] == "[0]"
 
 
-def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_column_that_appears_twice_is_refused(tmp_path: Path) -> None:
     frame = pd.concat([small_table(), small_table()[["dose"]]], axis=1)
     with pytest.raises(TableError, match="column 'dose' appears twice in the table"):
         prepare(frame, small_schema(), tmp_path / "p.h5", SPLIT)
@@ -320,7 +320,7 @@ def test_faults_in_one_of_several_files_name_it(tmp_path: Path) -> None:
     )
 
 
-def test_a_patient_may_go_on_in_the_next_file(tmp_path: Path) -> None:
+def test_a_patient_may_continue_in_the_next_file(tmp_path: Path) -> None:
     folder = tmp_path / "years"
     folder.mkdir()
     frame = small_table(10, 4)

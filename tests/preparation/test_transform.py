@@ -1,4 +1,4 @@
-"""The transform matches its recorded numbers, and its inverse undoes it."""
+"""The transform matches its reference values, and its inverse undoes it."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Membership by likelihood: found where a system has memorised, and not where it has not."""
+"""The likelihood attack on membership succeeds for a system that has memorised patients, not for others."""
 
 from pathlib import Path
 

@@ -203,7 +203,7 @@ def interrupt_second(monkeypatch: pytest.MonkeyPatch, error: BaseException | Non
     return begun
 
 
-def test_interrupted_it_leaves_nothing_and_goes_on(
+def test_an_interrupt_leaves_nothing_and_is_resumed(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "straight").mkdir()

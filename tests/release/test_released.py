@@ -69,7 +69,7 @@ def test_a_prepared_cohort(files: Path) -> None:
     assert expected["columns"] == columns(cohort.frame("train"))
 
 
-def test_training_goes_on_from_a_checkpoint(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_resumes_from_a_checkpoint(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files)  # where the settings look for prepared.h5
     checkpoint, expected = load_checkpoint(files / "checkpoint.h5"), facts(files)["checkpoint"]
     assert (checkpoint.progress.step, checkpoint.schema.name) == (expected["step"], expected["schema"])

@@ -1,4 +1,4 @@
-"""Training in an image under the real Slurm, by Charliecloud: preempted, cancelled, and still right.
+"""Training in an image under the real Slurm, by Charliecloud: preempted and cancelled jobs.
 
 `make test-image` builds and unpacks the image first; that takes minutes, so it is run when the
 Containerfile or the lock changes, not with each change of the code.

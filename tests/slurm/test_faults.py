@@ -1,4 +1,4 @@
-"""What a cluster does to a job, one row of the signal table after the other.
+"""Each row of the signal table: preemption, time limits, cancelling, lost nodes.
 
 After each fault the job ends by itself, with what an undisturbed one ends with, and no step that was
 saved is done twice.

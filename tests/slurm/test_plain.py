@@ -1,4 +1,4 @@
-"""The plain batch scripts, submitted as a user would who has no Python on the login node."""
+"""The plain batch scripts, submitted without Python on the login node."""
 
 import json
 import os

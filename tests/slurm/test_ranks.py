@@ -1,4 +1,4 @@
-"""Two ranks on two nodes: they stop together, and one that dies takes the other along."""
+"""Two ranks on two nodes: they stop together, and if one dies the other ends too."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Real trainings: preempted or with a process killed, they end with the undisturbed bits."""
+"""Real trainings, preempted or with a process killed, end with the same bits as uninterrupted ones."""
 
 import os
 import signal

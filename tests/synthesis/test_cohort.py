@@ -1,4 +1,4 @@
-"""Synthesis as a whole: the same bytes whoever makes them, in whatever order, after whatever happened."""
+"""Synthesis as a whole: the bytes do not depend on processes, order, interruptions or failures."""
 
 import os
 import random
@@ -209,7 +209,7 @@ def test_manifest_says_what_the_cohort_is(request_: SynthesisRequest) -> None:
 # --- going on ------------------------------------------------------------------------------------
 
 
-def test_finished_shards_are_skipped_and_altered_ones_made_anew(
+def test_finished_shards_are_skipped_and_altered_ones_made_again(
     request_: SynthesisRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synthesize(request_, open_fake)
@@ -258,7 +258,7 @@ def test_a_stop_between_batches_is_carried_on(
         *(pytest.param(n, 2, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGINT)),
     ],
 )
-def test_a_signal_to_all_processes_stops_and_the_same_command_goes_on(
+def test_a_signal_to_all_processes_stops_and_the_same_command_resumes(
     request_: SynthesisRequest, number: signal.Signals, workers: int
 ) -> None:
     assert request_.checkpoint is not None

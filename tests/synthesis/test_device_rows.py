@@ -1,4 +1,4 @@
-"""Noise that a device computes has the bits of the CPU's; seen on a CPU, which computes it the same way."""
+"""Noise computed on a device has the same bits as on the CPU; tested on a CPU by the device's code."""
 
 import numpy as np
 import pytest

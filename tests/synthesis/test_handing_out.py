@@ -1,4 +1,4 @@
-"""A cohort as it is handed out: read by pandas alone, in one file, enlarged; begun again after a refusal."""
+"""Distributing a cohort: reading by pandas alone, one file, enlarging it, starting again after an error."""
 
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ def test_several_tasks_enlarge_a_cohort_together(request_: SynthesisRequest, tmp
     ]
 
 
-def test_a_cohort_that_was_refused_before_its_first_shard_is_begun_anew(
+def test_a_cohort_that_was_refused_before_its_first_shard_is_begun_again(
     request_: SynthesisRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""The plan: what decides a cohort's bytes, and who makes which shard."""
+"""The plan, which determines a cohort's bytes, and the partition of shards over tasks."""
 
 import contextlib
 import json
@@ -69,7 +69,7 @@ def finish(folder: Path, shard: int) -> None:
     receipt_path(folder, shard).write_text("{}")
 
 
-def test_a_cohort_without_a_finished_shard_is_begun_anew_with_other_settings(tmp_path: Path) -> None:
+def test_a_cohort_without_a_finished_shard_is_begun_again_with_other_settings(tmp_path: Path) -> None:
     agree(tmp_path, PLAN)
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "shard-00000.h5").write_text("nobody finished it")

@@ -1,4 +1,4 @@
-"""The cohort folder: receipts, manifest, reading, and what is noticed."""
+"""The cohort folder: receipts, manifest, reading, and detection of damage."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The generator without a graph makes what it makes with one."""
+"""The generator gives the same output with and without gradients."""
 
 import pytest
 import torch

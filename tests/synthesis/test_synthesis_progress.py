@@ -1,4 +1,4 @@
-"""What a person sees while a cohort is made."""
+"""The progress that is shown while a cohort is made."""
 
 import io
 

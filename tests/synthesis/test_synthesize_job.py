@@ -1,4 +1,4 @@
-"""The program that makes a cohort, as a user runs it, with a really trained (tiny) system."""
+"""The program that makes a cohort, with a trained (tiny) system."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""v3: the recorded numbers, the guardrail, and patients as functions of their number."""
+"""v3: reference values, the guardrail, and that a patient is a function of its number."""
 
 from pathlib import Path
 from typing import Any

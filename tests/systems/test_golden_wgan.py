@@ -1,4 +1,4 @@
-"""v1, v2 and v2.5 against recorded numbers: outputs, losses, gradients, weights after three full steps."""
+"""v1, v2 and v2.5 against reference values: outputs, losses, gradients, weights after three full steps."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

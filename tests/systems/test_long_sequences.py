@@ -1,4 +1,4 @@
-"""Hundreds of timesteps and features: every system takes them, in parts as well as at once."""
+"""Hundreds of timesteps and features: every system trains on them, also with micro-batches."""
 
 from typing import Any
 

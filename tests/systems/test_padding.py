@@ -1,4 +1,4 @@
-"""Patients of unequal length in one batch: padding changes nothing of what is learned from a patient."""
+"""Patients of unequal length in one batch: padding does not affect losses and gradients."""
 
 from pathlib import Path
 

@@ -41,7 +41,7 @@ def accept_half(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("guardrail", GUARDRAILS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_recorded_denoiser_makes_the_patients_of_the_other_path(
+def test_a_captured_denoiser_makes_the_patients_of_the_other_path(
     guardrail: str, sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accept_half(monkeypatch)

@@ -1,4 +1,4 @@
-"""What the file system refuses: a sentence of its own, tried again where it may pass, never called damage."""
+"""Errors of the file system: each has its message, transient ones are retried, none is called damage."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""What every system promises, checked over one list of all systems."""
+"""The contract of all systems, tested for each system of one list."""
 
 import numpy as np
 import pytest

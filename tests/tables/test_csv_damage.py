@@ -1,4 +1,4 @@
-"""Damage to a CSV file is refused with its line, and is never read as missing values or other numbers."""
+"""A damaged CSV file is refused with the line, and never read as missing values or other numbers."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""Fetching a public file, against a server on this machine that misbehaves on demand."""
+"""Fetching a public file, from a local server that can be made to fail."""
 
 import hashlib
 import json
@@ -165,7 +165,7 @@ def test_a_file_that_is_gone_is_named(figshare: Figshare, tmp_path: Path) -> Non
         fetch(replace(DATASET, article=8), tmp_path, figshare.url)
 
 
-def test_no_network_says_how_to_go_on(tmp_path: Path) -> None:
+def test_no_network_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FetchError) as caught:
         fetch(DATASETS["art_hiv"], tmp_path, "http://127.0.0.1:9")
     assert "no answer from http://127.0.0.1:9/v2/articles/22827878 (no network here?)" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Names, labels and ids of any kind: compared in one form, kept apart in every file, or refused."""
+"""Names, labels and ids with any characters: compared in one Unicode form, distinct in files, or refused."""
 
 import unicodedata
 from pathlib import Path

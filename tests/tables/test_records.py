@@ -1,4 +1,4 @@
-"""Records of submissions: private, fresh, and true to the newest life."""
+"""Records of submissions: private, new for each submission, and of the newest start of a job."""
 
 import os
 import types

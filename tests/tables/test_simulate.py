@@ -1,4 +1,4 @@
-"""The simulated cohort against what is published, and against what is assumed of it."""
+"""The simulated cohort against published summaries and its documented assumptions."""
 
 from pathlib import Path
 

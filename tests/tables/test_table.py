@@ -1,4 +1,4 @@
-"""Tables are read as they are, checked wholly, and every fault is named with its place and remedy."""
+"""Tables are read unchanged and checked completely; each problem is reported with its position and remedy."""
 
 import gzip
 import re
@@ -336,7 +336,7 @@ def test_formats_agree(tmp_path: Path, name: str) -> None:
     pd.testing.assert_frame_equal(check_table(read, small_schema(), str(path)), expected, check_exact=True)
 
 
-def test_an_index_that_counts_rows_goes_on_from_part_to_part(tmp_path: Path) -> None:
+def test_an_index_that_counts_rows_continues_from_part_to_part(tmp_path: Path) -> None:
     frame = small_table()
     frame["PatientID"] = 0
     frame.index = pd.RangeIndex(5, 5 + 2 * len(frame), 2, name="Timestep")

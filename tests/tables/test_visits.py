@@ -1,4 +1,4 @@
-"""Irregular visits, visits on a grid, and follow-up: read, refused, learned as gaps and made again."""
+"""Irregular visits, visits on a grid, and follow-up: reading, errors, modelling as gaps, and generation."""
 
 from dataclasses import replace
 from pathlib import Path

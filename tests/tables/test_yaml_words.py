@@ -1,4 +1,4 @@
-"""YAML's own ideas of words: a schema's names, codes and labels are what stands there."""
+"""A schema's names, codes and labels are read as written, not as YAML's booleans, numbers or dates."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Batches are the same bits however they come: from the file, ahead of time, or from the device's memory."""
+"""Batches have the same bits from the file, read ahead, or from the device's memory."""
 
 import threading
 from pathlib import Path

@@ -270,14 +270,14 @@ def test_more_processes_than_patients_in_a_batch(tmp_path: Path) -> None:
         run_module._share(2, config, Ranks(Place(0, 3)))
 
 
-def test_rows_are_dealt_in_order_and_evenly() -> None:
+def test_rows_are_partitioned_in_order_and_evenly() -> None:
     for num_rows, count in ((7, 2), (256, 3), (8, 8)):
         rows = [range(num_rows)[rows_of(Place(rank, count), num_rows)] for rank in range(count)]
         assert [row for own in rows for row in own] == list(range(num_rows))
         assert max(map(len, rows)) - min(map(len, rows)) <= 1
 
 
-def test_place_among_processes() -> None:
+def test_rank_among_processes() -> None:
     assert place_from({}) == place_from({"WORLD_SIZE": "1", "RANK": "0"}) == Place()
     assert place_from({"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}) == Place(3, 4, 1)
 

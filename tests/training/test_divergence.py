@@ -1,4 +1,4 @@
-"""Losses that leave their usual size stop a run, at once or by their trend; usual ones never do."""
+"""Diverging losses stop a run, by their size or their trend; ordinary losses never do."""
 
 import io
 from collections.abc import Callable

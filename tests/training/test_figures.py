@@ -1,4 +1,4 @@
-"""Figures of v1 to v3 in training: what they say, that they change no bits, which checkpoint they keep."""
+"""Metrics of v1 to v3 in training: their values, the checkpoint they select, and no effect on training."""
 
 import io
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_what_is_not_measured_or_padded_does_not_count() -> None:
     assert set(compare(LAYOUT, first, cut).values()) == {0}
 
 
-def test_measuring_isspaced_by_what_it_costs() -> None:
+def test_measuring_is_spaced_by_what_it_costs() -> None:
     assert spaced(30, 0.2) == 120, "whole epochs of 100 steps or more"
     assert spaced(30, 10) == 210, "twenty times what it costs"
     assert spaced(5_000, 0.2) == 1_000
@@ -131,7 +131,7 @@ def test_the_best_checkpoint_is_kept_and_makes_patients(early: tuple[Path, str])
     assert (run / "losses.png").stat().st_size > 0
 
 
-def test_a_run_that_does_not_improve_says_so_once_and_goes_on(early: tuple[Path, str]) -> None:
+def test_a_run_that_does_not_improve_says_so_once_and_continues(early: tuple[Path, str]) -> None:
     run, said = early
     assert said.count("note: no improvement since step 8, in 5 measurements") == 1
     assert "it has not improved since, in" in said

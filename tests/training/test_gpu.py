@@ -1,4 +1,4 @@
-"""What is wrong with a GPU is said in sentences; seen without one."""
+"""Errors of GPUs are one-sentence messages; tested without a GPU."""
 
 import io
 from pathlib import Path

@@ -67,7 +67,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_recorded_steps_are_the_usual_ones_bit_for_bit(name: str) -> None:
+def test_cuda_graph_steps_equal_single_operations_bit_for_bit(name: str) -> None:
     usual, other, tape = build(name), build(name), Tape()
     expected, found = (
         run(usual, usual.train_step, LENGTHS, CPU),
@@ -161,7 +161,7 @@ def test_kept_draws_stay_where_they_are_and_change() -> None:
     assert numbers[0] is numbers[1]
 
 
-def test_batches_in_parts_are_recorded_too(name: str) -> None:
+def test_micro_batches_are_captured_too(name: str) -> None:
     usual, other, tape = build(name), build(name), Tape()
     usual.share = other.share = Share(micro_batch_size=3)
     expected = run(usual, usual.train_step, [T] * 9, CPU)
@@ -170,7 +170,7 @@ def test_batches_in_parts_are_recorded_too(name: str) -> None:
     assert flat(other) == flat(usual)
 
 
-def test_a_step_that_cannot_be_recorded_says_what_to_do() -> None:
+def test_a_step_that_cannot_be_captured_says_what_to_do() -> None:
     class Broken(Tape):
         def record(self, call: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
             raise RuntimeError("operation not permitted\nwhen stream is capturing")
@@ -184,7 +184,7 @@ def test_a_step_that_cannot_be_recorded_says_what_to_do() -> None:
     assert [text.split(" (")[0] for text in said] == ["note: this step cannot be captured as a CUDA graph"]
 
 
-def test_padded_batches_are_taken_as_usual_where_a_system_cannot_record_them(name: str) -> None:
+def test_padded_batches_are_taken_as_usual_where_a_system_cannot_capture_them(name: str) -> None:
     system, tape, said = build(name), Tape(), list[str]()
     steps, padded = GraphSteps(system, tape, said.append), batch(0, T, system.real_form)
     padded = replace(padded, is_padded=True)
@@ -228,7 +228,7 @@ def test_graphs_are_chosen_where_they_can_be(
     assert bool(words) == bool(said)
 
 
-def test_other_threads_may_pin_memory_while_a_graph_is_recorded() -> None:
+def test_other_threads_may_pin_memory_while_a_graph_is_captured() -> None:
     """In torch's default mode an allocation in any thread, as by the reader of batches, spoils the graph."""
     with mock.patch("torch.cuda", autospec=True) as cuda:
         CudaRecorder(torch.device("cuda")).record(dict)

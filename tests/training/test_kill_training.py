@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: a run always goes on, and ends with the bits of an undisturbed one."""
+"""SIGKILL at random moments: a run always resumes, and ends with the bits of an uninterrupted one."""
 
 import io
 import os

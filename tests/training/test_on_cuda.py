@@ -1,4 +1,4 @@
-"""A run on a GPU: resumed, carried over from a CPU and back, and its cohort beside the CPU's.
+"""A run on a GPU: resumed, moved from a CPU and back, and its cohort compared with the CPU's.
 
 On a CPU the same tests run at night, so that all but the device is tried without a GPU.
 """
@@ -69,7 +69,7 @@ def assert_close(first: Path, second: Path) -> None:
 
 
 @pytest.mark.parametrize("name", tiny.SYSTEMS)
-def test_a_resumed_run_ends_as_an_undisturbed_one(name: str, device: str, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_as_an_uninterrupted_one(name: str, device: str, tmp_path: Path) -> None:
     tiny.cohort(tmp_path)
     said = go(tmp_path, "straight", name, 3, device)
     assert ("steps as CUDA graphs" in said.splitlines()[0]) == (device == "cuda")
@@ -81,7 +81,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(name: str, device: str, tmp_pa
 
 @pytest.mark.usefixtures("_deterministic")
 @pytest.mark.parametrize("name", EXACT)
-def test_a_resumed_run_has_the_bits_of_an_undisturbed_one(name: str, device: str, tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(name: str, device: str, tmp_path: Path) -> None:
     tiny.cohort(tmp_path)
     go(tmp_path, "straight", name, 3, device, cuda_graphs=False)
     for epochs in (1, 3):
@@ -102,7 +102,7 @@ def test_a_run_moves_from_the_cpu_to_a_gpu_and_back(name: str, device: str, tmp_
 
 @pytest.mark.parametrize("name", tiny.SYSTEMS)
 @pytest.mark.parametrize("micro_batch_size", [None, 3])
-def test_recorded_runs_end_as_others(
+def test_runs_with_cuda_graphs_end_as_others(
     name: str, micro_batch_size: int | None, device: str, tmp_path: Path
 ) -> None:
     tiny.cohort(tmp_path)

@@ -1,4 +1,4 @@
-"""Processes that fail or are lost end with one message, however late another notices."""
+"""Processes that fail or are lost end with one message, even if another process notices late."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Where a checkpoint, a line of losses or a picture cannot be written, training goes on and says so."""
+"""If a checkpoint, a line of losses or a plot cannot be written, training continues and prints a note."""
 
 import errno
 import io
@@ -48,7 +48,7 @@ def run(folder: Path, name: str = "run", **checkpoint: Any) -> str:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EACCES])
-def test_training_goes_on_while_a_checkpoint_cannot_be_written(
+def test_training_continues_while_a_checkpoint_cannot_be_written(
     folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     run(folder, "straight")
@@ -122,7 +122,7 @@ def test_a_line_that_is_written_in_part_is_taken_back(tmp_path: Path) -> None:
     assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]
 
 
-def test_a_picture_that_cannot_be_drawn_fails_no_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plot_that_cannot_be_drawn_fails_no_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "draw_losses", failing(run_module.draw_losses, errno.ENOSPC, range(9)))
     assert "losses.png: no space is left there" in run(folder)
 

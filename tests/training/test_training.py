@@ -1,4 +1,4 @@
-"""Training runs: resumed equals undisturbed, whatever happens in between."""
+"""Training runs: a resumed run equals an uninterrupted one."""
 
 import contextlib
 import errno
@@ -70,7 +70,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 4, 8])
-def test_a_signal_stops_between_steps_and_the_same_call_goes_on(
+def test_a_signal_stops_between_steps_and_the_same_call_resumes(
     folder: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     config = tiny.config(folder)

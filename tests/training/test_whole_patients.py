@@ -199,7 +199,7 @@ def test_a_limit_that_is_never_met_and_one_that_has_passed() -> None:
     assert pace.total == 25
 
 
-def test_another_limit_is_planned_anew_and_none_asks_for_no_plan() -> None:
+def test_another_limit_is_planned_again_and_none_asks_for_no_plan() -> None:
     pace, other, free = paced(minutes=10), paced(minutes=20), paced(minutes=None)
     run_steps(pace, 0.5)
     for each in (other, free):

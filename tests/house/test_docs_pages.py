@@ -64,6 +64,9 @@ def test_files_that_are_named_are_there(page: Path) -> None:
     named = re.findall(r"`((?:healthgym|tests|benchmarks|configs|jobs|slurm|docs)/[\w./-]*\w)", text_of(page))
     real = [name for name in named if not re.search(r"\b[A-Z]+\b(/|$)", name)]  # DEVICE stands for any
     assert [name for name in real if not (ROOT / name).exists()] == []
+    modules = re.findall(r"`((?:[a-z]\w*/)+\w+\.py)`", text_of(page))
+    roots = (ROOT, ROOT / "healthgym", ROOT / "tests")
+    assert [name for name in modules if not any((root / name).exists() for root in roots)] == []
 
 
 @pytest.mark.parametrize("page", READ, ids=lambda path: path.name)

@@ -36,20 +36,36 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy / "dist"
 
 
-@pytest.mark.slow
-def test_the_wheel_works_in_another_folder(dist: Path, tmp_path: Path) -> None:
-    (wheel,) = dist.glob("*.whl")
-    place, elsewhere = tmp_path / "packages", tmp_path / "elsewhere"
-    elsewhere.mkdir()
+@pytest.fixture(params=["*.whl", "*.tar.gz"], ids=["wheel", "source archive"])
+def environment(request: pytest.FixtureRequest, dist: Path, tmp_path: Path) -> Path:
+    """A new virtual environment with healthgym, from the wheel or from one built from the source archive.
+
+    Its other packages are those that the tests run with: torch alone would take minutes to install.
+    """
+    (given,) = dist.glob(request.param)
     quiet = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-index")
-    run(sys.executable, "-m", "pip", "install", *quiet, "--target", str(place), str(wheel), cwd=elsewhere)
-    python = {"PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"}
-    where = run(sys.executable, "-c", "import healthgym; print(healthgym.__file__)", cwd=elsewhere, **python)
-    assert Path(where.strip()).is_relative_to(place)
-    program = (sys.executable, "-m", "healthgym")
+    pip = (sys.executable, "-m", "pip")
+    if request.param != "*.whl":
+        run(*pip, "wheel", *quiet, "--no-build-isolation", "-w", str(tmp_path), str(given), cwd=tmp_path)
+        (given,) = tmp_path.glob("*.whl")
+    made = tmp_path / "environment"
+    run(sys.executable, "-m", "venv", "--without-pip", str(made), cwd=tmp_path)
+    python = str(made / "bin" / "python")
+    run(*pip, "--python", python, "install", *quiet, str(given), cwd=tmp_path)
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = Path(run(python, "-c", where, cwd=tmp_path).strip())
+    (packages / "others.pth").write_text(run(sys.executable, "-c", where, cwd=tmp_path))
+    return made
+
+
+@pytest.mark.slow
+def test_it_works_in_an_environment_of_its_own(environment: Path, tmp_path: Path) -> None:
+    program, threads = str(environment / "bin" / "healthgym"), {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    python, where = str(environment / "bin" / "python"), "import healthgym; print(healthgym.__file__)"
+    assert Path(run(python, "-c", where, cwd=tmp_path, **threads).strip()).is_relative_to(environment)
     simulated = ("--dataset", "simulated_art_hiv", "--max-patients", "60")
-    run(*program, "prepare", "art_hiv", *simulated, "--out", "p.h5", cwd=elsewhere, **python)
-    said = run(*program, "train", "ar", "--data", "p.h5", "--dry-run", cwd=elsewhere, **python)
+    run(program, "prepare", "art_hiv", *simulated, "--out", "p.h5", cwd=tmp_path, **threads)
+    said = run(program, "train", "ar", "--data", "p.h5", "--dry-run", cwd=tmp_path, **threads)
     assert "ar" in said
 
 

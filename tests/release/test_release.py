@@ -138,7 +138,7 @@ def test_what_cannot_be_released_is_an_error(trained: Path, tmp_path: Path) -> N
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(ConfigError, match="is not a report"):
         release(trained / "v2", out, THRESHOLDS, report=tmp_path / "x.json")
-    with pytest.raises(StorageError, match="is not there"):
+    with pytest.raises(StorageError, match="does not exist"):
         release(trained / "absent", out, THRESHOLDS)
     tiny.cohort(tmp_path, num_patients=160, seed=1)
     for system in ("v1", "v2"):

@@ -81,7 +81,7 @@ def test_batches_of_one_shape(lengths: list[int], fixed: bool) -> None:
 def test_whole_is_for_systems_that_can() -> None:
     with pytest.raises(ConfigError, match=r"lengths is whole, but this system learns .*lengths: auto"):
         Curriculum(CurriculumConfig(lengths="whole"), Lengths([5] * 300), 0)
-    with pytest.raises(ConfigError, match="no training patient"):
+    with pytest.raises(ConfigError, match="No training patient"):
         WholeCurriculum(CurriculumConfig(), Lengths([]), 0)
 
 

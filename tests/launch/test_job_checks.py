@@ -47,7 +47,10 @@ def refused(folder: Path) -> list[tuple[Job, str]]:
             "prepared.h5: prepare it first with healthgym prepare, or give its path by --data",
         ),
         (SynthesizeJob.of(run_dir=absent, out=out, patients=9), "absent does not exist: check --run-dir, or"),
-        (SynthesizeJob.of(checkpoint=absent, out=out, patients=9), "absent does not exist: check --checkpoint"),
+        (
+            SynthesizeJob.of(checkpoint=absent, out=out, patients=9),
+            "absent does not exist: check --checkpoint",
+        ),
         (
             SynthesizeJob.of(run_dir=folder / "empty", out=out, patients=9),
             "empty holds no checkpoint: check --run-dir. Give a run folder",

@@ -146,15 +146,18 @@ def test_a_variable_that_comes_late_is_found_by_its_relations(anchors: Anchors, 
     assert found["distribution"].largest_z < anchors.cut
 
 
-def test_one_group_with_another_relation_is_found(anchors: Anchors, fresh: Panel) -> None:
-    men = np.flatnonzero(fresh.codes_NTK[:, 0, 2] == 1)
+@pytest.mark.parametrize(("code", "label"), [(0, "female"), (1, "male")])
+def test_one_group_with_another_relation_is_found(
+    anchors: Anchors, fresh: Panel, code: int, label: str
+) -> None:
+    group = np.flatnonzero(fresh.codes_NTK[:, 0, 2] == code)
     reals = fresh.reals_NTR.copy()
-    reals[men, :, 1] = reals[np.roll(men, 1), :, 1]
+    reals[group, :, 1] = reals[np.roll(group, 1), :, 1]
     found = anchors.compared(Panel(SCHEMA, reals, fresh.codes_NTK, fresh.lengths_N, fresh.scale))
     worst = found["stratum"].worst(anchors.cut)
     assert worst is not None
     assert abs(worst.z) > anchors.cut
-    assert worst.phrase.startswith("sex = male: ")
+    assert worst.phrase.startswith(f"sex = {label}: ")
     assert "rate" in worst.phrase
 
 

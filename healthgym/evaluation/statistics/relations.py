@@ -21,7 +21,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.evaluation.statistics.columns import Columns
+from healthgym.evaluation.statistics.columns import Column, Columns
 from healthgym.evaluation.statistics.panel import Panel
 
 Floats = NDArray[np.float64]
@@ -245,6 +245,12 @@ def _commonest(columns: Columns, position: int) -> int:
     return min(c.code for c in columns.static if c.position == position and c.kind == "class")
 
 
+def _other_class(columns: Columns, column: Column) -> str:
+    """Return "variable = label" of the other class of a binary variable."""
+    variable = columns.schema.encoded[column.position]
+    return f"{variable.name} = {variable.labels[1 - column.code]}"
+
+
 def _by_stratum(varying_NTV: Floats, static_NS: Floats, names: Sequence[str], columns: Columns) -> Families:
     """Return the relations at the same timestep within each class of each static variable."""
     kept = [i for i, column in enumerate(columns.varying) if column.kind == "score"][:_MOST_STRATUM_COLUMNS]
@@ -255,7 +261,7 @@ def _by_stratum(varying_NTV: Floats, static_NS: Floats, names: Sequence[str], co
     strata = [(i, c) for i, c in enumerate(columns.static) if c.kind == "class"]
     halves = [(f"{c.name}", static_NS[:, i] == 1) for i, c in strata]
     binary = [c for _, c in strata if sum(o.position == c.position for _, o in strata) == 1]
-    halves += [(f"not {c.name}", static_NS[:, i] == 0) for i, c in strata if c in binary]
+    halves += [(_other_class(columns, c), static_NS[:, i] == 0) for i, c in strata if c in binary]
     for name, rows in halves[:_MOST_STRATA]:
         labels += [(f"{name}: {chosen[i]}", chosen[j]) for i, j in pairs]
         if rows.sum() < _FEWEST_IN_STRATUM:

@@ -279,7 +279,8 @@ def _without_training(
     A system that makes values from cells needs no transform, whose ends are single patients' values.
     """
     facts = source.statistics
-    (lengths_U, counts_U), most = facts.lengths_2U, reached(facts.lengths_2U, at_least)
+    lengths_U, counts_U = facts.lengths_2U
+    most = min(longest, reached(facts.lengths_2U, at_least))
     statistics = replace(
         facts,
         data_fingerprint="",

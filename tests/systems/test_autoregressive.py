@@ -17,8 +17,10 @@ from healthgym.errors import CohortError, ConfigError
 from healthgym.schema.cells import ABSENT, NONE, Cells
 from healthgym.schema.layout import FeatureLayout
 from healthgym.strict import parse
-from healthgym.systems.autoregressive.history import History
+from healthgym.systems.autoregressive.history import NUM_GAPS, NUM_MOVES, NUM_REFERENCES, Context, History
 from healthgym.systems.autoregressive.system import AutoregressiveSystem
+from healthgym.systems.autoregressive.tables import ValueTable
+from healthgym.systems.autoregressive.values import FASTER, Others, ValueHead
 from healthgym.systems.base import Batch, PositionDraws, SampleDraws
 from healthgym.systems.conditions import Conditions
 from healthgym.systems.patients import CohortFacts
@@ -233,10 +235,7 @@ def test_numbers_of_history_by_hand() -> None:
     history = History.empty(1, 1, 1, CPU)
     steps = [(0.5, True, True), (0.5, True, False), (0.5, False, False), (1.5, True, True)]
     for score, present, changed in steps:
-        row = torch.tensor([[score]])
-        history = history.add(
-            row, torch.tensor([[present]]), torch.tensor([[changed]]), torch.tensor([[False]])
-        )
+        history = added(history, [score], [present], [changed])
     assert history.count.item() == 3
     assert history.changes.item() == 1
     assert history.moved.item() == 1.0
@@ -246,13 +245,82 @@ def test_numbers_of_history_by_hand() -> None:
     torch.testing.assert_close(references, torch.tensor([1.5, 0.5, 2.5 / 3, 0.8 * 0.5 + 0.2 * 1.5, 0.5]))
 
 
+def added(
+    history: History, scores: list[float], present: list[bool], changed: list[bool], code: str = "same"
+) -> History:
+    """Return the history of one patient with one more timestep; the class is the same, new, or absent."""
+    class_present, class_changed = torch.tensor([[code != "absent"]]), torch.tensor([[code == "new"]])
+    rows = torch.tensor([scores]), *(torch.tensor([x], dtype=torch.bool) for x in (present, changed))
+    return history.add(*rows, class_present, class_changed)
+
+
 def test_history_keeps_what_was_measured_while_nothing_is() -> None:
     history = History.empty(1, 1, 1, CPU)
     for score, present in ((0.5, True), (1.5, True), (1.5, False), (1.5, False)):
-        yes = torch.tensor([[present]])
-        history = history.add(torch.tensor([[score]]), yes, yes, torch.tensor([[False]]))
+        history = added(history, [score], [present], [present])
     torch.testing.assert_close(history.references()[0, 0, :2], torch.tensor([1.5, 0.5]))
     assert history.moves()[0, 0, 2] == 1.0
+
+
+def test_what_a_value_refers_to_by_hand() -> None:
+    """The second variable is measured once, at the second of four timesteps; the third one never."""
+    history = History.empty(1, 3, 1, CPU)
+    assert history.contexts((0, 1, 2))[1].gaps.tolist() == [[0.0, 0.0, 1.0]]
+    for first, second in ((0.1, None), (0.2, 0.5), (0.3, None), (0.4, None)):
+        here = [True, second is not None, False]
+        history = added(history, [first, 0.0 if first < 0.2 else 0.5, 0.0], here, here)
+    contexts = history.contexts((0, 1, 2))
+    torch.testing.assert_close(contexts[0].gaps, torch.tensor([[0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(
+        contexts[1].gaps, torch.tensor([[np.log(3), np.log(3), 0.0]], dtype=torch.float32)
+    )
+    torch.testing.assert_close(contexts[1].others, torch.tensor([[0.2, 0.5, 0.0]]))
+    assert contexts[2].gaps.tolist() == [[0.0, 0.0, 1.0]]
+
+
+def test_how_often_a_class_changed_by_hand() -> None:
+    """Of four measurements two differ from the one before, the last one among them, two timesteps ago."""
+    history = History.empty(1, 0, 1, CPU)
+    for code in ("same", "new", "absent", "same", "new", "absent", "absent"):
+        history = added(history, [], [], [], code)
+    last = history.last_classes((7,), torch.tensor([[3]]))[7]
+    assert last.code_N.tolist() == [3]
+    assert last.held_for_N.tolist() == [2]
+    torch.testing.assert_close(
+        last.paces_NP, torch.tensor([[np.log(3 / 10), 1.0, np.log(3)]], dtype=torch.float32)
+    )
+
+
+def test_scales_follow_the_time_since_a_value_was_measured() -> None:
+    """With a weight of a half on log(1 + timesteps) a value moves as a random walk does."""
+    table = ValueTable(cells_of(np.random.default_rng(0).normal(size=(500, 1, 1)).round(2)).variables[0])
+    head = ValueHead(table, hidden_dim=4, static=False, num_others=0, num_before=0)
+    assert head.gaps is not None
+    with torch.no_grad():
+        head.gaps.weight.view(head.num_components, -1, NUM_GAPS)[:, -1, 1] = 0.5 / FASTER
+        gaps_n3 = torch.tensor([[0.0, 0.0, 0.0], [0.0, float(np.log(16.0)), 0.0]])
+        context = Context(
+            torch.zeros(2, NUM_REFERENCES), torch.ones(2, NUM_MOVES), gaps_n3, torch.zeros(2, 1)
+        )
+        nothing = torch.zeros(2, 0)
+        known = torch.zeros(2, dtype=torch.int64)
+        mixture = head.prediction(torch.zeros(2, 4), known, context, Others(nothing, nothing))
+    assert mixture is not None
+    torch.testing.assert_close(mixture.scale_nG[1], 4 * mixture.scale_nG[0])
+
+
+def test_what_is_measured_once_a_day_is_measured_after_a_day() -> None:
+    """A flag is set every twelfth timestep, from a first one that differs between patients."""
+    random = np.random.default_rng(0)
+    N, T = 200, 30
+    codes = ((np.arange(T) - random.integers(0, 12, size=(N, 1))) % 12 == 0).astype(np.int64)[..., None]
+    layout, facts = FeatureLayout(0, (2,), (2,)), CohortFacts(cells_of(np.zeros((N, T, 0))), N, T, T)
+    assert facts.cells is not None
+    batch = batch_of(layout, facts.cells, np.zeros((N, T, 0)), codes, np.full(N, T))
+    system = trained(build(layout, facts, dropout=0.0), batch, 120)
+    made = system.make(SampleDraws(0, 0, 500)).codes_KTB[0]
+    gaps = np.concatenate([np.diff(np.flatnonzero(flag_T)) for flag_T in made.T])
+    assert np.mean(gaps == 12) > 0.6
 
 
 def test_values_measured_at_different_times_go_together() -> None:

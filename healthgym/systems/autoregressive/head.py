@@ -17,13 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from healthgym.systems.autoregressive.decisions import Decider, Rows, Step
-from healthgym.systems.autoregressive.history import Context
+from healthgym.systems.autoregressive.history import NUM_PACES, Context, LastClass
 from healthgym.systems.autoregressive.tables import Slots, ValueTable
-from healthgym.systems.autoregressive.values import Known, ValueHead, embedding
+from healthgym.systems.autoregressive.values import FASTER, Known, ValueHead, embedding
 
-# What the table of transitions is multiplied by. Adam changes a weight by about the learning rate per step,
-# which in a run's number of steps would not reach the logarithm of a small chance.
-_FASTER = 10.0
+_DURATIONS = 32  # timesteps that are told apart
 
 
 def _both(present_N: Tensor | None, also_N: Tensor) -> Tensor:
@@ -45,6 +43,32 @@ class SlotNetwork(nn.Module):
         v_nM = functional.gelu(self.summary(summary_nD) + self.running(sum_nE))
         out: Tensor = v_nM + functional.gelu(self.second(v_nM))
         return out
+
+
+class Transitions(nn.Module):
+    """A table of what is added to the logits of a class, by the last known one.
+
+    Of two classes (a measured flag) also by how many timesteps the last one has held: what is measured every
+    four hours or once a day changes after that many. The logit of staying is shifted in proportion to how
+    often the variable changed so far, since patients differ in it.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.num_durations = _DURATIONS if num_classes == 2 else 1
+        self.table = nn.Embedding((num_classes + 1) * self.num_durations, num_classes)
+        self.stay = nn.Embedding(num_classes + 1, NUM_PACES)
+        for table in (self.table, self.stay):
+            nn.init.zeros_(table.weight)
+
+    def forward(self, last: LastClass) -> Tensor:
+        duration_n = last.held_for_N.clamp(max=self.num_durations - 1)
+        table_nK = self.table(last.code_N * self.num_durations + duration_n)
+        stay_n1 = (self.stay(last.code_N) * last.paces_NP).sum(1, keepdim=True)
+        same_nK = last.code_N.unsqueeze(1) == torch.arange(self.num_classes, device=stay_n1.device)
+        logits_nK: Tensor = FASTER * (table_nK + stay_n1 * same_nK)
+        return logits_nK
 
 
 class Head(nn.Module):
@@ -89,20 +113,15 @@ class Head(nn.Module):
         )
         # Most classes stay as they were, of each class with its own chance.
         self.transitions = nn.ModuleDict(
-            {
-                f"class {k}": nn.Embedding(num_classes[k] + 1, num_classes[k])
-                for k in slots.classes
-                if not static
-            }
+            {f"class {k}": Transitions(num_classes[k]) for k in slots.classes if not static}
         )
-        for table in self.transitions.values():
-            nn.init.zeros_(cast(nn.Embedding, table).weight)
         self.values = nn.ModuleDict(
             {
                 f"{r}": ValueHead(
-                    tables[r], hidden_dim, static, i if static else 2 * (len(self.decided) - 1), i
+                    tables[r], hidden_dim, static, i if static else 2 * (len(slots.values) - 1), i
                 )
-                for i, r in enumerate(self.decided)
+                for i, r in enumerate(slots.values)
+                if r in self.decided
             }
         )
         tokens = {f"class {k}": num_classes[k] + 1 for k in slots.classes} | {
@@ -119,7 +138,7 @@ class Head(nn.Module):
     def forward(
         self,
         summary_ND: Tensor,
-        last: Mapping[int, Tensor],
+        last: Mapping[int, LastClass],
         before: Mapping[int, Tensor],
         context: Mapping[int, Context],
         decider: Decider,
@@ -129,7 +148,7 @@ class Head(nn.Module):
 
         Args:
             summary_ND: of all earlier timesteps.
-            last: {k: class last known (N,)}, the number of classes where there is none; empty if static.
+            last: {k: class last known}; empty if static.
             before: {r: piece in force before (N,)}, P where there is none.
             context: {r: what the mixture refers to}.
             decider: decides.
@@ -155,7 +174,7 @@ class Head(nn.Module):
             rows = decider.wants(is_measured(self.flag_of_classes.get(k)))
             logits_nK = self.outputs[name](read(name, rows))
             if name in self.transitions:
-                logits_nK = logits_nK + _FASTER * self.transitions[name](rows.of(last[k]))
+                logits_nK = logits_nK + self.transitions[name](last[k].map(rows.of))
             chosen_n = decider.choose("class", k, logits_nK, rows)
             step.classes[k] = (
                 chosen_n if rows.gate_N is None else rows.put(chosen_n, filled(self.num_classes[k]))
@@ -169,7 +188,7 @@ class Head(nn.Module):
             chosen_n = decider.choose("held", r, logits_n2, rows)
             step.held[r] = rows.put(chosen_n, filled(2))
             sum_NE = self._added(sum_NE, name, step.held[r])
-        known = Known([context[r] for r in self.decided], self.static)
+        known = Known([context[r] for r in self.slots.values], self.static)
         for r in self.slots.values:
             present_N = is_measured(self.flag_of_reals.get(r))
             new_N = _both(present_N, step.held[r] != 1) if r in step.held else present_N
@@ -193,10 +212,10 @@ class Head(nn.Module):
         new_N: Tensor | None,
     ) -> Tensor:
         """Decide a real variable's new value where it has one; return its bin; C if none."""
-        number = self.decided.index(r)
+        number = self.slots.values.index(r)
         head, rows = cast(ValueHead, self.values[f"{r}"]), decider.wants(new_N)
         table, v_nM, before_n = head.table, read(f"value {r}", rows), rows.of(before_N)
-        here = Context(rows.of(context.references), rows.of(context.moves))
+        here = context.map(rows.of)
         mixture = head.prediction(v_nM, before_n, here, known.others(number).of(rows))
         bin_n = cell_n = torch.zeros_like(before_n)
         if table.num_bins > 1:

@@ -3,7 +3,7 @@
 Legend: B patients, R real variables (varying ones only), K categorical variables (varying ones only).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -12,10 +12,14 @@ from torch import Tensor
 NUM_REFERENCES = 5
 MEAN = 2  # index of the mean so far
 NUM_MOVES = 3
+NUM_GAPS, IS_FIRST = 3, 2
 NUMBERS_PER_REAL = 9
-NUMBERS_PER_CLASS = 8
+_EXACTLY = 7  # timesteps
+NUM_PACES = 3
+NUMBERS_PER_CLASS = 1 + _EXACTLY + NUM_PACES
 _DECAY = 0.8  # of the moving average, per timestep
 _PRIOR_CHANGES, _PRIOR_MOVE = 2.0, 0.5
+_PRIOR_CLASS_CHANGES, _PRIOR_COUNT = 1.0, 6.0
 
 
 @dataclass(frozen=True)
@@ -26,15 +30,44 @@ class Context:
         references: normal scores of the value before, the one measured before that, the mean so far, a moving
             average and the first value, (N, 5).
         moves: one, the mean size of a change so far, and that at the last measurement, (N, 3).
+        gaps: log(1 + number of timesteps) since the last change and since the last measurement, and whether
+            there is no value before, (N, 3).
+        others: normal scores of all variables when this one last changed, (N, R).
     """
 
     references: Tensor
     moves: Tensor
+    gaps: Tensor
+    others: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Context":
+        """Return the context with a function applied to each tensor."""
+        return Context(*(function(getattr(self, each.name)) for each in fields(self)))
+
+
+@dataclass(frozen=True)
+class LastClass:
+    """The class of a variable that was last known.
+
+    Args:
+        code_N: class; the number of classes where there is none.
+        held_for_N: number of timesteps since it differed from the one before, int64.
+        paces_NP: how often the variable changed so far: the logarithm of the share of its measurements,
+            whether the last one was a change, and log(1 + timesteps since).
+    """
+
+    code_N: Tensor
+    held_for_N: Tensor
+    paces_NP: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "LastClass":
+        """Return this with a function applied to each tensor."""
+        return LastClass(function(self.code_N), function(self.held_for_N), function(self.paces_NP))
 
 
 @dataclass
 class History:
-    """Running sums over a patient's timesteps, each (B, R); class runs (B, K).
+    """Running sums over a patient's timesteps: of reals (B, R), `others` (B, R, R), of classes (B, K).
 
     Scores are normal scores of the values in force, 0 before the first.
     """
@@ -50,14 +83,22 @@ class History:
     moved: Tensor
     held_for: Tensor
     absent_for: Tensor
+    others: Tensor
     class_held_for: Tensor
+    class_changes: Tensor
+    class_count: Tensor
+    class_changed: Tensor
+    class_absent_for: Tensor
 
     @classmethod
     def empty(cls, num_patients: int, num_reals: int, num_classes: int, device: torch.device) -> "History":
         """Return the history before the first timestep."""
-        widths = {each.name: num_reals for each in fields(cls)} | {"class_held_for": num_classes}
+        shapes = {
+            each.name: (num_classes,) if each.name.startswith("class") else (num_reals,)
+            for each in fields(cls)
+        } | {"others": (num_reals, num_reals)}
         return cls(
-            **{name: torch.zeros(num_patients, width, device=device) for name, width in widths.items()}
+            **{name: torch.zeros(num_patients, *shape, device=device) for name, shape in shapes.items()}
         )
 
     @classmethod
@@ -69,13 +110,21 @@ class History:
         """Return the history of the first patients."""
         return History(*(getattr(self, each.name)[:count] for each in fields(self)))
 
-    def add(self, score: Tensor, present: Tensor, changed: Tensor, class_changed: Tensor) -> "History":
+    def add(
+        self,
+        score: Tensor,
+        present: Tensor,
+        changed: Tensor,
+        class_present: Tensor,
+        class_changed: Tensor,
+    ) -> "History":
         """Return the history with one more timestep.
 
         Args:
             score: normal scores in force, (B, R).
             present: whether the timestep has a value, (B, R).
             changed: whether it has a value that differs from the one before, or is the first, (B, R).
+            class_present: whether the timestep has a class, (B, K).
             class_changed: whether the last known class differs from the one before, (B, K).
         """
         seen, here, change = self.count > 0, present.to(score.dtype), (changed & present).to(score.dtype)
@@ -94,10 +143,15 @@ class History:
             held_for=torch.where((change > 0) | ~known, 0.0, self.held_for + 1),
             absent_for=torch.where(present | ~known, 0.0, self.absent_for + 1),
             class_held_for=torch.where(class_changed, 0.0, self.class_held_for + 1),
+            class_changes=self.class_changes + class_changed,
+            class_count=self.class_count + class_present,
+            class_changed=torch.where(class_present, class_changed.to(score.dtype), self.class_changed),
+            class_absent_for=torch.where(class_present, 0.0, self.class_absent_for + 1),
+            others=torch.where((change > 0).unsqueeze(-1), score.unsqueeze(-2), self.others),
         )
 
     def numbers(self) -> Tensor:
-        """Return the inputs of the networks, (..., 9 R + 8 K).
+        """Return the inputs of the networks, (..., 9 R + 11 K).
 
         How long a class has lasted is told as a number, and exactly where it is short: what is measured
         every four hours is said by a step and not by a slope.
@@ -114,9 +168,23 @@ class History:
             self._mean_move(),
         ]
         per_real += [share, spread, self.average, self.absent_for.log1p()]
-        lasted = [self.class_held_for == steps for steps in range(NUMBERS_PER_CLASS - 1)]
+        lasted = [self.class_held_for == steps for steps in range(_EXACTLY)]
         per_class = [self.class_held_for.log1p(), *(exactly.to(mean.dtype) for exactly in lasted)]
+        per_class += self._paces().unbind(-1)
         return torch.cat([*per_real, *per_class], -1)
+
+    def contexts(self, reals: Sequence[int]) -> dict[int, Context]:
+        """Return what the mixture of each real variable refers to."""
+        tensors = (self.references(), self.moves(), self.gaps(), self.others)
+        columns = zip(*(x.unbind(-2) for x in tensors), strict=True)
+        return {r: Context(*column) for r, column in zip(reals, columns, strict=True)}
+
+    def last_classes(self, classes: Sequence[int], codes: Tensor) -> dict[int, LastClass]:
+        """Return the last known class of each variable, from their codes (..., K)."""
+        columns = zip(
+            codes.unbind(-1), self.class_held_for.long().unbind(-1), self._paces().unbind(-2), strict=True
+        )
+        return {k: LastClass(*column) for k, column in zip(classes, columns, strict=True)}
 
     def references(self) -> Tensor:
         """Return the five references of each real variable, (..., R, 5)."""
@@ -127,6 +195,15 @@ class History:
         """Return the three sizes of movement of each real variable, (..., R, 3)."""
         last = (self.score - self.score_before).abs()
         return torch.stack([torch.ones_like(last), self._mean_move(), last], -1)
+
+    def gaps(self) -> Tensor:
+        """Return the times since the last change and measurement of each real variable, (..., R, 3)."""
+        is_first = (self.count == 0).to(self.count.dtype)
+        return torch.stack([self.held_for.log1p(), self.absent_for.log1p(), is_first], -1)
+
+    def _paces(self) -> Tensor:
+        rate = (self.class_changes + _PRIOR_CLASS_CHANGES) / (self.class_count + _PRIOR_COUNT)
+        return torch.stack([rate.log(), self.class_changed, self.class_absent_for.log1p()], -1)
 
     def _mean_move(self) -> Tensor:
         prior = _PRIOR_CHANGES * _PRIOR_MOVE

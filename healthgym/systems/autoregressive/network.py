@@ -21,12 +21,14 @@ from healthgym.systems.autoregressive.decisions import Step
 from healthgym.systems.autoregressive.decoding import Decoding
 from healthgym.systems.autoregressive.head import Head
 from healthgym.systems.autoregressive.history import (
+    NUM_GAPS,
     NUM_MOVES,
     NUM_REFERENCES,
     NUMBERS_PER_CLASS,
     NUMBERS_PER_REAL,
     Context,
     History,
+    LastClass,
 )
 from healthgym.systems.autoregressive.tables import Slots, ValueTable, static_slots, timestep_slots
 from healthgym.systems.base import State
@@ -177,7 +179,7 @@ class Network(nn.Module):
         """
         B, T = course.pieces_BTR.shape[:2]
         static_BD, static_nats = self._score_static(course, dense, by_patient)
-        inputs_BTX, references, moves, last_BTK = self._inputs(course)
+        inputs_BTX, earlier, last_BTK = self._inputs(course)
         x_BTD = self.embed(inputs_BTX) + self.positions[:T] + self.embed_static(static_BD).unsqueeze(1)
         x_BTD = drop("trunk", x_BTD)
         summary_BTD = self.summary(drop("summary", self.trunk(x_BTD, drop)), x_BTD, static_BD.unsqueeze(1))
@@ -190,11 +192,8 @@ class Network(nn.Module):
 
         before_BTR = torch.cat([self.none_R.expand(B, 1, -1), course.pieces_BTR[:, :-1]], 1)
         before = {r: flat(before_BTR[..., r]) for r in self.varying.values}
-        last = {k: flat(last_BTK[..., i]) for i, k in enumerate(self.varying.classes)}
-        context = {
-            r: Context(flat(references[:, :, i]), flat(moves[:, :, i]))
-            for i, r in enumerate(self.varying.values)
-        }
+        last = earlier.last_classes(self.varying.classes, last_BTK)
+        context = earlier.contexts(self.varying.values)
         targets = self._targets(self.varying, course, flat)
         given = Given(targets, mask_BT.flatten() if dense else None, by_patient)
         ones_BTM = x_BTD.new_ones(B, T, self.hidden_dim)
@@ -202,9 +201,9 @@ class Network(nn.Module):
         summary_ND = flat(summary_BTD)
         self.step_head(
             summary_ND,
-            last,
+            {k: each.map(flat) for k, each in last.items()},
             before,
-            context,
+            {r: each.map(flat) for r, each in context.items()},
             given,
             None if drop is keep else lambda name: masks[RARE if name in self.rare else HEAD],
         )
@@ -226,13 +225,16 @@ class Network(nn.Module):
 
     def _static_inputs(
         self, count: int
-    ) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor], dict[int, Context]]:
+    ) -> tuple[Tensor, dict[int, LastClass], dict[int, Tensor], dict[int, Context]]:
         device = self.start.device
         before: dict[int, Tensor] = {
             r: torch.full((count,), self.tables[r].num_pieces, device=device) for r in self.static.values
         }
         nothing = Context(
-            torch.zeros(count, NUM_REFERENCES, device=device), torch.ones(count, NUM_MOVES, device=device)
+            torch.zeros(count, NUM_REFERENCES, device=device),
+            torch.ones(count, NUM_MOVES, device=device),
+            torch.zeros(count, NUM_GAPS, device=device),
+            torch.zeros(count, 0, device=device),
         )
         return self.start.expand(count, -1), {}, before, dict.fromkeys(self.static.values, nothing)
 
@@ -252,9 +254,9 @@ class Network(nn.Module):
         targets["bin", r], targets["cell", r] = table.bin_P[known_N], table.cell_P[known_N]
         targets["piece", r] = piece_N
 
-    def _inputs(self, course: Course) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return what each timestep's prediction reads (B, T, X), references and moves (B, T, R, ...), and
-        the classes last known (B, T, K)."""
+    def _inputs(self, course: Course) -> tuple[Tensor, History, Tensor]:
+        """Return what each timestep's prediction reads (B, T, X), the history before each, and the classes
+        last known (B, T, K)."""
         B, T = course.pieces_BTR.shape[:2]
         pieces = {r: course.pieces_BTR[..., r] for r in self.varying.values}
         held = {r: course.held_BTR[..., r] for r in self.varying.values}
@@ -264,10 +266,13 @@ class Network(nn.Module):
             scores_BTR = self.scores(pieces, (B, T))
             present_BTR = course.present_BTR.index_select(2, self.varying_reals)
             changed_BTR = course.held_BTR.index_select(2, self.varying_reals) != 1
+            known_BTK = (course.classes_BTK < self.num_classes_K).index_select(2, self.varying_classes)
             codes_BTK = self._last_known(course.classes_BTK).index_select(2, self.varying_classes)
             for t in range(T - 1):
                 differs_BK = codes_BTK[:, t] != codes_BTK[:, max(t - 1, 0)]
-                history = history.add(scores_BTR[:, t], present_BTR[:, t], changed_BTR[:, t], differs_BK)
+                history = history.add(
+                    scores_BTR[:, t], present_BTR[:, t], changed_BTR[:, t], known_BTK[:, t], differs_BK
+                )
                 histories.append(history)
             earlier = History.stacked(histories)
             times_BTX = self.times(torch.arange(T, device=self.start.device), course.lengths_B)
@@ -279,7 +284,7 @@ class Network(nn.Module):
         tokens_BTX = functional.pad(tokens_BTX, (0, 0, 1, 0))
         inputs = torch.cat([tokens_BTX, earlier.numbers(), times_BTX], -1)
         last_BTK = torch.cat([self.counts_K.expand(B, 1, -1), codes_BTK[:, :-1]], 1)
-        return inputs, earlier.references(), earlier.moves(), last_BTK
+        return inputs, earlier, last_BTK
 
     def _last_known(self, classes_BTK: Tensor) -> Tensor:
         """Return the class last measured, up to and including each timestep, or the number of classes.

@@ -17,7 +17,7 @@ from healthgym.nn.causal import Cache
 from healthgym.nn.recording import Recorder
 from healthgym.systems.autoregressive.deciders import Drawn
 from healthgym.systems.autoregressive.decisions import Step
-from healthgym.systems.autoregressive.history import Context, History
+from healthgym.systems.autoregressive.history import History
 from healthgym.systems.autoregressive.network import Network
 
 NOISE_AT_ONCE = 64  # timesteps whose random numbers are computed together on a GPU
@@ -125,10 +125,9 @@ def draw_timestep(
     position_1D = network.positions.index_select(0, t_1)
     x_BD = network.embed(inputs_BX) + position_1D + patients.embedded_BD
     summary_BD = network.summary(network.trunk.step(x_BD, cache), x_BD, patients.sums_BD)
-    references, moves = past.history.references(), past.history.moves()
-    context = {r: Context(references[:, i], moves[:, i]) for i, r in enumerate(reals)}
+    context = past.history.contexts(reals)
     before = {r: past.pieces_BR[:, i] for i, r in enumerate(reals)}
-    last = {k: past.known_BK[:, i] for i, k in enumerate(network.varying.classes)}
+    last = past.history.last_classes(network.varying.classes, past.known_BK)
     step, _ = network.step_head(summary_BD, last, before, context, drawn, None)
     return _after(network, step, past, t_1, value_u_BR)
 
@@ -163,6 +162,7 @@ def _after(network: Network, step: Step, past: Past, t_1: Tensor, value_u_BR: Te
             network.scores(step.pieces, (B,)),
             present_BR,
             changed_BR,
+            classes_BK < network.counts_K,
             (known_BK != past.known_BK) & (t_1 > 0),
         ),
     )

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from healthgym.systems.autoregressive.decisions import Rows
-from healthgym.systems.autoregressive.history import MEAN, NUM_REFERENCES, Context
+from healthgym.systems.autoregressive.history import IS_FIRST, MEAN, NUM_GAPS, NUM_REFERENCES, Context
 from healthgym.systems.autoregressive.tables import ValueTable
 
+# What a table or a short list of weights is multiplied by. Adam changes a weight by about the learning rate
+# per step, which in a run's number of steps would not reach the logarithm of a small chance.
+FASTER = 10.0
 _NEVER = -1e9
 _SMALLEST_SHARE = 1e-6
 # Five logistic distributions that make up nearly a standard normal one: their locations, and the logarithm of
@@ -37,7 +40,8 @@ class Others:
     Args:
         scores_NX: their normal scores: of this timestep where they were decided before, else the last known;
             and the patient's means of all.
-        moves_NX: how far those decided before are from the patient's mean and the value before, (N, 2 D).
+        moves_NX: how far each is from its value when the variable to be decided last changed, and those
+            decided before from the patient's means, (N, X + D).
     """
 
     scores_NX: Tensor
@@ -57,28 +61,30 @@ class Known:
     """
 
     def __init__(self, contexts: Sequence[Context], static: bool) -> None:
-        self._contexts, self._static, self._moves = contexts, static, []
-        self._scores = [context.references[:, 0] for context in contexts]
-
-    _moves: list[Tensor]
+        self._contexts, self._static = contexts, static
+        if contexts:
+            references_NRF = torch.stack([context.references for context in contexts], 1)
+            self._scores_NR, self._means_NR = references_NRF[:, :, 0].clone(), references_NRF[:, :, MEAN]
 
     def others(self, number: int) -> Others:
         """Return what is known of the others when a variable is decided."""
-        scores = self._scores[:number]
-        if not self._static:
-            scores = scores + self._scores[number + 1 :]
-            scores += [c.references[:, MEAN] for i, c in enumerate(self._contexts) if i != number]
-        nothing_N0 = self._contexts[number].references[:, :0]
+
+        def without(x_NR: Tensor) -> tuple[Tensor, Tensor]:
+            return x_NR[:, :number], x_NR[:, number + 1 :]
+
+        scores_NR, means_NR = self._scores_NR, self._means_NR
+        if self._static:
+            return Others(scores_NR[:, :number].clone(), scores_NR[:, :0])
+        since_NR = scores_NR - self._contexts[number].others
+        own_ND = scores_NR[:, :number] - means_NR[:, :number]
         return Others(
-            torch.stack(scores, 1) if scores else nothing_N0, torch.cat([nothing_N0, *self._moves], 1)
+            torch.cat([*without(scores_NR), *without(means_NR)], 1),
+            torch.cat([*without(since_NR), own_ND], 1),
         )
 
     def decide(self, number: int, score_N: Tensor) -> None:
         """Replace a variable's last known score by the one that was decided."""
-        self._scores[number] = score_N
-        references_NF = self._contexts[number].references  # a list as an index cannot be in a CUDA graph
-        known_N2 = torch.stack([references_NF[:, MEAN], references_NF[:, 0]], 1)
-        self._moves.append(score_N.unsqueeze(1) - known_N2)
+        self._scores_NR[:, number] = score_N  # no result of `others` shares its memory
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ class ValueHead(nn.Module):
         table: of the variable.
         hidden_dim: M.
         static: whether the variable is static.
-        num_others: number of other variables, those decided later included unless static.
+        num_others: number of scores of other variables.
         num_before: number of variables decided before it.
     """
 
@@ -152,17 +158,22 @@ class ValueHead(nn.Module):
         with torch.no_grad():
             self.mixture.bias.copy_(start.flatten())
         self.level = nn.Linear(hidden_dim, 1 + num_others) if has_level else None
-        self.coupling = None if static else nn.Linear(hidden_dim, count * (1 + 2 * num_before))
-        for layer in (self.level, self.coupling):
+        self.coupling = None if static else nn.Linear(hidden_dim, count * (1 + num_others // 2 + num_before))
+        self.first_level = None if static or not has_level else nn.Parameter(torch.zeros(1 + num_others))
+        self.gaps = None if static else nn.Linear(NUM_GAPS, count * width, bias=False)
+        for layer in (self.level, self.coupling, self.gaps):
             if layer is not None:
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
+                for parameter in layer.parameters():
+                    nn.init.zeros_(parameter)
 
     def prediction(self, v_nM: Tensor, before_n: Tensor, context: Context, others: Others) -> Mixture | None:
         """Return the mixture that the value's normal score is expected to follow; None for a single bin."""
         if self.table.num_bins == 1:
             return None
-        o_nGX = self.mixture(v_nM).unflatten(-1, (self.num_components, self.num_references + 3))
+        o_nX = self.mixture(v_nM)
+        if self.gaps is not None:
+            o_nX = o_nX + FASTER * self.gaps(context.gaps)
+        o_nGX = o_nX.unflatten(-1, (self.num_components, self.num_references + 3))
         shift_nG, scale_nG = o_nGX[..., -2], o_nGX[..., -1].clamp(-3, 3).exp()
         references = [] if self.static else [context.references]
         if not self.static:
@@ -171,6 +182,8 @@ class ValueHead(nn.Module):
             shift_nG, scale_nG = shift_nG * volatility_n1, scale_nG * volatility_n1
         if self.level is not None:
             level_nX = self.level(v_nM)
+            if self.first_level is not None:
+                level_nX = level_nX + FASTER * context.gaps[:, IS_FIRST:] * self.first_level
             level_n = (level_nX[:, 1:] * others.scores_NX).sum(-1) + level_nX[:, 0]
             references.append(level_n.unsqueeze(1))
         if self.coupling is not None:

@@ -23,12 +23,12 @@ from training_step import patients, stepper
 from healthgym.config import SYSTEM_PRESETS, RunConfig
 from healthgym.distributed.share import Share
 from healthgym.nn.attention import SelfAttentionBlock
+from healthgym.nn.subnormals import subnormals_are_zero
 from healthgym.nn.unet import ResidualBlock
 from healthgym.schema.layout import FeatureLayout
 from healthgym.strict import merge, parse
 from healthgym.systems.base import System
 from healthgym.systems.build import build_system
-from healthgym.training.subnormals import subnormals_are_zero
 
 CPU = torch.device("cpu")
 

@@ -18,8 +18,8 @@ from training_step import patients
 
 from healthgym.distributed.ranks import Ranks, joined
 from healthgym.distributed.share import Share
+from healthgym.nn.subnormals import subnormals_are_zero
 from healthgym.systems.base import Batch, PositionDraws, System
-from healthgym.training.subnormals import subnormals_are_zero
 
 MESSAGES = (8, 65_536, 1_048_576, 4_194_304)  # bytes
 PROCESSES = 2

@@ -34,10 +34,10 @@ import pyarrow as pa
 from healthgym.errors import CohortError
 from healthgym.faults import patiently, reading
 from healthgym.schema import Schema
+from healthgym.storage.formats.hdf5 import encode_hdf5, read_hdf5
+from healthgym.storage.formats.table import encode_csv, encode_parquet, read_csv, read_parquet
 from healthgym.storage.forms import Compression, FileFormat
 from healthgym.storage.shard import Shard
-from healthgym.storage.shard_hdf5 import encode_hdf5, read_hdf5
-from healthgym.storage.shard_table import encode_csv, encode_parquet, read_csv, read_parquet
 
 _ENCODERS = {"hdf5": encode_hdf5, "parquet": encode_parquet, "csv": encode_csv}
 _READERS = {".h5": read_hdf5, ".parquet": read_parquet, ".csv": read_csv, ".csv.gz": read_csv}

@@ -33,10 +33,10 @@ from healthgym.storage.cohort_folder import (
     manifest_path,
     plan_path,
 )
+from healthgym.storage.formats.table import frame_of, table_of
 from healthgym.storage.forms import Compression, FileFormat
 from healthgym.storage.shard import Shard, columns_table
 from healthgym.storage.shard_file import encode_shard, read_shard, suffix
-from healthgym.storage.shard_table import frame_of, table_of
 from healthgym.strict import StrictModel, parse
 
 _TRIES = 3

@@ -14,8 +14,8 @@ from healthgym.distributed.parallel import granted_cores
 from healthgym.errors import CohortError, ConfigError, StorageError
 from healthgym.storage.checkpoint import best_first, list_checkpoints
 from healthgym.storage.cohort_folder import MANIFEST_FILE
+from healthgym.storage.formats.one_file import write_one_file
 from healthgym.storage.forms import COMPRESSIONS
-from healthgym.storage.one_file import write_one_file
 from healthgym.storage.shards import (
     Manifest,
     Receipt,

@@ -25,6 +25,7 @@ from healthgym.errors import ConfigError
 from healthgym.faults import sentence
 from healthgym.files import require_place
 from healthgym.nn.precision import set_precision
+from healthgym.nn.subnormals import start_workers
 from healthgym.storage.checkpoint import (
     Checkpoint,
     Progress,
@@ -53,7 +54,6 @@ from healthgym.training.monitoring.plots import draw_losses
 from healthgym.training.monitoring.progress import ProgressReport
 from healthgym.training.run_folder import RunFolder, saving_to
 from healthgym.training.saving import Saving, Snapshot
-from healthgym.training.subnormals import start_workers
 from healthgym.training.trainer import Trainer
 from healthgym.training.whole import WholeCurriculum
 

@@ -14,6 +14,7 @@ from healthgym import stopping
 from healthgym.config import RunConfig
 from healthgym.distributed.ranks import Ranks
 from healthgym.errors import DivergenceError, HealthgymError
+from healthgym.nn.subnormals import subnormals_are_zero
 from healthgym.systems.base import Batch, Draws, PositionDraws, State, System
 from healthgym.training.batches import Step
 from healthgym.training.curriculum import Curriculum
@@ -23,7 +24,6 @@ from healthgym.training.monitoring.progress import ProgressReport
 from healthgym.training.monitoring.validation import Validation
 from healthgym.training.pace import Pace
 from healthgym.training.saving import Saving, Snapshot
-from healthgym.training.subnormals import subnormals_are_zero
 
 
 @dataclass

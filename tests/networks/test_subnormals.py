@@ -15,7 +15,7 @@ from healthgym.training.run import train
 
 IN_A_NEW_PROCESS = """
 import torch
-from healthgym.training.subnormals import start_workers, subnormals_are_zero
+from healthgym.nn.subnormals import start_workers, subnormals_are_zero
 torch.set_num_threads(2)
 start_workers()
 with subnormals_are_zero():

@@ -16,10 +16,10 @@ from fake_system import SCHEMA
 
 from healthgym.errors import CohortError
 from healthgym.schema import Schema, Variable
+from healthgym.storage.formats.table import frame_of, table_of
 from healthgym.storage.forms import COMPRESSIONS
 from healthgym.storage.shard import Shard, blank_code, code_dtype, variables_in_order
 from healthgym.storage.shard_file import encode_shard, read_shard, suffix
-from healthgym.storage.shard_table import frame_of, table_of
 
 FORMATS = [(name, compression) for name, offered in COMPRESSIONS.items() for compression in offered]
 LENGTHS = np.array([3, 1, 4], dtype=np.int32)

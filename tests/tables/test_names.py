@@ -20,9 +20,9 @@ from healthgym.data.tables.reading import read_parts, read_table
 from healthgym.data.tables.table import check_table
 from healthgym.errors import TableError, nearest
 from healthgym.schema import Schema, Variable
+from healthgym.storage.formats.hdf5 import link_names
 from healthgym.storage.shard import Shard
 from healthgym.storage.shard_file import encode_shard, read_shard
-from healthgym.storage.shard_hdf5 import link_names
 
 COMPOSED, PARTED = "Größe é", unicodedata.normalize("NFD", "Größe é")
 

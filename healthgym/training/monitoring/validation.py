@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from healthgym import seeds
 from healthgym.data.sequences import Sequences
 from healthgym.errors import DivergenceError
+from healthgym.nn.subnormals import subnormals_are_zero
 from healthgym.systems.base import Batch, State, System
-from healthgym.training.subnormals import subnormals_are_zero
 
 _FEWEST, _MOST = 10, 2_000  # validation patients
 _MOST_STEPS = 1_000  # between two validations by default

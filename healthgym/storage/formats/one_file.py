@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 from healthgym.errors import CohortError, ConfigError
 from healthgym.faults import sentence
 from healthgym.files import atomic_path, write_text
+from healthgym.storage.formats.hdf5 import encode_all
+from healthgym.storage.formats.table import csv_of, parquet_layout, table_of
 from healthgym.storage.forms import require_ending
 from healthgym.storage.shard import columns_table
-from healthgym.storage.shard_hdf5 import encode_all
-from healthgym.storage.shard_table import csv_of, parquet_layout, table_of
 from healthgym.storage.shards import CohortReader
 
 

@@ -1,0 +1,1 @@
+"""Cohorts in each file format: HDF5, and tables (Parquet and CSV)."""

@@ -222,7 +222,7 @@ class Comparison:
             marks=limits(threshold, noise) if threshold else None,
             style=about.style,
             reason=" ".join(
-                filter(None, [self._why(verdict, value, noise, interval, threshold), about.note])
+                filter(None, [self._why(verdict, value, noise, interval, threshold, about.style), about.note])
             ),
             rows=rows,
             finding=finding,
@@ -249,13 +249,16 @@ class Comparison:
         noise: Noise | None,
         interval: tuple[float, float] | None,
         threshold: Threshold | None,
+        style: str,
     ) -> str:
         """Say why a metric with a value is not judged."""
         if verdict is not Verdict.NOT_JUDGED or threshold is None:
             return ""
         if indistinct(threshold, noise) or interval is None:
             return TOO_FEW
-        return undecided(value, interval, limits(threshold, noise)[0], self.synthetic.num_patients)
+        num_real = self.train.num_patients + (self.holdout.num_patients if self.holdout else 0)
+        passes = limits(threshold, noise)[0]
+        return undecided(value, interval, passes, self.synthetic.num_patients, num_real, style)
 
     def _side(self, panel: Panel) -> Side:
         return Side("real patients", panel, self.combinations, seed=self.config.seed)

@@ -23,6 +23,9 @@ _SEVERITY = (Verdict.FAIL, Verdict.CAUTION, Verdict.PASS, Verdict.NOT_JUDGED, Ve
 _SEVERITY_OF_SECTIONS = (Verdict.FAIL, Verdict.CAUTION, Verdict.NOT_JUDGED, Verdict.PASS, Verdict.SHOWN)
 
 
+_OBTAINABLE = 10  # times the real patients at hand
+
+
 class NotJudgedError(Exception):
     """Raised if a metric cannot be computed; the message says why in a sentence."""
 
@@ -263,15 +266,31 @@ def in_words(threshold: Threshold | None, noise: Noise | None, style: str = "num
     return text
 
 
-def undecided(value: float, interval: tuple[float, float], passes: float, num_patients: int) -> str:
+def undecided(
+    value: float,
+    interval: tuple[float, float],
+    passes: float,
+    num_patients: int,
+    num_real: int,
+    style: str = "number",
+) -> str:
     """Say that an interval holds the limit, and about how many patients would decide.
 
-    The width of an interval falls with the root of the number of patients.
+    The width of an interval falls with the root of the number of patients. No more are named than ten times
+    the real patients at hand, since nobody could have them.
     """
     width = max(abs(value - end) for end in interval)
     wanted = num_patients * (width / max(abs(value - passes), 1e-9)) ** 2
-    amount = f"about {int(float(f'{wanted:.2g}')):,}" if wanted < 1e6 else "more than a million"
-    return f"Inconclusive at this number of patients; {amount} would decide."
+    amount = (
+        f"about {int(float(f'{wanted:.2g}')):,} patients would decide"
+        if wanted <= _OBTAINABLE * num_real
+        else "it would take more patients to decide than could be had"
+    )
+    low, high = (show(end, style) for end in interval)
+    return (
+        f"Inconclusive: from {low} to {high}, the 95% interval lies on both sides of {show(passes, style)}, "
+        f"the limit of passing; {amount}."
+    )
 
 
 def show(number: float | None, style: str = "number") -> str:

@@ -56,9 +56,8 @@ from healthgym.words import counted
 REPORT_VERSION = 2
 _SHARED = 0.01
 _LONGEST_NAME = 80
-# What only a cohort that is like no real patients fails, and what is counted whatever the others are like.
+# What only a cohort that is like no real patients fails.
 _GROSS = ("joint.lost", "dynamics.lost", "collapse.knn_coverage", "collapse.diversity")
-_EXACT = ("privacy.disclosure",)
 
 _LEAD = (
     "What a synthetic cohort is worth, measured against the real patients it was made from, against the "
@@ -88,6 +87,7 @@ class Report:
     thresholds: dict[str, Any]
     lead: str = _LEAD
     small_groups: str = ""
+    resembles_nobody: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -112,6 +112,7 @@ class Report:
             "verdict": str(self.verdict),
             "facts": self.facts,
             "small_groups": self.small_groups,
+            "resembles_nobody": self.resembles_nobody,
             "sections": [section.to_json() for section in self.sections],
             "thresholds": self.thresholds,
         }
@@ -282,7 +283,7 @@ def make_report(
             bar.set_postfix_str(name)
             sections.append(section(comparison))
             sections[-1].notes += _sampled(comparison, sections[-1])
-    resembles_nobody(sections)
+    nobody = resembles_nobody(sections)
     return Report(
         title or comparison.schema.title or comparison.schema.name,
         _facts(comparison) | facts,
@@ -294,28 +295,34 @@ def make_report(
                 for names in comparison.combinations
             }
         ),
+        resembles_nobody=nobody,
     )
 
 
-def resembles_nobody(sections: Sequence[Section]) -> None:
+def resembles_nobody(sections: Sequence[Section]) -> str:
     """Mark passing privacy metrics as not judged if the synthetic patients resemble no real ones.
 
-    Distances to such patients are large, attacks fail, and that says nothing about privacy.
+    Distances to such patients are large, attacks fail, and that says nothing about privacy. Returns that in a
+    sentence, empty if they do resemble real patients.
     """
     figures = {figure.key: figure for section in sections for figure in section.figures}
     gross = [figures[key] for key in _GROSS if key in figures and figures[key].verdict is Verdict.FAIL]
     if not gross:
-        return
-    said = f"The cohort resembles nobody ({gross[0].title.lower()}: {show(gross[0].value, gross[0].style)}, "
-    said += "which fails): that attacks find nothing says nothing about privacy."
+        return ""
+    said = (
+        f"The cohort resembles hardly any real patient ({gross[0].title.lower()}: "
+        f"{show(gross[0].value, gross[0].style)}, which fails): that attacks find nothing says nothing about "
+        "privacy."
+    )
     for section in sections:
         if section.key == "privacy":
             section.figures = [
-                replace(figure, verdict=Verdict.NOT_JUDGED, reason=f"{said} {figure.reason}".strip())
-                if figure.verdict is Verdict.PASS and figure.key not in _EXACT
+                replace(figure, verdict=Verdict.NOT_JUDGED, reason=said, finding="")
+                if figure.verdict is Verdict.PASS
                 else figure
                 for figure in section.figures
             ]
+    return said
 
 
 def _sampled(comparison: Comparison, section: Section) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from healthgym.evaluation.figure import Figure, Noise, Row, Section, Verdict
 from healthgym.evaluation.pages.page import render
 from healthgym.evaluation.pages.summary import findings, small_groups, summarise, table
-from healthgym.evaluation.report import Report
+from healthgym.evaluation.report import Report, resembles_nobody
 
 
 def figure(key: str, verdict: Verdict, value: float | None = 0.5, finding: str = "") -> Figure:
@@ -35,18 +35,70 @@ def test_uses_follow_the_verdicts_of_sections() -> None:
     ]
     assert "single variables" in found.uses[0].purpose
     assert "exposes patients" in found.advice
+    assert found.release == "Release: no. Do not give the cohort away."
+    assert "stays with those who hold" in found.within
     assert "3 equal a training patient" in " ".join(found.privacy)
     assert "No membership inference attack could be made" in found.privacy[1]
 
 
-def test_the_strongest_attack_is_named() -> None:
+def test_the_strongest_attack_is_the_one_of_the_worst_verdict() -> None:
     attacks = (
-        figure("privacy.membership_auc", Verdict.PASS, 0.52),
-        figure("privacy.membership_shadow", Verdict.CAUTION, 0.61),
+        figure("privacy.membership_auc", Verdict.NOT_JUDGED, 0.54),
+        figure("privacy.membership_tpr", Verdict.FAIL, 0.074),
+        figure("privacy.membership_shadow", Verdict.PASS, 0.61),
     )
     said = summarise([section("privacy", *attacks)]).privacy
-    assert "61 of 100 pairs" in said[0]
+    assert "finds 7.4% of the training patients" in said[0]
+    assert "fails" in said[0]
     assert "no formal guarantee" in said[-1]
+    passing = [replace(attack, verdict=Verdict.PASS) for attack in attacks]
+    assert "61 times in 100" in summarise([section("privacy", *passing)]).privacy[0]
+
+
+@pytest.mark.parametrize(
+    ("privacy", "joint", "said", "colour"),
+    [
+        (Verdict.PASS, Verdict.PASS, "Release: yes, for relations between variables.", Verdict.PASS),
+        (Verdict.PASS, Verdict.FAIL, "Release: no. It is of no use", Verdict.FAIL),
+        (Verdict.FAIL, Verdict.PASS, "Release: no. Do not give the cohort away.", Verdict.FAIL),
+        (Verdict.NOT_JUDGED, Verdict.PASS, "Release: cannot be said.", Verdict.NOT_JUDGED),
+        (Verdict.CAUTION, Verdict.PASS, "Release: not before its privacy is weighed", Verdict.CAUTION),
+    ],
+)
+def test_the_first_line_says_whether_to_release(
+    privacy: Verdict, joint: Verdict, said: str, colour: Verdict
+) -> None:
+    sections = [
+        section("privacy", figure("privacy.copies", privacy)),
+        section("joint", figure("joint.lost", joint)),
+    ]
+    found = summarise(sections)
+    assert found.release.startswith(said)
+    assert found.colour is colour
+    page = render(Report("Title", {}, sections, {}).to_json(), sections)
+    assert f"<strong>{found.release}</strong>" in page
+
+
+def test_a_cohort_that_resembles_nobody_reassures_nowhere() -> None:
+    tested = section(
+        "privacy",
+        figure("privacy.membership_auc", Verdict.PASS, 0.502),
+        figure("privacy.copies", Verdict.PASS, 0.0, "none found"),
+        figure("privacy.disclosure", Verdict.PASS, 0.01),
+        figure("privacy.courses", Verdict.FAIL, 4.0, "4 of 100"),
+    )
+    tested.essential = frozenset({"privacy.membership_auc"})
+    sections = [tested, section("collapse", figure("collapse.knn_coverage", Verdict.FAIL, 0.214))]
+    why = resembles_nobody(sections)
+    assert "resembles hardly any real patient" in why
+    assert Verdict.PASS not in {each.verdict for each in tested.figures}
+    assert "none found" not in {each.finding for each in tested.figures}
+    said = summarise(sections, why).privacy
+    assert said[1] == why or said[0] == why
+    assert not any("50 times in 100" in each or "0 equal" in each for each in said)
+    assert any("4 repeat a stretch" in each for each in said)
+    honest = [section("collapse", figure("collapse.knn_coverage", Verdict.PASS, 0.9))]
+    assert resembles_nobody(honest) == ""
 
 
 def test_three_findings_at_most_and_the_worst_first() -> None:

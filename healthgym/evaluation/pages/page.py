@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup, escape
 
+from healthgym.errors import listed
 from healthgym.evaluation.figure import Figure, Section, Verdict, show
 from healthgym.evaluation.pages.summary import findings, summarise
 from healthgym.words import counted
@@ -20,10 +21,10 @@ _WORDS = {
     Verdict.NOT_JUDGED: ("?", "Not judged"),
     Verdict.SHOWN: ("·", "Shown"),
 }
+_PRIVACY = "privacy"
 _SENTENCES = {
     Verdict.PASS: "Every metric that could be judged passes its threshold.",
     Verdict.CAUTION: "No metric fails, but some lie between passing and failing: read those before use.",
-    Verdict.FAIL: "At least one metric fails: do not rely on the cohort for what its section is about.",
     Verdict.NOT_JUDGED: "Nothing fails, but a section could not be judged: it says what is missing.",
     Verdict.SHOWN: "Nothing was judged against a threshold.",
 }
@@ -41,11 +42,21 @@ def render(content: Mapping[str, Any], sections: Sequence[Section]) -> str:
             content=content,
             sections=sections,
             verdict=verdict,
-            sentence=_SENTENCES[verdict],
+            sentence=_sentence(verdict, sections),
             counts=[(each, _count(sections, each)) for each in Verdict],
-            summary=summarise(sections),
+            summary=summarise(sections, content.get("resembles_nobody", "")),
         )
     )
+
+
+def _sentence(verdict: Verdict, sections: Sequence[Section]) -> str:
+    """Say what the verdict on the whole means; of failing sections, which they are."""
+    if verdict is not Verdict.FAIL:
+        return _SENTENCES[verdict]
+    failing = [each.title for each in sections if each.verdict is Verdict.FAIL and each.key != _PRIVACY]
+    if not failing:
+        return "Nothing but privacy fails."
+    return f"Do not rely on the cohort for what these sections are about, which fail: {listed(failing)}."
 
 
 def gauge(figure: Figure) -> Markup:

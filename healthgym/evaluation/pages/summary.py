@@ -25,7 +25,38 @@ _WORDS = {
     Verdict.FAIL: "Not for",
     Verdict.NOT_JUDGED: "Not shown to be fit for",
 }
-_ATTACKS = ("privacy.membership_auc", "privacy.membership_shadow")
+_SHORT = {
+    "validity": "testing software",
+    "marginals": "single variables",
+    "joint": "relations between variables",
+    "dynamics": "courses over time",
+    "follow_up": "follow-up and events",
+    "collapse": "kinds of patients",
+    "discriminability": "teaching and simulation",
+    "utility": "training models",
+}
+# What guessing reaches in each attack, and the sentence on what the attack does.
+_PAIRS = (
+    "Shown a training patient and a patient outside the training data, the strongest attack picks the right "
+    "one {0:.0f} times in 100, where guessing does 50 times"
+)
+_ATTACKS = {
+    "privacy.membership_auc": (0.5, _PAIRS),
+    "privacy.membership_shadow": (0.5, _PAIRS),
+    "privacy.membership_tpr": (
+        0.01,
+        "The strongest attack finds {0:.1f}% of the training patients while it wrongly accuses 1% of "
+        "others, where guessing finds 1%",
+    ),
+}
+_ATTACK_ORDER = (Verdict.FAIL, Verdict.CAUTION, Verdict.NOT_JUDGED, Verdict.PASS, Verdict.SHOWN)
+_ATTACK_WORDS = {
+    Verdict.FAIL: "fails",
+    Verdict.CAUTION: "caution",
+    Verdict.NOT_JUDGED: "inconclusive",
+    Verdict.PASS: "passes",
+    Verdict.SHOWN: "shown",
+}
 _COPIES = {
     "privacy.copies": "equal a training patient",
     "privacy.near_copies": "nearly equal one",
@@ -34,10 +65,10 @@ _COPIES = {
 _ADVICE = {
     Verdict.PASS: "No attack found anything that speaks against giving the cohort away.",
     Verdict.CAUTION: "Read the privacy findings before the cohort is given away.",
-    Verdict.FAIL: "Do not give the cohort away: it exposes patients of the training data. What is said of "
-    "its uses holds where it stays with those who hold that data.",
+    Verdict.FAIL: "It exposes patients of the training data.",
     Verdict.NOT_JUDGED: "Whether the cohort may be given away cannot be said from this report: see privacy.",
 }
+_WITHIN = "Only where the cohort stays with those who hold the training data:"
 SMALL = 10
 _EVENTS = "follow_up.events"
 _COLUMNS = (
@@ -65,33 +96,73 @@ class Summary:
     """What stands on page one.
 
     Args:
+        release: whether the cohort may be given away, and for what; the first line of the page.
+        colour: of that line: passing only where no use is limited.
         advice: what to do with the cohort, in a sentence.
+        within: where what is said of uses holds; empty if everywhere.
         uses: what it may be used for and what not.
         privacy: sentences.
         leaves: whether the page itself may be given away.
     """
 
+    release: str
+    colour: Verdict
     advice: str
+    within: str
     uses: Sequence[Use]
     privacy: Sequence[str]
     leaves: str
 
 
-def summarise(sections: Sequence[Section]) -> Summary:
-    """Put a report in the sentences of page one."""
+def summarise(sections: Sequence[Section], resembles_nobody: str = "") -> Summary:
+    """Put a report in the sentences of page one.
+
+    Args:
+        sections: of the report.
+        resembles_nobody: why attacks that find nothing say nothing about privacy; empty if they do.
+    """
     by_key = {section.key: section for section in sections}
     privacy = by_key.get("privacy")
     speaking = [section for section in sections if _speaks(section)]
-    uses = uses_by_verdict(
-        {section.key: section.verdict for section in speaking},
-        {section.key: _because(section) for section in speaking},
-    )
+    verdicts = {section.key: section.verdict for section in speaking}
+    uses = uses_by_verdict(verdicts, {section.key: _because(section) for section in speaking})
+    given = privacy.verdict if privacy else Verdict.NOT_JUDGED
+    release, colour = _release(given, verdicts)
     return Summary(
-        _ADVICE[privacy.verdict] if privacy and privacy.verdict in _ADVICE else "",
+        release,
+        colour,
+        _ADVICE.get(given, "") if privacy else "",
+        _WITHIN if given in (Verdict.FAIL, Verdict.NOT_JUDGED) else "",
         uses,
-        _privacy(privacy) if privacy else [],
+        _privacy(privacy, resembles_nobody) if privacy else [],
         LEAVES,
     )
+
+
+def _release(privacy: Verdict, verdicts: Mapping[str, Verdict]) -> tuple[str, Verdict]:
+    """Return whether a cohort may be given away and for what, and the verdict whose colour that has."""
+    if privacy is Verdict.FAIL:
+        return "Release: no. Do not give the cohort away.", Verdict.FAIL
+    if privacy is not Verdict.PASS and privacy is not Verdict.CAUTION:
+        return "Release: cannot be said.", Verdict.NOT_JUDGED
+    named = {
+        verdict: ", ".join(short for key, short in _SHORT.items() if verdicts.get(key) is verdict)
+        for verdict in _WORDS
+    }
+    opening = {
+        Verdict.PASS: "for",
+        Verdict.CAUTION: "with care for",
+        Verdict.FAIL: "not for",
+        Verdict.NOT_JUDGED: "not shown to be fit for",
+    }
+    said = "; ".join(f"{opening[verdict]} {names}" for verdict, names in named.items() if names)
+    usable = named[Verdict.PASS] or named[Verdict.CAUTION]
+    if not usable:
+        return f"Release: no. It is of no use: {said}.", Verdict.FAIL
+    limited = any(named[verdict] for verdict in _WORDS if verdict is not Verdict.PASS)
+    if privacy is Verdict.CAUTION:
+        return f"Release: not before its privacy is weighed; then {said}.", Verdict.CAUTION
+    return f"Release: yes, {said}.", Verdict.CAUTION if limited else Verdict.PASS
 
 
 def uses_by_verdict(verdicts: Mapping[str, Verdict], because: Mapping[str, str] | None = None) -> list[Use]:
@@ -158,42 +229,58 @@ def small_groups(counts: Mapping[str, Sequence[int]]) -> str:
     found = {name: sum(0 < count < SMALL for count in cells) for name, cells in counts.items()}
     some = [f"{name} ({number})" for name, number in found.items() if number]
     if not some:
-        return f"No class of a static variable, and no crossing of two, has fewer than {SMALL} real patients."
+        return (
+            f"No class of a static variable, and no combination of classes of two, has fewer than {SMALL} "
+            "real patients."
+        )
     return (
         f"Groups of fewer than {SMALL} real patients exist, whose members are more easily recognised: "
         f"{', '.join(some)}. Their numbers are not shown."
     )
 
 
-def _privacy(section: Section) -> list[str]:
-    """Say what attacks found, what is copied, and what is guaranteed."""
-    figures = {figure.key: figure for figure in section.figures}
-    tried = [figures[key] for key in _ATTACKS if key in figures and figures[key].value is not None]
-    sentences = []
+def _privacy(section: Section, resembles_nobody: str = "") -> list[str]:
+    """Say what attacks found, what is copied, and what is guaranteed.
+
+    Of a cohort that resembles nobody only what speaks against it is said: the rest would reassure.
+    """
+    figures = {figure.key: figure for figure in section.figures if figure.value is not None}
+    if resembles_nobody:
+        found = (Verdict.FAIL, Verdict.CAUTION)
+        figures = {key: figure for key, figure in figures.items() if figure.verdict in found}
+    tried = [figures[key] for key in _ATTACKS if key in figures]
+    sentences = [resembles_nobody] if resembles_nobody else []
     if tried:
-        strongest = max(tried, key=lambda figure: figure.value or 0.0)
-        value = 100 * (strongest.value or 0.0)
-        sentences.append(
-            "The strongest attack distinguishes a training patient from a patient outside the training data "
-            f"in {value:.0f} of 100 pairs, where guessing is right in 50 ({strongest.title.lower()})."
-        )
-    else:
+        sentences.append(_strongest(tried))
+    elif not resembles_nobody:
         sentences.append(
             "No membership inference attack could be made: this needs real patients held out of training."
         )
     said = [
         f"{figures[key].value:,.0f} {words}{_by_chance(figures[key])}"
         for key, words in _COPIES.items()
-        if key in figures and figures[key].value is not None
+        if key in figures
     ]
-    copies = f"Of the synthetic patients {', '.join(said)}." if said else "Copies could not be counted."
-    copied = any(figures[key].verdict is Verdict.FAIL for key in _COPIES if key in figures)
-    sentences.insert(0 if copied else len(sentences), copies)
+    if said or not resembles_nobody:
+        copies = f"Of the synthetic patients {', '.join(said)}." if said else "Copies could not be counted."
+        copied = any(figures[key].verdict is Verdict.FAIL for key in _COPIES if key in figures)
+        sentences.insert(0 if copied else len(sentences), copies)
     sentences.append(
         "There is no formal guarantee such as differential privacy: another attack may succeed where these "
         "fail."
     )
     return sentences
+
+
+def _strongest(tried: Sequence[Figure]) -> str:
+    """Say what the attack of the worst verdict finds; of several, the one furthest above guessing."""
+
+    def strength(figure: Figure) -> tuple[int, float]:
+        return -_ATTACK_ORDER.index(figure.verdict), (figure.value or 0.0) - _ATTACKS[figure.key][0]
+
+    strongest = max(tried, key=strength)
+    said = _ATTACKS[strongest.key][1].format(100 * (strongest.value or 0.0))
+    return f"{said} ({strongest.title.lower()}: {_ATTACK_WORDS[strongest.verdict]})."
 
 
 def _by_chance(figure: Figure) -> str:

@@ -244,15 +244,28 @@ def _membership(comparison: Comparison, found: _Distances) -> list[Figure]:
     trained = trained_attack(*found.attacked, comparison.config.seed)
     rate = true_positive_rate(members, outsiders)
     few = f"1% of {len(outsiders)} holdout patients is nobody: the rate is that without any false accusation."
+    value, taught = auc(members, outsiders), auc(*trained)
     return [
-        comparison.figure(MEMBERSHIP, auc(members, outsiders), interval=auc_interval(members, outsiders)),
+        comparison.figure(
+            MEMBERSHIP, value, interval=auc_interval(members, outsiders), finding=_of_pairs(value)
+        ),
         comparison.figure(
             replace(MEMBERSHIP_TPR, note=few if len(outsiders) < 100 else ""),
             rate,
             interval=rate_interval(members, outsiders, comparison.config.seed),
+            finding=f"{100 * rate:.1f}% of training patients are found while 1% of others are accused "
+            "wrongly; guessing finds 1%",
         ),
-        comparison.figure(SHADOW, auc(*trained), interval=auc_interval(*trained)),
+        comparison.figure(SHADOW, taught, interval=auc_interval(*trained), finding=_of_pairs(taught)),
     ]
+
+
+def _of_pairs(value: float) -> str:
+    """Say an AUC for people."""
+    return (
+        f"shown a training patient and one outside the training data, it picks the right one "
+        f"{100 * value:.0f} times in 100; guessing does 50 times"
+    )
 
 
 def _copies(comparison: Comparison) -> Figure:
@@ -302,30 +315,23 @@ def _near_copies(comparison: Comparison, found: _Distances) -> Figure:
             NEAR_COPIES, "Real patients are too like each other for a near copy to be told from chance."
         )
     ratios = copy_ratios(found.synthetic, found.train, found.own)
-    near, say = ratios < limit, _closest("", ratios, limit)
+    near = ratios < limit
+    say = f"Nearer than {limit:.2f} of the distance between real patients counts"
     if found.changed:
         most = relative(*found.changed.trimmed.nearest(found.synthetic, found.train), found.changed.own)
         limit_of_most = copy_limit(
             found.changed.honest, comparison.synthetic.num_patients, LARGEST_TRIMMED_RATIO
         )
         near |= most < limit_of_most
-        say += _closest(f" in the {KEPT:.0%} of variables that differ least", most, limit_of_most)
+        say += f", in the {KEPT:.0%} of variables that differ least nearer than {limit_of_most:.2f}"
     count = int(near.sum())
     if comparison.all_synthetic is not None and found.attacked is not None:
         nearest = found.attacked[0][:, 0]
         count = max(count, int((nearest < limit * found.own[: len(nearest)]).sum()))
     # Patients of one or two visits can be equal by chance; such are judged as copies.
     count = max(count - _Equal.of(comparison).by_chance, 0)
-    return replace(_count_figure(comparison, NEAR_COPIES, count, 0.0), reason=" ".join(say))
-
-
-def _closest(where: str, ratios: Floats, limit: float) -> list[str]:
-    closest = float(ratios.min())
-    if not math.isfinite(closest):
-        return []
-    return [
-        f"The closest{where} lies at {closest:.2f} of the distance between real patients; limit {limit:.2f}."
-    ]
+    # How near the nearest lies is not said: that is one real patient's.
+    return replace(_count_figure(comparison, NEAR_COPIES, count, 0.0), reason=f"{say}.")
 
 
 def _courses(comparison: Comparison) -> Figure:

@@ -38,7 +38,7 @@ class CountJob:
     def rehearse(self, processes: int = 1, gigabytes: float | None = None) -> None:
         """Nothing need fit."""
 
-    def deal(self, num_tasks: int) -> Sequence["CountJob"]:
+    def split(self, num_tasks: int) -> Sequence["CountJob"]:
         """One chain per task, each in a folder of its own; those that are done are left out."""
         if num_tasks == 1:
             return [self]

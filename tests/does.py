@@ -23,7 +23,7 @@ class Does:
 
     def rehearse(self, processes: int = 1, gigabytes: float | None = None) -> None: ...
 
-    def deal(self, num_tasks: int) -> list["Does"]:
+    def split(self, num_tasks: int) -> list["Does"]:
         return [self]
 
     def __call__(self) -> Outcome:

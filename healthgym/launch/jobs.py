@@ -91,7 +91,7 @@ class TrainJob:
         least = rehearse(self.run_dir, self.config, processes) / 1e9 + LEAST_GIGABYTES
         require_memory(gigabytes, least, "training this system")
 
-    def deal(self, num_tasks: int) -> Sequence[Job]:
+    def split(self, num_tasks: int) -> Sequence[Job]:
         """Return the job itself: training cannot be divided."""
         return [self]
 
@@ -175,10 +175,10 @@ class SynthesizeJob:
         require_memory(gigabytes, LEAST_GIGABYTES, "making patients")
         rehearse(self._request)
 
-    def deal(self, num_tasks: int) -> Sequence[Job]:
+    def split(self, num_tasks: int) -> Sequence[Job]:
         """Return the tasks with unfinished shards; if there are none, one task that writes the manifest."""
         from healthgym.synthesis.cohort import find_receipt, make_plan
-        from healthgym.synthesis.plan import deal, read_plan, settle
+        from healthgym.synthesis.plan import read_plan, settle, shards_of_task
 
         if self.place:
             return [self]
@@ -190,7 +190,11 @@ class SynthesizeJob:
             num_shards = plan.num_shards
             missing = {shard for shard in range(num_shards) if find_receipt(self.out, plan, shard) is None}
         places = [(task, f"{task}/{num_tasks}") for task in range(num_tasks)]
-        left = [place for task, place in places if missing.intersection(deal(num_shards, task, num_tasks))]
+        left = [
+            place
+            for task, place in places
+            if missing.intersection(shards_of_task(num_shards, task, num_tasks))
+        ]
         if num_tasks == 1 or not missing:
             return [self]
         return [replace(self, place=place) for place in left]
@@ -282,7 +286,7 @@ class PrepareJob:
             file, part = next(read_files(request.table, schema, given))
             check_columns(part, schema, str(file))
 
-    def deal(self, num_tasks: int) -> Sequence[Job]:
+    def split(self, num_tasks: int) -> Sequence[Job]:
         """Return the job itself: preparing cannot be divided."""
         return [self]
 
@@ -363,7 +367,7 @@ class EvaluateJob:
         request = self._request
         rehearse(request.real, request.synthetic, request.config, request.set)
 
-    def deal(self, num_tasks: int) -> Sequence[Job]:
+    def split(self, num_tasks: int) -> Sequence[Job]:
         """Return the job itself: a report cannot be divided."""
         return [self]
 

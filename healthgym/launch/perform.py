@@ -95,7 +95,7 @@ class Job(Protocol):
             gigabytes: memory of each of them; None if it is not limited.
         """
 
-    def deal(self, num_tasks: int) -> "Sequence[Job]":
+    def split(self, num_tasks: int) -> "Sequence[Job]":
         """Divide the job into `num_tasks` and return the unfinished tasks; [self] if it cannot be divided."""
 
     def __call__(self) -> Outcome:

@@ -116,21 +116,21 @@ def show(job: Job, settings_path: Path, after: Sequence[str] = ()) -> str:
     settings = load(SlurmSettings, settings_path)
     folder = records.submissions_folder(job.target) / "TIME-AND-RANDOM"
     executor = make_executor(settings, _name(job, folder), folder, _shown(job), after)
-    return executor.text(len(job.deal(settings.array.tasks)))
+    return executor.text(len(job.split(settings.array.tasks)))
 
 
 def _tasks_not_live(job: Job, num_tasks: int) -> list[Job]:
     """Return the tasks to submit: unfinished ones without those of an earlier submission that are live."""
     live = [tracked for tracked in track(job.target) if tracked.live]
-    dealt = f"/{num_tasks}"
-    if any(not tracked.place.endswith(dealt) for tracked in live):
+    of_as_many = f"/{num_tasks}"
+    if any(not tracked.place.endswith(of_as_many) for tracked in live):
         numbers = sorted({tracked.number.partition("_")[0] for tracked in live})
         raise LaunchError(
             f"Job {', '.join(numbers)} is queued or running for {job.target}. Wait for it (python -m "
             f"healthgym status {shlex.quote(str(job.target))}) or cancel it (scancel {' '.join(numbers)})."
         )
     busy = {tracked.place for tracked in live}
-    return [task for task in job.deal(num_tasks) if task.place not in busy]
+    return [task for task in job.split(num_tasks) if task.place not in busy]
 
 
 def _record(job: Job, tasks: Sequence[Job], folder: Path, number: str, settings_path: Path) -> None:

@@ -28,7 +28,7 @@ from healthgym.storage.shards import (
 from healthgym.storage.tree import verify_seal
 from healthgym.strict import StrictModel, parse
 from healthgym.synthesis.conditions import read_conditions, refuse_rare_classes
-from healthgym.synthesis.plan import SynthesisPlan, agree, deal, parse_task, read_plan
+from healthgym.synthesis.plan import SynthesisPlan, agree, parse_task, read_plan, shards_of_task
 from healthgym.synthesis.progress import Progress
 from healthgym.synthesis.request import SynthesisRequest
 from healthgym.synthesis.source import Opener, Source, open_source
@@ -100,7 +100,7 @@ def synthesize(request: SynthesisRequest, opener: Opener = open_source) -> Outco
             _check_conditions(source.build("cpu", plan.settings), source, plan)
         number, num_tasks = parse_task(request.task)
         plan = agree(request.out, plan)
-        shards = deal(plan.num_shards, number, num_tasks)
+        shards = shards_of_task(plan.num_shards, number, num_tasks)
         patients_made = _make(Task(request.out, plan, checkpoint, opener), source, shards, request.workers)
         receipts = _receipts(request.out, plan)
         complete = len(receipts) == plan.num_shards

@@ -154,7 +154,7 @@ def parse_task(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def deal(num_shards: int, task: int, num_tasks: int) -> range:
+def shards_of_task(num_shards: int, task: int, num_tasks: int) -> range:
     """Return the shards of one task: every `num_tasks`-th, so that numbers differ by at most one."""
     return range(task, num_shards, num_tasks)
 

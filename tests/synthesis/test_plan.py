@@ -14,7 +14,15 @@ from healthgym.environment import task
 from healthgym.errors import CohortError, ConfigError
 from healthgym.storage.shards import receipt_path
 from healthgym.strict import parse
-from healthgym.synthesis.plan import SynthesisPlan, agree, deal, parse_task, read_plan, require_own, settle
+from healthgym.synthesis.plan import (
+    SynthesisPlan,
+    agree,
+    parse_task,
+    read_plan,
+    require_own,
+    settle,
+    shards_of_task,
+)
 
 PLAN = SynthesisPlan(checkpoint_sha256="a" * 64, num_patients=10_000, patients_per_shard=1000)
 
@@ -22,9 +30,9 @@ PLAN = SynthesisPlan(checkpoint_sha256="a" * 64, num_patients=10_000, patients_p
 @given(num_patients=st.integers(1, 5000), per_shard=st.integers(1, 700), num_tasks=st.integers(1, 40))
 def test_tasks_and_shards_cover_every_patient_once(num_patients: int, per_shard: int, num_tasks: int) -> None:
     plan = PLAN.model_copy(update={"num_patients": num_patients, "patients_per_shard": per_shard})
-    dealt = [deal(plan.num_shards, task, num_tasks) for task in range(num_tasks)]
-    assert sorted(shard for shards in dealt for shard in shards) == list(range(plan.num_shards))
-    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    parts = [shards_of_task(plan.num_shards, task, num_tasks) for task in range(num_tasks)]
+    assert sorted(shard for shards in parts for shard in shards) == list(range(plan.num_shards))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
     patients = [patient for shard in range(plan.num_shards) for patient in plan.patients(shard)]
     assert patients == list(range(num_patients))
 

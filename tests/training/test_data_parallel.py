@@ -270,7 +270,7 @@ def test_more_processes_than_patients_in_a_batch(tmp_path: Path) -> None:
         run_module._share(2, config, Ranks(Place(0, 3)))
 
 
-def test_rows_are_partitioned_in_order_and_evenly() -> None:
+def test_rows_are_split_in_order_and_evenly() -> None:
     for num_rows, count in ((7, 2), (256, 3), (8, 8)):
         rows = [range(num_rows)[rows_of(Place(rank, count), num_rows)] for rank in range(count)]
         assert [row for own in rows for row in own] == list(range(num_rows))

@@ -62,20 +62,25 @@ def family_figure(
     elif not _told(comparison, keys, cut, caution, apart) if relations else detectable > 2 * fail:
         verdict = Verdict.NOT_JUDGED
     few = TOO_FEW if verdict is Verdict.NOT_JUDGED else ""
+    num_real = comparison.train.panel.num_patients
+    hidden = _few(worst, num_real)
+    size = _least_size(worst, num_real) if hidden else abs(worst.size)
+    large = verdict is Verdict.PASS and size > caution
+    chance = "Larger than the limit, but not more than chance allows at this size." if large else ""
     seen = f"At these numbers of patients a typical difference of {show(detectable)} would be seen."
-    shown, num_real = beyond[:_MOST_ROWS] or [worst], comparison.train.panel.num_patients
+    shown = beyond[:_MOST_ROWS] or [worst]
     return Figure(
         key=about.key,
         title=about.title,
         what=about.what,
         source=about.source,
-        value=abs(worst.size),
-        interval=(max(0.0, abs(worst.size) - _SURE * worst.error), abs(worst.size) + _SURE * worst.error),
+        value=size,
+        interval=None if hidden else (max(0.0, size - _SURE * worst.error), size + _SURE * worst.error),
         verdict=verdict,
         limit=f"caution beyond the noise (z of {cut:.1f} or more) and {caution:g}, fails beyond {fail:g}",
         marks=(caution, fail) if threshold else None,
         style=about.style,
-        reason=" ".join(filter(None, [few, seen, about.note])),
+        reason=" ".join(filter(None, [few, chance, seen, about.note])),
         rows=[_row(d, num_real) for d in shown],
         finding=_finding(worst, num_real, about.style),
     )
@@ -87,6 +92,17 @@ def _few(difference: Difference, num_real: int) -> bool:
     return difference.family in _SHARES and rare < FEWEST_SHOWN
 
 
+def _least_size(difference: Difference, num_real: int) -> float:
+    """Return how large a difference from a rare (or nearly universal) real share is at least.
+
+    The real share counts as that of ten patients: the difference itself would give it away.
+    """
+    shown = FEWEST_SHOWN / num_real
+    if difference.real < 0.5:
+        return max(0.0, difference.synthetic - shown)
+    return max(0.0, 1 - shown - difference.synthetic)
+
+
 def _row(difference: Difference, num_real: int) -> Row:
     if _few(difference, num_real):
         return Row(f"{difference.phrase} (fewer than {FEWEST_SHOWN} real patients)", None)
@@ -95,7 +111,7 @@ def _row(difference: Difference, num_real: int) -> Row:
 
 def _finding(difference: Difference, num_real: int, style: str) -> str:
     if _few(difference, num_real):
-        return f"{difference.phrase}: of fewer than {FEWEST_SHOWN} real patients, and not shown"
+        return _hidden(difference, num_real, style)
     name, real, synthetic = difference.phrase, difference.real, difference.synthetic
     if difference.family in _LOGARITHMS:
         times = show(float(np.exp(abs(difference.size))))
@@ -105,8 +121,27 @@ def _finding(difference: Difference, num_real: int, style: str) -> str:
         side = "higher" if difference.size > 0 else "lower"
         return f"{name}: {show(abs(difference.size))} standard deviations {side} than in real patients"
     if difference.family.startswith(_CORRELATIONS):
-        return f"correlation of {name}: synthetic {synthetic:.2f}, real {real:.2f}"
+        return f"correlation of {name}: synthetic {two_decimals(synthetic)}, real {two_decimals(real)}"
     return f"{name}: synthetic {show(synthetic, style)}, real {show(real, style)}"
+
+
+def _hidden(difference: Difference, num_real: int, style: str) -> str:
+    """Say a difference from a real share that is not shown."""
+    rare = f"{FEWEST_SHOWN} in {num_real:,}"
+    synthetic = show(difference.synthetic, style)
+    if not _least_size(difference, num_real):
+        side = "below" if difference.real < 0.5 else "all but fewer than"
+        return f"{difference.phrase}: {side} {rare} in real and in synthetic patients"
+    if difference.real < 0.5:
+        return f"{difference.phrase}: {synthetic}, more than in real patients, where it is below {rare}"
+    return (
+        f"{difference.phrase}: {synthetic}, less than in real patients, where it is all but fewer than {rare}"
+    )
+
+
+def two_decimals(number: float) -> str:
+    """Write a correlation; never "-0.00"."""
+    return f"{round(number, 2) + 0.0:.2f}"
 
 
 def _told(

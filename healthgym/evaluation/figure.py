@@ -75,6 +75,7 @@ class Figure:
         reason: why it could not be judged, or what to know about the value.
         rows: the metric per variable, worst first.
         finding: what was found, in words and units, for people who read no more than that.
+        shown: what stands in the place of the value on the page; empty where the value itself does.
         counts_all: whether all synthetic patients are counted where others see a sample.
     """
 
@@ -92,6 +93,7 @@ class Figure:
     reason: str = ""
     rows: Sequence[Row] = ()
     finding: str = ""
+    shown: str = ""
     counts_all: bool = False
 
     @property
@@ -259,6 +261,8 @@ def in_words(threshold: Threshold | None, noise: Noise | None, style: str = "num
     else:
         beyond = "it" if fails == passes else show(fails, style)
         text = f"passes up to {show(passes, style)}, fails above {beyond}"
+        if style == "percent" and fails >= 1 > passes:  # no share is larger
+            text = f"passes up to {show(passes, style)}, asks for caution above it and never fails"
     if noise is not None:
         text += f"; real patients among themselves reach {show(noise.limit, style)}"
         if noise.independent is not None:
@@ -298,7 +302,7 @@ def show(number: float | None, style: str = "number") -> str:
     if number is None:
         return "–"
     if style == "percent":
-        return f"{100 * number:.1f}%"
+        return f"{round(100 * number, 1) + 0.0:.1f}%"
     if style == "count":
         return f"{number:,.0f}"
     if number != 0 and abs(number) < 0.001:

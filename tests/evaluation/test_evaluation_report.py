@@ -96,6 +96,9 @@ def test_one_patient_type_repeated_is_a_collapse() -> None:
     found = verdicts(section)
     assert section.verdict is Verdict.FAIL
     assert found["groups"] is found["twins"] is found["diversity"] is Verdict.FAIL
+    groups = figure(section, "collapse.groups")  # a ratio to nobody is not shown
+    assert groups.shown == "0 of 300"
+    assert groups.interval is None
 
 
 def test_the_training_data_itself_fails_privacy_and_nothing_before_it() -> None:
@@ -251,7 +254,10 @@ def test_missing_values_are_compared() -> None:
     holed.loc[np.random.default_rng(0).random(len(holed)) < 0.3, "rate"] = np.nan
     comparison = compared(holed)
     found = figure(marginals.section(comparison), "marginals.missing")
-    assert found.value == pytest.approx(0.3, abs=0.02)
+    # No real value is absent: the share counts as that of ten patients, and is not shown.
+    assert found.value == pytest.approx(0.3 - 10 / 300, abs=0.02)
+    assert found.interval is None
+    assert "more than in real patients, where it is below 10 in 300" in found.finding
     assert found.verdict is Verdict.FAIL
     assert figure(validity.section(comparison), "validity.absent").verdict is Verdict.FAIL
 

@@ -4,12 +4,17 @@ import csv
 import io
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from healthgym.evaluation.figure import Figure, Noise, Row, Section, Verdict
+from healthgym.evaluation.families import _finding, _least_size, _row
+from healthgym.evaluation.figure import Figure, Noise, Row, Section, Verdict, in_words
 from healthgym.evaluation.pages.page import render
+from healthgym.evaluation.pages.pictures import density
 from healthgym.evaluation.pages.summary import findings, small_groups, summarise, table
 from healthgym.evaluation.report import Report, resembles_nobody
+from healthgym.evaluation.settings import Threshold
+from healthgym.evaluation.statistics.findings import Difference
 
 
 def figure(key: str, verdict: Verdict, value: float | None = 0.5, finding: str = "") -> Figure:
@@ -113,6 +118,43 @@ def test_three_findings_at_most_and_the_worst_first() -> None:
         "b is doubtful.",
         "a is right.",
     ]
+
+
+def test_a_relation_lost_within_a_group_is_always_told() -> None:
+    made = [figure(f"joint.{name}", Verdict.FAIL, finding=f"{name} is wrong") for name in "abc"]
+    found = figure("joint.by_group", Verdict.CAUTION, finding="women differ")
+    for real, synthetic, told in ((0.2, 0.005, True), (0.2, 0.15, False), (0.05, 0.3, False)):
+        rows = [Row("Gender = Female: HR and DBP", 0.2, real=real, synthetic=synthetic)]
+        said = [text for _, text in findings(section("joint", *made, replace(found, rows=rows)))]
+        assert ("women differ." in said) is told
+        assert len(said) == 3
+
+
+def test_a_share_of_few_real_patients_is_not_given_away_by_the_difference() -> None:
+    few = Difference("measured", ("SBP", ""), "how often SBP changes", 0.0011, 0.3391, 0.01)
+    said = _finding(few, 3000, "percent")
+    assert said == "how often SBP changes: 33.9%, more than in real patients, where it is below 10 in 3,000"
+    assert _least_size(few, 3000) == pytest.approx(0.3391 - 10 / 3000)
+    assert _row(few, 3000).value is _row(few, 3000).real is None
+    universal = replace(few, real=0.999, synthetic=0.5)
+    assert "less than in real patients, where it is all but fewer than 10 in 3,000" in _finding(
+        universal, 3000, "percent"
+    )
+    same = replace(few, synthetic=0.0)
+    assert "in real and in synthetic patients" in _finding(same, 3000, "percent")
+    assert _least_size(same, 3000) == 0
+
+
+def test_a_limit_that_no_share_exceeds_is_no_limit() -> None:
+    assert in_words(Threshold(at_most=0.05, fail_above=1), None, "percent").endswith("never fails")
+
+
+def test_a_drawing_holds_both_cohorts_and_nothing_below_zero() -> None:
+    real, synthetic = np.linspace(0.9, 1.0, 200), np.linspace(0.2, 0.3, 200)
+    drawn = density("x", "share of timesteps at which Creatinine stays the same", "", real, synthetic).svg
+    assert ">0.2<" in drawn.replace("−", "-")
+    zeros = np.r_[np.zeros(100), np.linspace(0, 200, 100)]
+    assert "−" not in density("x", "Urine", "mL/h", zeros, zeros).svg
 
 
 def test_a_section_that_is_not_judged_says_why_first() -> None:

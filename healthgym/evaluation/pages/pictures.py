@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -40,6 +41,7 @@ _STYLE = {
 _KDE_POINTS = 4000
 _MOST_TIMES = 2.5
 _TITLE, _LONG_TITLE, _UNIT = 60, 90, 40
+_ONE_LINE = 40
 # XML has no place for these, not even escaped.
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -62,25 +64,43 @@ def density(
     low, high = np.quantile(axis(real), [0.001, 0.999])
     if ends and ends[0] < ends[1] and (ends[0] > 0 or not skewed):
         low, high = (float(axis(np.array(end))) for end in ends)
+    ours = low, high
+    made = axis(synthetic[synthetic > 0] if skewed else synthetic)
+    if made.size:  # the axis holds both
+        own = np.quantile(made, [0.01, 0.99])
+        low, high = min(low, own[0]), max(high, own[1])
     margin = 0.05 * (high - low) or 1.0
-    grid = np.linspace(low - margin, high + margin, 200)
+    # Where no value is negative, no curve is.
+    positive = not skewed and min(real.min(initial=0.0), synthetic.min(initial=0.0)) >= 0
+    grid = np.linspace(max(low - margin, 0.0) if positive else low - margin, high + margin, 200)
     with _Canvas(3.2, 2.1) as (canvas, axes):
         for values, colour, label in ((real, REAL, "real"), (synthetic, SYNTHETIC, "synthetic")):
             shown = axis(values[values > 0] if skewed else values)
             curve = _kernel_density(shown, grid)
+            if positive:  # what lies beyond zero is reflected (Silverman 1986, section 2.10)
+                curve = curve + _kernel_density(shown, -grid)
+            if values is real:  # beyond its ends lie single patients
+                room = max(0.05 * (ours[1] - ours[0]), 0.4 * margin)
+                curve = np.where((grid >= ours[0] - room) & (grid <= ours[1] + room), curve, np.nan)
             axes.plot(10**grid if skewed else grid, curve, color=colour, label=label)
             axes.fill_between(10**grid if skewed else grid, curve, color=colour, alpha=0.12, linewidth=0)
         if skewed:
             _logarithmic(axes, "x")
-        axes.set(title=shorten(title, _TITLE), xlabel=shorten(unit, _UNIT), yticks=[])
+        axes.set(title=_lines(title), xlabel=shorten(unit, _UNIT), yticks=[])
         axes.set_ylim(0, _height([line.get_ydata() for line in axes.get_lines()]))
         _legend(canvas)
         return Picture(name, _svg(canvas, name), f"{title}: density of real and synthetic values")
 
 
+def _lines(title: str) -> str:
+    """Return a title on two lines where it would not fit on one."""
+    title = shorten(title, _TITLE)
+    return title if len(title) <= _ONE_LINE else "\n".join(textwrap.wrap(title, _ONE_LINE))
+
+
 def _height(curves: Sequence[Array]) -> float:
     """Return the height of the axis: that of the curves, but a spike of one does not hide the other."""
-    tops = sorted(float(np.max(curve)) for curve in curves)
+    tops = sorted(float(np.nanmax(curve, initial=0.0)) for curve in curves)
     return 1.05 * min(tops[-1], _MOST_TIMES * max(tops[0], 1e-12))
 
 
@@ -199,7 +219,7 @@ def _kernel_density(values: Array, grid: Array) -> Array:
         values = values[np.linspace(0, len(values) - 1, _KDE_POINTS).astype(int)]
     if len(values) < 2 or np.ptp(values) < 1e-12:
         centre = values[0] if len(values) else grid[0]
-        width = (grid[-1] - grid[0]) / 100
+        width = abs(grid[-1] - grid[0]) / 100
         return np.asarray(stats.norm.pdf(grid, centre, width))
     return np.asarray(stats.gaussian_kde(values)(grid))
 

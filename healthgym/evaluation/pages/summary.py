@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from healthgym.evaluation.figure import Figure, Section, Verdict, show
+from healthgym.evaluation.statistics.findings import CLEAR, LOST
 
 _FINDINGS = 3
+_BY_GROUP = "joint.by_group"
 _ORDER = (Verdict.FAIL, Verdict.CAUTION, Verdict.PASS, Verdict.NOT_JUDGED, Verdict.SHOWN)
 _USES = {
     "validity": "testing software on tables of this form",
@@ -200,7 +202,18 @@ def findings(section: Section) -> list[tuple[Figure, str]]:
     taken = {figure.key for figure, _ in first}
     said = [(figure, _said(figure)) for figure in section.figures if figure.key not in taken]
     worst = sorted(said, key=lambda pair: _ORDER.index(pair[0].verdict))
-    return (first + [(figure, f"{text}.") for figure, text in worst if text])[:_FINDINGS]
+    found = first + [(figure, f"{text}.") for figure, text in worst if text]
+    # What is lost in one group only is seen nowhere else.
+    lost = [pair for pair in found[_FINDINGS:] if _lost_in_a_group(pair[0])]
+    return found[: _FINDINGS - len(lost)] + lost
+
+
+def _lost_in_a_group(figure: Figure) -> bool:
+    """Return whether a clear relation within a group is lost by more than half."""
+    if figure.key != _BY_GROUP or figure.verdict not in (Verdict.FAIL, Verdict.CAUTION):
+        return False
+    sides = [(r.real, r.synthetic) for r in figure.rows if r.real is not None and r.synthetic is not None]
+    return any(abs(real) >= CLEAR and abs(made - real) > LOST * abs(real) for real, made in sides)
 
 
 def _said(figure: Figure) -> str:

@@ -28,6 +28,7 @@ _TWIN = 0.05
 _NUM_SAMPLES = 5
 _SURE = 1.96
 _MOST_ROWS = 40
+_NOBODY = "No synthetic patient is in the worst group, so that no ratio is given."
 
 GROUPS = metric(
     "collapse.groups",
@@ -111,10 +112,16 @@ def _groups_figure(comparison: Comparison) -> Figure:
     figure = comparison.figure(
         GROUPS, value, interval=interval, rows=rows[:_MOST_ROWS], finding=_in_words(worst)
     )
-    return (
-        replace(figure, verdict=Verdict.CAUTION)
-        if figure.verdict in (Verdict.PASS, Verdict.NOT_JUDGED)
-        else figure
+    if figure.verdict in (Verdict.PASS, Verdict.NOT_JUDGED):
+        figure = replace(figure, verdict=Verdict.CAUTION)
+    if worst.synthetic:
+        return figure
+    # A ratio to nobody is no number: the shares say it.
+    return replace(
+        figure,
+        interval=None,
+        shown=f"0 of {worst.num_synthetic:,}",
+        reason=f"{_NOBODY} {figure.reason}".strip(),
     )
 
 
@@ -123,7 +130,7 @@ def _row(group: Group) -> Row:
         return Row(f"{group.name} (fewer than {FEWEST_SHOWN} real patients)", None)
     return Row(
         group.name,
-        _times(group),
+        _times(group) if group.synthetic else None,
         real=group.real / group.num_real,
         synthetic=group.synthetic / group.num_synthetic,
     )
@@ -167,7 +174,8 @@ def _twins_figure(comparison: Comparison) -> Figure:
         TWINS,
         share,
         interval=(max(0.0, share - half), min(1.0, share + half)),
-        finding=f"{100 * share:.1f}% of synthetic patients have a twin, where {100 * _TWIN:.0f}% is natural",
+        finding=f"{100 * share:.1f}% of synthetic patients have a twin, where {100 * _TWIN:.0f}% is "
+        "natural and fewer is no fault",
     )
 
 

@@ -145,7 +145,10 @@ def _figure(
     ]
     figure = comparison.figure(about, value, noise, interval=interval, rows=rows)
     given_away = "; ".join(row.name for row in rows[:3])
-    said = f"a classifier is right on {100 * value:.0f} of 100 pairs"
+    said = (
+        f"shown a real and a synthetic patient, a classifier is right {100 * value:.0f} times in 100 "
+        "(guessing: 50)"
+    )
     if given_away and figure.verdict in (Verdict.CAUTION, Verdict.FAIL):
         said += f": {given_away}"
     return Figure(**{**vars(figure), "finding": said})

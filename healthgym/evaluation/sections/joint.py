@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import Comparison
-from healthgym.evaluation.families import family_figure
+from healthgym.evaluation.families import family_figure, two_decimals
 from healthgym.evaluation.figure import Figure, Noise, Picture, Row, Section
 from healthgym.evaluation.metric import Metric, metric
 from healthgym.evaluation.pages import pictures
@@ -94,7 +94,8 @@ def lost_figure(comparison: Comparison, about: Metric, families: tuple[str, ...]
         rows=[Row(d.phrase, abs(d.size), real=d.real, synthetic=d.synthetic) for d in which[:_MOST_ROWS]],
         finding=f"{lost} of {clear} clear relations lost"
         + (
-            f", first of all {which[0].phrase}: synthetic {which[0].synthetic:.2f}, real {which[0].real:.2f}"
+            f", first of all {which[0].phrase}: synthetic {two_decimals(which[0].synthetic)}, "
+            f"real {two_decimals(which[0].real)}"
             if which
             else ""
         ),

@@ -130,9 +130,11 @@ def _in_units(comparison: Comparison) -> str:
         low, middle, high = (show(float(x)) for x in np.quantile(values, [_OUTER, 0.5, 1 - _OUTER]))
         said.append(f"{low} to {high} (median {middle})")
     unit = comparison.schema.reals[position].unit
-    return (
-        f"{worst.name[0]}: most synthetic values lie from {said[0]}, real ones from {said[1]} {unit}".strip()
-    )
+    ranges = f"most synthetic values lie from {said[0]}, real ones from {said[1]} {unit}".strip()
+    if min(worst.real, 1 - worst.real) * comparison.train.panel.num_patients < FEWEST_SHOWN:
+        return f"{worst.name[0]}: {ranges}"
+    shares = f"synthetic {show(worst.synthetic, 'percent')}, real {show(worst.real, 'percent')}"
+    return f"{worst.name[0]} at most {' '.join(filter(None, [worst.name[1], unit]))}: {shares}; {ranges}"
 
 
 def recorded(real: Side, synthetic: Side) -> dict[str, float]:

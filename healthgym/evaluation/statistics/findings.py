@@ -20,8 +20,8 @@ Floats = NDArray[np.float64]
 
 LEAST_Z = 5.0
 _FLOOR = 1e-3  # of a standard error: what is equal by arithmetic differs by rounding
-_CLEAR = 0.15
-_LOST = 0.5
+CLEAR = 0.15
+LOST = 0.5
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ def lost_relations(
             continue
         r, error = each.family.estimate_K, each.family.error_K + _FLOOR
         with np.errstate(invalid="ignore"):
-            clear = (np.abs(r) >= _CLEAR) & (np.abs(r) >= LEAST_Z * error)
+            clear = (np.abs(r) >= CLEAR) & (np.abs(r) >= LEAST_Z * error)
             clear &= np.isfinite(each.synthetic_K)
-            gone = clear & (np.abs(each.difference_K) > _LOST * np.abs(r)) & (np.abs(each.z_K) >= cut)
+            gone = clear & (np.abs(each.difference_K) > LOST * np.abs(r)) & (np.abs(each.z_K) >= cut)
         clear_count += int(clear.sum())
         lost += [each.at(int(k)) for k in np.flatnonzero(gone)]
     return clear_count, len(lost), sorted(lost, key=lambda each: -abs(each.z))

@@ -9,7 +9,9 @@ import pytest
 import yaml
 from fake_system import open_fake, write_fake
 
-from healthgym.commands.main import COMMANDS, main
+from healthgym.commands.main import COMMANDS, main, usage
+from healthgym.programs import ENDED
+from healthgym.stopping import FENCED, INTERRUPTED, LOST
 from healthgym.synthesis.cohort import SynthesisRequest, synthesize
 
 ROOT = Path(__file__).parents[2]
@@ -85,3 +87,10 @@ def test_commands_are_there(page: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_every_page_is_in_the_navigation() -> None:
     listed = re.findall(r"[\w-]+\.md", str(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     assert sorted(listed) == [page.with_suffix(".md").name for page in PAGES]
+
+
+def test_exit_statuses_are_those_of_the_documentation() -> None:
+    said = dict(re.findall(r"^ +(\d+)  (.*)$", usage(), re.MULTILINE))
+    page = (ROOT / "docs/cluster.md").read_text()
+    assert dict(re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE)) == said
+    assert {"0", "1", "2", str(INTERRUPTED), str(FENCED), str(LOST), str(ENDED)} == set(said)

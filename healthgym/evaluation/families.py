@@ -1,5 +1,6 @@
 """How a metric is taken from families of statistics: the largest difference beyond the noise."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,9 +10,11 @@ from healthgym.evaluation.figure import Figure, Row, Verdict, show
 from healthgym.evaluation.metric import Metric
 from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
 from healthgym.evaluation.statistics.findings import Compared, Difference
+from healthgym.schema import Schema
 
 _SURE = 1.96
 _MOST_ROWS = 40
+_MEASURED = " (M)"  # ends the name of a flag that says whether a variable was measured
 _SHARES = ("class", "transition", "missing", "measured", "distribution")
 _LOGARITHMS = ("tail", "spread", "own spread", "step", "switch")
 _CORRELATIONS = ("same time", "within", "lag", "changes", "between", "baseline", "stratum")
@@ -67,6 +70,8 @@ def family_figure(
     size = _least_size(worst, num_real) if hidden else abs(worst.size)
     large = verdict is Verdict.PASS and size > caution
     chance = "Larger than the limit, but not more than chance allows at this size." if large else ""
+    logarithmic = worst.family in _LOGARITHMS
+    times = f" (logarithms: {show(np.exp(caution))} and {show(np.exp(fail))} times)" if logarithmic else ""
     seen = f"At these numbers of patients a typical difference of {show(detectable)} would be seen."
     shown = beyond[:_MOST_ROWS] or [worst]
     return Figure(
@@ -77,12 +82,14 @@ def family_figure(
         value=size,
         interval=None if hidden else (max(0.0, size - _SURE * worst.error), size + _SURE * worst.error),
         verdict=verdict,
-        limit=f"caution beyond the noise (z of {cut:.1f} or more) and {caution:g}, fails beyond {fail:g}",
+        limit=f"caution beyond the noise (z of {cut:.1f} or more) and {caution:g}, fails beyond {fail:g}"
+        f"{times}",
         marks=(caution, fail) if threshold else None,
         style=about.style,
         reason=" ".join(filter(None, [few, chance, seen, about.note])),
-        rows=[_row(d, num_real) for d in shown],
-        finding=_finding(worst, num_real, about.style),
+        rows=[_row(d, num_real, comparison.schema) for d in shown],
+        finding=in_plain_words(_finding(worst, num_real, about.style), comparison.schema),
+        shown=f"{show(float(np.exp(size)))} times" if logarithmic else "",
     )
 
 
@@ -103,10 +110,27 @@ def _least_size(difference: Difference, num_real: int) -> float:
     return max(0.0, 1 - shown - difference.synthetic)
 
 
-def _row(difference: Difference, num_real: int) -> Row:
+def in_plain_words(text: str, schema: Schema) -> str:
+    """Return a finding without names that only the schema explains, and in its unit of time."""
+    for variable in schema.categoricals:
+        stem = variable.name.removesuffix(_MEASURED)
+        if stem != variable.name and len(variable.labels) == 2:
+            for label, word in zip(variable.labels, ("not measured", "measured"), strict=True):
+                text = text.replace(f"{variable.name} = {label}", f"{stem} {word}")
+            text = text.replace(variable.name, f"whether {stem} was measured")
+    text = text.replace(" = <", " <").replace(" = >", " >")
+    unit = schema.timestep_unit
+    return re.sub(r"\btimestep(s?)\b", rf"{unit}\1", text) if unit.isalpha() else text
+
+
+def _row(difference: Difference, num_real: int, schema: Schema) -> Row:
+    phrase = in_plain_words(difference.phrase, schema)
     if _few(difference, num_real):
-        return Row(f"{difference.phrase} (fewer than {FEWEST_SHOWN} real patients)", None)
-    return Row(difference.phrase, abs(difference.size), real=difference.real, synthetic=difference.synthetic)
+        return Row(f"{phrase} (fewer than {FEWEST_SHOWN} real patients)", None)
+    if difference.family in _LOGARITHMS:
+        side = "larger" if difference.size > 0 else "smaller"
+        return Row(f"{phrase}: times {side}", float(np.exp(abs(difference.size))))
+    return Row(phrase, abs(difference.size), real=difference.real, synthetic=difference.synthetic)
 
 
 def _finding(difference: Difference, num_real: int, style: str) -> str:

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from evaluation_cohort import SCHEMA
 
-from healthgym.evaluation.families import _finding, _least_size, _row
+from healthgym.evaluation.families import _finding, _least_size, _row, in_plain_words
 from healthgym.evaluation.figure import Figure, Noise, Row, Section, Verdict, in_words
 from healthgym.evaluation.pages.page import render
 from healthgym.evaluation.pages.pictures import density
@@ -15,6 +16,7 @@ from healthgym.evaluation.pages.summary import findings, small_groups, summarise
 from healthgym.evaluation.report import Report, resembles_nobody
 from healthgym.evaluation.settings import Threshold
 from healthgym.evaluation.statistics.findings import Difference
+from healthgym.schema import Schema
 
 
 def figure(key: str, verdict: Verdict, value: float | None = 0.5, finding: str = "") -> Figure:
@@ -135,7 +137,7 @@ def test_a_share_of_few_real_patients_is_not_given_away_by_the_difference() -> N
     said = _finding(few, 3000, "percent")
     assert said == "how often SBP changes: 33.9%, more than in real patients, where it is below 10 in 3,000"
     assert _least_size(few, 3000) == pytest.approx(0.3391 - 10 / 3000)
-    assert _row(few, 3000).value is _row(few, 3000).real is None
+    assert _row(few, 3000, SCHEMA).value is _row(few, 3000, SCHEMA).real is None
     universal = replace(few, real=0.999, synthetic=0.5)
     assert "less than in real patients, where it is all but fewer than 10 in 3,000" in _finding(
         universal, 3000, "percent"
@@ -143,6 +145,31 @@ def test_a_share_of_few_real_patients_is_not_given_away_by_the_difference() -> N
     same = replace(few, synthetic=0.0)
     assert "in real and in synthetic patients" in _finding(same, 3000, "percent")
     assert _least_size(same, 3000) == 0
+
+
+def test_findings_are_in_the_words_of_readers() -> None:
+    icu = Schema.model_validate(
+        {
+            "name": "icu",
+            "timestep_unit": "hour",
+            "variables": [
+                {"name": "BP (M)", "kind": "binary", "classes": {0: "False", 1: "True"}},
+                {"name": "FiO2", "kind": "categorical", "classes": {0: "none", 1: "<= 0.4"}},
+            ],
+        }
+    )
+    for said, meant in (
+        ("the share of BP (M) = True", "the share of BP measured"),
+        (
+            "BP (M) and FiO2 = <= 0.4 one timestep later",
+            "whether BP was measured and FiO2 <= 0.4 one hour later",
+        ),
+        ("3 timesteps later", "3 hours later"),
+    ):
+        assert in_plain_words(said, icu) == meant
+    slower = Difference("step", ("x", ""), "the size of steps of x", -1.0, -1.0 + np.log(2), 0.01)
+    row = _row(slower, 3000, icu)
+    assert (row.name, row.value) == ("the size of steps of x: times larger", pytest.approx(2))
 
 
 def test_a_limit_that_no_share_exceeds_is_no_limit() -> None:

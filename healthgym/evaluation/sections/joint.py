@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import Comparison
-from healthgym.evaluation.families import family_figure, two_decimals
+from healthgym.evaluation.families import family_figure, in_plain_words, two_decimals
 from healthgym.evaluation.figure import Figure, Noise, Picture, Row, Section
 from healthgym.evaluation.metric import Metric, metric
 from healthgym.evaluation.pages import pictures
@@ -91,11 +91,14 @@ def lost_figure(comparison: Comparison, about: Metric, families: tuple[str, ...]
         about,
         lost / clear,
         Noise(0.0, 0.0, lost_apart / max(of_apart, 1)),
-        rows=[Row(d.phrase, abs(d.size), real=d.real, synthetic=d.synthetic) for d in which[:_MOST_ROWS]],
+        rows=[
+            Row(in_plain_words(d.phrase, comparison.schema), abs(d.size), real=d.real, synthetic=d.synthetic)
+            for d in which[:_MOST_ROWS]
+        ],
         finding=f"{lost} of {clear} clear relations lost"
         + (
-            f", first of all {which[0].phrase}: synthetic {two_decimals(which[0].synthetic)}, "
-            f"real {two_decimals(which[0].real)}"
+            f", first of all {in_plain_words(which[0].phrase, comparison.schema)}: "
+            f"synthetic {two_decimals(which[0].synthetic)}, real {two_decimals(which[0].real)}"
             if which
             else ""
         ),

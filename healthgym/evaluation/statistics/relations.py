@@ -95,7 +95,7 @@ def relations(panel: Panel, columns: Columns) -> Families:
         put(f"changes {lag}", change[:, : change.shape[1] - lag], change[:, lag:], kept, moved, phrase)
     means = np.concatenate([_mean(varying_NTV), static_NS], axis=1)[:, None]
     between = _centred(means, (0, 1))
-    put("between", between, between, pairs, every_name, "{} and {} of patients' means".format)
+    put("between", between, between, pairs, every_name, "{} and {}, averaged over each patient".format)
     if steps > 2:
         start = max(1, steps // 8)
         first, later = (

@@ -146,17 +146,12 @@ def sample(
         HealthgymError: the run has no checkpoint, or cannot sample such patients.
         KeyboardInterrupt: it was interrupted.
     """
-    if checkpoint not in ("best", "newest"):
-        raise ConfigError(
-            f"checkpoint {checkpoint!r}: expected 'best' or 'newest'; for a file, give it as run."
-        )
-    given = run.path if isinstance(run, Run) else path_of(run, "run", "a run (of hg.train) or its path")
+    trained = _trained(run, checkpoint)
     with tempfile.TemporaryDirectory(prefix="healthgym-") as folder:
         request = parse(
             SynthesisRequest,
             {
-                ("run_dir" if given.is_dir() else "checkpoint"): given,
-                **({"checkpoint": "newest"} if checkpoint == "newest" and given.is_dir() else {}),
+                **trained,
                 "out": Path(folder) / "cohort",
                 "patients": n,
                 "compression": "none",
@@ -175,6 +170,18 @@ def sample(
         if outcome.state != "complete":
             raise KeyboardInterrupt
         return open_cohort(request.out).table()
+
+
+def _trained(run: Run | AnyPath, checkpoint: str) -> dict[str, Any]:
+    """Return the fields of a request that name the trained system."""
+    if checkpoint not in ("best", "newest"):
+        raise ConfigError(
+            f"checkpoint {checkpoint!r}: expected 'best' or 'newest'; for a file, give it as run."
+        )
+    given = run.path if isinstance(run, Run) else path_of(run, "run", "a run (of hg.train) or its path")
+    if not given.is_dir():
+        return {"checkpoint": given}
+    return {"run_dir": given} | ({"checkpoint": "newest"} if checkpoint == "newest" else {})
 
 
 def _conditions(where: Mapping[str, Wanted] | Sequence[str]) -> list[str]:

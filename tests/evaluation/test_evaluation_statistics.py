@@ -265,3 +265,14 @@ def test_too_few_variables_leave_nothing_out() -> None:
     )
     vectors = np.random.default_rng(0).normal(size=(20, 3 * 4)).astype(np.float32)
     assert not Trimmed(vectors, few).usable
+
+
+def test_the_effect_of_a_class_of_one_patient_is_not_known(anchors: Anchors, fresh: Panel) -> None:
+    """One patient of a class is fitted exactly: an error of 0 made honest cohorts fail."""
+    group = fresh.codes_NTK[:, 0, 3]
+    one = np.concatenate([np.flatnonzero(group != 3), np.flatnonzero(group == 3)[:1]])
+    found = anchors.compared(fresh.take(one))["effect"]
+    names = [k for k, (static, _) in enumerate(found.family.names) if static == "group = D"]
+    assert names
+    assert np.abs(found.z_K[names]).max() < 1e-3
+    assert found.largest_z < anchors.cut

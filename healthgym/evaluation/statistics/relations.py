@@ -34,6 +34,8 @@ _FEWEST_IN_STRATUM = 40
 _MOST_STRATA = 12
 _MOST_STRATUM_COLUMNS = 24
 _TINY = 1e-9
+_ALONE = 1e-6  # of leverage, below 1
+_UNKNOWN = 1e6  # standard deviations: nothing differs by so much
 
 
 @dataclass(frozen=True)
@@ -195,8 +197,10 @@ def _later(lag: int) -> str:
 def _effects(means_NV: Floats, static_NS: Floats, names: Sequence[str], columns: Columns) -> Family:
     """Return the effect of each static column on each patient's mean, the other statics held.
 
-    Least squares on standardised means; errors by White's estimator (Econometrica 1980). Of each static
-    variable all classes but the commonest are in the design; scores enter one at a time in its place.
+    Least squares on standardised means; errors by the estimator HC3 (MacKinnon and White, Journal of
+    Econometrics 1985): of a class of one patient, whom the regression fits exactly, nothing is known. Of
+    each static variable all classes but the commonest are in the design; scores enter one at a time in its
+    place.
     """
     labels, estimates, errors = [], [], []
     outcomes = means_NV[:, : len(names)]
@@ -210,12 +214,16 @@ def _effects(means_NV: Floats, static_NS: Floats, names: Sequence[str], columns:
         design = np.column_stack([np.ones(len(statics)), statics[:, chosen]])
         inverse = np.linalg.pinv(design.T @ design)
         slopes = inverse @ design.T @ filled
-        left = filled - design @ slopes
+        leverage_N = np.einsum("np,pq,nq->n", design, inverse, design)
+        left = (filled - design @ slopes) / np.maximum(1 - leverage_N, _TINY)[:, None]
+        alone_N = leverage_N > 1 - _ALONE
         for s in wanted:
             row = 1 + chosen.index(s)
             weight = design @ inverse[row]
             estimates.append(slopes[row])
-            errors.append(np.sqrt((weight[:, None] ** 2 * left**2).sum(axis=0)))
+            unknown = bool((alone_N & (np.abs(weight) > _ALONE)).any())
+            error = np.sqrt((weight[:, None] ** 2 * left**2).sum(axis=0))
+            errors.append(np.full_like(error, _UNKNOWN) if unknown else error)
             labels += [(columns.static_names[s], name) for name in names]
     return Family(labels, np.concatenate(estimates), np.concatenate(errors), "the effect of {} on {}".format)
 

@@ -2,7 +2,7 @@
 
 import ast
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from healthgym.errors import CohortError, ConfigError
 from healthgym.schema.cells import ABSENT, NONE, Cells
 from healthgym.schema.layout import FeatureLayout
 from healthgym.strict import parse
+from healthgym.systems.autoregressive.deciders import Drawn
 from healthgym.systems.autoregressive.history import NUM_GAPS, NUM_MOVES, NUM_REFERENCES, Context, History
+from healthgym.systems.autoregressive.sampling import Past, Patients, draw_timestep
 from healthgym.systems.autoregressive.system import AutoregressiveSystem
 from healthgym.systems.autoregressive.tables import ValueTable
 from healthgym.systems.autoregressive.values import FASTER, Others, ValueHead
@@ -93,6 +95,55 @@ def test_likelihoods_of_all_patients_there_can_be_add_up_to_one() -> None:
     assert facts.cells is not None
     nats = system.nats_by_patient(batch_of(layout, facts.cells, values, codes, lengths))
     assert float(torch.exp(-nats.double()).sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_patients_are_drawn_from_the_histories_by_which_they_are_scored() -> None:
+    """Reals that hold, are always new, are constant, are often absent; a class that is often absent."""
+    random = np.random.default_rng(0)
+    N, T = 300, 6
+    flags = (random.random((N, T, 2)) < 0.5).astype(np.int64)
+    values = np.stack([
+        np.repeat(random.normal(size=(N, 1)), T, 1).round(1), random.normal(size=(N, T)).round(2),
+        np.full((N, T), 3.0), np.where(flags[..., 0], random.choice([1.0, 2.0, 4.0], (N, T)), np.nan),
+    ], -1)  # fmt: skip
+    values[:, T // 2 :, 0] = (values[:, T // 2 :, 0] + 1).round(1)
+    codes = np.concatenate([flags, random.integers(0, 3, (N, T, 1))], -1)
+    layout = FeatureLayout(
+        4, (2, 2, 3), (2, 2, 3), flag_of_reals=(None, None, None, 0), flag_of_classes=(None, None, 1),
+        flags=(0, 1), measured_classes=(1, 1),
+    )  # fmt: skip
+    facts = CohortFacts(cells_of(values), N, T, T)
+    assert facts.cells is not None
+    batch = batch_of(layout, facts.cells, values, codes, np.full(N, T))
+    network = trained(build(layout, facts, dropout=0.0), batch, 20).network
+    lengths, slots = torch.full((N,), T), network.varying
+    sums, cache = (
+        network.draw_static(torch.rand(N, len(network.static.columns)))[1],
+        network.trunk.cache(N, T, CPU),
+    )
+    past, pasts, made = Past.empty(network, N), [], []
+    patients = Patients.of(network, sums, lengths)
+    for t in range(T):
+        pasts.append(past)
+        drawn = Drawn(torch.rand(N, len(slots.columns)), slots.columns, 1.0)
+        drawn_codes, past = draw_timestep(
+            network, patients, past, torch.tensor([t]), cache, drawn, torch.rand(N, 4)
+        )
+        made.append((drawn_codes.long(), past.values_BR.double()))
+    there = torch.stack([codes[:, 0] == 1 for codes, _ in made], 1).numpy()
+    made_values = torch.stack([values for _, values in made], 1).numpy().round(2)
+    made_values[..., 3] = np.where(there, made_values[..., 3], np.nan)
+    again = batch_of(
+        layout, facts.cells, made_values, torch.stack([x for x, _ in made], 1).numpy(), np.full(N, T)
+    )
+    course = network.course(again.reals_BTR, again.codes_BTK, again.lengths_B)
+    _, histories, last_BTK = network._inputs(course)
+    for t, each in enumerate(pasts):
+        assert torch.equal(each.known_BK, last_BTK[:, t])
+        for field in fields(History):
+            torch.testing.assert_close(
+                getattr(each.history, field.name), getattr(histories, field.name)[:, t]
+            )
 
 
 def check_drawn_as_scored(system: AutoregressiveSystem, layout: FeatureLayout, cells: Cells) -> None:

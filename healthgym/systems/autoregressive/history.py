@@ -32,7 +32,7 @@ class Context:
         moves: one, the mean size of a change so far, and that at the last measurement, (N, 3).
         gaps: log(1 + number of timesteps) since the last change and since the last measurement, and whether
             there is no value before, (N, 3).
-        others: normal scores of all variables when this one last changed, (N, R).
+        others: normal scores of all variables when this one last changed, 0 before its first value, (N, R).
     """
 
     references: Tensor
@@ -53,7 +53,8 @@ class LastClass:
         code_N: class; the number of classes where there is none.
         held_for_N: number of timesteps since it differed from the one before, int64.
         paces_NP: how often the variable changed so far: the logarithm of the share of its measurements,
-            whether the last one was a change, and log(1 + timesteps since).
+            whether the last one was a change, and log(1 + timesteps since the last one). A first measurement
+            later than the first timestep counts as a change.
     """
 
     code_N: Tensor

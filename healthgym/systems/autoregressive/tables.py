@@ -43,12 +43,17 @@ def static_slots(layout: FeatureLayout) -> Slots:
     return Slots(classes, (), (*reals, layout.num_reals))
 
 
+def has_held(cells: VariableCells) -> bool:
+    """Return whether it is decided that a variable keeps its value: not of one that has a single value."""
+    return cells.holds and cells.num_pieces > 1
+
+
 def timestep_slots(layout: FeatureLayout, cells: Cells) -> Slots:
     """Return the decisions of every timestep."""
     varying = [k for k, static in enumerate(layout.static_classes) if not static]
     classes = sorted(varying, key=lambda k: k not in layout.flags)  # flags first, else as in the schema
     reals = tuple(r for r, static in enumerate(layout.static_reals) if not static)
-    return Slots(tuple(classes), tuple(r for r in reals if cells.variables[r].holds), reals)
+    return Slots(tuple(classes), tuple(r for r in reals if has_held(cells.variables[r])), reals)
 
 
 class ValueTable(nn.Module):
@@ -82,7 +87,7 @@ class ValueTable(nn.Module):
     def __init__(self, cells: VariableCells) -> None:
         super().__init__()
         P, C, J = cells.num_pieces, cells.num_bins, cells.num_cells
-        self.num_pieces, self.num_bins, self.num_cells, self.holds = P, C, J, cells.holds
+        self.num_pieces, self.num_bins, self.num_cells, self.holds = P, C, J, has_held(cells)
         pieces_CJ = np.zeros((C, J), np.int64)
         np.add.at(pieces_CJ, (cells.bin_P, cells.cell_P), 1)
         single_P = cells.low_P == cells.high_P
@@ -90,7 +95,7 @@ class ValueTable(nn.Module):
         lone_bin_P = alone_P & ((pieces_CJ > 0).sum(1)[cells.bin_P] == 1)
         barred_PC = lone_bin_P[:, None] & (np.arange(C) == cells.bin_P[:, None])
         barred_PJ = (alone_P & ~lone_bin_P)[:, None] & (np.arange(J) == cells.cell_P[:, None])
-        if not cells.holds or P == 1:  # repeats are drawn as any other value, or there is nothing else
+        if not self.holds:  # repeats are drawn as any other value, or there is nothing else
             barred_PC[:], barred_PJ[:], single_P = False, False, np.zeros(P, bool)
         mass_P = cells.new_P / cells.new_P.sum()
         share_CJ = np.zeros((C, J))

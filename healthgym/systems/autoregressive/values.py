@@ -1,7 +1,8 @@
 """The value of one real variable: a bin and a cell, given the decisions before it.
 
 Legend: N rows (patients at timesteps), n the rows that a decision is about, M width of the small networks,
-X other variables, D those decided before, C bins, J cells, G components of the mixture, F references.
+X other variables, R all of them, D those decided before, C bins, J cells, G components of the mixture,
+F references.
 """
 
 import math
@@ -39,7 +40,7 @@ class Others:
 
     Args:
         scores_NX: their normal scores: of this timestep where they were decided before, else the last known;
-            and the patient's means of all.
+            and, unless static, the patient's means of all.
         moves_NX: how far each is from its value when the variable to be decided last changed, and those
             decided before from the patient's means, (N, X + D).
     """
@@ -115,10 +116,11 @@ class ValueHead(nn.Module):
     The bin's logits are free ones plus the logarithm of a mixture of logistic distributions on the normal
     scores, whose locations are weighted means of references (the value before, the one before that, the
     patient's means, and a linear prediction from the other variables), shifted in proportion to the last
-    change and to how far those decided before are from their own means and from their values before. Scales
-    are in units of the patient's own volatility, and of the standard deviation over all patients for a
-    patient's first value. The mixture over discretised values is that of Salimans et al., *PixelCNN++*,
-    ICLR 2017.
+    change, to what the other variables did since this one last changed, and to how far those decided before
+    are from their own means. Scales are in units of the patient's own volatility, and of the standard
+    deviation over all patients for a patient's first value. All of this also depends on the time since the
+    last change and the last measurement; the linear prediction of a first value has weights of its own. The
+    mixture over discretised values is that of Salimans et al., *PixelCNN++*, ICLR 2017.
 
     A static variable has no value before; there the components begin as a standard normal distribution about
     the linear prediction.
@@ -127,7 +129,7 @@ class ValueHead(nn.Module):
         table: of the variable.
         hidden_dim: M.
         static: whether the variable is static.
-        num_others: number of scores of other variables.
+        num_others: number of scores of other variables: of each its own and, unless static, its mean.
         num_before: number of variables decided before it.
     """
 

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from healthgym.launch.programs import ended
 from healthgym.options import add_options
-from healthgym.programs import ended
 from healthgym.strict import parse
 
 R = TypeVar("R", bound=BaseModel)

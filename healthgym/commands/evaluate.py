@@ -19,6 +19,6 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     on, dry_run = options.pop("on"), options.pop("dry_run")
 
     from healthgym.launch.jobs import EvaluateJob
-    from healthgym.programs import ended
+    from healthgym.launch.programs import ended
 
     return ended(lambda: launch(EvaluateJob.of(**options), on, dry_run), on == "debug")

@@ -5,7 +5,7 @@ from importlib import import_module
 
 from healthgym import __version__
 from healthgym.errors import nearest
-from healthgym.programs import steady_output, stopped
+from healthgym.launch.programs import steady_output, stopped
 
 COMMANDS = {
     "describe": "draft the schema of a table, which prepare needs",

@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     on, dry_run = options.pop("on"), options.pop("dry_run")
 
     from healthgym.launch.jobs import PrepareJob
-    from healthgym.programs import ended
+    from healthgym.launch.programs import ended
 
     def work() -> int:
         from healthgym.data.describe.command import described

@@ -7,8 +7,8 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Run the program and return its exit status."""
     from healthgym.launch.executor import add_arguments, launch
     from healthgym.launch.jobs import SynthesizeJob
+    from healthgym.launch.programs import ended
     from healthgym.options import add_options
-    from healthgym.programs import ended
     from healthgym.synthesis.request import SynthesisRequest
 
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     options = vars(parser.parse_args(argv))
     on, dry_run = options.pop("on"), options.pop("dry_run")
 
-    from healthgym.programs import ended
+    from healthgym.launch.programs import ended
 
     def work() -> int:
         from healthgym.launch.jobs import TrainJob

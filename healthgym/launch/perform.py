@@ -15,7 +15,7 @@ from healthgym.environment import step_rank
 from healthgym.errors import FencedError, HealthgymError, LaunchError, RankError
 from healthgym.faults import sentence
 from healthgym.launch import records
-from healthgym.programs import steady_output, stopped
+from healthgym.launch.programs import steady_output, stopped
 
 VISIBLE_GPUS = "HEALTHGYM_VISIBLE_GPUS"
 """Which GPUs the submitting process saw ("all" if it had no CUDA_VISIBLE_DEVICES)."""

@@ -18,10 +18,10 @@ from typing import Any
 import yaml
 
 from healthgym.config import FREE_ON_RESUME, RunConfig
+from healthgym.distributed.identity import Identity, mine
 from healthgym.errors import ConfigError, FencedError, StorageError
 from healthgym.faults import sentence
 from healthgym.files import read_text, remove_stale, write_json, write_text
-from healthgym.identity import Identity, mine
 from healthgym.strict import differences, load
 
 _STALE_SECONDS = 3600

@@ -10,7 +10,7 @@ import yaml
 from fake_system import open_fake, write_fake
 
 from healthgym.commands.main import COMMANDS, main, usage
-from healthgym.programs import ENDED
+from healthgym.launch.programs import ENDED
 from healthgym.stopping import FENCED, INTERRUPTED, LOST
 from healthgym.synthesis.cohort import SynthesisRequest, synthesize
 

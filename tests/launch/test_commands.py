@@ -11,7 +11,7 @@ import pytest
 from healthgym import shipped
 from healthgym.commands.main import COMMANDS, main
 from healthgym.errors import ConfigError
-from healthgym.programs import ENDED
+from healthgym.launch.programs import ENDED
 
 ROOT = Path(__file__).parents[2]
 

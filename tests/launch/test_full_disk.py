@@ -16,7 +16,7 @@ from healthgym.data.request import PrepareRequest
 from healthgym.evaluation import report
 from healthgym.evaluation.report import evaluate
 from healthgym.evaluation.sections import marginals, validity
-from healthgym.programs import ended
+from healthgym.launch.programs import ended
 from healthgym.release.compare_runs import compare_runs
 from healthgym.release.memory_audit import audit_memory
 from healthgym.release.release import release

@@ -12,8 +12,8 @@ from full_disk import Disk
 
 from healthgym.errors import HealthgymError, LaunchError, StorageError
 from healthgym.launch.pipeline import Pipeline, show_pipeline, submit_pipeline
+from healthgym.launch.programs import ended
 from healthgym.launch.records import submissions_folder
-from healthgym.programs import ended
 
 ROOT = Path(__file__).parents[2]
 DISK = Disk()

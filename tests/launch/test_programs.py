@@ -13,7 +13,7 @@ import pytest
 
 from healthgym.errors import ConfigError, StorageError
 from healthgym.files import require_place
-from healthgym.programs import ended, require_utf8, steady_output
+from healthgym.launch.programs import ended, require_utf8, steady_output
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
@@ -108,7 +108,7 @@ def test_every_program_refuses_such_a_path(job: str, tmp_path: Path) -> None:
 def test_a_closed_pipe_ends_nothing(tmp_path: Path) -> None:
     """More is printed than a pipe holds, and nobody reads it."""
     work = (
-        "import sys; from healthgym.programs import ended\n"
+        "import sys; from healthgym.launch.programs import ended\n"
         "def work():\n"
         "    for _ in range(5000): print('x' * 80)\n"
         "    open(sys.argv[1], 'w').close(); return 7\n"

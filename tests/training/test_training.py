@@ -19,8 +19,8 @@ import torch
 
 from healthgym import stopping
 from healthgym.config import RunConfig
+from healthgym.distributed.identity import Identity
 from healthgym.errors import ConfigError, DivergenceError, FencedError, StorageError
-from healthgym.identity import Identity
 from healthgym.storage.checkpoint import (
     Checkpoint,
     checkpoint_path,

@@ -27,7 +27,7 @@ sys.exit(launch(CountJob(Path(sys.argv[1]), steps=int(sys.argv[2])), sys.argv[3]
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tmp_path.chmod(0o755)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "support"))
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
     return tmp_path / "run"
@@ -89,7 +89,7 @@ def test_a_killed_job_is_not_taken_for_a_finished_one(run: Path, capsys: pytest.
     os.kill(int((run / "pid-0").read_text()), signal.SIGKILL)
     _, err = program.communicate(timeout=30)
     assert program.returncode == 1
-    assert "error: The job ended without a word" in err
+    assert "error: The job ended without a result" in err
     assert main(["status", str(run)]) == 0
     assert "lost: it ended without a word" in capsys.readouterr().out
 

@@ -30,7 +30,7 @@ def cluster() -> Cluster:
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let jobs import the workload of these tests, one thread each, and no terminal's Slurm variables."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parent), str(HERE.parent.parent)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parent / "support"), str(HERE.parents[1])]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name in [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]:
         monkeypatch.delenv(name)

@@ -34,7 +34,7 @@ from healthgym.synthesis.source import Source
 from healthgym.synthesis.work import Finished, Listener, Made, Task, work_with_packers
 from healthgym.systems.base import Making
 
-DRIVER = Path(__file__).parents[1] / "drive_synthesis.py"
+DRIVER = Path(__file__).parents[1] / "support" / "drive_synthesis.py"
 
 
 @pytest.fixture(autouse=True)

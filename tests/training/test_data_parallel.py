@@ -29,7 +29,7 @@ from healthgym.systems.adversarial.losses import correlation_matrix
 from healthgym.training import run as run_module
 from healthgym.training.run import train
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).parents[1] / "support"
 
 # 7 patients make uneven shares. 8 steps: past the latent memory's capacity of 20 and over both stages.
 SECTIONS: dict[str, dict[str, Any]] = {
@@ -55,13 +55,13 @@ def free_ports(count: int) -> int:
 def spawn(
     items: Sequence[Any], num_processes: int, hangs: int | None = None, script: str = "drive_ranks.py"
 ) -> list[subprocess.CompletedProcess[str]]:
-    """Run a script of tests/ in several processes, as torchrun would start them."""
+    """Run a script of tests/support/ in several processes, as torchrun would start them."""
     shared = os.environ | {
         "WORLD_SIZE": str(num_processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_ports(len(items))),
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),
     }
     command = [sys.executable, str(HERE / script), json.dumps(items)]
     started = [

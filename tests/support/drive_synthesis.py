@@ -1,6 +1,6 @@
 """Make a cohort of the fake system in a process of its own, for tests that kill or measure it.
 
-python tests/drive_synthesis.py '{"checkpoint": ..., "out": ..., "patients": ...}'
+python tests/support/drive_synthesis.py '{"checkpoint": ..., "out": ..., "patients": ...}'
 """
 
 import resource

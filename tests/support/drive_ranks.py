@@ -1,6 +1,6 @@
 """One process of several that train tiny systems together; what it does comes as JSON.
 
-RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python tests/drive_ranks.py \
+RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python tests/support/drive_ranks.py \
     '[{"folder": ..., "run": "run", "system": "v2", "sections": {...}, "fault": null}]'
 
 Each item is a run; a fault is [rank, step, kind] of a new run: die, hang, raise, nan, stop or drift.

@@ -124,7 +124,7 @@ bench: $(INSTALLED)
 
 # On a GPU, in 6 minutes: steps of all systems, kernels, rates of the card, memory, synthesis.
 bench-cuda: $(INSTALLED)
-	$(BIN)/python benchmarks/on_gpu.py --json benchmarks/results
+	$(BIN)/python benchmarks/gpu/on_gpu.py --json benchmarks/results
 
 # All of the two tables of benchmarks/RESULTS.md: systems, precisions and lengths; half an hour on two cores.
 bench-all: bench

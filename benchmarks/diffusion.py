@@ -15,7 +15,7 @@ from typing import Any
 
 import measure
 import torch
-from published_diffusion import PlainUNet
+from plain.diffusion import PlainUNet
 from torch import Tensor
 
 from healthgym.config import DiffusionConfig

@@ -15,8 +15,8 @@ from unittest import mock
 
 import measure
 import torch
-from published_diffusion import PublishedDiffusion
-from published_step import PublishedSystem
+from plain.diffusion import PublishedDiffusion
+from plain.step import PublishedSystem
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -85,7 +85,7 @@ def tiny(latent: UniformLatentConfig | BufferedLatentConfig, generator: Any) -> 
     ids=["v1", "v2", "v2.5"],
 )
 def test_published_and_ours_compute_the_same(latent: Any, generator: Any) -> None:
-    from published_step import PublishedSystem
+    from plain.step import PublishedSystem
     from training_step import patients
 
     x_BTF = patients(LAYOUT, 8, 5, CPU).double()
@@ -108,7 +108,7 @@ def test_published_and_ours_compute_the_same(latent: Any, generator: Any) -> Non
 
 @pytest.mark.usefixtures("benchmarks", "float64")
 def test_plain_diffusion_and_ours_compute_the_same() -> None:
-    from published_diffusion import PublishedDiffusion
+    from plain.diffusion import PublishedDiffusion
     from training_step import patients
 
     config = {"denoiser": {"hidden_dim": 16, "depth": 2}, "optimiser": {"learning_rate": 1e-3}}
@@ -182,7 +182,7 @@ def test_training_step_benchmark_runs(
 def test_what_is_measured_on_a_gpu_runs_anywhere(tmp_path: Path) -> None:
     words = ["--device", "cpu", "--lengths", "2", "3", "--batch", "4", "--shard", "8", "--matrix", "16"]
     words += ["--patients", "40", "--people", "60", "--ar-minutes", "0.05", "--levels", "2", "--rounds", "1"]
-    command = [sys.executable, str(ROOT / "benchmarks" / "on_gpu.py"), *words]
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu" / "on_gpu.py"), *words]
     done = subprocess.run(
         [*command, "--minutes", "60", "--json", str(tmp_path)],
         capture_output=True,

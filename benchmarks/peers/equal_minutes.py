@@ -1,6 +1,6 @@
 """Systems trained for the same minutes on the same patients, and what the report says of their cohorts.
 
-    python benchmarks/equal_minutes.py --schema art_hiv.yaml --prepared prepared.h5 --tables tables \
+    python benchmarks/peers/equal_minutes.py --schema art_hiv.yaml --prepared prepared.h5 --tables tables \
         --minutes 10 --out contest [--systems ar v1 v2 v2_5 v3] \
         [--peer "DGAN=PYTHON benchmarks/peers/dgan.py {train} {schema} {minutes} {out}"]
 
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # After minutes of training nearly all patients of v3 leave the range of the data, and the published guardrail
 # draws such patients again without end; the published sampler takes 20 times as long.
 SAMPLING = {"v3": ("system.guardrail.kind=clamp", "system.sampler.kind=dpmpp")}

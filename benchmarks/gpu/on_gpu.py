@@ -1,6 +1,6 @@
 """All that is to be measured on a GPU, in order of value, in one command of a few minutes.
 
-    python benchmarks/on_gpu.py [--json FOLDER] [--minutes 6]
+    python benchmarks/gpu/on_gpu.py [--json FOLDER] [--minutes 6]
 
 What is measured: the rates of the card itself (large matrix products and copies); steps of the systems, of
 the published one and of ours, one operation at a time and as a CUDA graph, with kernels, peak memory, floors
@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import measure
 import numpy as np
 import on_gpu_runs

@@ -18,6 +18,7 @@ _MEASURED = " (M)"  # ends the name of a flag that says whether a variable was m
 _SHARES = ("class", "transition", "missing", "measured", "distribution")
 _LOGARITHMS = ("tail", "spread", "own spread", "step", "switch")
 _CORRELATIONS = ("same time", "within", "lag", "changes", "between", "baseline", "stratum")
+_BY_CHANCE = "Larger than the limit, but not more than chance allows at this size."
 
 
 def family_figure(
@@ -51,29 +52,26 @@ def family_figure(
         return comparison.not_judged(about, "The patients have no values, or too few timesteps, for this.")
     caution, fail = (threshold.at_most or 0.0, threshold.fail_above or 0.0) if threshold else (0.0, np.inf)
     beyond = sorted((d for each in found for d in each.beyond(cut, caution)), key=lambda d: -abs(d.size))
-    sure = sorted((each for each in found), key=lambda each: -each.largest_z)[0].worst(cut)
-    assert sure is not None
-    worst = beyond[0] if beyond else sure
-    detectable = cut * float(np.median(np.concatenate([e.error_K[np.isfinite(e.error_K)] for e in found])))
     failing = [d for d in beyond if abs(d.size) - _SURE * d.error > fail]
-    worst = failing[0] if failing else worst
-    verdict = Verdict.PASS
+    worst = (failing or beyond or [_most_certain(found, cut)])[0]
+    detectable = cut * float(np.median(np.concatenate([e.error_K[np.isfinite(e.error_K)] for e in found])))
     if threshold is None:
         verdict = Verdict.SHOWN
     elif beyond:
         verdict = Verdict.FAIL if failing else Verdict.CAUTION
-    elif not _told(comparison, keys, cut, caution, apart) if relations else detectable > 2 * fail:
-        verdict = Verdict.NOT_JUDGED
-    few = TOO_FEW if verdict is Verdict.NOT_JUDGED else ""
+    else:
+        few = not _told(comparison, keys, cut, caution, apart) if relations else detectable > 2 * fail
+        verdict = Verdict.NOT_JUDGED if few else Verdict.PASS
     num_real = comparison.train.panel.num_patients
     hidden = _few(worst, num_real)
     size = _least_size(worst, num_real) if hidden else abs(worst.size)
-    large = verdict is Verdict.PASS and size > caution
-    chance = "Larger than the limit, but not more than chance allows at this size." if large else ""
     logarithmic = worst.family in _LOGARITHMS
-    times = f" (logarithms: {show(np.exp(caution))} and {show(np.exp(fail))} times)" if logarithmic else ""
-    seen = f"At these numbers of patients a typical difference of {show(detectable)} would be seen."
-    shown = beyond[:_MOST_ROWS] or [worst]
+    notes = [
+        TOO_FEW if verdict is Verdict.NOT_JUDGED else "",
+        _BY_CHANCE if verdict is Verdict.PASS and size > caution else "",
+        f"At these numbers of patients a typical difference of {show(detectable)} would be seen.",
+        about.note,
+    ]
     return Figure(
         key=about.key,
         title=about.title,
@@ -82,15 +80,26 @@ def family_figure(
         value=size,
         interval=None if hidden else (max(0.0, size - _SURE * worst.error), size + _SURE * worst.error),
         verdict=verdict,
-        limit=f"caution beyond the noise (z of {cut:.1f} or more) and {caution:g}, fails beyond {fail:g}"
-        f"{times}",
+        limit=_limit(cut, caution, fail, logarithmic),
         marks=(caution, fail) if threshold else None,
         style=about.style,
-        reason=" ".join(filter(None, [few, chance, seen, about.note])),
-        rows=[_row(d, num_real, comparison.schema) for d in shown],
+        reason=" ".join(filter(None, notes)),
+        rows=[_row(d, num_real, comparison.schema) for d in beyond[:_MOST_ROWS] or [worst]],
         finding=in_plain_words(_finding(worst, num_real, about.style), comparison.schema),
         shown=f"{show(float(np.exp(size)))} times" if logarithmic else "",
     )
+
+
+def _most_certain(found: Sequence[Compared], cut: float) -> Difference:
+    """Return the worst difference of the family whose differences are clearest."""
+    worst = max(found, key=lambda each: each.largest_z).worst(cut)
+    assert worst is not None
+    return worst
+
+
+def _limit(cut: float, caution: float, fail: float, logarithmic: bool) -> str:
+    times = f" (logarithms: {show(np.exp(caution))} and {show(np.exp(fail))} times)" if logarithmic else ""
+    return f"caution beyond the noise (z of {cut:.1f} or more) and {caution:g}, fails beyond {fail:g}{times}"
 
 
 def _few(difference: Difference, num_real: int) -> bool:

@@ -191,6 +191,16 @@ def _refuse_few(name: str, number: int, least: int) -> None:
         )
 
 
+def _too_small(holdout: Source | None, config: ReportConfig) -> list[str]:
+    """Return why a holdout is not used, if it is not."""
+    if holdout is None or holdout.num_patients >= config.min_patients:
+        return []
+    return [
+        f"The holdout has {holdout.num_patients} patients, fewer than the {config.min_patients} that a "
+        f"report needs (min_patients in its settings), and is left out."
+    ]
+
+
 def compare(
     schema: Schema,
     config: ReportConfig,
@@ -214,12 +224,8 @@ def compare(
     for source in (train, synthetic):
         _refuse_few(source.name, source.num_patients, config.min_patients)
     analyses_of(schema, config)  # a formula that is none is refused before the work
-    unused = []
-    if holdout and holdout.num_patients < config.min_patients:
-        unused.append(
-            f"The holdout has {holdout.num_patients} patients, fewer than the {config.min_patients} that a "
-            f"report needs (min_patients in its settings), and is left out."
-        )
+    unused = _too_small(holdout, config)
+    if unused:
         holdout = None
     crossed, identifiers = _combinations(schema, config), identifiers_of(schema, config)
     counted = [identifiers] if identifiers and can_be_counted(identifiers, schema) else []

@@ -95,7 +95,7 @@ def _train(
     cohort = PreparedCohort.open(config.data, verify=ranks.place.local_rank == 0)
     system = _built(cohort, config, device)
     course = set_course(cohort.train, system, config)
-    curriculum, validation = course.curriculum, course.validation
+    curriculum = course.curriculum
     usage = usage_of(curriculum.plan, cohort.train, cohort.schema)
     folder = RunFolder(run_dir)
     if not list_checkpoints(folder.checkpoints):  # a run that was begun resumes without this check
@@ -141,7 +141,7 @@ def _train(
             seconds=here.seconds,
             meter=meter,
             pace=course.pace,
-            validation=validation,
+            validation=course.validation,
         )
         finished = trainer.run()
         if ranks.first:

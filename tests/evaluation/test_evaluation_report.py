@@ -277,7 +277,7 @@ def test_a_large_cohort_is_counted_whole_and_sampled_for_the_rest() -> None:
     assert comparison.synthetic.panel.num_patients == 100
     assert comparison.synthetic.num_patients == comparison.synthetic.tally.num_patients == 700
     assert comparison.train.tally.num_patients == 300
-    assert any("among all 700" in note for note in privacy.section(comparison).notes)
+    assert any("use all 700" in note for note in privacy.section(comparison).notes)
     again = compared(cohort(700, 3), True, "num_patients=100")
     np.testing.assert_array_equal(comparison.synthetic.panel.reals_NTR, again.synthetic.panel.reals_NTR)
 

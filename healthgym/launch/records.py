@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from healthgym import environment as scheduled
-from healthgym import identity
+from healthgym.distributed import identity
 from healthgym.errors import LaunchError
 from healthgym.files import write_json
 

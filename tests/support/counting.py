@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from healthgym import identity, stopping
+from healthgym import stopping
+from healthgym.distributed import identity
 from healthgym.files import write_json
 from healthgym.launch.perform import Outcome
 from healthgym.training.run_folder import RunFolder

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from healthgym import environment as scheduled
-from healthgym import identity
+from healthgym.distributed import identity
 from healthgym.errors import LaunchError
 from healthgym.launch import records
 

@@ -10,7 +10,7 @@ import sys
 import time
 
 import torch
-from test_perform import Does
+from does import Does
 
 from healthgym.distributed.ranks import Ranks, joined
 from healthgym.errors import DivergenceError, StorageError

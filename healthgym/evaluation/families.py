@@ -154,7 +154,9 @@ def _finding(difference: Difference, num_real: int, style: str) -> str:
         side = "higher" if difference.size > 0 else "lower"
         return f"{name}: {show(abs(difference.size))} standard deviations {side} than in real patients"
     if difference.family.startswith(_CORRELATIONS):
-        return f"correlation of {name}: synthetic {two_decimals(synthetic)}, real {two_decimals(real)}"
+        group, _, pair = name.partition(": ") if difference.family == "stratum" else ("", "", name)
+        where = f" where {group}" if group else ""
+        return f"correlation of {pair}{where}: synthetic {two_decimals(synthetic)}, real {two_decimals(real)}"
     return f"{name}: synthetic {show(synthetic, style)}, real {show(real, style)}"
 
 

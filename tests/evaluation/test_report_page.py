@@ -147,6 +147,15 @@ def test_a_share_of_few_real_patients_is_not_given_away_by_the_difference() -> N
     assert _least_size(same, 3000) == 0
 
 
+def test_a_relation_within_a_group_is_said_of_the_group() -> None:
+    names = ("Gender = Female: HR", "DBP")
+    lost = Difference("stratum", names, "Gender = Female: HR and DBP", 0.2, 0.0, 0.02)
+    assert (
+        _finding(lost, 3000, "number")
+        == "correlation of HR and DBP where Gender = Female: synthetic 0.00, real 0.20"
+    )
+
+
 def test_findings_are_in_the_words_of_readers() -> None:
     icu = Schema.model_validate(
         {

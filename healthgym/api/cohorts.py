@@ -26,7 +26,7 @@ from healthgym.strict import parse
 AnySchema: TypeAlias = Schema | Description | AnyPath | Mapping[str, Any]
 
 
-@python_errors(patient="patient", time="time", visits="visits", table="table")
+@python_errors()
 def describe(
     table: pd.DataFrame | AnyPath,
     *,
@@ -61,16 +61,7 @@ def describe(
     return describe_table(given, FOUND_OUT, patient, time, visits, every)
 
 
-@python_errors(
-    table="table",
-    schema="schema",
-    out="out",
-    holdout="holdout",
-    max_patients="max_patients",
-    least_patients="least_patients",
-    sort="sort=True",
-    overwrite="overwrite=True",
-)
+@python_errors(sort="sort=True", overwrite="overwrite=True")
 def prepare(
     table: pd.DataFrame | AnyPath,
     schema: AnySchema,

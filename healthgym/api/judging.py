@@ -99,9 +99,7 @@ class Evaluation:
         return f"<table><caption>{escape(self.report.title)}: {self.verdict}</caption>{cells}</table>"
 
 
-@python_errors(
-    real="real", data="real", synthetic="synthetic", holdout="holdout", schema="schema", set="settings"
-)
+@python_errors(data="real", set="settings")
 def evaluate(
     real: PreparedCohort | pd.DataFrame | AnyPath,
     synthetic: pd.DataFrame | AnyPath,

@@ -59,7 +59,7 @@ class Run:
         return f"Run({str(self.path)!r}: {said})"
 
 
-@python_errors(data="data", run_dir="run", set="settings")
+@python_errors(run_dir="run", set="settings")
 def train(
     data: PreparedCohort | AnyPath,
     system: str = "ar",
@@ -98,16 +98,7 @@ def train(
 
 
 # A cohort is written to a temporary folder before it is returned.
-@python_errors(
-    patients="n",
-    run_dir="run",
-    checkpoint="run",
-    where="where",
-    shares="shares",
-    set="settings",
-    out="TMPDIR",
-    workers="workers",
-)
+@python_errors(patients="n", run_dir="run", checkpoint="run", set="settings", out="TMPDIR")
 def sample(
     run: Run | AnyPath,
     n: int,

@@ -1,6 +1,7 @@
 """Errors in the words of Python: arguments and functions instead of options and commands."""
 
 import functools
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from typing import ParamSpec, TypeVar
@@ -28,16 +29,19 @@ def python_errors(**arguments: str) -> Callable[[Callable[P, R]], Callable[P, R]
     """Name the arguments of a function in its errors, where the code below names options of the command line.
 
     Args:
-        arguments: for each option, without dashes and with `_` for `-`, the argument of the function.
+        arguments: for each option whose argument has another name, without dashes and with `_` for `-`, the
+            argument.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        names = {name: name for name in inspect.signature(function).parameters} | arguments
+
         @functools.wraps(function)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
                 return function(*args, **kwargs)
             except HealthgymError as error:
-                error.args = (in_python(str(error), arguments),)
+                error.args = (in_python(str(error), names),)
                 raise
 
         return wrapper

@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from healthgym.data.simulation.simulate import simulate_art_hiv
 from healthgym.data.tables.table import check_table, read_table
-from healthgym.evaluation.report import SECTIONS, compare, make_report
+from healthgym.evaluation.build import compare
+from healthgym.evaluation.report import SECTIONS, make_report
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.sources import source_of
 from healthgym.evaluation.statistics.anchors import Anchors

@@ -66,12 +66,6 @@ def family_figure(
     hidden = _few(worst, num_real)
     size = _least_size(worst, num_real) if hidden else abs(worst.size)
     logarithmic = worst.family in _LOGARITHMS
-    notes = [
-        TOO_FEW if verdict is Verdict.NOT_JUDGED else "",
-        _BY_CHANCE if verdict is Verdict.PASS and size > caution else "",
-        f"At these numbers of patients a typical difference of {show(detectable)} would be seen.",
-        about.note,
-    ]
     return Figure(
         key=about.key,
         title=about.title,
@@ -83,7 +77,7 @@ def family_figure(
         limit=_limit(cut, caution, fail, logarithmic),
         marks=(caution, fail) if threshold else None,
         style=about.style,
-        reason=" ".join(filter(None, notes)),
+        reason=_reason(verdict, size > caution, detectable, about.note),
         rows=[_row(d, num_real, comparison.schema) for d in beyond[:_MOST_ROWS] or [worst]],
         finding=in_plain_words(_finding(worst, num_real, about.style), comparison.schema),
         shown=f"{show(float(np.exp(size)))} times" if logarithmic else "",
@@ -95,6 +89,16 @@ def _most_certain(found: Sequence[Compared], cut: float) -> Difference:
     worst = max(found, key=lambda each: each.largest_z).worst(cut)
     assert worst is not None
     return worst
+
+
+def _reason(verdict: Verdict, is_large: bool, detectable: float, note: str) -> str:
+    notes = [
+        TOO_FEW if verdict is Verdict.NOT_JUDGED else "",
+        _BY_CHANCE if verdict is Verdict.PASS and is_large else "",
+        f"At these numbers of patients a typical difference of {show(detectable)} would be seen.",
+        note,
+    ]
+    return " ".join(filter(None, notes))
 
 
 def _limit(cut: float, caution: float, fail: float, logarithmic: bool) -> str:

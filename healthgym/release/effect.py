@@ -10,9 +10,10 @@ from typing import Any
 
 from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import ConfigError, TableError
+from healthgym.evaluation.build import compare
 from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.figure import Verdict
-from healthgym.evaluation.report import Report, compare, make_report, write_report
+from healthgym.evaluation.report import Report, make_report, write_report
 from healthgym.evaluation.settings import ReportConfig
 from healthgym.evaluation.sources import Source, open_real, open_synthetic
 from healthgym.files import sha256_of, write_json, write_text

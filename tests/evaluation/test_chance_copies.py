@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from healthgym.evaluation.build import compare
 from healthgym.evaluation.figure import Figure, Verdict
-from healthgym.evaluation.report import compare
 from healthgym.evaluation.sections import privacy
 from healthgym.evaluation.settings import load_report_config
 from healthgym.evaluation.sources import source_of

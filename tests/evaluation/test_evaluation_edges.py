@@ -10,9 +10,9 @@ from evaluation_cohort import SCHEMA, cohort
 
 from healthgym.errors import ConfigError, TableError
 from healthgym.evaluation import report
+from healthgym.evaluation.build import compare
 from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.figure import Figure, NotJudgedError, Section, Verdict
-from healthgym.evaluation.report import compare
 from healthgym.evaluation.sections import (
     discriminability,
     marginals,

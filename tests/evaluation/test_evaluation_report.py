@@ -17,10 +17,11 @@ from evaluation_cohort import SCHEMA, cohort, one_type, shuffled, write_shards
 from healthgym.data.prepare import SplitSettings, prepare
 from healthgym.data.tables.table import check_table
 from healthgym.errors import CohortError, ConfigError, TableError
+from healthgym.evaluation.build import compare
 from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.figure import Figure, Section, Verdict, worst_section
 from healthgym.evaluation.metric import metric, metrics
-from healthgym.evaluation.report import SECTIONS, compare, evaluate, file_names, make_report, write_report
+from healthgym.evaluation.report import SECTIONS, evaluate, file_names, make_report, write_report
 from healthgym.evaluation.sections import (
     collapse,
     dynamics,

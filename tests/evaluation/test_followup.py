@@ -10,9 +10,9 @@ import pytest
 from followed import schema, table
 
 from healthgym.data.tables.table import check_table
+from healthgym.evaluation.build import compare
 from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.figure import Figure, Verdict
-from healthgym.evaluation.report import compare
 from healthgym.evaluation.sections import followup
 from healthgym.evaluation.settings import load_report_config
 from healthgym.evaluation.sources import open_synthetic, source_of

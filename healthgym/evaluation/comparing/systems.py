@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from healthgym.errors import ConfigError
+from healthgym.evaluation.build import compare
 from healthgym.evaluation.comparing.claims import Groups, Judged, Trained, check_claims
 from healthgym.evaluation.comparing.page import render_comparison
 from healthgym.evaluation.comparison import Comparison
-from healthgym.evaluation.report import compare, make_report, write_report
+from healthgym.evaluation.report import make_report, write_report
 from healthgym.evaluation.sections.collapse import COMMON
 from healthgym.evaluation.settings import load_report_config
 from healthgym.evaluation.sources import open_real, open_synthetic, title_of

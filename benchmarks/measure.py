@@ -118,9 +118,9 @@ def peak_memory(make_call: Callable[[], Callable[[], object]], device: torch.dev
         before = torch.cuda.memory_allocated(device)
         make_call()()
         return torch.cuda.max_memory_allocated(device) - before
-    before = _status("VmRSS")
+    before = memory_bytes("VmRSS")
     make_call()()
-    return _status("VmHWM") - before
+    return memory_bytes("VmHWM") - before
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -155,7 +155,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def _status(field: str) -> int:
+def memory_bytes(field: str) -> int:
     """Return a field of this process's memory in bytes (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):

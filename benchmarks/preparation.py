@@ -69,7 +69,7 @@ def prepare(table: Path | None, num_patients: int, out: Path) -> dict[str, Any]:
         "table_megabytes": round(table.stat().st_size / 1e6, 1) if table else None,
         "prepared_megabytes": round(out.stat().st_size / 1e6, 1),
         "processor_seconds": round(time.process_time() - start, 2),
-        "peak_megabytes": round(measure._status("VmHWM") / 1e6, 1),
+        "peak_megabytes": round(measure.memory_bytes("VmHWM") / 1e6, 1),
     }
 
 
@@ -136,7 +136,7 @@ def train(registry: Path, rounds: int, steps: int) -> dict[str, Any]:
         "steps_per_second": {name: round(steps / value, 3) for name, value in medians.items()},
         "registry_over_memory": round(medians["in memory"] / medians["registry"], 4),
         "milliseconds_per_batch": {n: round(10 * measure.median(v), 3) for n, v in loading.items()},
-        "peak_megabytes": round(measure._status("VmHWM") / 1e6, 1),
+        "peak_megabytes": round(measure.memory_bytes("VmHWM") / 1e6, 1),
     }
 
 

@@ -53,6 +53,22 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     patiently(write, f"writing {path}")
 
 
+def append_bytes(path: Path, content: bytes) -> None:
+    """Append to a file, all of the content or nothing.
+
+    Raises:
+        OSError: it could not be written whole; the file is as before.
+    """
+    with path.open("ab", buffering=0) as stream:
+        size = stream.tell()
+        try:
+            if stream.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            stream.truncate(size)
+            raise
+
+
 def read_text(path: Path) -> str:
     """Read a small UTF-8 text file.
 

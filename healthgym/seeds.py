@@ -93,22 +93,34 @@ def permutation(count: int, seed: int, *position: str | int) -> NDArray[np.int64
     return stream(seed, *position).permutation(count)
 
 
-def shuffled(places_B: NDArray[np.int64], count: int, seed: int, *position: str | int) -> NDArray[np.int64]:
+def shuffled(
+    positions_B: NDArray[np.int64], count: int, seed: int, *position: str | int
+) -> NDArray[np.int64]:
     """Return the elements at these positions of a random order of 0..count-1, in constant memory.
 
-    Up to a count of 4,096 it is the order of `permutation`, since a cipher on few elements is biased. Beyond,
-    it is a Feistel network of keyed rounds on (x mod a, x div a), with ab just above `count`; a result
+    Up to a count of 4,096 it is the order of `permutation`, since a cipher on few elements is biased; beyond,
+    that of `enciphered`.
+    """
+    if count <= _FEW:
+        return permutation(count, seed, *position)[positions_B]
+    return enciphered(positions_B, count, seed, *position)
+
+
+def enciphered(
+    positions_B: NDArray[np.int64], count: int, seed: int, *position: str | int
+) -> NDArray[np.int64]:
+    """Return the elements at these positions of an order of 0..count-1 that a cipher defines.
+
+    It is a Feistel network of keyed rounds on (x mod a, x div a), with ab just above `count`; a result
     outside the range is encrypted again until it is inside.
 
     Source: Black and Rogaway, *Ciphers with arbitrary finite domains*, CT-RSA 2002, section 5 (generalised
     Feistel) and section 4 (cycle walking).
     """
-    if count <= _FEW:
-        return permutation(count, seed, *position)[places_B]
     a = math.isqrt(count - 1) + 1
     b = -(-count // a)
     keys = np.random.Philox(key=key(seed, *position)).random_raw(_ROUNDS)
-    found_B = _encrypted(places_B.astype(np.uint64), a, b, keys)
+    found_B = _encrypted(positions_B.astype(np.uint64), a, b, keys)
     while (outside_B := found_B >= count).any():
         found_B[outside_B] = _encrypted(found_B[outside_B], a, b, keys)
     return found_B.astype(np.int64)

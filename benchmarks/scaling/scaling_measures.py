@@ -51,7 +51,7 @@ def make_system(system: str, num_features: int, length: int) -> System:
 def reset_peak() -> int:
     """Let the process's peak begin anew; return the bytes it holds (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
-    return measure._status("VmRSS")
+    return measure.memory_bytes("VmRSS")
 
 
 def training_step(
@@ -79,7 +79,7 @@ def training_step(
             seconds = _seconds(step)
             if seconds < 3:
                 seconds = _seconds(step)
-        peak = measure._status("VmHWM") - before
+        peak = measure.memory_bytes("VmHWM") - before
     return {"seconds": round(seconds, 4), "megabytes": round(peak / 1e6, 1)}
 
 
@@ -96,7 +96,7 @@ def attention(length: int, batch: int, rounds: int) -> dict[str, float]:
         "quadratic": lambda: scaled_dot_product_attention(*heads).sum().backward(),
     }
     seconds = measure.alternate(sides, rounds, measure.Clock(CPU))
-    peak = measure._status("VmHWM") - before
+    peak = measure.memory_bytes("VmHWM") - before
     return {name: measure.median(values) for name, values in seconds.items()} | {
         "megabytes": round(peak / 1e6, 1)
     }
@@ -117,7 +117,7 @@ def preparation(num_patients: int) -> dict[str, float]:
         run(Path(folder) / "few.h5", 20)
         before, out = reset_peak(), Path(folder) / "many.h5"
         seconds = _seconds(lambda: run(out, num_patients))
-        peak = measure._status("VmHWM") - before
+        peak = measure.memory_bytes("VmHWM") - before
         rows = 60 * num_patients
         return {
             "seconds": seconds,
@@ -144,8 +144,8 @@ def opening(num_patients: int, length: int = 5) -> dict[str, float]:
         curriculum = Curriculum(CurriculumConfig(lengths="full", batch_size=256), cohort.train, 0)
         curriculum.batch(0)
         begun = time.process_time() - start
-        peak = measure._status("VmHWM") - before
-        held = measure._status("VmRSS") - before
+        peak = measure.memory_bytes("VmHWM") - before
+        held = measure.memory_bytes("VmRSS") - before
         batches = [_seconds(lambda s=s: cohort.train.gather(curriculum.batch(s), length)) for s in range(20)]
     return {
         "seconds": begun,
@@ -186,7 +186,7 @@ def synthesis(num_shards: int, patients_per_shard: int, timesteps: int = 60) -> 
     seconds = time.process_time() - start
     return {
         "seconds": seconds,
-        "megabytes": round((measure._status("VmHWM") - before) / 1e6, 1),
+        "megabytes": round((measure.memory_bytes("VmHWM") - before) / 1e6, 1),
         "bytes_per_patient": round(written / num_shards / patients_per_shard),
     }
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from healthgym.distributed.parallel import Place, rows_of
 from healthgym.distributed.ranks import Ranks
+from healthgym.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,24 @@ class Share:
         batch_size: patients of the global batch, set by the training loop before each step; None for any
             number, in one process.
         micro_batch_size: patients that a process computes at once; None for all of its own.
+
+    Raises:
+        ConfigError: a batch has fewer patients than there are processes; raised in the first process.
     """
 
     def __init__(
         self, ranks: Ranks | None = None, batch_size: int | None = None, micro_batch_size: int | None = None
     ) -> None:
         self.ranks = ranks or Ranks()
+        count = self.ranks.place.num_processes
+        if batch_size is not None and batch_size < count:
+            raise self.ranks.agreed(
+                ConfigError(
+                    f"A batch has {batch_size} patients and {count} processes share each batch: each needs "
+                    f"at least one patient. Use at most {batch_size} processes, or a larger "
+                    "curriculum.batch_size, if there are so many patients."
+                )
+            )
         self.batch_size, self._micro_batch_size = batch_size, micro_batch_size
 
     @property

@@ -25,6 +25,7 @@ class Optimiser:
         config: all settings.
         adam: torch's optimiser, with its state allocated from the beginning.
         average: the network with the moving average of its weights; None without average.
+        amp_dtype: type in which losses are computed; None for float32.
         num_updates: steps taken, int64 on the device.
         total_steps: steps planned, int64 on the device; 0 while unknown.
         scaler: scales gradients for float16; no effect for other types.
@@ -40,10 +41,14 @@ class Optimiser:
         self.device = next(module.parameters()).device
         self.adam = _adam(module, whole, self.device)
         self.average = copy.deepcopy(module).requires_grad_(False) if whole.average_decay else None
-        self.amp_dtype = _amp_dtype(whole.amp, self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
+        self.compute_in(half_type(self.device) if whole.amp else None)
         self.num_updates = torch.zeros((), dtype=torch.int64, device=self.device)
         self.total_steps = torch.zeros((), dtype=torch.int64, device=self.device)
+
+    def compute_in(self, half: torch.dtype | None) -> None:
+        """Compute losses in this type from now on; None for float32. Gradients of float16 are scaled."""
+        self.amp_dtype = half
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half is torch.float16)
 
     def plan(self, total_steps: int) -> None:
         """Set the planned number of steps, for the learning-rate schedule."""
@@ -230,9 +235,9 @@ def copy_into(target: Tensor, value: Any) -> None:
         target.copy_(source)
 
 
-def _amp_dtype(wanted: bool, device: torch.device) -> torch.dtype | None:
-    """Return the type of `amp`: bfloat16 if the GPU supports it, none on a CPU."""
-    if not wanted or device.type != "cuda":
+def half_type(device: torch.device) -> torch.dtype | None:
+    """Return the type of `amp`: bfloat16 if the GPU supports it, else float16; None on a CPU."""
+    if device.type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 

@@ -69,7 +69,7 @@ class Batches(Iterator[Step]):
     ) -> None:
         self._curriculum, self._system, self._step = curriculum, system, step
         form, device = system.real_form, system.device
-        self.resident = _fits(patients, form, device) if on_device == "auto" else on_device
+        self.resident = fits(patients, form, device) if on_device == "auto" else on_device
         self._source: _Source = (_Resident if self.resident else _Gathered)(patients, form, device)
         self._reader = None if self.resident else ThreadPoolExecutor(1, "batches")
         self._next: Future[Step] | None = self._reader.submit(self._read) if self._reader else None
@@ -112,7 +112,7 @@ class Batches(Iterator[Step]):
         return Step(step, length, len(chosen_B), batch)
 
 
-def _fits(patients: Sequences, form: RealForm, device: torch.device) -> bool:
+def fits(patients: Sequences, form: RealForm, device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)

@@ -1,6 +1,7 @@
 """Errors of a run's GPU as messages."""
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,15 +11,27 @@ from healthgym.distributed.ranks import Ranks
 from healthgym.errors import ConfigError
 
 
-def refuse_shared_gpu(device: torch.device, ranks: Ranks) -> None:
+def uuid_of(device: torch.device) -> str:
+    """Return the unique name of a GPU."""
+    return str(torch.cuda.get_device_properties(device).uuid)
+
+
+def refuse_shared_gpu(
+    device: torch.device, ranks: Ranks, name_of: Callable[[torch.device], str] = uuid_of
+) -> None:
     """Refuse two processes of one job on one GPU, which NCCL does not support.
+
+    Args:
+        device: of this process.
+        ranks: the processes.
+        name_of: returns the unique name of a GPU.
 
     Raises:
         ConfigError: processes share a GPU; raised in the first process.
     """
     if device.type != "cuda" or ranks.alone:
         return
-    digest = hashlib.sha256(_name_of(device).encode()).digest()[:16]
+    digest = hashlib.sha256(name_of(device).encode()).digest()[:16]
     gpus = ranks.gather(torch.from_numpy(np.frombuffer(digest, np.int64).copy()))
     names = [tuple(gpu.tolist()) for gpu in gpus]
     shared = [rank for rank, name in enumerate(names) if names.count(name) > 1]
@@ -30,11 +43,6 @@ def refuse_shared_gpu(device: torch.device, ranks: Ranks) -> None:
                 f"are GPUs; one process keeps a GPU busy by itself."
             )
         )
-
-
-def _name_of(device: torch.device) -> str:
-    """Return a unique name of the GPU."""
-    return str(torch.cuda.get_device_properties(device).uuid)
 
 
 def out_of_memory(error: Exception, config: RunConfig, num_processes: int) -> ConfigError:

@@ -17,7 +17,7 @@ from healthgym.data.class_counts import ClassCounts
 from healthgym.data.length_groups import LengthGroup, fit_groups, to_text
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.stages import Usage, refuse_left_out, static_codes, usage_of
-from healthgym.distributed.parallel import granted_cores, place_from
+from healthgym.distributed.parallel import Place, granted_cores, place_from
 from healthgym.distributed.ranks import Ranks, joined
 from healthgym.distributed.share import Share
 from healthgym.environment import threads_asked
@@ -103,7 +103,7 @@ def _train(
     start = _begin(folder, config, ranks)
     _refuse_other_data(start, cohort, config)
     system.check_length(curriculum.max_length)
-    system.share = _share(curriculum.batch_size, config, ranks)
+    system.share = Share(ranks, curriculum.batch_size, config.training.micro_batch_size)
     meter = Meter(system.share)
     if start is not None:
         system.load_state(start.state)
@@ -183,8 +183,7 @@ def rehearse(run_dir: Path, config: RunConfig, processes: int = 1) -> int:
     if not list_checkpoints(RunFolder(run_dir).checkpoints):
         refuse_left_out(usage_of(curriculum.plan, cohort.train, cohort.schema), config.curriculum)
     system.check_length(curriculum.max_length)
-    if curriculum.batch_size < processes:
-        raise _too_many(processes, curriculum.batch_size)
+    Share(Ranks(Place(0, processes)), curriculum.batch_size)  # refuses too many processes
     return 4 * system.num_parameters() + 2 * _num_bytes(system.state())
 
 
@@ -241,21 +240,6 @@ def _num_bytes(state: State) -> int:
     return sum(
         _num_bytes(value) if isinstance(value, dict) else getattr(value, "nbytes", 0)
         for value in state.values()
-    )
-
-
-def _share(batch_size: int, config: RunConfig, ranks: Ranks) -> Share:
-    count = ranks.place.num_processes
-    if batch_size < count:
-        raise ranks.agreed(_too_many(count, batch_size))
-    return Share(ranks, batch_size, config.training.micro_batch_size)
-
-
-def _too_many(processes: int, batch_size: int) -> ConfigError:
-    return ConfigError(
-        f"A batch has {batch_size} patients and {processes} processes share each batch: each needs at least "
-        f"one patient. Use at most {batch_size} processes, or a larger curriculum.batch_size, if there are "
-        "so many patients."
     )
 
 

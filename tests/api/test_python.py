@@ -165,11 +165,10 @@ def test_patients_are_made_to_order(run: hg.Run) -> None:
 def test_an_interrupt_is_an_interrupt(run: hg.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from healthgym.synthesis import cohort as module
 
-    def stop(*arguments: Any) -> int:
+    def stop(*arguments: Any) -> None:
         stopping.request("SIGINT")
-        return 0
 
-    monkeypatch.setattr(module, "_make", stop)
+    monkeypatch.setattr(module, "work_here", stop)
     with pytest.raises(KeyboardInterrupt):
         hg.sample(run, 5)
     assert stopping.requested() is None

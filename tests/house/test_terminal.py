@@ -58,7 +58,7 @@ def test_the_bar_fits_the_terminal_and_stays_a_bar(columns: int, shown: str) -> 
     losses = {"critic_loss": -1.234, "generator_loss": 2.3, "gradient_penalty": 0.12, "correlation_loss": 3.1}
     with os.fdopen(writer, "w") as stream, ProgressReport(12_000, 0, stream) as report:
         report.log(30, "epoch 3/100 length 20", losses, 1234.0, 3600)
-        report._bar.refresh()
+        report.expect(12_000)  # draws the bar anew
         stream.flush()
         text = b""
         while b"epoch 3/100" not in text:

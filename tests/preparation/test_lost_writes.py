@@ -1,8 +1,7 @@
 """A disk that is full, permanently or for a moment, or that loses writes, never leads to wrong numbers."""
 
-import errno
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from full_disk import files_of_at_most
 from tables import VARIABLES, small_schema, small_table
 
 from healthgym.data import command
-from healthgym.data.fitting import fitting
+from healthgym.data.fitting.columns import ColumnFile
 from healthgym.data.fitting.scratch import ScratchFile
 from healthgym.data.prepare import SplitSettings, prepare
 from healthgym.data.request import PrepareRequest
@@ -19,8 +18,6 @@ from healthgym.errors import StorageError
 from healthgym.faults import sentence
 from healthgym.files import atomic_path
 from healthgym.storage import output
-from healthgym.training import run
-from healthgym.training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -74,13 +71,13 @@ def test_a_disk_that_is_full_for_a_moment_changes_no_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """There is no room while the columns are written, and room again when they are read."""
-    add = fitting._Columns.add
+    append = ColumnFile.append
 
-    def add_where_it_is_full(*arguments: object) -> None:
+    def append_where_it_is_full(file: ColumnFile, values: np.ndarray[Any, Any]) -> None:
         with files_of_at_most(size):
-            add(*arguments)  # type: ignore[arg-type]
+            append(file, values)
 
-    monkeypatch.setattr(fitting._Columns, "add", add_where_it_is_full)
+    monkeypatch.setattr(ColumnFile, "append", append_where_it_is_full)
     with pytest.raises(OSError, match="File too large"):
         prepare(small_table(2000, 4), small_schema(), tmp_path / "p.h5")
     assert not list(tmp_path.iterdir())
@@ -151,16 +148,3 @@ def test_a_write_without_room_names_the_file(tmp_path: Path) -> None:
         f"Cannot write {tmp_path / 'report.json'}: the file would be larger than the limit. Raise the "
         f"limit (ulimit -f), or choose another path."
     )
-
-
-def test_a_run_without_room_for_its_plot_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def draw(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(run, "draw_losses", draw)
-    said: list[str] = []
-    run._draw(RunFolder(tmp_path), SimpleNamespace(say=said.append))  # type: ignore[arg-type]
-    assert said == [
-        f"note: the losses were not plotted: Cannot write {tmp_path / 'losses.png'}: no space is left "
-        f"there. Free some space, or choose another path."
-    ]

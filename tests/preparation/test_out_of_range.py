@@ -14,7 +14,9 @@ from healthgym.data.fitting.transform import Transform
 from healthgym.data.tables.table import check_table
 from healthgym.errors import CohortError, TableError
 from healthgym.schema import Schema
-from healthgym.synthesis.shard import _Columns
+from healthgym.storage.shard import Shard
+from healthgym.synthesis.shard import Computed, pack_shard
+from healthgym.systems.base import Made
 
 SCHEMA = Schema.model_validate(
     {
@@ -52,30 +54,32 @@ def test_the_transform_of_any_such_values_is_finite(exponents: list[float]) -> N
     assert np.isfinite(back).all()
 
 
-def columns(reals: list[float], lambda_: float) -> _Columns:
+def packed(reals: list[float], lambda_: float = 0.0) -> Shard:
+    """Return a shard of one patient whose scaled values are these."""
     one = np.ones(1)
     transform = Transform(("VL",), 0 * one, lambda_ * one, 0 * one, 100 * one)
-    source: Any = SimpleNamespace(schema=SCHEMA, transform=transform, written_decimals={})
-    made = _Columns(source, np.array([len(reals)]))
-    made._reals[:] = reals
-    made._codes[:] = 0
-    return made
+    settings = {"written_decimals": {}, "dates": {}, "first_timestep": 0, "time": None}
+    source: Any = SimpleNamespace(schema=SCHEMA, transform=transform, **settings)
+    plan: Any = SimpleNamespace(patients=lambda index: range(1))
+    values = np.array(reals, np.float32)[None, :, None]
+    made = Made(values, np.zeros(values.shape, np.uint8), np.array([len(reals)], np.int32))
+    return pack_shard(source, plan, 0, Computed([(np.arange(1), made)], tried=1))[0]
 
 
 def test_a_shard_with_them_is_refused() -> None:
     with pytest.raises(
         CohortError, match=r"makes 2 value\(s\) of 'VL' beyond 3\.4e\+38.*an earlier checkpoint"
     ):
-        columns([0.1, 1.0, 50.0], 0.0).finish()
+        packed([0.1, 1.0, 50.0])
 
 
 def test_a_shard_within_float32_is_made() -> None:
-    assert columns([0.0, 0.1, 0.8], 0.0).finish()["VL"].tolist() == pytest.approx(
+    assert packed([0.0, 0.1, 0.8]).columns["VL"].tolist() == pytest.approx(
         [1.0, np.exp(10), np.exp(80)], rel=1e-5
     )
 
 
 def test_no_warning_of_numpy_reaches_the_user(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     with pytest.raises(CohortError):
-        columns([9.0], 0.0).finish()
+        packed([9.0])
     assert not recwarn.list

@@ -15,7 +15,7 @@ from healthgym import strict
 from healthgym.config import DiffusionConfig, RunConfig
 from healthgym.errors import ConfigError, SamplingError
 from healthgym.schema.layout import FeatureLayout
-from healthgym.systems.base import Batch, Draws, PositionDraws, SampleDraws
+from healthgym.systems.base import Batch, Draws, PositionDraws
 from healthgym.systems.denoising import diffusion
 from healthgym.systems.denoising.diffusion import DiffusionSystem
 from healthgym.systems.denoising.samplers import ancestral_step, constant_level
@@ -333,8 +333,15 @@ def _noised(system: DiffusionSystem, x_BTF: Tensor) -> tuple[Tensor, Tensor, Ten
 def test_published_start_is_standard_normal() -> None:
     system = make()
     system.train_step(Batch.of_features(LAYOUT, batch()), draws(0))
-    system.sampler = lambda schedule, denoise, draw, start: start
-    start = system._candidates(8, SampleDraws(0, 0, 2000), list(range(2000)), 0)
+    starts = []
+
+    def only_the_start(schedule: Any, denoise: Any, draw: Any, start: Tensor) -> Tensor:
+        starts.append(start)
+        return start
+
+    system.sampler = only_the_start
+    system.sample_features(8, 0, 0, 2000)
+    (start,) = starts
     assert float(start.mean()) == pytest.approx(0, abs=0.02)
     assert float(start.std()) == pytest.approx(1, abs=0.02)
 

@@ -1,18 +1,23 @@
 """v3's denoiser as a CUDA graph would have it: one for all noise levels, nothing read back."""
 
+import contextlib
 from typing import Any
 
 import pytest
 import tiny
 import torch
 from again import Again
+from torch import Tensor
 from waits import Copies, Reads
 
 from healthgym.config import RunConfig
+from healthgym.errors import SamplingError
 from healthgym.strict import parse
 from healthgym.systems.build import build_system
 from healthgym.systems.denoising.diffusion import DiffusionSystem
 from healthgym.systems.denoising.guardrail import RejectGuardrail
+from healthgym.systems.denoising.samplers import Denoise, DrawNoise
+from healthgym.systems.noise import NoiseSchedule
 
 LAYOUT = tiny.SCHEMA.layout
 GUARDRAILS: dict[str, dict[str, Any]] = {
@@ -46,8 +51,7 @@ def test_a_captured_denoiser_makes_the_patients_of_the_other_path(
 ) -> None:
     accept_half(monkeypatch)
     usual, own, recorder = system(guardrail, sampler), system(guardrail, sampler), Again()
-    monkeypatch.setattr(DiffusionSystem, "_records", property(lambda self: self is own))
-    monkeypatch.setattr(own, "_recorder", lambda: recorder)
+    own.new_recorder = lambda: recorder
     for first in (0, 64):
         expected, found = (each.sample_features(6, 5, first, 64) for each in (usual, own))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
@@ -60,12 +64,21 @@ def test_a_captured_denoiser_makes_the_patients_of_the_other_path(
 
 @pytest.mark.parametrize("guardrail", GUARDRAILS)
 def test_a_level_waits_for_nothing_and_copies_nothing(guardrail: str) -> None:
-    own = system(guardrail)
-    x_BFP, level_1 = torch.randn(4, LAYOUT.num_features, 6), torch.tensor([3])
-    with torch.no_grad(), Reads(set()) as reads, Copies() as copies:
-        own._denoise(x_BFP, level_1, 6)
-    assert not reads.found
-    assert not copies.found
+    own, looked_at = system(guardrail), []
+
+    def one_level(schedule: NoiseSchedule, denoise: Denoise, draw: DrawNoise, start_BFP: Tensor) -> Tensor:
+        with Reads(set()) as reads, Copies() as copies:
+            denoise(start_BFP, 3)
+        looked_at.append((reads.found, copies.found))
+        return start_BFP
+
+    own.sampler = one_level
+    with contextlib.suppress(SamplingError):  # the guardrail may reject noise
+        own.sample_features(6, 5, 0, 4)
+    assert looked_at
+    for reads, copies in looked_at:
+        assert not reads
+        assert not copies
 
 
 @pytest.mark.cuda

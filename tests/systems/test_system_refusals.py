@@ -46,8 +46,11 @@ def failing(call: Callable[..., Any], error: Exception, times: int) -> Callable[
 
 
 def test_every_cause_is_a_sentence_with_a_remedy() -> None:
-    for number in faults._CAUSES:
-        said = faults.sentence(OSError(number, os.strerror(number)), "/data/x.h5", "write")
+    errors = [OSError(number, os.strerror(number)) for number in errno.errorcode]
+    known = [error for error in errors if faults.cause_of(error)]
+    assert len(known) > 25
+    for error in known:
+        said = faults.sentence(error, "/data/x.h5", "write")
         assert said is not None
         assert said.startswith("Cannot write /data/x.h5: ")
         assert said.endswith(".")
@@ -65,7 +68,7 @@ def test_every_cause_is_a_sentence_with_a_remedy() -> None:
     ],
 )
 def test_numbers_inside_the_texts_of_hdf5_and_arrow_are_found(error: Exception, number: int) -> None:
-    assert faults.cause_of(error) is faults._CAUSES[number]
+    assert faults.cause_of(error) is faults.cause_of(OSError(number, "")) is not None
 
 
 @pytest.mark.parametrize(

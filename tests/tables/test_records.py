@@ -18,6 +18,15 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def users(monkeypatch: pytest.MonkeyPatch, group: str, members: list[str], primary: bool = True) -> None:
+    """Let this user be ann, and each group have this name and these members, ann's primary one or not."""
+    number = os.getgid() if primary else os.getgid() + 1
+    ann = types.SimpleNamespace(pw_name="ann", pw_gid=number)
+    monkeypatch.setattr(records.pwd, "getpwuid", lambda uid: ann)
+    found = types.SimpleNamespace(gr_name=group, gr_mem=members)
+    monkeypatch.setattr(records.grp, "getgrgid", lambda gid: found)
+
+
 def test_a_submission_folder_is_new_and_private(home: Path) -> None:
     first, second = records.new_submission(home / "run"), records.new_submission(home / "run")
     assert first != second
@@ -34,7 +43,7 @@ def test_beside_a_file(home: Path) -> None:
 def test_a_folder_that_others_write_to_is_refused(
     home: Path, mode: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "_group_of_one", lambda number: False)
+    users(monkeypatch, "lab", [])
     (home / "run").mkdir()
     (home / "run").chmod(mode)
     with pytest.raises(LaunchError, match=r"can be written by other users \(mode .*chmod go-w"):
@@ -44,23 +53,24 @@ def test_a_folder_that_others_write_to_is_refused(
 @pytest.mark.parametrize(
     ("name", "members", "primary", "private"),
     [
-        ("ann", [], 7, True),
-        ("ann", ["ann"], 7, True),
-        ("ann", ["ann", "bob"], 7, False),
-        ("lab", [], 7, False),
-        ("ann", [], 8, False),
+        ("ann", [], True, True),
+        ("ann", ["ann"], True, True),
+        ("ann", ["ann", "bob"], True, False),
+        ("lab", [], True, False),
+        ("ann", [], False, False),
     ],
 )
-def test_a_group_of_one_is_private(
-    monkeypatch: pytest.MonkeyPatch, name: str, members: list[str], primary: int, private: bool
+def test_a_folder_that_the_user_s_private_group_writes_to_is_private(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str, members: list[str], primary: bool, private: bool
 ) -> None:
-    monkeypatch.setattr(
-        records.pwd, "getpwuid", lambda uid: types.SimpleNamespace(pw_name="ann", pw_gid=primary)
-    )
-    monkeypatch.setattr(
-        records.grp, "getgrgid", lambda gid: types.SimpleNamespace(gr_name=name, gr_mem=members)
-    )
-    assert records._group_of_one(7) == private
+    users(monkeypatch, name, members, primary)
+    (home / "run").mkdir()
+    (home / "run").chmod(0o770)
+    if private:
+        assert records.new_submission(home / "run").is_dir()
+        return
+    with pytest.raises(LaunchError, match=r"can be written by other users \(mode 770"):
+        records.new_submission(home / "run")
 
 
 def test_a_world_writable_folder_above_is_refused(home: Path) -> None:

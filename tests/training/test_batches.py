@@ -121,17 +121,19 @@ def test_rows_of_a_batch_are_those_of_its_parts(cohort: PreparedCohort) -> None:
         assert torch.equal(given.tensors()[name], tensor)
 
 
-def test_a_batch_is_read_before_it_is_asked_for(cohort: PreparedCohort) -> None:
-    curriculum, read = order(cohort), threading.Semaphore(0)
+def test_a_batch_is_read_before_it_is_asked_for(
+    cohort: PreparedCohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curriculum, read, gather = order(cohort), threading.Semaphore(0), Sequences.gather
     threads: list[str] = []
 
-    class Watched(Sequences):
-        def gather(self, *args: Any) -> Any:
-            threads.append(threading.current_thread().name)
-            read.release()
-            return super().gather(*args)
+    def watched(*args: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        read.release()
+        return gather(*args)
 
-    with Batches(curriculum, Watched(cohort.train._arrays), Still()) as steps:
+    monkeypatch.setattr(Sequences, "gather", watched)
+    with Batches(curriculum, cohort.train, Still()) as steps:
         assert read.acquire(timeout=60), "the first"
         next(steps)
         assert read.acquire(timeout=60), "the second"
@@ -174,8 +176,8 @@ def test_a_gpu_takes_a_cohort_that_fits(cohort: PreparedCohort, monkeypatch: pyt
     size = sum(each.nbytes for each in cohort.train.encoded())
     for free, fits in ((4 * size, True), (4 * size - 1, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**12))
-        assert batches._fits(cohort.train, "scaled", torch.device("cuda")) == fits
-        assert not batches._fits(cohort.train, "scaled", CPU)
+        assert batches.fits(cohort.train, "scaled", torch.device("cuda")) == fits
+        assert not batches.fits(cohort.train, "scaled", CPU)
 
 
 def test_a_run_is_the_same_run(tmp_path: Path) -> None:

@@ -23,11 +23,10 @@ from healthgym import stopping
 from healthgym.distributed.parallel import Place, place_from, rows_of
 from healthgym.distributed.ranks import Ranks
 from healthgym.distributed.share import Share, correlation_of
-from healthgym.errors import ConfigError
+from healthgym.errors import ConfigError, RankError
 from healthgym.storage.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from healthgym.systems.adversarial.losses import correlation_matrix
-from healthgym.training import run as run_module
-from healthgym.training.run import train
+from healthgym.training.run import rehearse, train
 
 HERE = Path(__file__).parents[1] / "support"
 
@@ -265,9 +264,16 @@ def test_weights_that_drifted_apart_are_the_first_ones_again_at_each_save(tmp_pa
 
 
 def test_more_processes_than_patients_in_a_batch(tmp_path: Path) -> None:
+    said = r"has 2 patients and 3 processes share.* at most 2 processes"
+    with pytest.raises(ConfigError, match=said):
+        Share(Ranks(Place(0, 3)), 2)
+    with pytest.raises(RankError):
+        Share(Ranks(Place(1, 3)), 2)
+    tiny.cohort(tmp_path)
     config = tiny.config(tmp_path, "v1", curriculum={"batch_size": 2})
-    with pytest.raises(ConfigError, match=r"has 2 patients and 3 processes share.* at most 2 processes"):
-        run_module._share(2, config, Ranks(Place(0, 3)))
+    assert rehearse(tmp_path / "run", config, processes=2) > 0
+    with pytest.raises(ConfigError, match=said):
+        rehearse(tmp_path / "run", config, processes=3)
 
 
 def test_rows_are_split_in_order_and_evenly() -> None:

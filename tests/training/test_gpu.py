@@ -16,6 +16,8 @@ from healthgym.systems.adversarial.wgan import WGANSystem
 from healthgym.training import gpu
 from healthgym.training.run import train
 
+CUDA = torch.device("cuda")
+
 
 class Ranked(Ranks):
     """One of three processes, the other two of which have the GPUs of these names."""
@@ -27,8 +29,7 @@ class Ranked(Ranks):
     def gather(self, value: Tensor) -> list[Tensor]:
         found = [value]
         for name in self._others:
-            with mock.patch.object(gpu, "_name_of", return_value=name):
-                found += _digest_of(name)
+            found += _digest_of(name)
         return found
 
 
@@ -40,21 +41,22 @@ def _digest_of(name: str) -> list[Tensor]:
             kept.append(value)
             return kept
 
-    gpu.refuse_shared_gpu(torch.device("cuda"), Keeps(Place(0, 2)))
+    gpu.refuse_shared_gpu(CUDA, Keeps(Place(0, 2)), lambda device: name)
     return kept
 
 
 def test_processes_that_share_a_gpu_are_refused() -> None:
-    cuda = torch.device("cuda")
-    with mock.patch.object(gpu, "_name_of", return_value="a"):
-        gpu.refuse_shared_gpu(cuda, Ranked(0, ["b", "c"]))
-        gpu.refuse_shared_gpu(torch.device("cpu"), Ranked(0, ["a", "a"]))
-        with pytest.raises(
-            ConfigError, match=r"Processes 0, 2 share GPUs: 3 .* 2 different .* as there are GPUs"
-        ):
-            gpu.refuse_shared_gpu(cuda, Ranked(0, ["b", "a"]))
-        with pytest.raises(RankError):
-            gpu.refuse_shared_gpu(cuda, Ranked(1, ["b", "a"]))
+    def look(rank: int, others: list[str], device: torch.device = CUDA) -> None:
+        gpu.refuse_shared_gpu(device, Ranked(rank, others), lambda device: "a")
+
+    look(0, ["b", "c"])
+    look(0, ["a", "a"], torch.device("cpu"))
+    with pytest.raises(
+        ConfigError, match=r"Processes 0, 2 share GPUs: 3 .* 2 different .* as there are GPUs"
+    ):
+        look(0, ["b", "a"])
+    with pytest.raises(RankError):
+        look(1, ["b", "a"])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from full_disk import files_of_at_most
 
 from healthgym import faults, files
 from healthgym.errors import StorageError
+from healthgym.files import append_bytes
 from healthgym.storage.checkpoint import list_checkpoints, load_checkpoint, step_of
 from healthgym.training import run as run_module
 from healthgym.training.monitoring import metrics as metrics_module
@@ -105,7 +106,7 @@ def test_a_last_checkpoint_that_failed_once_is_tried_again(
 
 def test_lines_of_losses_wait_for_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(folder, "straight")
-    monkeypatch.setattr(metrics_module, "_append", failing(metrics_module._append, errno.ENOSPC, range(1, 3)))
+    monkeypatch.setattr(metrics_module, "append_bytes", failing(append_bytes, errno.ENOSPC, range(1, 3)))
     assert run(folder).count("no space is left there") == 1
     expected, found = (read_metrics(folder / name / "metrics.jsonl") for name in ("straight", "run"))
     assert [line["step"] for line in found] == [line["step"] for line in expected]
@@ -124,13 +125,17 @@ def test_a_line_that_is_written_in_part_is_taken_back(tmp_path: Path) -> None:
 
 def test_a_plot_that_cannot_be_drawn_fails_no_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "draw_losses", failing(run_module.draw_losses, errno.ENOSPC, range(9)))
-    assert "losses.png: no space is left there" in run(folder)
+    assert (
+        f"note: the losses were not plotted: Cannot write {folder / 'run' / 'losses.png'}: no space is left "
+        f"there. Free some space, or choose another path."
+    ) in run(folder)
 
 
 def test_a_run_that_has_no_room_for_a_checkpoint_does_not_begin(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "_num_bytes", lambda state: 1 << 60)
+    full = os.statvfs_result((4096, 4096, 1 << 20, 0, 0, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(files.os, "statvfs", lambda path: full)
     with pytest.raises(StorageError, match="no space is left there"):
         run(folder)
     assert not (folder / "run/config.yaml").exists()

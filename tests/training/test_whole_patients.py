@@ -1,6 +1,7 @@
 """Systems of whole patients: their batches, validation, stopping, and time limits."""
 
 import io
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -159,18 +160,19 @@ def test_when_to_validate_and_how_long_to_wait(tmp_path: Path) -> None:
 # --- time limits ---------------------------------------------------------------------------------
 
 
+# 10 steps an epoch, 4 timesteps on average
+TWO_STAGES = Curriculum(CurriculumConfig(lengths=(2, 6), batch_size=4), Lengths([6] * 20), 0)
+
+
 def paced(minutes: float | None, **kwargs: Any) -> Pace:
-    curriculum = Curriculum(CurriculumConfig(lengths=(2, 6), batch_size=4), Lengths([6] * 20), 0)
-    return Pace(
-        curriculum, epochs=100, minutes=minutes, **kwargs
-    )  # 10 steps an epoch, 4 timesteps on average
+    return Pace(TWO_STAGES, epochs=100, minutes=minutes, **kwargs)
 
 
 def run_steps(pace: Pace, seconds_per_timestep: float, first: int = 0, before: float = 0.0) -> list[int]:
     """Return the step after which the plan was made."""
     made, seconds = [], before
     for step in range(first, first + 40):
-        seconds += seconds_per_timestep * pace._curriculum.length(step) + (10 if step < first + 5 else 0)
+        seconds += seconds_per_timestep * TWO_STAGES.length(step) + (10 if step < first + 5 else 0)
         if pace.step_taken(step + 1, seconds, Ranks()):
             made.append(step + 1)
     return made
@@ -181,9 +183,9 @@ def test_the_plan_is_made_once_from_steps_6_to_25() -> None:
     assert pace.total == 1000
     assert run_steps(pace, 0.5) == [25]
     # 98 timesteps were taken in 49 s and 5 x 10 s; 501 s remain for 1,002 of them: 250 steps and one of 2.
-    assert pace._curriculum.timesteps_between(0, 25) == 90
-    assert pace._curriculum.timesteps_between(25, pace.total) * 0.5 <= 600 - 95
-    assert pace._curriculum.timesteps_between(25, pace.total + 1) * 0.5 > 600 - 95
+    assert TWO_STAGES.timesteps_between(0, 25) == 90
+    assert TWO_STAGES.timesteps_between(25, pace.total) * 0.5 <= 600 - 95
+    assert TWO_STAGES.timesteps_between(25, pace.total + 1) * 0.5 > 600 - 95
     other = paced(minutes=10)
     other.load_state(pace.state())
     assert other.total == pace.total
@@ -357,7 +359,8 @@ def test_the_schedule_follows_the_plan(folder: Path, monkeypatch: pytest.MonkeyP
 def test_far_too_slow_a_run_ends_at_once_with_the_best_weights(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Pace, "is_late", lambda self, seconds: self._marks[-1:] and self._marks[-1][0] >= 9)
+    steps = itertools.count()  # it is asked before the first step, and after each
+    monkeypatch.setattr(Pace, "is_late", lambda self, seconds: next(steps) >= 9)
     stream = io.StringIO()
     assert train(folder / "run", config(folder, epochs=50, minutes=60.0), stream)
     checkpoint = saved(folder / "run")

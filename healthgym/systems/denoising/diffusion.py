@@ -39,6 +39,10 @@ _SCORE_SHARPNESS = 2.0  # any positive number: scores are only compared, and ave
 class DiffusionSystem(System):
     """A U-Net that predicts noise, with a sampler and a guardrail.
 
+    Attributes:
+        new_recorder: makes a recorder that captures the denoiser for sampling; None to sample without, as on
+            a CPU.
+
     Args:
         config: all settings.
         layout: meaning of the features.
@@ -60,6 +64,8 @@ class DiffusionSystem(System):
         self.sampler, self.guardrail = build_sampler(config.sampler), build_guardrail(config.guardrail)
         # Of the patients' time means in [-1, 1]: their number, sum and sum of squares.
         self.means_3F = torch.zeros(3, layout.num_features, dtype=torch.float64, device=device)
+        on_cuda = device.type == "cuda"
+        self.new_recorder: Callable[[], Recorder] | None = (lambda: CudaRecorder(device)) if on_cuda else None
         self._maps: dict[tuple[object, ...], RecordedMap] = {}
         self.trained_length = 0
         # Whether stages divide the patients by length, so that each length has patients of its own kind.
@@ -217,8 +223,8 @@ class DiffusionSystem(System):
 
         def denoise(x_BFP: Tensor, level: int) -> Prediction:
             level_1 = constant_level(level, x_BFP[:1])
-            if self._records:
-                return Prediction(**self._recorded(whole)(x_BFP, level_1))
+            if self.new_recorder is not None:
+                return Prediction(**self._recorded(whole, self.new_recorder)(x_BFP, level_1))
             return self._denoise(x_BFP, level_1, whole)
 
         start_BFP = draw()
@@ -241,22 +247,14 @@ class DiffusionSystem(System):
             eps_BFP = self.schedule.noise_in(x_BFP, clean_BFP, level_1)
         return Prediction(clean_BFP, eps_BFP)
 
-    def _recorded(self, whole: int) -> RecordedMap:
+    def _recorded(self, whole: int, new_recorder: Callable[[], Recorder]) -> RecordedMap:
         """`_denoise` as a CUDA graph for each shape of a batch; one graph serves all noise levels."""
         kind = type(self.guardrail), whole, get_precision()
         if kind not in self._maps:
             self._maps[kind] = RecordedMap(
-                lambda x_BFP, level_1: self._denoise(x_BFP, level_1, whole)._asdict(), self._recorder()
+                lambda x_BFP, level_1: self._denoise(x_BFP, level_1, whole)._asdict(), new_recorder()
             )
         return self._maps[kind]
-
-    @property
-    def _records(self) -> bool:
-        """Whether the denoiser runs as a CUDA graph."""
-        return self.device.type == "cuda"
-
-    def _recorder(self) -> Recorder:
-        return CudaRecorder(self.device)
 
     def _match(self, eta_BFP: Tensor, streams: Sequence[np.random.Generator], whole: int) -> Tensor:
         """Return noise as the last level has it, for data that are constant over time.

@@ -1,9 +1,7 @@
 """Collecting losses on the device and writing them to a file."""
 
-import errno
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +14,7 @@ from torch import Tensor
 from healthgym.distributed.share import WHOLE, Share
 from healthgym.errors import DivergenceError, StorageError
 from healthgym.faults import sentence
-from healthgym.files import write_text
+from healthgym.files import append_bytes, write_text
 from healthgym.training.monitoring.divergence import Watch
 
 
@@ -134,7 +132,7 @@ class MetricsFile:
         self._waiting.append(_line(record))
         try:
             self._guard()
-            _append(self.path, "".join(self._waiting).encode())
+            append_bytes(self.path, "".join(self._waiting).encode())
         except (OSError, StorageError) as error:
             if len(self._waiting) == 1:
                 self._say(f"note: {sentence(error, self.path, 'write') or error} Training continues.")
@@ -142,24 +140,11 @@ class MetricsFile:
         self._waiting.clear()
 
 
-def _append(path: Path, content: bytes) -> None:
-    """Append to a file, all of the content or nothing."""
-    with path.open("ab", buffering=0) as stream:
-        size = stream.tell()
-        try:
-            if stream.write(content) != len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
-            stream.truncate(size)
-            raise
-
-
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the complete lines of a metrics file, in order of steps; none if it does not exist.
 
-    A line that is damaged or out of order is skipped with a warning: it comes from a second writer before it
-        was
-    fenced.
+    A line that is damaged or out of order is skipped with a warning: another process wrote to the file until
+    it noticed that this one had taken over.
     """
     if not path.exists():
         return []

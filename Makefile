@@ -5,6 +5,7 @@
 # make test-slurm  start a real two-node Slurm on this host (Debian, as root) and run the tests on it
 # make test-cuda   what needs a GPU
 # make test-triton  the GPU's kernels in Triton's interpreter, without a GPU (installs Triton, 1 GB)
+# make test-browser  how pages print, in Chromium (needs chromium and pdftotext of poppler-utils)
 # make test-image  build the image (minutes, as root), run the tests inside, and train in it on that Slurm
 # make bench-cuda  the same on a GPU (6 minutes)
 # make bench       what it costs, against the published training step (under 8 minutes)
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= runs/demo
 
-.PHONY: bench bench-all bench-cuda demo test test-slow test-nightly test-cuda test-triton test-slurm test-image lint types docs lock clean
+.PHONY: bench bench-all bench-cuda demo test test-slow test-nightly test-cuda test-triton test-browser test-slurm test-image lint types docs lock clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -48,15 +49,15 @@ demo: $(INSTALLED)
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 test: $(INSTALLED)
-	$(PYTEST) -m "not slow and not nightly and not slurm and not cuda and not triton"
+	$(PYTEST) -m "not slow and not nightly and not slurm and not cuda and not triton and not browser"
 
 test-slow: $(INSTALLED)
-	$(PYTEST) -m "slow and not nightly and not slurm and not cuda and not triton"
+	$(PYTEST) -m "slow and not nightly and not slurm and not cuda and not triton and not browser"
 
 # Without root and Debian's Slurm, its storm of preemptions is left out: make test-nightly STORM=
 STORM ?= storm
 test-nightly: $(INSTALLED)
-	$(PYTEST) -m "(slow or nightly) and not slurm and not cuda and not triton" --kills 50
+	$(PYTEST) -m "(slow or nightly) and not slurm and not cuda and not triton and not browser" --kills 50
 	$(if $(STORM),$(MAKE) test-slurm SLURM_WORDS="--kills 20 -k storm")
 
 test-cuda: $(INSTALLED)
@@ -66,6 +67,9 @@ test-cuda: $(INSTALLED)
 test-triton: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[kernels]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m triton tests/networks
+
+test-browser: $(INSTALLED)
+	$(BIN)/python -m pytest -m browser tests/evaluation
 
 # Here the absence of Slurm is an error; `make test` skips these tests.
 SLURM_DIR ?= /var/tmp/healthgym-slurm

@@ -69,7 +69,7 @@ look() {
 
 tests_inside() { # those of the package; tests/house checks the checkout, which is not in the image
     inside localhost/healthgym-test python -m pytest -p no:cacheprovider --ignore=tests/house \
-        -m "not slow and not nightly and not slurm and not cuda and not triton"
+        -m "not slow and not nightly and not slurm and not cuda and not triton and not browser"
 }
 
 unpack() {

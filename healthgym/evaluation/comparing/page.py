@@ -7,6 +7,7 @@ from typing import Any
 from healthgym.evaluation.comparing.claims import Judged, Trained, check_claims
 from healthgym.evaluation.figure import Figure, Picture, show
 from healthgym.evaluation.pages.page import environment
+from healthgym.evaluation.pages.summary import summarise
 
 _AT_A_GLANCE = frozenset(
     {
@@ -36,6 +37,7 @@ def render_comparison(judged: Sequence[Judged], title: str) -> str:
         .render(
             title=title,
             judged=judged,
+            summaries=[summarise(each.report.sections, each.report.resembles_nobody) for each in judged],
             claims=check_claims(judged),
             facts=judged[0].report.facts,
             distances=_distances(judged),

@@ -1,5 +1,6 @@
 """The report as one self-contained page."""
 
+import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -30,6 +31,7 @@ _SENTENCES = {
 }
 
 _GAUGE = 236.0
+_WIDE = 400.0  # points; on paper a wider figure has numbers too small to read in a third of the page
 
 
 def render(content: Mapping[str, Any], sections: Sequence[Section]) -> str:
@@ -90,6 +92,12 @@ def gauge(figure: Figure) -> Markup:
     )
 
 
+def width(svg: str) -> float:
+    """Return the width of an SVG in points; 0 where it does not say."""
+    found = re.search(r'viewBox="[-\d.]+ [-\d.]+ ([\d.]+)', svg)
+    return float(found[1]) if found else 0.0
+
+
 def data_uri(svg: str) -> str:
     """Return an SVG as the source of an image, so that its names cannot clash with another's."""
     return "data:image/svg+xml;base64," + b64encode(svg.encode()).decode()
@@ -115,6 +123,7 @@ def environment() -> Environment:
         "findings": findings,
         "data_uri": data_uri,
         "has_sides": lambda rows: any(row.real is not None or row.synthetic is not None for row in rows),
+        "are_wide": lambda drawn: any(width(picture.svg) > _WIDE for picture in drawn),
         "rows": lambda drawn: [list(row) for _, row in groupby(drawn, key=lambda picture: picture.group)],
         "png_uri": png_uri,
         "mark": lambda verdict: _WORDS[Verdict(verdict)][0],

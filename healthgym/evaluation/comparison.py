@@ -1,7 +1,7 @@
 """A synthetic cohort with its training data and holdout, and how metrics are computed from them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Literal
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from healthgym.evaluation.concerns import variables_in
 from healthgym.evaluation.figure import (
     Figure,
     Noise,
@@ -194,7 +195,10 @@ class Comparison:
             reduce(apart) if apart else None,
             small_is_good=summary != "smallest",
         )
-        rows = rows_of(value, per_variable, worst_high=summary != "smallest")
+        rows = [
+            replace(row, about=variables_in([row.name], self.schema))
+            for row in rows_of(value, per_variable, worst_high=summary != "smallest")
+        ]
         return self.figure(about, reduce(value), noise, rows=rows, finding=_said(rows, noise, about.style))
 
     def figure(

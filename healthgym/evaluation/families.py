@@ -1,11 +1,11 @@
 """How a metric is taken from families of statistics: the largest difference beyond the noise."""
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from healthgym.evaluation.comparison import TOO_FEW, Comparison
+from healthgym.evaluation.concerns import concerned
 from healthgym.evaluation.figure import Figure, Row, Verdict, show
 from healthgym.evaluation.metric import Metric
 from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
@@ -14,7 +14,6 @@ from healthgym.schema import Schema
 
 _SURE = 1.96
 _MOST_ROWS = 40
-_MEASURED = " (M)"  # ends the name of a flag that says whether a variable was measured
 _SHARES = ("class", "transition", "missing", "measured", "distribution")
 _LOGARITHMS = ("tail", "spread", "own spread", "step", "switch")
 _CORRELATIONS = ("same time", "within", "lag", "changes", "between", "baseline", "stratum")
@@ -79,7 +78,7 @@ def family_figure(
         style=about.style,
         reason=_reason(verdict, size > caution, detectable, about.note),
         rows=[_row(d, num_real, comparison.schema) for d in beyond[:_MOST_ROWS] or [worst]],
-        finding=in_plain_words(_finding(worst, num_real, about.style), comparison.schema),
+        finding=_finding(worst, num_real, about.style),
         shown=f"{show(float(np.exp(size)))} times" if logarithmic else "",
     )
 
@@ -123,27 +122,16 @@ def _least_size(difference: Difference, num_real: int) -> float:
     return max(0.0, 1 - shown - difference.synthetic)
 
 
-def in_plain_words(text: str, schema: Schema) -> str:
-    """Return a finding without names that only the schema explains, and in its unit of time."""
-    for variable in schema.categoricals:
-        stem = variable.name.removesuffix(_MEASURED)
-        if stem != variable.name and len(variable.labels) == 2:
-            for label, word in zip(variable.labels, ("not measured", "measured"), strict=True):
-                text = text.replace(f"{variable.name} = {label}", f"{stem} {word}")
-            text = text.replace(variable.name, f"whether {stem} was measured")
-    text = text.replace(" = <", " <").replace(" = >", " >")
-    unit = schema.timestep_unit
-    return re.sub(r"\btimestep(s?)\b", rf"{unit}\1", text) if unit.isalpha() else text
-
-
 def _row(difference: Difference, num_real: int, schema: Schema) -> Row:
-    phrase = in_plain_words(difference.phrase, schema)
+    phrase, about = difference.phrase, concerned(difference, schema)
     if _few(difference, num_real):
-        return Row(f"{phrase} (fewer than {FEWEST_SHOWN} real patients)", None)
+        return Row(f"{phrase} (fewer than {FEWEST_SHOWN} real patients)", None, about=about)
     if difference.family in _LOGARITHMS:
         side = "larger" if difference.size > 0 else "smaller"
-        return Row(f"{phrase}: times {side}", float(np.exp(abs(difference.size))))
-    return Row(phrase, abs(difference.size), real=difference.real, synthetic=difference.synthetic)
+        return Row(f"{phrase}: times {side}", float(np.exp(abs(difference.size))), about=about)
+    return Row(
+        phrase, abs(difference.size), real=difference.real, synthetic=difference.synthetic, about=about
+    )
 
 
 def _finding(difference: Difference, num_real: int, style: str) -> str:

@@ -32,13 +32,21 @@ class NotJudgedError(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """A metric for one variable (or pair, or class): value, mean noise, and what each side has."""
+    """A metric for one variable (or pair, or class): value, mean noise, and what each side has.
+
+    `about` names the variables and groups of patients that it concerns; report.json has them in the name.
+    """
 
     name: str
     value: float | None
     floor: float | None = None
     real: float | None = None
     synthetic: float | None = None
+    about: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row's part of report.json."""
+        return {name: content for name, content in vars(self).items() if name != "about"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,8 @@ class Figure:
         title: two or three words.
         what: one plain sentence that says what it is.
         source: where the definition comes from.
-        value: synthetic against training data; None where it could not be judged.
+        value: synthetic against training data; None where it could not be judged, or would tell how many of
+            a few real patients there are.
         noise: the two anchors; None where the metric has none.
         interval: 95% interval of the value.
         verdict: against `threshold`.
@@ -123,7 +132,7 @@ class Figure:
             "finding": self.finding,
             "note": self.reason,
             "source": self.source,
-            "rows": [vars(row) for row in self.rows],
+            "rows": [row.to_json() for row in self.rows],
         }
 
 

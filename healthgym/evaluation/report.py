@@ -38,6 +38,7 @@ from healthgym.evaluation.sources import (
     stated_patients,
     title_of,
 )
+from healthgym.evaluation.words import reword
 from healthgym.faults import refused
 from healthgym.files import write_json, write_text
 from healthgym.schema import Schema
@@ -185,6 +186,7 @@ def make_report(
             bar.set_postfix_str(name)
             sections.append(section(comparison))
             sections[-1].notes += _sampled(comparison, sections[-1])
+            reword(sections[-1], comparison.schema)
     nobody = resembles_nobody(sections)
     return Report(
         title or comparison.schema.title or comparison.schema.name,

@@ -34,6 +34,7 @@ from healthgym.evaluation.sections import (
 from healthgym.evaluation.sections.use import utility
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.sources import Source, open_real, open_synthetic, sample, source_of
+from healthgym.evaluation.statistics.groups import Group
 from healthgym.evaluation.statistics.hashes import hash_patients
 from healthgym.evaluation.statistics.panel import panel_from_frame
 from healthgym.schema import Schema
@@ -99,7 +100,18 @@ def test_one_patient_type_repeated_is_a_collapse() -> None:
     assert found["groups"] is found["twins"] is found["diversity"] is Verdict.FAIL
     groups = figure(section, "collapse.groups")  # a ratio to nobody is not shown
     assert groups.shown == "0 of 300"
-    assert groups.interval is None
+    assert groups.value is groups.to_json()["value"] is groups.interval is None
+
+
+def test_the_ratio_to_a_few_real_patients_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = Group("group = D", 6, 60, 300, 300, 1e-6)
+    monkeypatch.setattr(collapse, "compared_groups", lambda *_: [few])
+    groups = figure(collapse.section(compared(real_patients(1))), "collapse.groups")
+    assert groups.verdict is Verdict.FAIL
+    assert groups.value is groups.interval is groups.rows[0].value is groups.rows[0].real is None
+    assert groups.shown == "not shown"
+    assert "fewer than 10 real patients" in groups.reason
+    assert "60" not in groups.finding
 
 
 def test_the_training_data_itself_fails_privacy_and_nothing_before_it() -> None:

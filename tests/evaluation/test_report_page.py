@@ -5,10 +5,12 @@ import io
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from evaluation_cohort import SCHEMA
 
-from healthgym.evaluation.families import _finding, _least_size, _row, in_plain_words
+from healthgym.evaluation.concerns import concerned, shared_concern
+from healthgym.evaluation.families import _finding, _least_size, _row
 from healthgym.evaluation.figure import Figure, Noise, Row, Section, Verdict, in_words
 from healthgym.evaluation.pages.page import render
 from healthgym.evaluation.pages.pictures import density
@@ -16,6 +18,10 @@ from healthgym.evaluation.pages.summary import findings, small_groups, summarise
 from healthgym.evaluation.report import Report, resembles_nobody
 from healthgym.evaluation.settings import Threshold
 from healthgym.evaluation.statistics.findings import Difference
+from healthgym.evaluation.statistics.models.regression import Analysis, default_effects, effects_of
+from healthgym.evaluation.statistics.panel import Panel, panel_from_frame
+from healthgym.evaluation.statistics.patients import summary_names, summary_variables
+from healthgym.evaluation.words import in_plain_words
 from healthgym.schema import Schema
 
 
@@ -179,6 +185,93 @@ def test_findings_are_in_the_words_of_readers() -> None:
     slower = Difference("step", ("x", ""), "the size of steps of x", -1.0, -1.0 + np.log(2), 0.01)
     row = _row(slower, 3000, icu)
     assert (row.name, row.value) == ("the size of steps of x: times larger", pytest.approx(2))
+
+
+def test_flags_in_summaries_and_regressions_are_said_in_words() -> None:
+    icu = Schema.model_validate(
+        {
+            "name": "icu",
+            "timestep_unit": "day",
+            "variables": [
+                {"name": "BP (M)", "kind": "binary", "classes": {0: "False", 1: "True"}},
+                {"name": "BP", "kind": "real"},
+            ],
+        }
+    )
+    said = {in_plain_words(name, icu) for name in summary_names(icu)}
+    assert {
+        "number of days",
+        "share of days at which BP stays the same",
+        "share of days with BP measured",
+        "how often BP begins or ceases to be measured",
+        "whether BP was measured at the first day",
+    } <= said
+    assert len(summary_variables(icu)) == len(summary_names(icu)) == len(said)
+    analysis = Analysis(default_effects(icu)[0], icu)
+    effects = effects_of([analysis], panel_of(icu), {-1: 1.0, 0: 1.0, 1: 1.0})
+    phrases = {in_plain_words(effects.phrase(*name), icu) for name in effects.names}
+    assert phrases == {"the coefficient of time for BP"}
+    assert effects.phrase("timestep with sex", "BP") == "the coefficient of time with sex for BP"
+
+
+def panel_of(schema: Schema) -> Panel:
+    frame = pd.DataFrame(
+        {
+            "PatientID": np.repeat(np.arange(30), 2),
+            "Timestep": np.tile([0, 1], 30),
+            "BP": np.arange(60.0),
+            "BP (M)": np.tile(["False", "True"], 30),
+        }
+    )
+    return panel_from_frame(frame, schema, "patients")
+
+
+def about(key: str, verdict: Verdict, *rows: tuple[str, ...]) -> Figure:
+    return replace(figure(key, verdict), rows=[Row(" and ".join(names), 0.5, about=names) for names in rows])
+
+
+def test_the_variable_that_most_failures_share_is_named() -> None:
+    pairs = about("joint.a", Verdict.FAIL, ("DBP", "MAP"), ("DBP", "SBP"), ("DBP", "HR"))
+    one = about("joint.b", Verdict.FAIL, ("DBP", "MAP"))
+    alone = about("marginals.c", Verdict.FAIL, ("DBP",), ("HR",))
+    other = about("marginals.d", Verdict.FAIL, ("HR",))
+    without = figure("collapse.e", Verdict.FAIL)
+    passing = about("joint.f", Verdict.PASS, ("MAP",))
+    parts = [section("joint", pairs, one, passing), section("marginals", alone, other, without)]
+    said = "3 of the 5 metrics that fail concern DBP."
+    assert shared_concern(parts) == said
+    assert summarise(parts).concern == said
+    assert said in render(Report("Title", {}, parts, {}).to_json(), parts)
+    assert shared_concern([section("joint", pairs, one, other, alone, without, without)]) == ""
+    assert shared_concern([section("joint", pairs, one)]) == ""
+    cautious = [replace(each, verdict=Verdict.CAUTION) for each in (one, alone)]
+    assert (
+        shared_concern([section("joint", pairs, *cautious)])
+        == "All 3 metrics that fail or ask for caution concern DBP."
+    )
+
+
+def test_rows_that_pass_alone_do_not_hide_what_fails() -> None:
+    rows = [Row("DBP", 0.4, about=("DBP",)), *(Row(f"x{k}", 0.0, about=(f"x{k}",)) for k in range(9))]
+    fails = replace(figure("validity.a", Verdict.FAIL), rows=rows, marks=(0.01, 0.1))
+    assert shared_concern([section("validity", fails, fails, fails)]).endswith("concern DBP.")
+
+
+def test_many_variables_that_fail_have_nothing_in_common() -> None:
+    names = [(f"x{k}",) for k in range(6)]
+    parts = [section("joint", *(about(f"joint.{k}", Verdict.FAIL, *names) for k in range(4)))]
+    assert shared_concern(parts) == ""
+
+
+def test_statistics_know_their_variables() -> None:
+    for family, names, found in (
+        ("same time", ("change of rate", "ward = high"), ("rate", "ward")),
+        ("stratum", ("sex = male: pressure", "rate"), ("pressure", "rate", "sex = male")),
+        ("class", ("ward", "rate"), ("ward",)),
+        ("lag 3", ("rate", "rate"), ("rate",)),
+        ("effect", ("number of timesteps", "urine"), ("urine",)),
+    ):
+        assert concerned(Difference(family, names, "x", 0.5, 0.1, 0.01), SCHEMA) == found
 
 
 def test_a_limit_that_no_share_exceeds_is_no_limit() -> None:

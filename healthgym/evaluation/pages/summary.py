@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from healthgym.evaluation.concerns import shared_concern
 from healthgym.evaluation.figure import Figure, Section, Verdict, show
 from healthgym.evaluation.statistics.findings import CLEAR, LOST
 
@@ -104,6 +105,7 @@ class Summary:
         within: where what is said of uses holds; empty if everywhere.
         uses: what it may be used for and what not.
         privacy: sentences.
+        concern: which variable or class most metrics that do not pass are about; empty if there is none.
         leaves: whether the page itself may be given away.
     """
 
@@ -113,6 +115,7 @@ class Summary:
     within: str
     uses: Sequence[Use]
     privacy: Sequence[str]
+    concern: str
     leaves: str
 
 
@@ -137,6 +140,7 @@ def summarise(sections: Sequence[Section], resembles_nobody: str = "") -> Summar
         _WITHIN if given in (Verdict.FAIL, Verdict.NOT_JUDGED) else "",
         uses,
         _privacy(privacy, resembles_nobody) if privacy else [],
+        shared_concern(sections),
         LEAVES,
     )
 

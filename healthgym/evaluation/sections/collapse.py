@@ -29,6 +29,10 @@ _NUM_SAMPLES = 5
 _SURE = 1.96
 _MOST_ROWS = 40
 _NOBODY = "No synthetic patient is in the worst group, so that no ratio is given."
+_FEW = (
+    f"The worst group has fewer than {FEWEST_SHOWN} real patients: the ratio would tell how many, and is not "
+    "given."
+)
 
 GROUPS = metric(
     "collapse.groups",
@@ -114,25 +118,28 @@ def _groups_figure(comparison: Comparison) -> Figure:
     )
     if figure.verdict in (Verdict.PASS, Verdict.NOT_JUDGED):
         figure = replace(figure, verdict=Verdict.CAUTION)
-    if worst.synthetic:
+    if worst.real >= FEWEST_SHOWN and worst.synthetic:
         return figure
-    # A ratio to nobody is no number: the shares say it.
+    # A ratio to nobody is no number, and one to a few patients tells how many they are.
+    few = worst.real < FEWEST_SHOWN
     return replace(
         figure,
+        value=None,
         interval=None,
-        shown=f"0 of {worst.num_synthetic:,}",
-        reason=f"{_NOBODY} {figure.reason}".strip(),
+        shown="not shown" if few else f"0 of {worst.num_synthetic:,}",
+        reason=f"{_FEW if few else _NOBODY} {figure.reason}".strip(),
     )
 
 
 def _row(group: Group) -> Row:
     if group.real < FEWEST_SHOWN:
-        return Row(f"{group.name} (fewer than {FEWEST_SHOWN} real patients)", None)
+        return Row(f"{group.name} (fewer than {FEWEST_SHOWN} real patients)", None, about=group.about)
     return Row(
         group.name,
         _times(group) if group.synthetic else None,
         real=group.real / group.num_real,
         synthetic=group.synthetic / group.num_synthetic,
+        about=group.about,
     )
 
 

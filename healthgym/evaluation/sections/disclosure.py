@@ -52,7 +52,8 @@ def attribute_figure(comparison: Comparison) -> Figure:
         )
     except NotJudgedError as reason:
         return comparison.not_judged(ATTRIBUTE, str(reason))
-    rows = [Row(name, number) for name, number in sorted(value.items(), key=lambda x: -x[1])]
+    ordered = sorted(value.items(), key=lambda x: -x[1])
+    rows = [Row(name, number, about=(name,)) for name, number in ordered]
     return comparison.figure(ATTRIBUTE, float(np.mean(list(value.values()))), rows=rows)
 
 

@@ -20,7 +20,8 @@ from healthgym.evaluation.statistics.models.classifiers import (
 )
 from healthgym.evaluation.statistics.models.ranking import auc, auc_interval
 from healthgym.evaluation.statistics.panel import Panel
-from healthgym.evaluation.statistics.patients import summary_features, summary_names
+from healthgym.evaluation.statistics.patients import summary_features, summary_names, summary_variables
+from healthgym.evaluation.words import in_plain_words
 from healthgym.seeds import permutation
 
 Floats = NDArray[np.float64]
@@ -37,8 +38,8 @@ _BELOW = (
 BOOSTING = metric(
     "discriminability.boosting",
     "Told apart by summaries",
-    "How well gradient boosting tells real from synthetic patients by what summarises them (mean, spread, "
-    "slope, changes, shares of each variable): 50% is guessing, 100% is always right.",
+    "How well gradient boosting tells real from synthetic patients by what summarises them (mean, standard "
+    "deviation, slope, changes, shares of each variable): 50% is guessing, 100% is always right.",
     "AUC over five folds on equally many sampled patients of each kind, scikit-learn's "
     "HistGradientBoostingClassifier; interval by DeLong et al. 1988",
     "percent",
@@ -70,7 +71,7 @@ def section(comparison: Comparison) -> Section:
         comparison.anchors.once("summaries", lambda: summary_features(real)),
     )
     telling = [t for t in telling_features(*summaries, _MOST_TELLING) if abs(t.z) >= _SURE]
-    names = summary_names(comparison.schema)
+    names = [in_plain_words(name, comparison.schema) for name in summary_names(comparison.schema)]
     part.figures = [
         _figure(comparison, BOOSTING, boosting_scores, _equally_many(summaries, chosen), telling, names),
         _figure(
@@ -140,6 +141,7 @@ def _figure(
             abs(t.auc - 0.5) + 0.5,
             real=t.real,
             synthetic=t.synthetic,
+            about=summary_variables(comparison.schema)[t.position],
         )
         for t in telling or []
     ]

@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import Comparison
-from healthgym.evaluation.families import family_figure, in_plain_words, two_decimals
+from healthgym.evaluation.concerns import concerned
+from healthgym.evaluation.families import family_figure, two_decimals
 from healthgym.evaluation.figure import Figure, Noise, Picture, Row, Section
 from healthgym.evaluation.metric import Metric, metric
 from healthgym.evaluation.pages import pictures
@@ -82,7 +83,7 @@ def section(comparison: Comparison) -> Section:
 
 def lost_figure(comparison: Comparison, about: Metric, families: tuple[str, ...]) -> Figure:
     """Return the share of clear real relations that the cohort has lost by more than half."""
-    anchors = comparison.anchors
+    anchors, schema = comparison.anchors, comparison.schema
     clear, lost, which = lost_relations(comparison.compared, families, anchors.cut)
     if clear < _FEWEST_CLEAR:
         return comparison.not_judged(about, f"Real patients have {clear} clear relations: too few to count.")
@@ -92,12 +93,12 @@ def lost_figure(comparison: Comparison, about: Metric, families: tuple[str, ...]
         lost / clear,
         Noise(0.0, 0.0, lost_apart / max(of_apart, 1)),
         rows=[
-            Row(in_plain_words(d.phrase, comparison.schema), abs(d.size), real=d.real, synthetic=d.synthetic)
+            Row(d.phrase, abs(d.size), real=d.real, synthetic=d.synthetic, about=concerned(d, schema))
             for d in which[:_MOST_ROWS]
         ],
         finding=f"{lost} of {clear} clear relations lost"
         + (
-            f", first of all {in_plain_words(which[0].phrase, comparison.schema)}: "
+            f", first of all {which[0].phrase}: "
             f"synthetic {two_decimals(which[0].synthetic)}, real {two_decimals(which[0].real)}"
             if which
             else ""

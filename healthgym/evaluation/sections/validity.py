@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import Comparison, Side
+from healthgym.evaluation.concerns import variables_in
 from healthgym.evaluation.figure import Figure, Row, Section, show
 from healthgym.evaluation.metric import Metric, metric
 from healthgym.evaluation.statistics.conditions import holds
@@ -123,7 +124,8 @@ def _rates_figure(comparison: Comparison, about: Metric, rates: Rates) -> Figure
     threshold = comparison.config.threshold(about.key)
     strict = threshold is None or not threshold.at_most or value == 0
     interval = None if strict else (max(0.0, value - _SURE * error), value + _SURE * error)
-    rows = [Row(name, rate[0]) for name, rate in sorted(rates.items(), key=lambda item: -item[1][0])]
+    ordered = sorted(rates.items(), key=lambda item: -item[1][0])
+    rows = [Row(name, rate[0], about=variables_in([name], comparison.schema)) for name, rate in ordered]
     return comparison.figure(
         about,
         value,

@@ -32,6 +32,7 @@ class Group:
         real, synthetic: patients of it.
         num_real, num_synthetic: patients of the sets.
         p: of Fisher's exact test, times the number of groups (Bonferroni), at most 1.
+        about: its variables and their classes.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Group:
     num_real: int
     num_synthetic: int
     p: float = 1.0
+    about: tuple[str, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -60,10 +62,10 @@ class Group:
 def compared_groups(real: Panel, synthetic: Panel) -> list[Group]:
     """Return every group that five training patients or more are in, the least likely first."""
     found = []
-    for name, members in _groups(real, real):
+    for name, about, members in _groups(real, real):
         if members.sum() >= _FEWEST:
-            found.append((name, int(members.sum())))
-    theirs = {name: int(members.sum()) for name, members in _groups(real, synthetic)}
+            found.append((name, about, int(members.sum())))
+    theirs = {name: int(members.sum()) for name, _, members in _groups(real, synthetic)}
     sizes = real.num_patients, synthetic.num_patients
     tested = [
         Group(
@@ -72,8 +74,9 @@ def compared_groups(real: Panel, synthetic: Panel) -> list[Group]:
             theirs.get(name, 0),
             *sizes,
             min(1.0, len(found) * _fisher(count, theirs.get(name, 0), *sizes)),
+            about,
         )
-        for name, count in found
+        for name, about, count in found
     ]
     return sorted(tested, key=lambda group: group.p)
 
@@ -84,8 +87,11 @@ def _fisher(real: int, synthetic: int, num_real: int, num_synthetic: int) -> flo
     return float(stats.fisher_exact(table)[1])
 
 
-def _groups(real: Panel, panel: Panel) -> Iterator[tuple[str, Members]]:
-    """Yield each group's name and which patients of the panel belong to it; limits are those of `real`."""
+def _groups(real: Panel, panel: Panel) -> Iterator[tuple[str, tuple[str, ...], Members]]:
+    """Yield each group's name, its variables and classes, and which patients of the panel belong to it.
+
+    Limits are those of `real`.
+    """
     statics = [(k, v) for k, v in enumerate(panel.schema.categoricals) if v.static]
     codes = {k: panel.codes_NTK[:, 0, k] for k, _ in statics}
     for size in (1, 2, 3):
@@ -98,7 +104,7 @@ def _groups(real: Panel, panel: Panel) -> Iterator[tuple[str, Members]]:
                     [codes[k] == c for (k, _), c in zip(crossed, cell, strict=True)]
                 )
                 labels = [f"{v.name} = {v.labels[c]}" for (_, v), c in zip(crossed, cell, strict=True)]
-                yield ", ".join(labels), members
+                yield ", ".join(labels), (*(v.name for _, v in crossed), *labels), members
     for position, variable in enumerate(panel.schema.reals):
         if variable.static:
             continue
@@ -117,6 +123,7 @@ def _groups(real: Panel, panel: Panel) -> Iterator[tuple[str, Members]]:
             yield (
                 f"{'highest' if high else 'lowest'} {variable.name} {'above' if high else 'below'} "
                 f"{limit:.4g}",
+                (variable.name,),
                 members,
             )
 

@@ -26,7 +26,7 @@ _REAL_WORDS = (
     "size of the steps of {}",
     "share of timesteps at which {} stays the same",
 )
-_CLASS_WORDS = ("how often {} changes", "first {}", "last {}")
+_CLASS_WORDS = ("how often {} changes", "{} at the first timestep", "{} at the last timestep")
 
 
 def sequence_vectors(panel: Panel, num_timesteps: int) -> Vectors:
@@ -76,14 +76,24 @@ def summary_features(panel: Panel) -> Floats:
 
 def summary_names(schema: Schema) -> list[str]:
     """Return the summary features' names in words."""
-    names = ["number of timesteps"]
+    return [name for name, _ in _summaries(schema)]
+
+
+def summary_variables(schema: Schema) -> list[tuple[str, ...]]:
+    """Return the variable of each summary feature; none of the number of timesteps."""
+    return [about for _, about in _summaries(schema)]
+
+
+def _summaries(schema: Schema) -> list[tuple[str, tuple[str, ...]]]:
+    found: list[tuple[str, tuple[str, ...]]] = [("number of timesteps", ())]
     for variable in schema.reals:
-        names += [word.format(variable.name) for word in _REAL_WORDS]
+        found += [(word.format(variable.name), (variable.name,)) for word in _REAL_WORDS]
     for variable in schema.categoricals:
-        names += [f"share of timesteps with {variable.name} = {label}" for label in variable.labels]
+        words = [f"share of timesteps with {variable.name} = {label}" for label in variable.labels]
         if not variable.static:
-            names += [word.format(variable.name) for word in _CLASS_WORDS]
-    return names
+            words += [word.format(variable.name) for word in _CLASS_WORDS]
+        found += [(word, (variable.name,)) for word in words]
+    return found
 
 
 def _real_features(values_NT: Floats) -> list[Floats]:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import Comparison
+from healthgym.evaluation.concerns import concerned
 from healthgym.evaluation.families import family_figure
 from healthgym.evaluation.figure import Figure, Row
 from healthgym.evaluation.metric import metric
@@ -57,7 +58,9 @@ def effects_figure(comparison: Comparison) -> Figure:
     )
     if figure.value is None:
         return figure
-    return replace(figure, rows=_rows(found), reason=f"{_counted(found)} {figure.reason}".strip())
+    return replace(
+        figure, rows=_rows(found, comparison.schema), reason=f"{_counted(found)} {figure.reason}".strip()
+    )
 
 
 def analyses_of(schema: Schema, config: ReportConfig) -> list[Analysis]:
@@ -90,7 +93,7 @@ def _both(found: Compared) -> Floats:
     return real + np.sqrt(np.maximum(np.nan_to_num(found.error_K) ** 2 - real**2, 0))
 
 
-def _rows(found: Compared) -> list[Row]:
+def _rows(found: Compared, schema: Schema) -> list[Row]:
     """Return the coefficients side by side with their intervals, the surest differences first."""
     order = np.argsort(-np.abs(found.z_K), kind="stable")
     known = [int(k) for k in order if np.isfinite(found.difference_K[k])]
@@ -104,5 +107,6 @@ def _rows(found: Compared) -> list[Row]:
             f"to {each.synthetic + other:.2f}"
         )
         phrase = f"{each.phrase} ({intervals})"
-        rows.append(Row(phrase, abs(each.size), real=each.real, synthetic=each.synthetic))
+        about = concerned(each, schema)
+        rows.append(Row(phrase, abs(each.size), real=each.real, synthetic=each.synthetic, about=about))
     return rows

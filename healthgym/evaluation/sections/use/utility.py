@@ -99,7 +99,7 @@ def _next_step(comparison: Comparison, sets: Sets) -> Figure:
         )
     losses = {name: skill - synthetic.get(name, 0.0) for name, skill in real.items()}
     rows = [
-        Row(name, lost, real=real[name], synthetic=synthetic.get(name))
+        Row(name, lost, real=real[name], synthetic=synthetic.get(name), about=(name,))
         for name, lost in sorted(losses.items(), key=lambda item: -item[1])
     ]
     worst = rows[0]

@@ -11,7 +11,7 @@ coefficients can be compared.
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -32,6 +32,7 @@ Floats = NDArray[np.float64]
 
 Kind: TypeAlias = Literal["linear", "logistic", "cox"]
 TIMESTEP = "timestep"
+_WITH = " with "  # of an interaction
 _FEWEST = 20  # patients with, and without, what a coefficient is about
 _EVENTS_PER_COEFFICIENT = 10  # Peduzzi et al., J. Clin. Epidemiol. 1996
 _MOST_CLASSES = 10
@@ -175,7 +176,7 @@ class Analysis:
                 variable.name if found[2] is None else f"{variable.name} = {variable.labels[int(found[2])]}"
             )
 
-        return _COLUMN.sub(word, name).replace(":", " with ")
+        return _COLUMN.sub(word, name).replace(":", _WITH)
 
     def _parsed(self) -> tuple[int | None, str]:
         """Return the position of the outcome, and the right side with names that mean nothing to Python."""
@@ -219,8 +220,12 @@ def effects_of(analyses: Sequence[Analysis], panel: Panel, scale: Mapping[int, f
         estimates.append(estimate)
         errors.append(error)
     # `is_relation` would take a coefficient that cannot be estimated for none.
-    phrase: Callable[[str, str], str] = "the coefficient of {0} for {1}".format
-    return Family(names, np.concatenate(estimates), np.concatenate(errors), phrase, is_relation=False)
+    return Family(names, np.concatenate(estimates), np.concatenate(errors), _phrase, is_relation=False)
+
+
+def _phrase(term: str, outcome: str) -> str:
+    parts = ("time" if part == TIMESTEP else part for part in term.split(_WITH))
+    return f"the coefficient of {_WITH.join(parts)} for {outcome}"
 
 
 def scale_of(panel: Panel) -> dict[int, float]:

@@ -357,7 +357,7 @@ def test_scales_follow_the_time_since_a_value_was_measured() -> None:
         known = torch.zeros(2, dtype=torch.int64)
         mixture = head.prediction(torch.zeros(2, 4), known, context, Others(nothing, nothing))
     assert mixture is not None
-    torch.testing.assert_close(mixture.scale_nG[1], 4 * mixture.scale_nG[0])
+    torch.testing.assert_close(mixture.scale_Gn[:, 1], 4 * mixture.scale_Gn[:, 0])
 
 
 def test_what_is_measured_once_a_day_is_measured_after_a_day() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from healthgym.systems.autoregressive.decisions import Rows
 from healthgym.systems.autoregressive.tables import ValueTable
@@ -33,12 +32,12 @@ class Given:
             return Rows(gate_N, None)
         return Rows(gate_N, gate_N.nonzero()[:, 0])
 
-    def choose(self, what: str, which: int, logits_nK: Tensor, rows: Rows) -> Tensor:
+    def choose(self, what: str, which: int, logits_Kn: Tensor, rows: Rows) -> Tensor:
         target_n = rows.of(self._targets[what, which])
         gate_N = rows.gate_N
         if self._weights_N is not None and gate_N is not None:
             target_n = torch.where(gate_N, target_n, 0)
-        nats_n = functional.cross_entropy(logits_nK, target_n, reduction="none")
+        nats_n = -logits_Kn.log_softmax(0).gather(0, target_n.unsqueeze(0))[0]
         if self._weights_N is not None:
             nats_n = (nats_n if gate_N is None else torch.where(gate_N, nats_n, 0.0)) * self._weights_N
         if self._by_row and gate_N is not None:
@@ -81,15 +80,15 @@ class Drawn:
             return Rows(gate_N, None)
         return Rows(gate_N, gate_N.nonzero()[:, 0])
 
-    def choose(self, what: str, which: int, logits_nK: Tensor, rows: Rows) -> Tensor:
+    def choose(self, what: str, which: int, logits_Kn: Tensor, rows: Rows) -> Tensor:
         u_n = rows.of(self._u_NS[:, self._columns[what, which]])
-        if logits_nK.shape[1] == 2:
-            share_n = torch.sigmoid((logits_nK[:, 0] - logits_nK[:, 1]) / self._temperature)
+        if len(logits_Kn) == 2:
+            share_n = torch.sigmoid((logits_Kn[0] - logits_Kn[1]) / self._temperature)
             return (u_n >= share_n).long()
-        ends_nK = (logits_nK / self._temperature).softmax(-1).cumsum(-1)
+        ends_nK = (logits_Kn / self._temperature).softmax(0).t().contiguous().cumsum(-1)
         # The last end may be a hair below 1; u stays below it, and a class of share 0 is never met.
         return torch.searchsorted(ends_nK, (u_n * ends_nK[:, -1]).unsqueeze(1), right=True)[:, 0].clamp(
-            max=logits_nK.shape[1] - 1
+            max=len(logits_Kn) - 1
         )
 
     def piece(

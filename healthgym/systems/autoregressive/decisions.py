@@ -55,8 +55,8 @@ class Step:
 class Decider(Protocol):
     """The interface of deciders: teacher forcing or random draws."""
 
-    def choose(self, what: str, which: int, logits_nK: Tensor, rows: "Rows") -> Tensor:
-        """Return a class for each row that the decision is about, int64 (n,)."""
+    def choose(self, what: str, which: int, logits_Kn: Tensor, rows: "Rows") -> Tensor:
+        """Return a class for each row that the decision is about, int64 (n,), given logits (K, n)."""
 
     def piece(
         self, which: int, table: ValueTable, bin_n: Tensor, cell_n: Tensor, before_n: Tensor, rows: "Rows"

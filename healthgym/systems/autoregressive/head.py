@@ -19,7 +19,7 @@ from torch.nn import functional
 from healthgym.systems.autoregressive.decisions import Decider, Rows, Step
 from healthgym.systems.autoregressive.history import NUM_PACES, Context, LastClass
 from healthgym.systems.autoregressive.tables import Slots, ValueTable
-from healthgym.systems.autoregressive.values import FASTER, Known, ValueHead, embedding
+from healthgym.systems.autoregressive.values import FASTER, Known, ValueHead, affine, embedding
 
 _DURATIONS = 32  # timesteps that are told apart
 
@@ -40,7 +40,8 @@ class SlotNetwork(nn.Module):
         self.second = nn.Linear(hidden_dim, hidden_dim)
 
     def forward(self, summary_nD: Tensor, sum_nE: Tensor) -> Tensor:
-        v_nM = functional.gelu(self.summary(summary_nD) + self.running(sum_nE))
+        summary_nM = self.summary(summary_nD)
+        v_nM = functional.gelu(torch.addmm(summary_nM, sum_nE, self.running.weight.t()))
         out: Tensor = v_nM + functional.gelu(self.second(v_nM))
         return out
 
@@ -65,10 +66,10 @@ class Transitions(nn.Module):
     def forward(self, last: LastClass) -> Tensor:
         duration_n = last.held_for_N.clamp(max=self.num_durations - 1)
         table_nK = self.table(last.code_N * self.num_durations + duration_n)
-        stay_n1 = (self.stay(last.code_N) * last.paces_NP).sum(1, keepdim=True)
-        same_nK = last.code_N.unsqueeze(1) == torch.arange(self.num_classes, device=stay_n1.device)
-        logits_nK: Tensor = FASTER * (table_nK + stay_n1 * same_nK)
-        return logits_nK
+        stay_n = (self.stay(last.code_N) * last.paces_NP).sum(1)
+        same_Kn = last.code_N == torch.arange(self.num_classes, device=stay_n.device).unsqueeze(1)
+        logits_Kn: Tensor = FASTER * (table_nK.t() + stay_n * same_Kn)
+        return logits_Kn
 
 
 class Head(nn.Module):
@@ -172,10 +173,10 @@ class Head(nn.Module):
         for k in self.slots.classes:
             name = f"class {k}"
             rows = decider.wants(is_measured(self.flag_of_classes.get(k)))
-            logits_nK = self.outputs[name](read(name, rows))
+            logits_Kn = affine(cast(nn.Linear, self.outputs[name]), read(name, rows))
             if name in self.transitions:
-                logits_nK = logits_nK + self.transitions[name](last[k].map(rows.of))
-            chosen_n = decider.choose("class", k, logits_nK, rows)
+                logits_Kn = logits_Kn + self.transitions[name](last[k].map(rows.of))
+            chosen_n = decider.choose("class", k, logits_Kn, rows)
             step.classes[k] = (
                 chosen_n if rows.gate_N is None else rows.put(chosen_n, filled(self.num_classes[k]))
             )
@@ -183,9 +184,9 @@ class Head(nn.Module):
         for r in self.slots.held:
             name, present_N = f"held {r}", is_measured(self.flag_of_reals.get(r))
             rows = decider.wants(_both(present_N, before[r] < self.num_pieces[r]))
-            logit_n1 = self.outputs[name](read(name, rows))
-            logits_n2 = torch.cat([torch.zeros_like(logit_n1), logit_n1], 1)
-            chosen_n = decider.choose("held", r, logits_n2, rows)
+            logit_1n = affine(cast(nn.Linear, self.outputs[name]), read(name, rows))
+            logits_2n = torch.cat([torch.zeros_like(logit_1n), logit_1n])
+            chosen_n = decider.choose("held", r, logits_2n, rows)
             step.held[r] = rows.put(chosen_n, filled(2))
             sum_NE = self._added(sum_NE, name, step.held[r])
         known = Known([context[r] for r in self.slots.values], self.static)

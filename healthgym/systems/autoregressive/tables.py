@@ -60,6 +60,7 @@ class ValueTable(nn.Module):
     """The cells of one real variable as tensors; they follow the module to its device and are no parameters.
 
     Attributes:
+        bars_bins, bars_cells: whether "new" rules any bin or cell out.
         bin_P, cell_P: of each piece.
         score_P: normal score of each piece, and 0 at P, which stands for no value.
         edges_E: normal scores between bins, E = C - 1.
@@ -97,6 +98,7 @@ class ValueTable(nn.Module):
         barred_PJ = (alone_P & ~lone_bin_P)[:, None] & (np.arange(J) == cells.cell_P[:, None])
         if not self.holds:  # repeats are drawn as any other value, or there is nothing else
             barred_PC[:], barred_PJ[:], single_P = False, False, np.zeros(P, bool)
+        self.bars_bins, self.bars_cells = bool(barred_PC.any()), bool(barred_PJ.any())
         mass_P = cells.new_P / cells.new_P.sum()
         share_CJ = np.zeros((C, J))
         np.add.at(share_CJ, (cells.bin_P, cells.cell_P), mass_P)

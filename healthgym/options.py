@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 @dataclass(frozen=True)
 class Option:
-    """What the command line says of a field, as `Annotated[int, Option("of the cohort")]`.
+    """The command line's description of a field, as `Annotated[int, Option("of the cohort")]`.
 
     Args:
         help: what it means; the field's default is added.

@@ -306,10 +306,10 @@ def _sentences(problems: ValidationError, model: type[BaseModel]) -> list[str]:
     lines: dict[str, str] = {}
     for problem in problems.errors():
         line = _sentence(problem, model)
-        place, _, said = line.partition(": must be ")
-        before = next((key for key in lines if said and key == place), None)
+        key_path, _, said = line.partition(": must be ")
+        before = next((key for key in lines if said and key == key_path), None)
         if before is None:
-            lines[place if said else line] = line
+            lines[key_path if said else line] = line
         else:
             head, _, given = lines[before].partition(" (given: ")
             lines[before] = f"{head}, or {said.partition(' (given: ')[0]}" + (
@@ -322,19 +322,19 @@ def _sentence(problem: Any, model: type[BaseModel]) -> str:
     """Turn one pydantic problem into a line for a user."""
     # For a union of kinds pydantic adds the kind to the path; a user's file does not have it.
     parts = [str(part) for part in problem["loc"] if part not in _kinds(model) and not _is_type(part)]
-    place = ".".join(parts) or "settings"
+    key_path = ".".join(parts) or "settings"
     if problem["type"] == "extra_forbidden":
         known = _field_names(model)
-        return f"{place}: unknown key{nearest(problem['loc'][-1], known)}"
+        return f"{key_path}: unknown key{nearest(problem['loc'][-1], known)}"
     if problem["type"] == "missing":
-        return f"{place}: is required and missing"
+        return f"{key_path}: is required and missing"
     message = _in_words(problem)
     given = problem["input"]
     if problem["type"] == "string_type" and (given is None or isinstance(given, bool | int | float)):
         read = "nothing" if given is None else f"{given!r}, which is no text"
-        return f"{place}: YAML reads {read}; if a word is meant, put it in quotes"
+        return f"{key_path}: YAML reads {read}; if a word is meant, put it in quotes"
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | list | tuple) else ""
-    return f"{place}: {message}{shown}"
+    return f"{key_path}: {message}{shown}"
 
 
 def _in_words(problem: Any) -> str:

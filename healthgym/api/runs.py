@@ -137,24 +137,12 @@ def sample(
         HealthgymError: the run has no checkpoint, or cannot sample such patients.
         KeyboardInterrupt: it was interrupted.
     """
-    trained = _trained(run, checkpoint)
+    given = _trained(run, checkpoint)
+    given |= {"patients": n, "where": tuple(_conditions(where)), "shares": shares, "timesteps": timesteps}
+    given |= {"seed": seed, "settings": tuple(overrides_of(settings)), "workers": workers}
     with tempfile.TemporaryDirectory(prefix="healthgym-") as folder:
-        request = parse(
-            SynthesisRequest,
-            {
-                **trained,
-                "out": Path(folder) / "cohort",
-                "patients": n,
-                "compression": "none",
-                "where": tuple(_conditions(where)),
-                "shares": shares,
-                "timesteps": timesteps,
-                "seed": seed,
-                "settings": tuple(overrides_of(settings)),
-                "workers": workers,
-            },
-            "sample",
-        )
+        given |= {"out": Path(folder) / "cohort", "compression": "none"}
+        request = parse(SynthesisRequest, given, "sample")
         stopping.clear()
         outcome = synthesize(request)
         stopping.clear()

@@ -1,4 +1,4 @@
-"""What programs without a job of their own have in common: options from a request, and their end."""
+"""Shared code of programs that are not jobs: options from a request, and the exit status."""
 
 import argparse
 from collections.abc import Callable, Sequence

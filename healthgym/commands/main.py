@@ -23,7 +23,7 @@ COMMANDS = {
 _ENDS = """\
 exit status:
     0  done
-    1  an error, told in a sentence
+    1  an error, explained in a sentence
     2  the command line is wrong
    85  stopped and saved; the same command resumes
    86  a newer process has taken over the folder
@@ -35,7 +35,7 @@ exit status:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that is named first, and return its exit status."""
-    with steady_output():  # whoever reads a list of commands may leave: healthgym --help | head
+    with steady_output():  # the reader may close the pipe: healthgym --help | head
         try:
             return _run(sys.argv[1:] if argv is None else argv)
         except KeyboardInterrupt:  # while it imports, when no program has begun

@@ -45,7 +45,7 @@ class ClassCounts:
 
     @classmethod
     def from_text(cls, text: str) -> "ClassCounts":
-        """Return what `to_text` wrote."""
+        """Read the result of `to_text`."""
         values = json.loads(text)
         shape = len(values["counts"]), len(values["names"])
         codes_GS = np.array(values["codes"], np.int64).reshape(shape)

@@ -52,7 +52,7 @@ def prepare_once(
     sort: bool = False,
     overwrite: bool = False,
 ) -> tuple[PreparedCohort, str]:
-    """Prepare a cohort unless it exists already; return it, and what was done.
+    """Prepare a cohort unless it exists already; return it, and a summary.
 
     Args:
         source: the table.

@@ -51,8 +51,8 @@ def fit_groups(
     """
     stage_N = np.searchsorted(np.array(stages), lengths_N)
     groups: list[LengthGroup] = []
-    for place, stage in enumerate(stages):
-        members = np.flatnonzero(stage_N == place)
+    for index, stage in enumerate(stages):
+        members = np.flatnonzero(stage_N == index)
         if len(members):
             everything = [frozenset(range(count)) for count in num_classes]
             for allowed, part in _divide(members, codes_NS, lengths_N, everything):
@@ -77,18 +77,18 @@ def _divide(
     best: tuple[float, int, list[frozenset[int]]] | None = None
     lengths_M = lengths_N[members].astype(np.float64)
     if np.ptp(lengths_M):
-        for place, classes in enumerate(allowed):
-            parts = _class_sets(codes_NS[members, place], lengths_M, classes)
-            told = _explained(codes_NS[members, place], lengths_M, parts)
+        for variable, classes in enumerate(allowed):
+            parts = _class_sets(codes_NS[members, variable], lengths_M, classes)
+            told = _explained(codes_NS[members, variable], lengths_M, parts)
             if len(parts) > 1 and (best is None or told > best[0]):
-                best = told, place, parts
+                best = told, variable, parts
     if best is None:
         yield allowed, members
         return
-    _, place, parts = best
+    _, variable, parts = best
     for part in parts:
-        inside = np.isin(codes_NS[members, place], list(part))
-        narrowed = [*allowed[:place], part, *allowed[place + 1 :]]
+        inside = np.isin(codes_NS[members, variable], list(part))
+        narrowed = [*allowed[:variable], part, *allowed[variable + 1 :]]
         yield from _divide(members[inside], codes_NS, lengths_N, narrowed)
 
 
@@ -111,7 +111,7 @@ def _class_sets(
     largest = max(range(len(sets)), key=lambda i: sets[i][1])
     absent = [k for k in classes if not counts[k]]  # a class without members joins the largest set
     return [
-        frozenset([*kept, *absent] if place == largest else kept) for place, (kept, _, _) in enumerate(sets)
+        frozenset([*kept, *absent] if index == largest else kept) for index, (kept, _, _) in enumerate(sets)
     ]
 
 

@@ -1,4 +1,4 @@
-"""What `healthgym describe` and `healthgym prepare` are asked for."""
+"""Arguments of `healthgym describe` and `healthgym prepare`."""
 
 from pathlib import Path
 from typing import Annotated, Literal

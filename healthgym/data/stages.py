@@ -215,9 +215,9 @@ def usage_of(stages: Stages, patients: Sequences, schema: Schema) -> Usage:
 
 def static_codes(patients: Sequences, schema: Schema) -> tuple[NDArray[np.uint8], list[str]]:
     """Return each patient's static classes, shape (N, S), and the names of these variables."""
-    places = [k for k, variable in enumerate(schema.categoricals) if variable.static]
-    names = [schema.categoricals[k].name for k in places]
-    return patients.first_codes()[:, places], names
+    static = [k for k, variable in enumerate(schema.categoricals) if variable.static]
+    names = [schema.categoricals[k].name for k in static]
+    return patients.first_codes()[:, static], names
 
 
 def refuse_left_out(usage: Usage, config: CurriculumConfig) -> None:

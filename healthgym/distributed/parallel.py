@@ -8,7 +8,7 @@ from healthgym import environment
 
 
 @dataclass(frozen=True)
-class Place:
+class Process:
     """The rank of a process among those of one job.
 
     Args:
@@ -22,18 +22,19 @@ class Place:
     local_rank: int = 0
 
 
-def place_from(variables: Mapping[str, str]) -> Place:
+def process_from(variables: Mapping[str, str]) -> Process:
     """Return the rank that torchrun, or a compatible launcher, has written into the environment."""
     num_processes = int(variables.get("WORLD_SIZE") or 1)
     if num_processes == 1:
-        return Place()
-    return Place(int(variables["RANK"]), num_processes, int(variables.get("LOCAL_RANK") or 0))
+        return Process()
+    return Process(int(variables["RANK"]), num_processes, int(variables.get("LOCAL_RANK") or 0))
 
 
-def rows_of(place: Place, num_rows: int) -> slice:
+def rows_of(process: Process, num_rows: int) -> slice:
     """Return this process's rows of a batch: divided in the order of ranks, as evenly as possible."""
     return slice(
-        place.rank * num_rows // place.num_processes, (place.rank + 1) * num_rows // place.num_processes
+        process.rank * num_rows // process.num_processes,
+        (process.rank + 1) * num_rows // process.num_processes,
     )
 
 

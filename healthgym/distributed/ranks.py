@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.rendezvous import rendezvous
 
-from healthgym.distributed.parallel import Place, place_from
+from healthgym.distributed.parallel import Process, process_from
 from healthgym.errors import HealthgymError, RankError
 
 _STORE_SECONDS = 10.0  # timeout of the store, which lives in the first process (or in torchrun)
@@ -35,12 +35,12 @@ class Ranks:
     """This process and the others that train with it; alone unless `joined` says otherwise.
 
     Attributes:
-        place: of this process.
+        process: this process.
         step: the step it is at, for messages.
     """
 
-    def __init__(self, place: Place | None = None, store: Any = None, seconds: float = 0.0) -> None:
-        self.place, self.step = place or Place(), 0
+    def __init__(self, process: Process | None = None, store: Any = None, seconds: float = 0.0) -> None:
+        self.process, self.step = process or Process(), 0
         self._store, self._seconds = store, seconds
         self._agreed, self._missing = False, set[int]()
         self._last_met, self._apart = 0.0, 0.0  # when a collective last ended; seconds between two, of late
@@ -48,12 +48,12 @@ class Ranks:
     @property
     def alone(self) -> bool:
         """Whether this is the only process."""
-        return self.place.num_processes == 1
+        return self.process.num_processes == 1
 
     @property
     def first(self) -> bool:
         """Whether this process writes files and prints."""
-        return self.place.rank == 0
+        return self.process.rank == 0
 
     def sum(self, value: Tensor) -> Tensor:
         """Return the sum of the values of all processes, without gradient."""
@@ -67,7 +67,7 @@ class Ranks:
         """Return every process's tensor, of the same shape each, in the order of ranks."""
         if self.alone:
             return [value]
-        found = [torch.empty_like(value) for _ in range(self.place.num_processes)]
+        found = [torch.empty_like(value) for _ in range(self.process.num_processes)]
         self._together(lambda: distributed.all_gather(found, value.contiguous()))
         return found
 
@@ -100,9 +100,9 @@ class Ranks:
         if self._agreed or isinstance(error, RankError):
             return error
         with contextlib.suppress(RuntimeError):  # if the store is gone, no other process reports
-            if self._ask_for_the_word("failed") != f"failed/{self.place.rank}":
+            if self._ask_for_the_word("failed") != f"failed/{self.process.rank}":
                 return RankError("")
-        where = f"process {self.place.rank} of {self.place.num_processes}, at step {self.step}"
+        where = f"process {self.process.rank} of {self.process.num_processes}, at step {self.step}"
         error.add_note(where)
         if isinstance(error, HealthgymError) and str(error):
             error.args = (f"{error} (in {where})",)
@@ -120,9 +120,9 @@ class Ranks:
         if distributed.is_initialized():
             distributed.destroy_process_group()
         with contextlib.suppress(RuntimeError):  # the store may have gone with the first process
-            self._store.set(f"done/{self.place.rank}", "")
+            self._store.set(f"done/{self.process.rank}", "")
             if self.first or silent:
-                others = set(range(self.place.num_processes)) - self._missing
+                others = set(range(self.process.num_processes)) - self._missing
                 self._until(lambda: all(self._has(f"done/{rank}") for rank in others), limit)
                 time.sleep(4 * _LOOK_SECONDS)  # for the others to see it too before the store goes
         if silent:
@@ -140,11 +140,11 @@ class Ranks:
 
     def _lost(self, cause: RuntimeError) -> RankError:
         """Find the missing processes; return what to raise, with a message in one process only."""
-        everybody = range(self.place.num_processes)
+        everybody = range(self.process.num_processes)
         # Another may still compute: about as long as this one did between its last two collectives.
         patience = min(self._seconds, _GRACE_SECONDS + 2 * self._apart)
         try:
-            self._store.set(f"waiting/{self.place.rank}", str(self.step))
+            self._store.set(f"waiting/{self.process.rank}", str(self.step))
             distributed.destroy_process_group()  # closes connections, so that the others notice too
             self._until(
                 lambda: self._has("word") or all(self._has(f"waiting/{rank}") for rank in everybody), patience
@@ -155,19 +155,19 @@ class Ranks:
             missing, word = [0], "lost/1"
         lost = word.startswith("lost")
         self._missing = set(missing) if lost else set()
-        return RankError(self._obituary(missing, cause) if word == f"lost/{self.place.rank}" else "", lost)
+        return RankError(self._obituary(missing, cause) if word == f"lost/{self.process.rank}" else "", lost)
 
     def _ask_for_the_word(self, why: str) -> str:
         """Return the process that reports the error, as "why/rank": the first to ask."""
-        word = self._store.compare_set("word", "", f"{why}/{self.place.rank}")
+        word = self._store.compare_set("word", "", f"{why}/{self.process.rank}")
         return str(word.decode() if isinstance(word, bytes) else word)
 
     def _obituary(self, missing: list[int], cause: RuntimeError) -> str:
         names = ", ".join(map(str, missing))
         who = (
-            f"Process {names} of {self.place.num_processes} was lost or did not answer"
+            f"Process {names} of {self.process.num_processes} was lost or did not answer"
             if missing
-            else f"The {self.place.num_processes} processes lost their connection"
+            else f"The {self.process.num_processes} processes lost their connection"
         )
         return (
             f"{who} at step {self.step} (timeout {self._seconds:g} s, training.collective_seconds): "
@@ -195,11 +195,11 @@ def joined(device: torch.device, seconds: float) -> Iterator[Ranks]:
     Raises:
         RankError: some processes did not join.
     """
-    place = place_from(os.environ)
-    if place.num_processes == 1:
+    process = process_from(os.environ)
+    if process.num_processes == 1:
         yield Ranks()
         return
-    ranks = _meet(place, device, seconds)
+    ranks = _meet(process, device, seconds)
     end: BaseException | None = None
     try:
         yield ranks
@@ -212,21 +212,21 @@ def joined(device: torch.device, seconds: float) -> Iterator[Ranks]:
         ranks.part(end)
 
 
-def _meet(place: Place, device: torch.device, seconds: float) -> Ranks:
+def _meet(process: Process, device: torch.device, seconds: float) -> Ranks:
     limit = timedelta(seconds=seconds)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         store, _, _ = next(rendezvous("env://", timeout=limit))
         store.set_timeout(limit)
         distributed.init_process_group(
-            backend, store=store, rank=place.rank, world_size=place.num_processes, timeout=limit
+            backend, store=store, rank=process.rank, world_size=process.num_processes, timeout=limit
         )
     except (RuntimeError, ValueError) as error:
         raise RankError(
-            f"Process {place.rank} of {place.num_processes} did not connect to the others at "
+            f"Process {process.rank} of {process.num_processes} did not connect to the others at "
             f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} within {seconds:g} s "
             f"(training.collective_seconds): {str(error).splitlines()[0]}",
             lost=True,
         ) from error
     store.set_timeout(timedelta(seconds=_STORE_SECONDS))
-    return Ranks(place, store, seconds)
+    return Ranks(process, store, seconds)

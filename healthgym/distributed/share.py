@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from healthgym.distributed.parallel import Place, rows_of
+from healthgym.distributed.parallel import Process, rows_of
 from healthgym.distributed.ranks import Ranks
 from healthgym.errors import ConfigError
 
@@ -74,7 +74,7 @@ class Share:
         self, ranks: Ranks | None = None, batch_size: int | None = None, micro_batch_size: int | None = None
     ) -> None:
         self.ranks = ranks or Ranks()
-        count = self.ranks.place.num_processes
+        count = self.ranks.process.num_processes
         if batch_size is not None and batch_size < count:
             raise self.ranks.agreed(
                 ConfigError(
@@ -92,7 +92,7 @@ class Share:
 
     def own(self, batch_size: int) -> slice:
         """Return this process's patients of a global batch."""
-        return rows_of(self.ranks.place, batch_size)
+        return rows_of(self.ranks.process, batch_size)
 
     def num_rows(self, own_rows: int) -> int:
         """Return the number of patients of the global batch."""
@@ -109,8 +109,8 @@ class Share:
 
     def weights(self) -> Tensor:
         """Return each process's share of the global batch, float64."""
-        size, count = self.batch_size or 0, self.ranks.place.num_processes
-        rows = [rows_of(Place(rank, count), size) for rank in range(count)]
+        size, count = self.batch_size or 0, self.ranks.process.num_processes
+        rows = [rows_of(Process(rank, count), size) for rank in range(count)]
         return torch.tensor([(own.stop - own.start) / size for own in rows], dtype=torch.float64)
 
     def whole(self, parts: Sequence[Part]) -> bool:

@@ -9,7 +9,7 @@ _FEWEST, _MOST = 200, 2_000  # patients of a first cohort, as `describe` advises
 
 
 def next_step(kind: str, data: Path, made: Path, patients: int = _MOST) -> str:
-    """Return a line with the command that goes on from what a job made, or a note on why there is none.
+    """Return a line with the next command after a job, or a note on why there is none.
 
     Args:
         kind: `train` or `synthesize`.

@@ -100,7 +100,7 @@ def _asking(process: Any) -> Iterator[list[str]]:
 
 
 class _Tail:
-    """Reads what was added to a file since the last read; the file may not exist yet."""
+    """Reads the lines added to a file since the last read; the file may not exist yet."""
 
     def __init__(self, path: Path, stack: contextlib.ExitStack) -> None:
         self.path = path

@@ -88,19 +88,19 @@ def require_private(folder: Path) -> None:
             is writable for all without the sticky bit.
     """
     folder = folder.resolve()
-    for place in (folder, folder.parent):
-        found = place.stat()
+    for each in (folder, folder.parent):
+        found = each.stat()
         others = stat.S_IWOTH if _group_of_one(found.st_gid) else stat.S_IWGRP | stat.S_IWOTH
         if found.st_uid != os.getuid() or found.st_mode & others:
             raise LaunchError(
-                f"{place} can be written by other users (mode {stat.S_IMODE(found.st_mode):03o}, owner "
-                f"{found.st_uid}). Job files there run as you: chmod go-w {shlex.quote(str(place))}, or "
+                f"{each} can be written by other users (mode {stat.S_IMODE(found.st_mode):03o}, owner "
+                f"{found.st_uid}). Job files there run as you: chmod go-w {shlex.quote(str(each))}, or "
                 "choose a folder of yours."
             )
-    for place in folder.parents:
-        mode = place.stat().st_mode
+    for each in folder.parents:
+        mode = each.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise LaunchError(f"{place}, above {folder}, can be written by everybody. Choose another folder.")
+            raise LaunchError(f"{each}, above {folder}, can be written by everybody. Choose another folder.")
 
 
 def _group_of_one(number: int) -> bool:

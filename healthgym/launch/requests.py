@@ -1,4 +1,4 @@
-"""What `healthgym train`, `evaluate`, `inspect`, `status` and `pipeline` are asked for."""
+"""Arguments of `healthgym train`, `evaluate`, `inspect`, `status` and `pipeline`."""
 
 from pathlib import Path
 from typing import Annotated

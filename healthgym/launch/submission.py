@@ -170,16 +170,16 @@ def _name(job: Job, folder: Path) -> str:
 
 def _shown(job: Job) -> list[Path]:
     """Return the folders of the job that a container must mount."""
-    places = [job.target, *job.reads]
-    return [place if place.is_dir() else place.parent for place in (p.absolute() for p in places)]
+    paths = [job.target, *job.reads]
+    return [path if path.is_dir() else path.parent for path in (p.absolute() for p in paths)]
 
 
-def _require_shared(places: Sequence[Path], settings: SlurmSettings, settings_path: Path) -> None:
-    for place in places:
+def _require_shared(paths: Sequence[Path], settings: SlurmSettings, settings_path: Path) -> None:
+    for path in paths:
         for local in settings.node_local:
-            if place.resolve().is_relative_to(local):
+            if path.resolve().is_relative_to(local):
                 raise LaunchError(
-                    f"{place} lies in {local}, which compute nodes do not share with this machine. Choose a "
+                    f"{path} lies in {local}, which compute nodes do not share with this machine. Choose a "
                     f"folder on a shared file system, or correct node_local in {settings_path}."
                 )
 

@@ -1,4 +1,4 @@
-"""The card of a release: where it comes from, what was left out, what it still tells, what it changes."""
+"""The card of a release: its origin, what was removed, what it still discloses, its effect on a cohort."""
 
 import json
 import platform
@@ -54,7 +54,7 @@ _CELLS_REMAIN = (
     "several training patients (at least 10, unless it was prepared otherwise), and how many rows each has",
     *_REMAINS[1:],
 )
-_FLOOR = "The noise floor is what a figure is among real patients, on average over splits of them."
+_FLOOR = "The noise floor is the mean of a metric over random splits of real patients into two groups."
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def make_card(
         sha256: the release's.
         memory: what became of the latent memory, None where the system has none.
         likelihood: membership by likelihood (`healthgym.release.likelihood`), None where it was not asked.
-        cohort: what it was trained on, if that was given.
+        cohort: the training data, if given.
         report: report.json on a cohort of the checkpoint, if that was given.
         effect: `effect.measure`'s finding, or {"measured": False, "why": reason}.
         despite: why it is released although its report fails, if it does.
@@ -132,7 +132,7 @@ def make_card(
 
 
 def _remains(released: Checkpoint) -> list[str]:
-    """Return what a release still tells of its training patients."""
+    """Return what a release still discloses about its training patients."""
     if released.cells:
         return list(_CELLS_REMAIN)
     patients = int(released.transform.get("patients", 1))
@@ -141,7 +141,7 @@ def _remains(released: Checkpoint) -> list[str]:
 
 
 def _report_part(report: dict[str, Any], source: Checkpoint) -> dict[str, Any]:
-    """Return what the card keeps of a report."""
+    """Return the parts of a report that the card quotes."""
     judged = str(report["facts"].get("synthetic from", ""))
     return {
         "title": report["title"],
@@ -234,7 +234,7 @@ def _memory_in_words(memory: dict[str, Any] | None) -> list[str]:
         )
         for row in memory["effect"]
     ]
-    return [*lines, "", *_table(("figure of the audit", "before", "after", "threshold"), rows)]
+    return [*lines, "", *_table(("metric of the audit", "before", "after", "threshold"), rows)]
 
 
 def _likelihood_in_words(audit: dict[str, Any] | None) -> list[str]:
@@ -247,8 +247,9 @@ def _likelihood_in_words(audit: dict[str, Any] | None) -> list[str]:
     least, most = audit["true_positive_rate_interval"]
     nats = audit["nats_per_timestep"]
     return [
-        f"Whoever holds the weights can score any patient. By that score, the {audit['training_patients']:,} "
-        f"patients it learned from are told from the {audit['holdout_patients']:,} held-out ones with AUC "
+        "Anyone who has the weights can compute the likelihood of any patient. By that score, the "
+        f"{audit['training_patients']:,} training patients are told from the "
+        f"{audit['holdout_patients']:,} held-out ones with AUC "
         f"{audit['auc']:.3f} (95% interval {low:.3f} to {high:.3f}; 0.5 is chance). At 1% false positives "
         f"{audit['true_positive_rate']:.1%} of them are found ({least:.1%} to {most:.1%}; 1% is chance). The "
         f"most exposed 1% are likelier than {audit['most_exposed_above_holdout']:.1%} of the held-out ones. "
@@ -278,12 +279,12 @@ def _effect_in_words(effect: dict[str, Any], reports: str) -> list[str]:
             [("**The whole report**", *(effect["verdict"][side] for side in SIDES)), *sections],
         ),
         "",
-        f"{len(changed) or 'None'} of the {len(effect['figures'])} figures changed {_what_changed(effect)}.",
+        f"{len(changed) or 'None'} of the {len(effect['figures'])} metrics changed {_what_changed(effect)}.",
         "",
     ]
     if changed:
-        lines += [*_figures(changed, with_threshold=True), "", "The figures that kept their verdict:", ""]
-    return [*lines, *_figures(others), "", _FLOOR]
+        lines += [*_metrics(changed, with_threshold=True), "", "Metrics that kept their verdict:", ""]
+    return [*lines, *_metrics(others), "", _FLOOR]
 
 
 def _what_changed(effect: dict[str, Any]) -> str:
@@ -291,13 +292,13 @@ def _what_changed(effect: dict[str, Any]) -> str:
     return "in any digit: the release makes the same patients" if same else "verdict"
 
 
-def _figures(rows: Sequence[Mapping[str, Any]], with_threshold: bool = False) -> list[str]:
+def _metrics(rows: Sequence[Mapping[str, Any]], with_threshold: bool = False) -> list[str]:
     """Return metrics before and after as a table; a value stands with its verdict."""
     lines = []
     for row in rows:
         cells = [f"{show(row['value'][side], row['style'])}, {row['verdict'][side]}" for side in SIDES]
         lines.append((row["section"], plain(row["title"]), *cells, show(row["noise_floor"], row["style"])))
-    head: tuple[str, ...] = ("section", "figure", *SIDES, "noise floor")
+    head: tuple[str, ...] = ("section", "metric", *SIDES, "noise floor")
     if with_threshold:
         head += ("threshold",)
         lines = [(*line, row["threshold"]) for line, row in zip(lines, rows, strict=True)]

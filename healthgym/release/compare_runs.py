@@ -38,7 +38,7 @@ def compare_runs(
     overrides: Sequence[str] = (),
     sampling: Sequence[str] = (),
 ) -> list[Judged]:
-    """Make a cohort of each run's newest checkpoint and compare them; what is there already is kept.
+    """Make a cohort of each run's newest checkpoint and compare them; existing results are kept.
 
     Args:
         runs: run folders, checkpoint files, releases, or folders that hold one release.
@@ -66,10 +66,10 @@ def compare_runs(
 
 
 def _check(runs: Sequence[Path], schemas: Sequence[Schema], given: Schema) -> None:
-    """Refuse what would only show after minutes of making cohorts."""
-    places = [run.resolve() for run in runs]
-    for run, place in zip(runs, places, strict=True):
-        if places.count(place) > 1:
+    """Refuse mistakes that would otherwise show only after minutes of making cohorts."""
+    folders = [run.resolve() for run in runs]
+    for run, folder in zip(runs, folders, strict=True):
+        if folders.count(folder) > 1:
             raise ConfigError(f"{run} is given twice. Give each run once.")
     check_names([_name(run) for run in runs])
     for run, schema in zip(runs, schemas, strict=True):
@@ -130,7 +130,7 @@ def _trained(
 
 
 def _hardware(progress: Progress) -> str:
-    """Say what a run was last trained on: "CPU, 2 threads", "4 GPUs"."""
+    """Return the device that a run was last trained on: "CPU, 2 threads", "4 GPUs"."""
     count = progress.num_processes
     if progress.device == "cuda":
         return f"{count} GPUs" if count > 1 else "GPU"

@@ -1,4 +1,4 @@
-"""What a board signs: uses, attacks and variables of a release, and why one that fails is released."""
+"""The pages that a board signs: uses, attacks and variables of a release, and why it is released."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ _ORDER = (Verdict.PASS, Verdict.CAUTION, Verdict.FAIL)
 
 
 def refuse_failing(effect: Mapping[str, Any], report: Mapping[str, Any] | None, despite: str) -> None:
-    """Refuse to release a system whose cohort fails its report, unless somebody says why.
+    """Refuse to release a system whose cohort fails its report, unless a reason is given.
 
     Args:
         effect: `effect.measure`'s finding.
@@ -73,7 +73,7 @@ def variables_of(schema: Schema) -> list[dict[str, Any]]:
 
 
 def uses_of(effect: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return what a cohort of the release may be used for and what not, by the sections' verdicts."""
+    """Return the permitted and excluded uses of a cohort of the release, by the sections' verdicts."""
     if not effect["measured"]:
         return []
     verdicts = {row["key"]: Verdict(row["verdict"]["after"]) for row in effect["sections"]}

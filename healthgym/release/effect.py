@@ -61,7 +61,7 @@ class Cohorts:
 def measure(
     asked: Cohorts, data: Path, settings: ReportConfig, files: Mapping[str, Path], work: Path
 ) -> dict[str, Any]:
-    """Make a cohort of each file, judge both, and return what the reports say side by side.
+    """Make a cohort of each file, judge both, and return the results of the two reports side by side.
 
     Args:
         asked: the cohorts' size and seed.
@@ -104,7 +104,7 @@ def measure(
 
 
 def _keep_same(work: Path, asked: list[Any]) -> None:
-    """Keep what an earlier call with the same arguments left in a folder; otherwise empty it."""
+    """Keep the files of an earlier call with the same arguments in a folder; otherwise empty it."""
     text = json.dumps(asked, indent=1)
     note = work / "asked.json"
     if not note.exists() or note.read_text(encoding="utf-8") != text:
@@ -123,14 +123,14 @@ def side_by_side(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> l
     ]
 
 
-def changed_first(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def changed_first(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Put the metrics whose verdict got worse first, then other changes; the rest as in the report."""
 
-    def place(figure: dict[str, Any]) -> int:
-        before, after = (_ORDER.index(Verdict(figure["verdict"][side])) for side in SIDES)
+    def order(metric: dict[str, Any]) -> int:
+        before, after = (_ORDER.index(Verdict(metric["verdict"][side])) for side in SIDES)
         return 0 if after > before else 1 if after < before else 2
 
-    return sorted(figures, key=place)
+    return sorted(metrics, key=order)
 
 
 def _make(file: Path, folder: Path, asked: Cohorts) -> Path:

@@ -1,6 +1,6 @@
 """Membership by likelihood: whether a trained system finds its own training patients likelier than others.
 
-A system that gives exact likelihoods allows the strongest honest attack: whoever holds its weights can score
+A system that gives exact likelihoods allows the strongest honest attack: anyone with its weights can score
 any patient. The score is the log-likelihood per timestep.
 
 Source: Yeom et al., *Privacy risk in machine learning*, CSF 2018 (the loss as the score); Carlini et al.,
@@ -34,7 +34,7 @@ def likelihood_audit(system: System, trained: Checkpoint, cohort: PreparedCohort
     Args:
         system: the trained system.
         trained: its checkpoint.
-        cohort: what it was trained on, with its holdout.
+        cohort: the one it was trained on, with its holdout.
 
     Returns:
         AUC and true-positive rate at 1% false positives, each with its 95% interval; for the most exposed

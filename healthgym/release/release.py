@@ -1,8 +1,9 @@
-"""The release form of a checkpoint: what sampling needs and no more, with a card that says what it is."""
+"""Releasing a checkpoint: only the data that sampling needs, with a card that describes it."""
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,30 +92,36 @@ def release(
     released = _without_training(source, state, longest, at_least, system.real_form == "cells")
     likelihood = likelihood_audit(system, source, cohort) if cohort else None
     work = out.with_name(f".{out.name}.work")
+    with _removed_on_error(work), refused(out, "write"):
+        sha256 = write_checkpoint(work / "release.h5", released)
+        changed: dict[str, Any] = {"measured": False, "why": _LEFT_OUT if data else _NO_DATA}
+        if data and effect:
+            files = {"before": file, "after": work / "release.h5"}
+            changed = measure(effect, data, settings, files, work / "effect")
+        refuse_failing(changed, judged, despite)
+        card = make_card(
+            source, released, sha256, memory, likelihood, cohort, judged, changed, despite.strip()
+        )
+        _publish(card, work, out)
+    return card
+
+
+@contextlib.contextmanager
+def _removed_on_error(work: Path) -> Iterator[None]:
+    """Delete a folder after an error, except that of a failing report: `despite` makes that pass."""
     try:
-        with refused(out, "write"):
-            sha256 = write_checkpoint(work / "release.h5", released)
-            changed: dict[str, Any] = {"measured": False, "why": _LEFT_OUT if data else _NO_DATA}
-            if data and effect:
-                files = {"before": file, "after": work / "release.h5"}
-                changed = measure(effect, data, settings, files, work / "effect")
-            refuse_failing(changed, judged, despite)
-            card = make_card(
-                source, released, sha256, memory, likelihood, cohort, judged, changed, despite.strip()
-            )
-            _publish(card, work, out)
+        yield
     except FailingReleaseError:
         raise
     except HealthgymError:
         shutil.rmtree(work, ignore_errors=True)
         raise
-    return card
 
 
 def _longest(source: Checkpoint, system: System, at_least: int) -> int:
     """Return the largest number of timesteps of a patient made from the release.
 
-    It is the largest that so many training patients reach, or, where the system generates it, the upper end
+    It is the largest that `at_least` training patients reach, or, if the system generates it, the upper end
     of the cells of lengths: the mean of as many patients as the cohort was prepared with.
     """
     if system.makes_lengths:
@@ -123,13 +130,13 @@ def _longest(source: Checkpoint, system: System, at_least: int) -> int:
 
 
 def reached(lengths_2U: NDArray[np.int64], at_least: int) -> int:
-    """Return the largest number of timesteps that so many patients have or exceed; of fewer, the least."""
+    """Return the largest length that this many patients have or exceed; the smallest if there are fewer."""
     lengths_N = np.sort(np.repeat(*lengths_2U))
     return int(lengths_N[-min(at_least, len(lengths_N))])
 
 
 def common_groups(text: str, longest: int, at_least: int) -> str:
-    """Return groups in which no length exceeds `longest`, and each counts so many patients.
+    """Return groups in which no length exceeds `longest`, and each counts at least so many patients.
 
     A last stage with few patients joins the one before, without their classes.
     """
@@ -227,7 +234,7 @@ def _state(
     cohort: PreparedCohort | None,
     data: Path | None,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Return what sampling needs, the latent memory made coarse, and what the card says of that."""
+    """Return the state that sampling needs, with a coarse latent memory, and the card's entry on it."""
     state, slots_MZ = to_arrays(system.released_state(longest)), slots_of(system)
     if slots_MZ is None:
         return state, None
@@ -239,7 +246,7 @@ def _state(
 def _coarse(
     slots_MZ: Slots, latents: Latents | None, at_least: int, settings: ReportConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the latent memory made coarse, as part of a system's state, and what the card says of it."""
+    """Return the coarse latent memory as part of a system's state, and the card's entry on it."""
     owners_M = k_nearest(slots_MZ, latents[0], 1)[1][:, 0] if latents else _distinct(slots_MZ)
     centroids_CZ, counts_C = _coarsen(slots_MZ, owners_M, at_least, counted=latents is not None)
     memory: dict[str, Any] = {
@@ -274,7 +281,7 @@ def _coarsen(
 def _without_training(
     source: Checkpoint, state: dict[str, Any], longest: int, at_least: int, by_cells: bool
 ) -> Checkpoint:
-    """Leave out what only training needs or what tells of the training data.
+    """Leave out data that only training needs, or that reveal something about the training data.
 
     A system that makes values from cells needs no transform, whose ends are single patients' values.
     """

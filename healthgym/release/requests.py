@@ -1,4 +1,4 @@
-"""What `healthgym compare`, `healthgym release` and `healthgym audit` are asked for."""
+"""Arguments of `healthgym compare`, `healthgym release` and `healthgym audit`."""
 
 from pathlib import Path
 from typing import Annotated

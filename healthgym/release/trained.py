@@ -9,7 +9,7 @@ from healthgym.storage.tree import kind_of, read_seal
 
 
 def find_trained(path: Path) -> tuple[Path, Checkpoint]:
-    """Return a trained system's file and what is in it.
+    """Return a trained system's file and its content.
 
     Args:
         path: a checkpoint file, a release, a run folder or a folder of checkpoints (the best one in
@@ -48,7 +48,7 @@ def find_trained(path: Path) -> tuple[Path, Checkpoint]:
 
 
 def is_release(file: Path) -> bool:
-    """Tell whether a file is a release, by its own word."""
+    """Return whether a file is marked as a release."""
     try:
         read_seal(file)
         return kind_of(file) == RELEASE_KIND

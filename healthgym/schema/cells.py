@@ -151,13 +151,13 @@ class VariableCells:
         low, step = self.low_P[piece_N], self.step_P[piece_N]
         count = np.rint((self.high_P[piece_N] - low) / step) + 1
         if not_N is None:
-            place = np.floor(u_N * count)
+            index = np.floor(u_N * count)
         else:
             barred = np.rint((not_N - low) / step)
             barred = np.where((barred >= 0) & (barred < count) & (count > 1), barred, np.inf)
-            place = np.floor(u_N * (count - np.isfinite(barred)))
-            place += place >= barred
-        return np.asarray(np.round(low + np.minimum(place, count - 1) * step, self.decimals))
+            index = np.floor(u_N * (count - np.isfinite(barred)))
+            index += index >= barred
+        return np.asarray(np.round(low + np.minimum(index, count - 1) * step, self.decimals))
 
     def to_tree(self) -> dict[str, Any]:
         """Return the fitted numbers, for a file."""
@@ -165,7 +165,7 @@ class VariableCells:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> "VariableCells":
-        """Read what `to_tree` gave."""
+        """Read the result of `to_tree`."""
         low, high, step, bounds = (np.asarray(tree[name], np.float64) for name in _VALUES)
         new, everything, bins, cells = (np.asarray(tree[name], np.int64) for name in _COUNTS)
         decimals, holds = int(tree["decimals"]), bool(tree["holds"])
@@ -203,7 +203,7 @@ class Cells:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> "Cells":
-        """Read what `to_tree` gave."""
+        """Read the result of `to_tree`."""
         named = tree.get("variables", {})
         variables = tuple(VariableCells.from_tree(named[f"{r}"]) for r in range(len(named)))
         return cls(variables, VariableCells.from_tree(tree["length"]))

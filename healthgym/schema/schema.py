@@ -193,7 +193,7 @@ class Schema(StrictModel):
     @cached_property
     def layout(self) -> FeatureLayout:
         """The shape of an encoded timestep."""
-        index = {variable.name: place for place, variable in enumerate(self.categoricals)}
+        index = {variable.name: k for k, variable in enumerate(self.categoricals)}
 
         def flag_of(variable: Variable) -> int | None:
             return index[variable.measured_flag or ""] if variable.missing == "model" else None

@@ -68,7 +68,7 @@ class Output(io.RawIOBase):
         return self._file.tell()
 
     def readable(self) -> bool:
-        """HDF5 reads back what it wrote."""
+        """HDF5 reads its own output while it writes."""
         return True
 
     writable = seekable = readable

@@ -238,12 +238,12 @@ def remove_left_overs(folder: Path, older_than: float = 0.0, shards: Iterable[in
         shards: only files of these shards.
     """
     if shards is None:
-        for place in (folder, folder / "shards", folder / RECEIPTS):
-            remove_stale(place, older_than)
+        for each in (folder, folder / "shards", folder / RECEIPTS):
+            remove_stale(each, older_than)
         return
     mine = {shard_name(index) for index in shards}
-    for place in (folder / "shards", folder / RECEIPTS):
-        for left in place.glob(".shard-*.tmp"):
+    for each in (folder / "shards", folder / RECEIPTS):
+        for left in each.glob(".shard-*.tmp"):
             if left.name.split(".")[1] in mine:
                 left.unlink(missing_ok=True)
 

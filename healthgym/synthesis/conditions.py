@@ -40,11 +40,11 @@ def read_conditions(where: Sequence[str], shares: str, schema: Schema) -> Condit
             continue
         variable = _static(name, schema, "--where")
         if variable.kind == "real":
-            place = [each.name for each in schema.reals].index(name)
-            reals[place] = _range(value, text)
+            k = [each.name for each in schema.reals].index(name)
+            reals[k] = _range(value, text)
         else:
-            place = [each.name for each in schema.categoricals].index(name)
-            classes[place] = classes.get(place, frozenset()) | {_class(value, variable, "--where")}
+            k = [each.name for each in schema.categoricals].index(name)
+            classes[k] = classes.get(k, frozenset()) | {_class(value, variable, "--where")}
     if not shares:
         return Conditions(classes, reals, timesteps)
     name, value = _split(shares, "--shares", "such as Gender=Female:0.5,Male:0.5")

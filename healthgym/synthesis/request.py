@@ -1,4 +1,4 @@
-"""What `healthgym synthesize` is asked for."""
+"""Arguments of `healthgym synthesize`."""
 
 from pathlib import Path
 from typing import Annotated, Literal

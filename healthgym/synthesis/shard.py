@@ -144,7 +144,7 @@ def _begun(
 
 
 def _one_ahead(batches: Iterator[_Begun]) -> Iterator[_Begun]:
-    """Yield each batch when the next one was begun, also where that fails: what is done is not lost."""
+    """Yield each batch after the next one was begun, also if that fails: no finished batch is lost."""
     waiting, failure = next(batches, None), None
     while waiting is not None:
         try:
@@ -201,17 +201,17 @@ def _of_drawn_lengths(source: Source, system: System, plan: SynthesisPlan, index
     first, lengths_N = plan.patients(index).start, plan.lengths(index, source.lengths)
     ends = np.array(sorted({*source.stages, int(lengths_N.max())}))
     sampled_N = ends[np.searchsorted(ends, lengths_N)]
-    place = 0
+    begun = 0
     for length in np.unique(sampled_N):
         members_L = np.flatnonzero(sampled_N == length)
         for start in range(0, len(members_L), plan.batch_size):
             members_B = members_L[start : start + plan.batch_size]
-            draws = SampleDraws(plan.seed, first + place, len(members_B))
+            draws = SampleDraws(plan.seed, first + begun, len(members_B))
             if _given_classes(source, plan):
                 yield members_B, _sample_given(source, system, draws, int(length))
             else:
                 yield members_B, system.begin_sample(lengths_N[members_B], draws, int(length))
-            place += len(members_B)
+            begun += len(members_B)
 
 
 def _given_classes(source: Source, plan: SynthesisPlan) -> bool:
@@ -271,8 +271,8 @@ class _Columns:
     def put(self, members_B: NDArray[np.int64], made: Made) -> None:
         """Store the kept timesteps of a batch's patients."""
         self._scaled = made.scaled
-        for place, found in made.disagreements.items():
-            name, counts = self._schema.encoded[place].name, Disagreement(**found._asdict())
+        for position, found in made.disagreements.items():
+            name, counts = self._schema.encoded[position].name, Disagreement(**found._asdict())
             known = self.disagreements.get(name)
             self.disagreements[name] = known + counts if known else counts
         timestep_T = np.arange(made.codes_KTB.shape[1])

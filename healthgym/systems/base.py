@@ -132,7 +132,7 @@ class System(ABC):
         return self.begin_sample(lengths_B, draws, length)()
 
     def begin_sample(self, lengths_B: NDArray[np.integer[Any]], draws: SampleDraws, length: int) -> Making:
-        """Begin `sample`; what is returned waits for the result, which a GPU computes meanwhile."""
+        """Begin `sample`; the returned function waits for the result, which a GPU computes meanwhile."""
         x_BTF = self.sample_features(length, draws.seed, draws.first_patient, draws.num_patients)
         return begin_decode(x_BTF[:, : int(lengths_B.max())], lengths_B, self.layout)
 
@@ -193,7 +193,7 @@ class System(ABC):
     def begin_make(
         self, draws: SampleDraws, timesteps: int | None = None, conditions: Conditions = NO_CONDITIONS
     ) -> Making:
-        """Begin `make`; what is returned waits for the result, which a GPU computes meanwhile."""
+        """Begin `make`; the returned function waits for the result, which a GPU computes meanwhile."""
         raise NotImplementedError
 
     def check_conditions(self, conditions: Conditions) -> None:

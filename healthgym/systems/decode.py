@@ -38,8 +38,8 @@ def decode(x_BTF: Tensor, lengths_B: NDArray[np.integer[Any]], layout: FeatureLa
 
 
 def begin_decode(x_BTF: Tensor, lengths_B: NDArray[np.integer[Any]], layout: FeatureLayout) -> Making:
-    """Begin `decode` on the device; what is returned waits for the result."""
-    transfer, places = Transfer(_decoded(x_BTF, lengths_B, layout)), _static_places(layout)
+    """Begin `decode` on the device; the returned function waits for the result."""
+    transfer, positions = Transfer(_decoded(x_BTF, lengths_B, layout)), _static_positions(layout)
 
     def finish() -> Made:
         arrays = transfer.arrays()
@@ -48,20 +48,20 @@ def begin_decode(x_BTF: Tensor, lengths_B: NDArray[np.integer[Any]], layout: Fea
                 "The trained system generates numbers that are not finite. Choose an earlier checkpoint "
                 "with --checkpoint."
             )
-        counts = zip(places, arrays["disagreements"].tolist(), strict=True)
+        counts = zip(positions, arrays["disagreements"].tolist(), strict=True)
         return Made(
             arrays["reals"],
             arrays["codes"],
             lengths_B,
-            disagreements={place: Disagreement(*count) for place, count in counts},
+            disagreements={position: Disagreement(*count) for position, count in counts},
         )
 
     return finish
 
 
-def _static_places(layout: FeatureLayout) -> list[int]:
+def _static_positions(layout: FeatureLayout) -> list[int]:
     """Return the indices of static variables among all, reals first."""
-    return [place for place, static in enumerate((*layout.static_reals, *layout.static_classes)) if static]
+    return [k for k, static in enumerate((*layout.static_reals, *layout.static_classes)) if static]
 
 
 def _decoded(x_BTF: Tensor, lengths_B: NDArray[np.integer[Any]], layout: FeatureLayout) -> dict[str, Tensor]:

@@ -136,10 +136,10 @@ class KeptDraws(Draws):
         return self._keep("shared_uniform", name, shape)
 
     def _keep(self, kind: str, name: str, shape: tuple[int, ...]) -> Tensor:
-        place = (kind, name, shape)
-        if place not in self._kept:
-            self._kept[place] = getattr(self._source, kind)(name, shape)
-        return self._kept[place]
+        key = (kind, name, shape)
+        if key not in self._kept:
+            self._kept[key] = getattr(self._source, kind)(name, shape)
+        return self._kept[key]
 
 
 def to_index(u: Tensor, count: int | Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Copies between the host and a device, beside what the device computes."""
+"""Copies between the host and a device while the device computes."""
 
 import functools
 from collections.abc import Mapping

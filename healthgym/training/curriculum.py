@@ -43,7 +43,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """The position of a step in the curriculum, counted from 0."""
 
     epoch: int
@@ -88,24 +88,26 @@ class Curriculum:
         """Length of the last stage."""
         return self.stages[-1].length
 
-    def place(self, step: int) -> Place:
+    def position(self, step: int) -> Position:
         """Return the position of a step."""
         epoch, within = divmod(step, self.steps_per_epoch)
         stage = int(np.searchsorted(self._ends, within, side="right"))
-        return Place(epoch, stage, within - int(self._ends[stage] - self.stages[stage].num_batches))
+        return Position(epoch, stage, within - int(self._ends[stage] - self.stages[stage].num_batches))
 
     def batch(self, step: int) -> NDArray[np.int64]:
         """Return the patients of a step's batch, int64 (batch_size,)."""
-        place = self.place(step)
-        first = place.batch * self.batch_size
-        places_B = np.arange(first, first + self.batch_size)
-        stage = self.stages[place.stage]
-        chosen_B = seeds.shuffled(places_B, stage.num_patients, self._seed, "order", place.epoch, place.stage)
+        position = self.position(step)
+        first = position.batch * self.batch_size
+        positions_B = np.arange(first, first + self.batch_size)
+        stage = self.stages[position.stage]
+        chosen_B = seeds.shuffled(
+            positions_B, stage.num_patients, self._seed, "order", position.epoch, position.stage
+        )
         return chosen_B if self._order is None else self._order[stage.first + chosen_B].astype(np.int64)
 
     def length(self, step: int) -> int:
         """Return T, the timesteps of a step's batch."""
-        return self.stages[self.place(step).stage].length
+        return self.stages[self.position(step).stage].length
 
     def timesteps_between(self, start: int, stop: int) -> int:
         """Return the timesteps per sequence, summed over steps start..stop-1, as a measure of work."""

@@ -1,4 +1,4 @@
-"""What a run prints when it starts and when it ends."""
+"""Messages of a run at its start and end."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ def greeting(
     config: RunConfig,
     how: str,
 ) -> str:
-    """Return what a run is about to do, on what, and from where.
+    """Return the message at the start: data, device, and the step that the run resumes from.
 
     Args:
         run_dir: the run folder.

@@ -17,7 +17,7 @@ from healthgym.data.class_counts import ClassCounts
 from healthgym.data.length_groups import LengthGroup, fit_groups, to_text
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.stages import Usage, refuse_left_out, static_codes, usage_of
-from healthgym.distributed.parallel import Place, granted_cores, place_from
+from healthgym.distributed.parallel import Process, granted_cores, process_from
 from healthgym.distributed.ranks import Ranks, joined
 from healthgym.distributed.share import Share
 from healthgym.environment import threads_asked
@@ -85,14 +85,14 @@ def train(run_dir: Path, config: RunConfig, stream: TextIO | None = None) -> boo
         try:
             return _train(run_dir, config, stream if ranks.first else io.StringIO(), device, ranks)
         except torch.OutOfMemoryError as error:
-            raise out_of_memory(error, config, ranks.place.num_processes) from error
+            raise out_of_memory(error, config, ranks.process.num_processes) from error
 
 
 def _train(
     run_dir: Path, config: RunConfig, stream: TextIO | None, device: torch.device, ranks: Ranks
 ) -> bool:
     # On each node the first process reads the whole file to check its seal.
-    cohort = PreparedCohort.open(config.data, verify=ranks.place.local_rank == 0)
+    cohort = PreparedCohort.open(config.data, verify=ranks.process.local_rank == 0)
     system = _built(cohort, config, device)
     course = set_course(cohort.train, system, config)
     curriculum = course.curriculum
@@ -109,13 +109,7 @@ def _train(
         system.load_state(start.state)
         meter.load_state(start.meter)
         course.load_state(start.trainer)
-    here = Progress(
-        step=start.progress.step if start else 0,
-        seconds=start.progress.seconds if start else 0.0,
-        threads=torch.get_num_threads(),
-        device=device.type,
-        num_processes=ranks.place.num_processes,
-    )
+    here = _progress(start, device, ranks)
     if ranks.first:
         require_place(folder.checkpoints, _num_bytes(system.state()), folder=True)
         folder.begin(config)
@@ -151,6 +145,17 @@ def _train(
     return finished
 
 
+def _progress(start: Checkpoint | None, device: torch.device, ranks: Ranks) -> Progress:
+    """Return how far a run is, and on what it continues."""
+    return Progress(
+        step=start.progress.step if start else 0,
+        seconds=start.progress.seconds if start else 0.0,
+        threads=torch.get_num_threads(),
+        device=device.type,
+        num_processes=ranks.process.num_processes,
+    )
+
+
 def _built(cohort: PreparedCohort, config: RunConfig, device: torch.device) -> System:
     return build_system(
         config.system,
@@ -183,7 +188,7 @@ def rehearse(run_dir: Path, config: RunConfig, processes: int = 1) -> int:
     if not list_checkpoints(RunFolder(run_dir).checkpoints):
         refuse_left_out(usage_of(curriculum.plan, cohort.train, cohort.schema), config.curriculum)
     system.check_length(curriculum.max_length)
-    Share(Ranks(Place(0, processes)), curriculum.batch_size)  # refuses too many processes
+    Share(Ranks(Process(0, processes)), curriculum.batch_size)  # refuses too many processes
     return 4 * system.num_parameters() + 2 * _num_bytes(system.state())
 
 
@@ -253,9 +258,9 @@ def choose_device(config: RunConfig) -> torch.device:
         )
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    place = place_from(os.environ)
-    if wanted == "cuda" and place.num_processes > 1:
-        device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
+    process = process_from(os.environ)
+    if wanted == "cuda" and process.num_processes > 1:
+        device = torch.device("cuda", process.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
         return device
     return torch.device(wanted)

@@ -162,7 +162,7 @@ class Trainer:
 
     def _log_is_due(self) -> bool:
         """Whether to log: at fixed steps and at the end of each stage, so that a line has one length."""
-        here, after = self.curriculum.place(self.step - 1), self.curriculum.place(self.step)
+        here, after = self.curriculum.position(self.step - 1), self.curriculum.position(self.step)
         return (
             self.step % self.config.training.log_every_steps == 0
             or (here.epoch, here.stage) != (after.epoch, after.stage)
@@ -175,18 +175,18 @@ class Trainer:
         losses = self.meter.means()
         if self.metrics is None:
             return
-        place = self.curriculum.place(self.step - 1)
-        length = self.curriculum.stages[place.stage].length
+        position = self.curriculum.position(self.step - 1)
+        length = self.curriculum.stages[position.stage].length
         elapsed = time.monotonic() - self._started
         done = self.curriculum.timesteps_between(self._first_step, self.step)
         left = self.curriculum.timesteps_between(self.step, self.pace.total)
         rate = (self.step - self._first_step) * self.curriculum.batch_size / elapsed
         self.metrics.append(
-            {"step": self.step, "epoch": place.epoch, "length": length, **losses, **found}
+            {"step": self.step, "epoch": position.epoch, "length": length, **losses, **found}
             | {"seconds": round(self.seconds, 3), "sequences_per_second": round(rate, 1)}
         )
         epochs = -(-self.pace.total // self.curriculum.steps_per_epoch)
-        where = f"epoch {place.epoch + 1}/{epochs} length {length}"
+        where = f"epoch {position.epoch + 1}/{epochs} length {length}"
         if self.validation is not None:
             losses |= self.validation.shown()
         self.report.log(self.step, where, losses, rate, elapsed / done * left)
@@ -257,11 +257,11 @@ class Trainer:
         """Return the error with the last good checkpoint, the same in every process."""
         self._await_writer()
         error.since = error.since or self.step
-        place = self.curriculum.place(self.step - 1)
-        length = self.curriculum.stages[place.stage].length
+        position = self.curriculum.position(self.step - 1)
+        length = self.curriculum.stages[position.stage].length
         return self._ranks.agreed(
             DivergenceError(
-                f"Training diverged: {error} (epoch {place.epoch + 1}, stage of length {length}). "
+                f"Training diverged: {error} (epoch {position.epoch + 1}, stage of length {length}). "
                 f"{self.saving.last_good(error.since)} Start a new run with another training.seed or a "
                 f"smaller system.optimiser.learning_rate.",
                 error.since,

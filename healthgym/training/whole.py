@@ -56,10 +56,10 @@ class WholeCurriculum(Curriculum):
 
     def batch(self, step: int) -> NDArray[np.int64]:
         """Return the patients of a step's batch, int64 (batch_size,), the shortest first."""
-        place, (stage,) = self.place(step), self.stages
-        first = place.batch * self.batch_size
-        places_B = np.arange(first, first + self.batch_size)
-        chosen_B = seeds.shuffled(places_B, stage.num_patients, self._seed, "order", place.epoch, 0)
+        position, (stage,) = self.position(step), self.stages
+        first = position.batch * self.batch_size
+        positions_B = np.arange(first, first + self.batch_size)
+        chosen_B = seeds.shuffled(positions_B, stage.num_patients, self._seed, "order", position.epoch, 0)
         batch_B: NDArray[np.int64] = chosen_B[np.argsort(self._lengths_N[chosen_B], kind="stable")]
         return batch_B
 

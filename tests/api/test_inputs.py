@@ -1,4 +1,4 @@
-"""Wrong objects in place of a table or a path are refused with an error that says what was expected."""
+"""Wrong objects instead of a table or a path are refused with an error that says what was expected."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The pages of docs/: their Python runs, they name what exists, and the README links to what is there."""
+"""The pages of docs/: their Python code runs, and commands, options, files and links in them exist."""
 
 import re
 from pathlib import Path

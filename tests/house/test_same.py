@@ -17,7 +17,7 @@ def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
 def outputs(
     folder: Path, loss: float = 1.0, shard: bytes = b"patients", metric: float = 0.5
 ) -> dict[str, Any]:
-    """Write what a commit's programs would, and return what is compared."""
+    """Write the files that a commit's programs would write, and return the results that are compared."""
     import same
 
     for path in ("run", "cohort/shards", "report"):

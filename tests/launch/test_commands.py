@@ -1,4 +1,4 @@
-"""`healthgym COMMAND`: every command is there, and what is shipped is found from any folder."""
+"""`healthgym COMMAND`: every command exists, and shipped files are found from any folder."""
 
 import os
 import subprocess

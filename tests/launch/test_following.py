@@ -14,7 +14,7 @@ from healthgym.launch.perform import perform
 
 
 def followed(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Return the words of the command that was said to come next."""
+    """Return the arguments of the suggested next command."""
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  next  "))
     program, *words = shlex.split(line.removeprefix("  next  "))
     assert program == "healthgym"

@@ -112,7 +112,7 @@ def files(folder: Path) -> dict[str, Path]:
 
 
 def assert_same(job: str, whole: Path, again: Path) -> None:
-    """The second call made what a call on a sound disk makes, but for times."""
+    """The second call made the files of a call on an intact disk, except times."""
     assert files(again).keys() == files(whole).keys()
     if job == "train":
         assert tiny.losses(again / "run/metrics.jsonl") == tiny.losses(whole / "run/metrics.jsonl")

@@ -1,4 +1,4 @@
-"""What cannot run is refused before it is started or queued; what a stage of a pipeline awaits is not."""
+"""A job that cannot run is refused before it is queued, unless an earlier stage makes its input."""
 
 import re
 from pathlib import Path
@@ -39,7 +39,7 @@ def evaluate_job(folder: Path, **changes: object) -> EvaluateJob:
 
 
 def refused(folder: Path) -> list[tuple[Job, str]]:
-    """Return jobs that cannot run, and what is to be said of them."""
+    """Return jobs that cannot run, and the expected messages."""
     absent, out = folder / "absent", folder / "c"
     return [
         (
@@ -109,7 +109,7 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
 
 
 def trained_on_slurm(folder: Path, **resources: object) -> str:
-    """Return what a dry run says of training the tiny cohort with such resources."""
+    """Return the output of a dry run of training the tiny cohort with these resources."""
     settings = folder / "site.yaml"
     settings.write_text(yaml.safe_dump({"time": "60", "node_local": [], **resources}))
     tiny.cohort(folder)

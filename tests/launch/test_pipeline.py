@@ -74,7 +74,7 @@ def targets(tmp_path: Path) -> dict[str, Path]:
 
 
 def dependency(target: Path) -> str | None:
-    """Return what the newest batch script for a target waits for."""
+    """Return the dependencies of the newest batch script for a target."""
     scripts = submissions_folder(target).glob("*/*_submission.sh")
     newest = max(scripts, key=lambda path: path.stat().st_mtime_ns).read_text()
     found = re.search(r"--dependency=(\S+)", newest)

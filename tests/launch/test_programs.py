@@ -106,7 +106,7 @@ def test_every_program_refuses_such_a_path(job: str, tmp_path: Path) -> None:
 
 
 def test_a_closed_pipe_ends_nothing(tmp_path: Path) -> None:
-    """More is printed than a pipe holds, and nobody reads it."""
+    """More is printed than a pipe holds, and nothing reads it."""
     work = (
         "import sys; from healthgym.launch.programs import ended\n"
         "def work():\n"

@@ -10,7 +10,7 @@ from healthgym.nn.recurrent import BiLSTM
 
 
 def plain(lstm: BiLSTM, x_TBI: Tensor, last_only: bool) -> Tensor:
-    """Return what the LSTM returns, one timestep and one direction at a time, left to autograd."""
+    """Return the LSTM's result, computed per timestep and direction, differentiated by autograd."""
     directions = []
     for d, sequence in enumerate([x_TBI, x_TBI.flip(0)]):
         h = s = x_TBI.new_zeros(x_TBI.shape[1], lstm.hidden_dim)

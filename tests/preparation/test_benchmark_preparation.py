@@ -1,4 +1,4 @@
-"""The benchmark of preparation measures what it says: the same cohort by each way, and training on it."""
+"""The benchmark of preparation: each variant makes the same cohort, on which training runs."""
 
 import sys
 from pathlib import Path

@@ -185,7 +185,7 @@ def test_what_is_not_measured_says_how(trained: Path, tmp_path: Path) -> None:
     assert run_release(trained, tmp_path / "r.h5", "--no-effect") == 0
     text = (tmp_path / "r.md").read_text()
     assert "Not measured: left out by --no-effect, since two cohorts and two reports take minutes" in text
-    assert "| figure of the audit |" in text
+    assert "| metric of the audit |" in text
 
 
 def interrupt_second(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) -> list[str]:

@@ -66,7 +66,7 @@ def write() -> dict[str, Any]:
 
 
 def facts_of(cohort: PreparedCohort) -> dict[str, Any]:
-    """Return what a prepared cohort holds."""
+    """Return the content of a prepared cohort."""
     return {
         "fingerprint": cohort.fingerprint,
         "training_patients": cohort.train.num_patients,

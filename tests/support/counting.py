@@ -88,7 +88,7 @@ class CountJob:
 
 
 def chain_of(steps: int) -> str:
-    """Return what an undisturbed count ends with."""
+    """Return the result of an undisturbed count."""
     chain = ""
     for step in range(steps):
         chain = hashlib.sha256(f"{chain}{step}".encode()).hexdigest()

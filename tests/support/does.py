@@ -1,4 +1,4 @@
-"""A job that does what a test tells it."""
+"""A job that runs the instructions of a test."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from healthgym.launch.perform import Outcome
 
 @dataclass(frozen=True)
 class Does:
-    """A job that does what it is told."""
+    """A job that runs its instructions."""
 
     what: Callable[[], Outcome]
     saves: bool = True

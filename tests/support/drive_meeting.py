@@ -1,4 +1,4 @@
-"""One process of several that only meet; argv holds, in JSON, what each rank does at each step.
+"""One process of several that only run collectives; argv has the action of each rank at each step, as JSON.
 
 That is null, "raise", "agree" (an error that all have found), "die", or seconds to come late.
 """
@@ -20,7 +20,7 @@ COLLECTIVE_SECONDS = 60.0
 
 
 def act(ranks: Ranks, what: str | float | None) -> None:
-    """Do what has been asked for."""
+    """Run the instructions."""
     if what == "raise":
         raise StorageError("The disk is full.")
     if what == "agree":
@@ -34,7 +34,7 @@ def act(ranks: Ranks, what: str | float | None) -> None:
 def work() -> Outcome:
     """Add up ones, step by step."""
     with joined(torch.device("cpu"), COLLECTIVE_SECONDS) as ranks:
-        for step, what in enumerate(json.loads(sys.argv[1])[ranks.place.rank]):
+        for step, what in enumerate(json.loads(sys.argv[1])[ranks.process.rank]):
             ranks.step = step
             act(ranks, what)
             ranks.sum(torch.ones(1000))

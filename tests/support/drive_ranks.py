@@ -1,4 +1,4 @@
-"""One process of several that train tiny systems together; what it does comes as JSON.
+"""One process of several that train tiny systems together; its instructions come as JSON.
 
 RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python tests/support/drive_ranks.py \
     '[{"folder": ..., "run": "run", "system": "v2", "sections": {...}, "fault": null}]'
@@ -108,7 +108,7 @@ def faulty_steps(fault: list[Any] | None) -> Callable[..., tuple[Steps, str]]:
 
 
 class TellingTrainer(Trainer):
-    """Prints what a process holds at each save, before and after all have agreed."""
+    """Prints a hash of a process's state at each save, before and after all processes have agreed."""
 
     def agreed(self, state: State) -> State:
         agreed = super().agreed(state)

@@ -109,7 +109,7 @@ def write_fake(path: Path, **settings: object) -> Path:
 
 
 def open_fake(path: Path) -> Source:
-    """Open what `write_fake` wrote."""
+    """Open the file of `write_fake`."""
     settings = json.loads(path.read_text())
     lengths = {int(length): count for length, count in settings.get("lengths", {"12": 1}).items()}
 

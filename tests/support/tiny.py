@@ -89,7 +89,7 @@ def table(
 
 @cache
 def facts(num_timesteps: int = 6) -> CohortFacts:
-    """Return what a system may want to know of the patients of `table`."""
+    """Return the facts about the patients of `table` that a system may use."""
     frame = table(num_timesteps=num_timesteps)
     lengths = np.full(40, num_timesteps)
     columns = [in_memory(frame[name].to_numpy()) for name in ("x", "y")]
@@ -165,7 +165,7 @@ def stop_at_steps(monkeypatch: pytest.MonkeyPatch, system: type[System], *steps:
 
 
 def assert_same_run(first: Checkpoint, second: Checkpoint) -> None:
-    """Two checkpoints hold the same bits, but for the time they took."""
+    """Two checkpoints have the same bits, except for the training time."""
     assert first.progress.step == second.progress.step
     assert_same_tree(first.state, second.state)
     assert_same_tree(first.meter, second.meter)
@@ -173,7 +173,7 @@ def assert_same_run(first: Checkpoint, second: Checkpoint) -> None:
 
 
 def assert_same_tree(first: Any, second: Any, place: str = "state") -> None:
-    """Two trees hold the same names and the same bits."""
+    """Two trees have the same names and the same bits."""
     if isinstance(first, dict):
         assert first.keys() == second.keys(), place
         for name in first:
@@ -185,6 +185,6 @@ def assert_same_tree(first: Any, second: Any, place: str = "state") -> None:
 
 
 def losses(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics file without what depends on the clock."""
+    """Return the lines of a metrics file without the values that depend on the clock."""
     clock = {"seconds", "sequences_per_second"}
     return [{k: v for k, v in record.items() if k not in clock} for record in read_metrics(path)]

@@ -26,7 +26,7 @@ def system(name: str) -> System:
 
 
 def batch(lengths: list[int], num_timesteps: int, garbage: float = 0.0, padded: bool = True) -> Batch:
-    """Return patients of these lengths; `garbage` stands where nobody should look."""
+    """Return patients of these lengths; `garbage` is in the padding."""
     random = np.random.default_rng(0)
     shape = len(lengths), 6
     reals = torch.from_numpy(random.random((*shape, LAYOUT.num_reals), np.float32))[:, :num_timesteps].clone()

@@ -40,7 +40,7 @@ def system(guardrail: str, sampler: str = "ddpm", device: str = "cpu") -> Diffus
 
 
 def accept_half(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the guardrail reject about half of what an untrained denoiser makes, and not all."""
+    """Let the guardrail reject about half of an untrained denoiser's patients."""
     monkeypatch.setattr(RejectGuardrail, "accepts", lambda self, x: x.flatten(1).sum(1) > 0)
 
 

@@ -42,7 +42,7 @@ class Figshare(ThreadingHTTPServer):
         self.record: bytes | None = None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A dropped connection is what is tested."""
+        """The server drops connections; this is tested."""
 
 
 class Handler(BaseHTTPRequestHandler):

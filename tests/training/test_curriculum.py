@@ -25,7 +25,7 @@ def test_published_lengths() -> None:
     curriculum = Curriculum(CurriculumConfig(), Lengths([60] * 600), 0)
     assert [stage.length for stage in curriculum.stages] == [10, 20, 30, 40, 50, 60]
     assert curriculum.steps_per_epoch == 6 * 2
-    assert [(p.epoch, p.stage, p.batch) for p in map(curriculum.place, (0, 1, 2, 11, 12))] == [
+    assert [(p.epoch, p.stage, p.batch) for p in map(curriculum.position, (0, 1, 2, 11, 12))] == [
         (0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 5, 1), (1, 0, 0),
     ]  # fmt: skip
 
@@ -57,7 +57,7 @@ def test_each_stage_holds_each_of_its_patients_at_most_once(
                 for step in range(
                     epoch * curriculum.steps_per_epoch, (epoch + 1) * curriculum.steps_per_epoch
                 )
-                if curriculum.place(step).stage == index
+                if curriculum.position(step).stage == index
             ]
             seen = np.concatenate([curriculum.batch(step) for step in steps])
             assert len(set(seen)) == len(seen) == stage.num_batches * batch_size
@@ -107,7 +107,7 @@ def test_one_value_is_no_batch() -> None:
 
 def test_work_is_counted_in_timesteps() -> None:
     curriculum = Curriculum(CurriculumConfig(lengths=(2, 5), batch_size=4), Lengths([5] * 9), 0)
-    per_step = [curriculum.stages[curriculum.place(step).stage].length for step in range(11)]
+    per_step = [curriculum.stages[curriculum.position(step).stage].length for step in range(11)]
     for start, stop in [(0, 11), (3, 7), (4, 4)]:
         assert curriculum.timesteps_between(start, stop) == sum(per_step[start:stop])
 

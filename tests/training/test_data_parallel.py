@@ -20,7 +20,7 @@ import torch
 from drive_ranks import double_precision
 
 from healthgym import stopping
-from healthgym.distributed.parallel import Place, place_from, rows_of
+from healthgym.distributed.parallel import Process, process_from, rows_of
 from healthgym.distributed.ranks import Ranks
 from healthgym.distributed.share import Share, correlation_of
 from healthgym.errors import ConfigError, RankError
@@ -175,12 +175,12 @@ def test_micro_batches_equal_the_batch(tmp_path: Path, system: str) -> None:
 
 
 def last_words(ended: Sequence[subprocess.CompletedProcess[str]]) -> list[str]:
-    """Return the errors that were told, of all processes."""
+    """Return the errors that all processes reported."""
     return [line for process in ended for line in process.stderr.splitlines() if line.startswith("error: ")]
 
 
 def saves(process: subprocess.CompletedProcess[str]) -> list[list[str]]:
-    """Return what a process held at each save, and what all held afterwards."""
+    """Return the hash of a process's state at each save, and of the state that all have afterwards."""
     return [found.split() for found in re.findall(r"saved at [0-9]+: (.*)", process.stdout)]
 
 
@@ -266,9 +266,9 @@ def test_weights_that_drifted_apart_are_the_first_ones_again_at_each_save(tmp_pa
 def test_more_processes_than_patients_in_a_batch(tmp_path: Path) -> None:
     said = r"has 2 patients and 3 processes share.* at most 2 processes"
     with pytest.raises(ConfigError, match=said):
-        Share(Ranks(Place(0, 3)), 2)
+        Share(Ranks(Process(0, 3)), 2)
     with pytest.raises(RankError):
-        Share(Ranks(Place(1, 3)), 2)
+        Share(Ranks(Process(1, 3)), 2)
     tiny.cohort(tmp_path)
     config = tiny.config(tmp_path, "v1", curriculum={"batch_size": 2})
     assert rehearse(tmp_path / "run", config, processes=2) > 0
@@ -278,14 +278,14 @@ def test_more_processes_than_patients_in_a_batch(tmp_path: Path) -> None:
 
 def test_rows_are_split_in_order_and_evenly() -> None:
     for num_rows, count in ((7, 2), (256, 3), (8, 8)):
-        rows = [range(num_rows)[rows_of(Place(rank, count), num_rows)] for rank in range(count)]
+        rows = [range(num_rows)[rows_of(Process(rank, count), num_rows)] for rank in range(count)]
         assert [row for own in rows for row in own] == list(range(num_rows))
         assert max(map(len, rows)) - min(map(len, rows)) <= 1
 
 
 def test_rank_among_processes() -> None:
-    assert place_from({}) == place_from({"WORLD_SIZE": "1", "RANK": "0"}) == Place()
-    assert place_from({"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}) == Place(3, 4, 1)
+    assert process_from({}) == process_from({"WORLD_SIZE": "1", "RANK": "0"}) == Process()
+    assert process_from({"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}) == Process(3, 4, 1)
 
 
 def test_correlation_and_its_gradient_by_parts() -> None:

@@ -9,7 +9,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from healthgym.distributed.parallel import Place
+from healthgym.distributed.parallel import Process
 from healthgym.distributed.ranks import Ranks
 from healthgym.errors import ConfigError, RankError
 from healthgym.systems.adversarial.wgan import WGANSystem
@@ -23,7 +23,7 @@ class Ranked(Ranks):
     """One of three processes, the other two of which have the GPUs of these names."""
 
     def __init__(self, rank: int, others: list[str]) -> None:
-        super().__init__(Place(rank, 3, rank))
+        super().__init__(Process(rank, 3, rank))
         self._others = others
 
     def gather(self, value: Tensor) -> list[Tensor]:
@@ -41,7 +41,7 @@ def _digest_of(name: str) -> list[Tensor]:
             kept.append(value)
             return kept
 
-    gpu.refuse_shared_gpu(CUDA, Keeps(Place(0, 2)), lambda device: name)
+    gpu.refuse_shared_gpu(CUDA, Keeps(Process(0, 2)), lambda device: name)
     return kept
 
 

@@ -92,7 +92,7 @@ def flat(system: System) -> dict[str, bytes]:
 
 
 def test_the_devices_part_of_a_step_leaves_python_alone(name: str) -> None:
-    """A repeated step runs no Python, so nothing may depend on what it would have done."""
+    """A replayed step runs no Python code, so nothing may depend on such code."""
     system = build(name)
     for number in range(4):
         before = plain_numbers(system)

@@ -14,7 +14,7 @@ import pytest
 import tiny
 import torch
 
-from healthgym.distributed.parallel import Place
+from healthgym.distributed.parallel import Process
 from healthgym.distributed.ranks import Ranks
 from healthgym.errors import ConfigError
 from healthgym.storage.checkpoint import load_checkpoint
@@ -144,7 +144,7 @@ def test_two_processes_on_one_gpu_are_refused() -> None:
             return [value, value]
 
     with pytest.raises(ConfigError, match=r"Processes 0, 1 share GPUs: 2 processes .* 1 different GPU"):
-        refuse_shared_gpu(torch.device("cuda"), Two(Place(0, 2, 0)))
+        refuse_shared_gpu(torch.device("cuda"), Two(Process(0, 2, 0)))
 
 
 @pytest.mark.cuda

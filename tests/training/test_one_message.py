@@ -14,7 +14,7 @@ DISK = r"error: The disk is full. (in process {} of 3, at step 3)"
 
 
 def ends(*does: Any, before: Any = None) -> tuple[list[int], list[str]]:
-    """Return exit statuses and last words of processes that meet; what they do at step 3, and at step 2."""
+    """Return exit statuses and last messages of processes that meet, given their actions at steps 3 and 2."""
     steps = [[None, None, before, what, None] for what in does]
     ended = spawn(steps, len(does), script="drive_meeting.py")
     return [process.returncode for process in ended], last_words(ended)

@@ -18,7 +18,7 @@ from validating_system import MeanSystem
 from healthgym import stopping
 from healthgym.config import CurriculumConfig, RunConfig
 from healthgym.data.sequences import PreparedCohort
-from healthgym.distributed.parallel import Place
+from healthgym.distributed.parallel import Process
 from healthgym.distributed.ranks import Ranks
 from healthgym.distributed.share import Share
 from healthgym.errors import ConfigError, DivergenceError
@@ -55,7 +55,7 @@ def test_each_patient_is_met_at_most_once_an_epoch(lengths: list[int], batch_siz
             own = np.array(lengths)[batch]
             assert own.max() <= curriculum.length(step) <= longest
             assert curriculum.length(step) < own.max() + 8 or min(lengths) >= 0.9 * longest
-            assert curriculum.place(step).epoch == epoch
+            assert curriculum.position(step).epoch == epoch
 
 
 def test_long_and_short_patients_meet_in_every_batch() -> None:
@@ -125,7 +125,7 @@ def test_the_loss_is_that_of_every_timestep_whatever_the_batches_and_processes(t
 
     sums: list[torch.Tensor] = []
     for rank in range(2):
-        system.share = Share(Half(Place(rank, 2)), 8)
+        system.share = Share(Half(Process(rank, 2)), 8)
         Validation(held, system, 3, 5).run(1)
     nats, timesteps = (sums[0] + sums[1]).tolist()
     assert timesteps == lengths.sum()

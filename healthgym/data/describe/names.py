@@ -178,22 +178,22 @@ def parts_of(name: str) -> list[str]:
 
 
 def rank_as_patient(name: str) -> float:
-    """Return how much a name sounds like that of a patient's identifier, from 0 to 1."""
+    """Return how much a name resembles that of a patient's identifier, from 0 to 1."""
     return _rank(name, _PATIENT, ("patient", "subject", "subj", "particip"))
 
 
 def rank_as_time(name: str) -> float:
-    """Return how much a name sounds like that of a time, from 0 to 1."""
+    """Return how much a name resembles that of a time, from 0 to 1."""
     return _rank(name, _TIME, ("time", "date", "datum", "visit", "hour", "day", "week", "month", "year"))
 
 
 def rank_as_event(name: str) -> float:
-    """Return how much a name sounds like that of an outcome such as death, from 0 to 1."""
+    """Return how much a name resembles that of an outcome such as death, from 0 to 1."""
     return _rank(name, _EVENT, ("death", "died", "mortal", "status", "event"))
 
 
 def rank_as_follow_up(name: str) -> float:
-    """Return how much a name sounds like that of a time of follow-up, from 0 to 1."""
+    """Return how much a name resembles that of a time of follow-up, from 0 to 1."""
     return _rank(name, _FOLLOW, ("follow", "surv", "futime", "timeto", "lengthofstay"))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from healthgym.data.describe.words import Column
 
 EMPTY = frozenset(("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>"))
-"""What a table is read without being told (`healthgym.data.tables.reading`)."""
+"""Settings with which a table is read by default (`healthgym.data.tables.reading`)."""
 _MARKS = frozenset(
     (".", "..", "...", "-", "--", "?", "*", "#value!", "#div/0!", "na", "n/a", "n.a.", "nan", "null")
 )

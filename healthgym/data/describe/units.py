@@ -85,7 +85,7 @@ _CLINICAL: tuple[tuple[str, str, float, float], ...] = (
 
 
 def unit_of(name: str, median: float) -> tuple[str, str]:
-    """Return the unit of a real variable and what it is concluded from; two empty words if none is sure."""
+    """Return the unit of a real variable and the evidence for it; two empty strings if there is none."""
     written = re.search(r"[(\[]\s*([^)\]]+?)\s*[)\]]\s*$", name)
     if written:
         inside = written[1]

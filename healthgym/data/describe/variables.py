@@ -1,4 +1,4 @@
-"""What each column that is no key is: a real, binary or categorical variable, or nothing to learn from.
+"""The kind of each column that is not a key: real, binary or categorical, or left out.
 
 Legend: N rows, W distinct words.
 """
@@ -93,7 +93,7 @@ def _without_key_copies(column: Column, keys: Keys) -> Found | None:
 
 
 def _name_of_time(column: Column, keys: Keys) -> Found | None:
-    """Return why text is left out that says in words what the time says, as "Visit 2" beside 2."""
+    """Return why a text column that repeats the time in words ("Visit 2" beside 2) is left out."""
     times = keys.times.column
     pairs = np.unique(np.stack([column.codes_N, times.codes_N]), axis=1).shape[1]
     if not rank_as_time(column.name) or not pairs == len(column.words) == len(times.words):
@@ -275,7 +275,7 @@ def _static(column: Column, reading: Reading, keys: Keys) -> tuple[bool, int]:
 
 
 def _with_time(found: Found, column: Column, reading: Reading, keys: Keys) -> Found:
-    """Return a variable with what is known of its course: constant or not, missing or not."""
+    """Return a variable with its behaviour over time: constant or not, missing or not."""
     static, changing = _static(column, reading, keys)
     missing_N = column.rows_with(reading.missing_W)
     doubts, said = list(found.doubts), found.evidence

@@ -106,9 +106,9 @@ def words_of(
             break
         named = [one_form(column) for column in part.columns]
         twice |= dict.fromkeys(column for column in named if named.count(column) > 1)
-        for place, column in enumerate(named):
+        for k, column in enumerate(named):
             if column not in twice:
-                builders.setdefault(column, _Builder(num_rows)).add(part.iloc[:, place], num_rows)
+                builders.setdefault(column, _Builder(num_rows)).add(part.iloc[:, k], num_rows)
         num_rows += len(part)
     columns = tuple(builder.column(key, num_rows) for key, builder in builders.items() if key not in twice)
     return Words(name, columns, num_rows, whole, tuple(twice), form)

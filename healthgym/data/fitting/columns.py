@@ -104,11 +104,11 @@ def median(blocks: Blocks) -> float:
 
 def quantiles(blocks: Blocks, shares: Sequence[float]) -> Array:
     """Return quantiles of at least one value, interpolated linearly."""
-    place = np.asarray(shares) * (count_of(blocks) - 1)
-    low, high = np.floor(place).astype(int), np.ceil(place).astype(int)
+    position = np.asarray(shares) * (count_of(blocks) - 1)
+    low, high = np.floor(position).astype(int), np.ceil(position).astype(int)
     found = order_statistics(blocks, [*low, *high])
     below, above = found[: len(low)], found[len(low) :]
-    return np.asarray(below + (above - below) * (place - low))
+    return np.asarray(below + (above - below) * (position - low))
 
 
 def order_statistics(blocks: Blocks, ranks: Sequence[int]) -> Array:

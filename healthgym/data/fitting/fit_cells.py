@@ -119,9 +119,9 @@ def _known_values(rows: _Rows) -> Array:
 
 
 def _unit_of(values: Array, known: Array) -> Ints:
-    place = np.searchsorted(known, values, side="left")
-    same = known[np.minimum(place, len(known) - 1)] == values
-    return np.asarray(2 * place + same, dtype=np.int64)
+    index = np.searchsorted(known, values, side="left")
+    same = known[np.minimum(index, len(known) - 1)] == values
+    return np.asarray(2 * index + same, dtype=np.int64)
 
 
 def _count(rows: _Rows, known: Array) -> _Units:
@@ -240,9 +240,9 @@ def _ends(
 ) -> tuple[Array, Array, Array, Array]:
     """Return the lowest and highest value of each piece, its step, and the bounds between pieces."""
     count, own, unit = len(atom_P), labels >= 0, 10.0**-decimals
-    places = np.flatnonzero(own)
-    first = places[np.unique(labels[own], return_index=True)[1]]
-    last = places[len(places) - 1 - np.unique(labels[own][::-1], return_index=True)[1]]
+    positions = np.flatnonzero(own)
+    first = positions[np.unique(labels[own], return_index=True)[1]]
+    last = positions[len(positions) - 1 - np.unique(labels[own][::-1], return_index=True)[1]]
     bounds = np.array([_bound(units, last[p], first[p + 1], decimals) for p in range(count - 1)])
     low, high, step = _values_of_single(units, first), _values_of_single(units, first), np.full(count, unit)
     for p in np.flatnonzero(~atom_P).tolist():

@@ -139,7 +139,7 @@ def _refuse_constant(found: Mapping[str, tuple[float, float]], schema: Schema, s
 
 
 def _constant_time(constant: Sequence[str], schema: Schema) -> str:
-    """Say what a constant time is: the table has it in another form."""
+    """Explain a constant time: the table has it in another form."""
     words = ""
     if schema.gap and schema.gap.name in constant:
         words += (

@@ -48,7 +48,7 @@ class ScratchFile:
         self._is_checked = False
 
     def blocks(self, num_rows: int) -> Iterator[NDArray[Any]]:
-        """Yield all numbers in blocks of so many rows."""
+        """Yield all numbers in blocks of this many rows."""
         self._check()
         with self._path.open("rb") as file:
             while len(block := np.fromfile(file, self._dtype, num_rows * self._width)):
@@ -60,7 +60,7 @@ class ScratchFile:
         return RowsOnDisk(self._path, self._dtype, (self._num_rows, self._width)).take(rows_N)
 
     def _check(self) -> None:
-        """Compare the file with what was written, once after each write.
+        """Compare the file with the bytes written, once after each write.
 
         Raises:
             StorageError: they differ.

@@ -62,8 +62,8 @@ class Patients:
     def positions(self) -> NDArray[np.int64]:
         """Return where all their rows are in the table."""
         skipped_N = self.starts_N - (np.cumsum(self.lengths_N, dtype=np.int64) - self.lengths_N)
-        places = np.repeat(skipped_N, self.lengths_N) + np.arange(self.lengths_N.sum(dtype=np.int64))
-        return places if self.rows is None else self.rows[places]
+        positions = np.repeat(skipped_N, self.lengths_N) + np.arange(self.lengths_N.sum(dtype=np.int64))
+        return positions if self.rows is None else self.rows[positions]
 
 
 class RowStore:
@@ -76,7 +76,7 @@ class RowStore:
 
     Attributes:
         first_timestep: that every patient starts at, once `patients` found nothing wrong.
-        grid_counts: what a grid did to the table, None without one.
+        grid_counts: rows that a grid merged and added; None without a grid.
     """
 
     first_timestep: int = 0
@@ -105,11 +105,11 @@ class RowStore:
 
     @property
     def form(self) -> TimeForm:
-        """What makes times of gaps again, once `patients` has been called."""
+        """The settings with which gaps are turned into times again, after `patients` was called."""
         return self._finder.form
 
     def add(self, part: pd.DataFrame) -> None:
-        """Check the rows of a part and keep them; what is wrong is noted."""
+        """Check the rows of a part and keep them; problems are noted."""
         part = in_one_form(part)
         check_columns(part, self._schema, self._problems.source)
         if part.empty:

@@ -113,7 +113,7 @@ class Transform:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> "Transform":
-        """Read what `to_tree` gave."""
+        """Read the result of `to_tree`."""
         eps_R, lambda_R, min_R, range_R = (
             np.asarray(tree[name], dtype=np.float64) for name in ("eps", "lambda", "min", "range")
         )

@@ -67,7 +67,7 @@ def regimen_law() -> NDArray[np.float64]:
 
 
 def _plausibility() -> NDArray[np.float64]:
-    """Return how usual a combination of drugs is, before any figure; shape (1, 1, 6, 4, 4, 6, 2).
+    """Return how usual a combination of drugs is, before the published shares; shape (1, 1, 6, 4, 4, 6, 2).
 
     A regimen is a backbone with one third agent: an integrase inhibitor, an NNRTI or a boosted protease
     inhibitor. Ritonavir alone is a booster, elvitegravir needs one, and hardly anything else takes

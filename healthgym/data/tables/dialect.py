@@ -125,11 +125,11 @@ def _separator(lines: list[str]) -> str:
     if not unquoted:
         return ","
     found = []
-    for place, character in enumerate(_SEPARATORS):
+    for index, character in enumerate(_SEPARATORS):
         counts = [line.count(character) for line in unquoted]
         if counts[0]:
             alike = sum(count == counts[0] for count in counts) / len(counts)
-            found.append((alike, character != " ", counts[0], -place, character))
+            found.append((alike, character != " ", counts[0], -index, character))
     return max(found)[-1] if found else ","
 
 
@@ -172,7 +172,7 @@ class AsUTF8:
         self._decoder = codecs.getincrementaldecoder(encoding)()
 
     def read(self, size: int) -> bytes:
-        """Return about so many bytes; none at the end only."""
+        """Return about this many bytes; empty only at the end."""
         while block := self._stream.read(size):
             if text := self._decode(block, final=False):
                 return text.encode()

@@ -27,7 +27,7 @@ _TIMEOUT_SECONDS = 30
 
 @dataclass(frozen=True)
 class Dataset:
-    """A file of a Figshare article, and what is known of the table in it."""
+    """A file of a Figshare article, and the properties of its table."""
 
     name: str
     doi: str

@@ -85,8 +85,8 @@ class Fills:
                 continue
             column = frame[variable.name]
             if variable.missing in policies and column.isna().any():
-                place = _last_value(column.notna().to_numpy(), frame[schema.keys.patient].to_numpy())
-                carried = column.take(place).where(place >= 0).fillna(self.values[variable.name])
+                row = _last_value(column.notna().to_numpy(), frame[schema.keys.patient].to_numpy())
+                carried = column.take(row).where(row >= 0).fillna(self.values[variable.name])
                 filled[variable.name] = carried.set_axis(frame.index)
         return frame.assign(**filled) if filled else frame
 

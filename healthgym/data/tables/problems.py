@@ -31,11 +31,11 @@ class Problems:
     def read(self, index: pd.Index) -> None:
         """Let rows be positions in a chunk of the table with this index, from now on."""
         unit = index.name or _ROW
-        self._place: Callable[[int], str] = lambda row: f"{unit} {index[row]}"
+        self._row_name: Callable[[int], str] = lambda row: f"{unit} {index[row]}"
 
-    def read_whole(self, place: Callable[[int], str]) -> None:
-        """Let rows be positions in the whole table, from now on; `place` returns a row's name in messages."""
-        self._place = place
+    def read_whole(self, row_name: Callable[[int], str]) -> None:
+        """Let rows be positions in the whole table, from now on; `row_name` names a row in messages."""
+        self._row_name = row_name
 
     def add(
         self,
@@ -57,18 +57,18 @@ class Problems:
         if not len(rows):
             return
         kind = self._kinds.setdefault((column, what), _Kind(remedy))
-        places = [self._place(int(row)) for row in rows[:_SHOWN_PER_KIND]]
-        self._by_row |= any(f" {_ROW} " in f" {place}" for place in places)
+        shown = [self._row_name(int(row)) for row in rows[:_SHOWN_PER_KIND]]
+        self._by_row |= any(f" {_ROW} " in f" {name}" for name in shown)
         if details is not None:
             values = list(details[:_SHOWN_PER_KIND])
-            places = [f"{place} ({_show(value)})" for place, value in zip(places, values, strict=True)]
-        kind.shown += places[: _SHOWN_PER_KIND - len(kind.shown)]
+            shown = [f"{name} ({_show(value)})" for name, value in zip(shown, values, strict=True)]
+        kind.shown += shown[: _SHOWN_PER_KIND - len(kind.shown)]
         kind.count += len(rows)
 
     def found(self) -> Iterator[tuple[str | None, str, int, str]]:
         """Yield each kind: its column, what is wrong, at how many rows, and the first of them in words."""
         for (column, what), kind in self._kinds.items():
-            yield column, what, kind.count, kind.places
+            yield column, what, kind.count, kind.rows
 
     def raise_if_any(self) -> None:
         """Raise all problems as one `TableError`."""
@@ -89,13 +89,13 @@ class _Kind:
         self.shown: list[str] = []
 
     @property
-    def places(self) -> str:
+    def rows(self) -> str:
         """The first rows, and how many more there are."""
         left = self.count - len(self.shown)
         return f"{', '.join(self.shown)}{f' and {left:,} more' if left else ''}"
 
     def __str__(self) -> str:
-        return f"{self.places}. {self.remedy}"
+        return f"{self.rows}. {self.remedy}"
 
 
 def _show(value: Any) -> str:

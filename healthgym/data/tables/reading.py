@@ -77,7 +77,7 @@ def read_parts(
     beside: Collection[str] = (),
     given: Given = FOUND_OUT,
 ) -> Iterator[pd.DataFrame]:
-    """Yield the rows of `read_table` in parts, at least one, of about so many cells; in one part if None.
+    """Yield the rows of `read_table` in parts (at least one) of about this many cells; in one part if None.
 
     Columns that the schema does not know may be left out; those `beside` the file are not missed. How a CSV
     file is written is found out where it is not `given`.
@@ -272,7 +272,7 @@ def _with_points(column: pd.Series, own: list[Variable]) -> pd.Series:
 
 
 def distinct(header: list[str]) -> list[str]:
-    """Return the columns' names, those of no interest made distinct."""
+    """Return the columns' names; duplicates that are not needed get distinct names."""
     return [f"{name} (column {i})" if name in header[: i - 1] else name for i, name in enumerate(header, 1)]
 
 
@@ -287,7 +287,7 @@ def not_utf8(records: Records, path: Path) -> TableError:
 
 
 def _missing_marks(schema: Schema, name: str) -> list[str]:
-    """What stands for a missing value in a column: not what is one of its classes."""
+    """The words that mean a missing value in a column: those that are not one of its classes."""
     own = {word for variable in schema.encoded if variable.name == name for word in _class_words(variable)}
     return [mark for mark in _EMPTY if mark not in own]
 

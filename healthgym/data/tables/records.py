@@ -80,7 +80,7 @@ class Readable(Protocol):
     """Bytes that are read one after the other."""
 
     def read(self, size: int, /) -> bytes:
-        """Return about so many bytes; none at the end only."""
+        """Return about this many bytes; empty only at the end."""
 
 
 def read_records(stream: Readable, path: Path, separator: str = ",") -> Iterator[Records]:
@@ -169,9 +169,9 @@ def _quotes(content: bytes, chars: NDArray[np.uint8], separator: bytes) -> Posit
         return quotes
     # A mark within an unquoted field, as in 5" nails, means itself: find the others field by field.
     marks = [
-        place
+        position
         for field in re.finditer(_FIELD.replace(b"%b", re.escape(separator)), content)
         if field[1]
-        for place in (field.start(1), *([field.end(1) - 1] if field[2] else []))
+        for position in (field.start(1), *([field.end(1) - 1] if field[2] else []))
     ]
     return np.array(marks, np.int64)

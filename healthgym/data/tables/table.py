@@ -129,7 +129,7 @@ def read_rows(frame: pd.DataFrame, schema: Schema, problems: Problems) -> tuple[
 
 
 def with_meanings(column: pd.Series, variable: Variable) -> pd.Series:
-    """Return a column in which each word stands for what the schema reads it as."""
+    """Return a column in which each word is replaced by the value that the schema gives it."""
     if not variable.meanings:
         return column
     codes, uniques = pd.factorize(column)

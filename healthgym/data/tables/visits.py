@@ -123,7 +123,7 @@ class TimeFinder:
 
     @property
     def form(self) -> TimeForm:
-        """What is needed to make times of gaps again."""
+        """The settings with which gaps are turned into times again."""
         visits, follow = self._schema.keys.visits, self._schema.follow_up
         return TimeForm(
             self._visits.per_unit if visits else 0.0,
@@ -325,7 +325,7 @@ def visit_times(
     form: TimeForm,
     first_timestep: int,
 ) -> NDArray[Any]:
-    """Return what stands in the column of times, of patients one after the other.
+    """Return the column of times, of patients one after the other.
 
     Args:
         gap_N: generated or prepared gaps, where visits are irregular. Two visits are at least a step of the

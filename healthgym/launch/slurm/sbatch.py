@@ -68,7 +68,7 @@ def send(executor: Executor, calls: Sequence[Callable[[], None]], settings_path:
 
     Args:
         executor: see `make_executor`.
-        calls: what is pickled and run.
+        calls: the functions that are pickled and run.
         settings_path: the resources' file, for a refusal.
 
     Raises:
@@ -162,7 +162,7 @@ def _python(settings: SlurmSettings, shown: Sequence[Path]) -> str:
 
 
 def _binds(container: ContainerSettings, shown: Sequence[Path]) -> list[str]:
-    """Return what is shown inside: the job's folders, each once and not below another, and the user's."""
+    """Return the folders that a container sees: the job's, none twice or below another, and the user's."""
     return [*(str(folder) for folder in _outermost(shown)), *container.binds]
 
 

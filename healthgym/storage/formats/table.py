@@ -159,14 +159,14 @@ def encode_csv(shard: Shard, compression: str) -> bytes:
 def csv_of(shard: Shard, header: bool = True) -> bytes:
     """Return a shard's rows as CSV text, after the names of its columns."""
     table, image = table_of(shard), io.BytesIO()
-    for place, field in enumerate(table.schema):
+    for index, field in enumerate(table.schema):
         kind = field.type
         if pa.types.is_dictionary(kind):
             kind = pa.string()
         elif pa.types.is_timestamp(kind):
             kind = pa.date32() if shard.dates[field.name] else pa.timestamp("s")
         if kind != field.type:
-            table = table.set_column(place, field.name, table.column(place).cast(kind, safe=False))
+            table = table.set_column(index, field.name, table.column(index).cast(kind, safe=False))
     pc.write_csv(table, image, pc.WriteOptions(include_header=header, quoting_style="needed"))
     return image.getvalue()
 

@@ -59,9 +59,9 @@ class UniformLatent:
         """
         return {}
 
-    def draw(self, place: str, num_rows: int, length: int, draws: Draws) -> Tensor:
-        """Return noise (B, T, Z) for a training step; `place` is where, such as "critic/0"."""
-        return self._place(draws.uniform(f"{place}/z", (num_rows, length, self.latent_dim)), None)
+    def draw(self, name: str, num_rows: int, length: int, draws: Draws) -> Tensor:
+        """Return noise (B, T, Z) for a training step; `name` is the update's, such as "critic/0"."""
+        return self._place(draws.uniform(f"{name}/z", (num_rows, length, self.latent_dim)), None)
 
     def draw_patients(self, length: int, draws: SampleDraws) -> Tensor:
         """Return noise (B, T, Z) of the given patients of a cohort, each a function of its number."""
@@ -161,9 +161,9 @@ class BufferedLatent(UniformLatent):
             return "filling"
         return "full" if self._num_filled == len(self.slots_MZ) else None
 
-    def draw(self, place: str, num_rows: int, length: int, draws: Draws) -> Tensor:
-        z_BTZ = draws.uniform(f"{place}/z", (num_rows, length, self.latent_dim))
-        return self._place(z_BTZ, draws.index(f"{place}/slot", num_rows, self._filled))
+    def draw(self, name: str, num_rows: int, length: int, draws: Draws) -> Tensor:
+        z_BTZ = draws.uniform(f"{name}/z", (num_rows, length, self.latent_dim))
+        return self._place(z_BTZ, draws.index(f"{name}/slot", num_rows, self._filled))
 
     def train_step(
         self, x_BTE: Tensor, draws: Draws, share: Share = WHOLE, mask_BT: Tensor | None = None

@@ -133,16 +133,16 @@ class WGANSystem(System):
         )
 
     def _critic_update(
-        self, real_BTF: Tensor, mask_BT: Tensor | None, place: str, draws: Draws
+        self, real_BTF: Tensor, mask_BT: Tensor | None, name: str, draws: Draws
     ) -> dict[str, Tensor]:
         def backward(part: Part) -> dict[str, Tensor]:
             own, rows = draws.from_row(part.first_row), part.rows
-            return self._critic_backward(real_BTF[rows], _part(mask_BT, part), place, own, part.weight)
+            return self._critic_backward(real_BTF[rows], _part(mask_BT, part), name, own, part.weight)
 
         return update(self.optimiser_D, self.share, len(real_BTF), backward)
 
     def _critic_backward(
-        self, real_BTF: Tensor, mask_BT: Tensor | None, place: str, draws: Draws, weight: float
+        self, real_BTF: Tensor, mask_BT: Tensor | None, name: str, draws: Draws, weight: float
     ) -> dict[str, Tensor]:
         """Add a part's gradients to the critic's; return its losses.
 
@@ -150,7 +150,7 @@ class WGANSystem(System):
         """
         B, T, _ = real_BTF.shape
         with torch.no_grad():
-            fake_BTF = _own(self.generator(self.latent.draw(place, B, T, draws)), mask_BT)
+            fake_BTF = _own(self.generator(self.latent.draw(name, B, T, draws)), mask_BT)
         # One backward pass per term frees its buffers before the next term allocates its own.
         real_score = self.critic(real_BTF).mean()
         (-weight * real_score).backward()
@@ -158,7 +158,7 @@ class WGANSystem(System):
         fake_score = self.critic(fake_BTF).mean()
         (weight * fake_score).backward()
         fake_score = fake_score.detach()
-        alpha_B11 = draws.uniform(f"{place}/alpha", (B, 1, 1))
+        alpha_B11 = draws.uniform(f"{name}/alpha", (B, 1, 1))
         penalty = self.gradient_penalty_weight * gradient_penalty(
             self.critic, real_BTF, fake_BTF, alpha_B11, mask_BT
         )

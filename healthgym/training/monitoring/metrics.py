@@ -87,7 +87,7 @@ class Meter:
         values_PSL = torch.stack(ranks.gather(torch.stack(new).double().cpu()))
         bad = (~values_PSL.isfinite()).transpose(0, 1).nonzero()
         if len(bad):
-            row, process, column = (int(place) for place in bad[0])
+            row, process, column = (int(index) for index in bad[0])
             raise DivergenceError(
                 f"{self._names[column]} is {float(values_PSL[process, row, column])} at step "
                 f"{self._steps[self._num_merged + row]} in process {process} of {len(values_PSL)}",

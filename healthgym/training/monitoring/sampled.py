@@ -1,4 +1,4 @@
-"""How near patients made by a system come to real ones while it trains, and which checkpoint came nearest."""
+"""Similarity of a system's patients to real ones during training, by which a checkpoint is chosen."""
 
 import math
 from typing import Literal
@@ -10,7 +10,7 @@ from healthgym import seeds
 from healthgym.data.sequences import Sequences
 from healthgym.errors import CohortError, DivergenceError
 from healthgym.systems.base import SampleDraws, System
-from healthgym.training.monitoring.figures import Patients, compare
+from healthgym.training.monitoring.similarity import Patients, compare
 from healthgym.training.monitoring.validation import Validation
 
 _MOST_SAMPLED = 512  # patients: KS distances err by some hundredths
@@ -19,20 +19,20 @@ _SHARE_OF_TIME = 0.05  # of training that measuring may take by default, about
 
 
 class SampledValidation(Validation):
-    """Compares patients that a system makes with real ones by a few figures, whose mean is `distance`.
+    """Compares patients that a system makes with real ones by a few metrics, whose mean is `distance`.
 
     The patients it makes are a function of the weights and the run's seed, of the first patients' lengths, so
     that two measurements differ by the weights alone. The first process makes and compares them.
 
     Args:
         patients: real ones; of many, some are taken.
-        system: what is measured.
+        system: the one in training.
         batch_size: of the curriculum.
         steps_per_epoch: of the curriculum.
         longest: timesteps that the system learns from at most.
         seed: the run's.
         every_steps: steps between two measurements; `auto`: whole epochs of 100 steps and more, or 1,000
-            steps if an epoch has more, but so many that measuring takes about 5% of the time at most.
+            steps if an epoch has more; more than that if measuring would take over 5% of the time.
         patience: measurements without improvement that end a run; `auto` and None: however many.
         held_out: whether the patients are not trained on.
     """
@@ -85,16 +85,16 @@ class SampledValidation(Validation):
         return said
 
     def _found(self, step: int) -> tuple[float, dict[str, float]]:
-        figures = self.system.share.ranks.from_first(self.figures)
-        if not figures:
+        metrics = self.system.share.ranks.from_first(self.metrics)
+        if not metrics:
             raise DivergenceError(f"the system generates numbers that are not finite at step {step - 1}")
-        return float(np.mean(list(figures.values()))), {
-            f"validation_{name}": v for name, v in figures.items()
+        return float(np.mean(list(metrics.values()))), {
+            f"validation_{name}": value for name, value in metrics.items()
         }
 
     @torch.no_grad()
-    def figures(self) -> dict[str, float]:
-        """Return all figures; none if the patients have numbers that are not finite."""
+    def metrics(self) -> dict[str, float]:
+        """Return all metrics; none if the patients have numbers that are not finite."""
         system, number = self.system, len(self._chosen_B)
         reals_BTR, codes_BTK, lengths_B = self.patients.gather(self._chosen_B, self._longest)
         real = Patients(reals_BTR.transpose(2, 1, 0), codes_BTK.transpose(2, 1, 0), lengths_B)

@@ -39,7 +39,7 @@ class Validation:
     """Validates a system, and counts validations without improvement.
 
     Attributes:
-        loss: what is measured: `nats` per timestep, or a `distance` (`SampledValidation`).
+        loss: name of the measured value: `nats` per timestep, or a `distance` (`SampledValidation`).
         keeps_checkpoints: whether the best weights need a checkpoint of their own; otherwise each checkpoint
             contains them.
         newest: the last validation loss; None before the first.
@@ -104,14 +104,14 @@ class Validation:
         )
 
     def verdict(self, total: int) -> str:
-        """Return in words what patients are made with, after so many planned steps."""
+        """Return a sentence on the weights that synthesis uses, given the planned number of steps."""
         return (
             f"synthesis uses the weights of step {self.best_step:,}, the best on validation patients: "
             f"{self.best:.5g} nats per timestep"
         )
 
     def shown(self) -> dict[str, float]:
-        """Return what to show on the progress line."""
+        """Return the values of the progress line."""
         if self.newest is None:
             return {}
         return {f"validation_{self.loss}": self.newest, f"best_{self.loss}": self.best}
@@ -122,7 +122,7 @@ class Validation:
         Raises:
             DivergenceError: the loss is not a finite number.
         """
-        self.newest, figures = self._found(step)
+        self.newest, others = self._found(step)
         if not math.isfinite(self.newest):
             raise DivergenceError(f"validation_{self.loss} is {self.newest} at step {step - 1}")
         if self.newest < self.best:
@@ -131,10 +131,10 @@ class Validation:
             self.since += 1
         if not self.keeps_checkpoints:
             self.system.keep_if_best(self.newest)
-        return self.shown() | {"best_step": self.best_step} | figures
+        return self.shown() | {"best_step": self.best_step} | others
 
     def _found(self, step: int) -> tuple[float, dict[str, float]]:
-        """Return the loss after this many steps, the same in every process, and what else to log."""
+        """Return the loss after this many steps, the same in every process, and other values to log."""
         return self.measure(), {}
 
     @torch.no_grad()
@@ -142,7 +142,7 @@ class Validation:
         """Return nats per timestep, the same in every process; each process computes every n-th batch."""
         system, ranks = self.system, self.system.share.ranks
         sums_2 = torch.zeros(2, dtype=torch.float64, device=system.device)
-        for chosen_B in self._batches[ranks.place.rank :: ranks.place.num_processes]:
+        for chosen_B in self._batches[ranks.process.rank :: ranks.process.num_processes]:
             length = self._fixed_length or int(self.patients.lengths_N[chosen_B].max())
             reals, codes, lengths = (
                 torch.from_numpy(each).to(system.device)

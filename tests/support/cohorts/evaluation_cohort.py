@@ -1,4 +1,4 @@
-"""A small cohort with known structure for the tests of the report, and what can be done to spoil one."""
+"""A small cohort with known structure for the tests of the report, and ways to spoil it."""
 
 from pathlib import Path
 

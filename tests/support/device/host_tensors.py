@@ -1,4 +1,4 @@
-"""Notice what a step reads from the host's memory."""
+"""Find the tensors that a step reads from the host's memory."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Count what a GPU would launch, on the meta device: operations that compute, and kernels of our own."""
+"""Count the kernels that a GPU would launch, on the meta device: torch's operations and our own kernels."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -26,7 +26,7 @@ class NoNumbers(Draws):
 
 
 class Launches(TorchDispatchMode):
-    """Counts operations but for views and new memory."""
+    """Counts operations except views and allocations."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Notice what would wait for a device, and what a CUDA graph cannot capture; no GPU is needed to see that."""
+"""Find operations that wait for a device or that a CUDA graph cannot capture, without a GPU."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "
 
 
 class Reads(TorchDispatchMode):
-    """Lists operations that would wait for the device, but for those on `allowed` tensors."""
+    """Lists operations that would wait for the device, except those on `allowed` tensors."""
 
     def __init__(self, allowed: set[int]) -> None:
         super().__init__()

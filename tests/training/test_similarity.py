@@ -16,9 +16,9 @@ from healthgym.storage.checkpoint import best_first, list_checkpoints, load_chec
 from healthgym.strict import parse
 from healthgym.synthesis.cohort import SynthesisRequest, find_checkpoint
 from healthgym.systems.adversarial.wgan import WGANSystem
-from healthgym.training.monitoring.figures import Patients, compare
 from healthgym.training.monitoring.metrics import read_metrics
 from healthgym.training.monitoring.sampled import SampledValidation, spaced
+from healthgym.training.monitoring.similarity import Patients, compare
 from healthgym.training.run import train
 
 
@@ -34,7 +34,7 @@ def config(folder: Path, system: str = "v1", **training: Any) -> RunConfig:
     return tiny.config(folder, system, training=training, checkpoint={"keep": 2, "every_steps": 5})
 
 
-# --- the figures ---------------------------------------------------------------------------------
+# --- the metrics ---------------------------------------------------------------------------------
 
 LAYOUT = FeatureLayout(1, (2, 2), (2, 2), flag_of_reals=(1,), flags=(1,), measured_classes=(1,))
 
@@ -45,7 +45,7 @@ def patients(real: list[list[float]], code: list[list[int]], flag: list[list[int
     return Patients(reals.transpose(0, 2, 1), codes.transpose(0, 2, 1), np.full(len(real), len(real[0])))
 
 
-def test_figures_of_known_patients() -> None:
+def test_metrics_of_known_patients() -> None:
     seen = [[1, 1, 1, 1]] * 2
     steps = patients([[0, 0.2, 0.4, 0.6]] * 2, [[0, 1, 0, 1]] * 2, seen)
     assert compare(LAYOUT, steps, steps) == {"ks": 0, "classes": 0, "changes": 0, "correlations": 0}
@@ -104,9 +104,9 @@ def test_resumed_equals_straight(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def early(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
-    """A run whose second measurement was the best, and what it said."""
+    """A run whose second measurement was the best, and its messages."""
     values = iter([0.5, 0.2, *[0.4] * 100])
-    monkeypatch.setattr(SampledValidation, "figures", lambda self: {"ks": next(values)})
+    monkeypatch.setattr(SampledValidation, "metrics", lambda self: {"ks": next(values)})
     stream = io.StringIO()
     assert train(folder / "run", config(folder, epochs=8), stream)
     return folder / "run", stream.getvalue()
@@ -141,7 +141,7 @@ def test_a_run_that_does_not_improve_says_so_once_and_continues(early: tuple[Pat
 
 
 def test_patience_ends_a_run_if_it_is_a_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SampledValidation, "figures", lambda self: {"ks": 0.5})
+    monkeypatch.setattr(SampledValidation, "metrics", lambda self: {"ks": 0.5})
     stream = io.StringIO()
     assert train(folder / "run", config(folder, epochs=50, patience=2), stream)
     assert load_checkpoint(folder / "run").progress.step == 12
@@ -150,13 +150,13 @@ def test_patience_ends_a_run_if_it_is_a_number(folder: Path, monkeypatch: pytest
 
 def test_patients_are_held_out_if_that_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[Any] = []
-    original = SampledValidation.figures
+    original = SampledValidation.metrics
 
-    def figures(self: SampledValidation) -> dict[str, float]:
+    def metrics(self: SampledValidation) -> dict[str, float]:
         chosen.append(self.patients)
         return original(self)
 
-    monkeypatch.setattr(SampledValidation, "figures", figures)
+    monkeypatch.setattr(SampledValidation, "metrics", metrics)
     stream = io.StringIO()
     assert train(folder / "run", config(folder, validate_on="held_out", validation=0.25), stream)
     assert chosen[0].num_patients == 10

@@ -1,4 +1,4 @@
-"""A few cheap figures that compare patients whom a system makes with real ones, while it trains.
+"""A few cheap metrics that compare a system's patients with real ones during training.
 
 They follow a run and choose a checkpoint; a cohort is judged by the report (`healthgym.evaluation`).
 
@@ -101,7 +101,7 @@ def _rate(codes_TB: NDArray[np.uint8], known_TB: NDArray[np.bool_]) -> float:
 
 
 def _correlations(layout: FeatureLayout, patients: Patients) -> Floats:
-    """Return Pearson correlations of reals and classes over all rows; 0 with what is constant.
+    """Return Pearson correlations of reals and classes over all rows; 0 with a constant column.
 
     What a patient lacks at a timestep counts as the mean there.
     """

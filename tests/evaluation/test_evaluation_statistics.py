@@ -8,6 +8,7 @@ from evaluation_cohort import SCHEMA, cohort
 from healthgym.evaluation.statistics.anchors import Anchors, independent
 from healthgym.evaluation.statistics.attacks.changed_copies import Trimmed
 from healthgym.evaluation.statistics.attacks.copies import (
+    chance_courses,
     copy_limit,
     course_hashes,
     course_window,
@@ -197,6 +198,11 @@ def test_a_course_is_found_at_another_time(real: Panel, fresh: Panel) -> None:
     moved[7, 4:, 0] = real.reals_NTR[3, :12, 0]
     spoiled = Panel(SCHEMA, moved, fresh.codes_NTK, fresh.lengths_N)
     assert repeated_courses(known, course_hashes(spoiled, window)) == 1
+    assert chance_courses(known, course_hashes(spoiled, window)) == 1
+    moved[7, 4:, 1] = real.reals_NTR[3, :12, 1]
+    twice = Panel(SCHEMA, moved, fresh.codes_NTK, fresh.lengths_N)
+    assert repeated_courses(known, course_hashes(twice, window)) == 1
+    assert chance_courses(known, course_hashes(twice, window)) == 0  # rather one person than chance
     flat = Panel(SCHEMA, np.full_like(moved, 5.0), fresh.codes_NTK, fresh.lengths_N)
     assert repeated_courses(course_hashes(flat, window), course_hashes(flat, window)) == 0
 

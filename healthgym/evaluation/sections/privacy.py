@@ -14,7 +14,8 @@ from healthgym.evaluation.statistics.attacks.chance import Coincidences, coincid
 from healthgym.evaluation.statistics.attacks.changed_copies import KEPT, LARGEST_TRIMMED_RATIO, Trimmed
 from healthgym.evaluation.statistics.attacks.copies import (
     LARGEST_RATIO,
-    Hashes,
+    Courses,
+    chance_courses,
     copy_limit,
     copy_ratios,
     course_hashes,
@@ -349,19 +350,22 @@ def _courses(comparison: Comparison) -> Figure:
     return _count_figure(comparison, about, count, allowed)
 
 
-def _real_courses(comparison: Comparison, window: int) -> tuple[list[tuple[Hashes, NDArray[np.int64]]], int]:
-    """Return the courses of training patients, and how many other real patients repeat one."""
+def _real_courses(comparison: Comparison, window: int) -> tuple[Courses, int]:
+    """Return the courses of training patients, and how many other real patients repeat one by chance."""
     train = course_hashes(comparison.train.panel, window)
     if comparison.holdout:
-        return train, repeated_courses(train, course_hashes(comparison.holdout.panel, window))
+        return train, chance_courses(train, course_hashes(comparison.holdout.panel, window))
     half, other = (course_hashes(side.panel, window) for side in comparison.halves)
-    return train, repeated_courses(half, other)
+    return train, chance_courses(half, other)
 
 
 def _allowed(by_chance: int, others: int, synthetic: int) -> float:
     """Return how many synthetic patients may do what `by_chance` of so many other real patients do.
 
-    Twice as often, and once in ten times as many patients where nobody does.
+    Twice as often, and once in ten times as many patients where nobody does. How many copies of whole
+    patients chance explains is estimated from real patients who differ in one variable; that needs
+    variables that are independent given the length of a record, and neighbouring values of one variable are
+    not. So only real repetitions count here, and only courses with many distinct values do on either side.
     """
     return (2 * by_chance + 0.1) * synthetic / others if by_chance else math.floor(0.1 * synthetic / others)
 

@@ -11,6 +11,8 @@ from healthgym.evaluation.statistics.patients import Vectors, k_nearest
 
 Floats = NDArray[np.float64]
 Hashes = NDArray[np.uint64]
+Courses = list[tuple[Hashes, NDArray[np.int64]]]
+"""Of each real variable a number for every course, and whose it is."""
 
 LARGEST_RATIO = 0.5
 _EXPECTED = 0.001  # near copies of an honest cohort, by each of two distances
@@ -69,7 +71,7 @@ def copy_limit(honest_ratios: Floats, num_queries: int, largest: float = LARGEST
     return float(min(limits))
 
 
-def course_hashes(panel: Panel, window: int) -> list[tuple[Hashes, NDArray[np.int64]]]:
+def course_hashes(panel: Panel, window: int) -> Courses:
     """Return, of each real variable, a number for every stretch of `window` values, and whose it is.
 
     Only stretches with at least half as many distinct values as timesteps count: others repeat by chance.
@@ -98,11 +100,25 @@ def course_window(num_timesteps: int) -> int:
     return min(_WINDOW, max(2, round(2 * num_timesteps / 3)))
 
 
-def repeated_courses(
-    real: list[tuple[Hashes, NDArray[np.int64]]], other: list[tuple[Hashes, NDArray[np.int64]]]
-) -> int:
+def repeated_courses(real: Courses, other: Courses) -> int:
     """Return how many patients of `other` repeat a course of some patient of `real`, at any time."""
+    return len(_repeats(real, other))
+
+
+def chance_courses(real: Courses, other: Courses) -> int:
+    """Return how many patients of `other` repeat a course of some patient of `real` by chance.
+
+    Those who repeat courses of two variables are left out: they are rather people who stand in the table
+    twice, and would allow a cohort as many copies.
+    """
+    return int((_repeats(real, other) == 1).sum())
+
+
+def _repeats(real: Courses, other: Courses) -> NDArray[np.int64]:
+    """Return, of each patient of `other` who repeats a course, in how many variables."""
     patients = [
-        owners[np.isin(hashes, known)] for (known, _), (hashes, owners) in zip(real, other, strict=True)
+        np.unique(owners[np.isin(hashes, known)])
+        for (known, _), (hashes, owners) in zip(real, other, strict=True)
     ]
-    return len(np.unique(np.concatenate(patients))) if patients else 0
+    owners = np.concatenate([np.zeros(0, np.int64), *patients])
+    return np.unique(owners, return_counts=True)[1]

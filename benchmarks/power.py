@@ -5,7 +5,7 @@
 The patients of a table (by default simulated ones on antiretroviral therapy) are split in three at random:
 training data, holdout, and the honest cohort that is spoiled, one fault at a time (`corruptions.py`).
 Results are `faults.jsonl` and `honest.jsonl` (one line per cohort: the verdict of each section and of each
-figure that does not pass), `power.md` (fault x section) and `false_alarms.md`. What stands in the first two
+metric that does not pass), `power.md` (fault x section) and `false_alarms.md`. What stands in the first two
 is not computed again.
 """
 
@@ -69,12 +69,12 @@ class Bench:
         )  # fmt: skip
         self._anchors[cohort.num_patients] = comparison.anchors
         report = make_report(comparison, {})
-        figures = [figure for section in report.sections for figure in section.figures]
+        results = [result for section in report.sections for result in section.results]
         return {
             "sections": {section.key: str(section.verdict) for section in report.sections},
-            "not passed": {f.key: [str(f.verdict), f.value] for f in figures if f.verdict != "pass"},
-            "figures": {f.key: f.value for f in figures},
-            "found": {f.key: f.finding for f in figures if f.verdict in ("caution", "fail")},
+            "not passed": {f.key: [str(f.verdict), f.value] for f in results if f.verdict != "pass"},
+            "figures": {f.key: f.value for f in results},
+            "found": {f.key: f.finding for f in results if f.verdict in ("caution", "fail")},
             "seconds": round(time.perf_counter() - began, 1),
         }
 
@@ -122,13 +122,13 @@ def table_of_faults(lines: list[dict[str, Any]]) -> str:
 
 def table_of_alarms(lines: list[dict[str, Any]]) -> str:
     """Return how often honest cohorts of each size raise an alarm, as Markdown."""
-    text = ["| patients | cohorts | with a caution | failing | figures |", "| --- | --- | --- | --- | --- |"]
+    text = ["| patients | cohorts | with a caution | failing | metrics |", "| --- | --- | --- | --- | --- |"]
     for size in sorted({line["size"] for line in lines}):
         here = [line for line in lines if line["size"] == size]
         cautious = [line for line in here if "caution" in line["sections"].values()]
         failing = [line for line in here if "fail" in line["sections"].values()]
-        figures = sorted({key for line in cautious + failing for key in line["found"]})
-        text.append(f"| {size} | {len(here)} | {len(cautious)} | {len(failing)} | {', '.join(figures)} |")
+        results = sorted({key for line in cautious + failing for key in line["found"]})
+        text.append(f"| {size} | {len(here)} | {len(cautious)} | {len(failing)} | {', '.join(results)} |")
     return "\n".join(text) + "\n"
 
 

@@ -15,8 +15,8 @@ from healthgym.api.wording import python_errors
 from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import ConfigError
 from healthgym.evaluation import report as reports
-from healthgym.evaluation.figure import Figure
 from healthgym.evaluation.pages.page import render
+from healthgym.evaluation.result import Result
 from healthgym.evaluation.settings import load_report_config
 
 _FRAME_HEIGHT = 900
@@ -50,16 +50,16 @@ class Evaluation:
         samples of real patients), `verdict`, `threshold` and `finding` (text), `note` and `source`.
         """
         rows = [
-            {"section": section.title, **_row(figure)}
+            {"section": section.title, **_row(result)}
             for section in self.report.sections
-            for figure in section.figures
+            for result in section.results
         ]
         return pd.DataFrame(rows)
 
     @cached_property
     def plots(self) -> dict[str, str]:
         """The report's plots as SVG, by name."""
-        return {each.name: each.svg for section in self.report.sections for each in section.pictures}
+        return {each.name: each.svg for section in self.report.sections for each in section.figures}
 
     @cached_property
     def html(self) -> str:
@@ -154,18 +154,18 @@ def _in_ipython() -> bool:
     return get_ipython() is not None  # type: ignore[no-untyped-call, unused-ignore]
 
 
-def _row(figure: Figure) -> dict[str, Any]:
-    low, high = figure.interval or (None, None)
+def _row(result: Result) -> dict[str, Any]:
+    low, high = result.interval or (None, None)
     return {
-        "key": figure.key,
-        "title": figure.title,
-        "value": figure.value,
+        "key": result.key,
+        "title": result.title,
+        "value": result.value,
         "low_95": low,
         "high_95": high,
-        "noise": figure.floor,
-        "verdict": str(figure.verdict),
-        "threshold": figure.limit,
-        "finding": figure.finding,
-        "note": figure.reason,
-        "source": figure.source,
+        "noise": result.floor,
+        "verdict": str(result.verdict),
+        "threshold": result.limit,
+        "finding": result.finding,
+        "note": result.reason,
+        "source": result.source,
     }

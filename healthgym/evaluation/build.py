@@ -14,7 +14,7 @@ from healthgym.evaluation.sources import Source, sample, side_of
 from healthgym.evaluation.statistics.anchors import Anchors
 from healthgym.evaluation.statistics.panel import Panel
 from healthgym.evaluation.statistics.scale import fit_scale
-from healthgym.evaluation.statistics.tally import Combination
+from healthgym.evaluation.statistics.sufficient import Combination
 from healthgym.schema import Schema
 from healthgym.words import counted
 
@@ -104,8 +104,8 @@ def _refuse_overlap(train: Side, holdout: Side, train_name: str, holdout_name: s
 
     Patients of short records may be equal by chance, as training patients are among themselves.
     """
-    shared = int(np.isin(holdout.tally.hashes_N, train.tally.hashes_N).sum())
-    repeated = 1 - len(np.unique(train.tally.hashes_N)) / train.num_patients
+    shared = int(np.isin(holdout.statistics.hashes_N, train.statistics.hashes_N).sum())
+    repeated = 1 - len(np.unique(train.statistics.hashes_N)) / train.num_patients
     if shared > (_SHARED + 2 * repeated) * holdout.num_patients:
         raise TableError(
             f"{holdout_name}: {shared} of {holdout.num_patients} holdout patients equal a patient of "

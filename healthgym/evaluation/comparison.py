@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from healthgym.evaluation.concerns import variables_in
-from healthgym.evaluation.figure import (
-    Figure,
+from healthgym.evaluation.metric import Metric
+from healthgym.evaluation.result import (
     Noise,
     NotJudgedError,
+    Result,
     Row,
     Verdict,
     in_words,
@@ -24,13 +25,12 @@ from healthgym.evaluation.figure import (
     show,
     undecided,
 )
-from healthgym.evaluation.metric import Metric
 from healthgym.evaluation.settings import ReportConfig, Threshold
 from healthgym.evaluation.statistics.anchors import Anchors
 from healthgym.evaluation.statistics.findings import Compared
 from healthgym.evaluation.statistics.hashes import groups_of, hash_patients
 from healthgym.evaluation.statistics.panel import Panel
-from healthgym.evaluation.statistics.tally import Combination, Tally, tally_of
+from healthgym.evaluation.statistics.sufficient import Combination, SufficientStatistics, statistics_of
 from healthgym.schema import Schema
 from healthgym.seeds import permutation
 
@@ -42,46 +42,50 @@ TOO_FEW = (
 
 
 class Side:
-    """One set of patients: a sample of them as a panel, the tally of all, and a seed for smaller samples."""
+    """One set of patients: a sample as a panel, sums over all, and a seed for smaller samples."""
 
     def __init__(
         self,
         name: str,
         panel: Panel,
         combinations: Sequence[Combination],
-        tally: Tally | None = None,
+        statistics: SufficientStatistics | None = None,
         seed: int = 0,
     ) -> None:
         self.name = name
         self.panel = panel
         self.combinations = combinations
         self.seed = seed
-        self._tally = tally
+        self._statistics = statistics
 
     @cached_property
-    def tally(self) -> Tally:
+    def statistics(self) -> SufficientStatistics:
         """Sums over all patients, not only the sampled ones."""
-        return self._tally or tally_of(self.panel, self.combinations)
+        return self._statistics or statistics_of(self.panel, self.combinations)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Patients per number of timesteps, shape (longest + 1,)."""
-        return self._tally.lengths if self._tally else np.bincount(self.panel.lengths_N).astype(np.int64)
+        return (
+            self._statistics.lengths
+            if self._statistics
+            else np.bincount(self.panel.lengths_N).astype(np.int64)
+        )
 
     @cached_property
     def hashes_N(self) -> NDArray[np.uint64]:
         """One number per patient, equal for identical patients."""
-        return self._tally.hashes_N if self._tally else hash_patients(self.panel)
+        return self._statistics.hashes_N if self._statistics else hash_patients(self.panel)
 
     @cached_property
     def groups_N(self) -> NDArray[np.int8]:
         """Each patient's group by how many values are recorded, from `groups_of`."""
-        return self._tally.groups_N if self._tally else groups_of(self.panel)
+        return self._statistics.groups_N if self._statistics else groups_of(self.panel)
 
     @property
     def num_patients(self) -> int:
         """All patients, not only the sampled ones."""
-        return self._tally.num_patients if self._tally else self.panel.num_patients
+        return self._statistics.num_patients if self._statistics else self.panel.num_patients
 
 
 Measure = Callable[[Side, Side], Mapping[str, float]]
@@ -155,7 +159,7 @@ class Comparison:
         summary: Literal["mean", "largest", "smallest"] = "largest",
         num_splits: int | None = None,
         independence: bool = False,
-    ) -> Figure:
+    ) -> Result:
         """Compute a metric of synthetic and training patients, of real ones, and of independent variables.
 
         Args:
@@ -199,9 +203,9 @@ class Comparison:
             replace(row, about=variables_in([row.name], self.schema))
             for row in rows_of(value, per_variable, worst_high=summary != "smallest")
         ]
-        return self.figure(about, reduce(value), noise, rows=rows, finding=_said(rows, noise, about.style))
+        return self.result(about, reduce(value), noise, rows=rows, finding=_said(rows, noise, about.style))
 
-    def figure(
+    def result(
         self,
         about: Metric,
         value: float,
@@ -209,11 +213,11 @@ class Comparison:
         interval: tuple[float, float] | None = None,
         rows: Sequence[Row] = (),
         finding: str = "",
-    ) -> Figure:
+    ) -> Result:
         """Judge a value, or its interval, against the threshold of its key and its anchors."""
         threshold = self.config.threshold(about.key)
         verdict = judge(value, noise, threshold, interval)
-        return Figure(
+        return Result(
             key=about.key,
             title=about.title,
             what=about.what,
@@ -233,9 +237,9 @@ class Comparison:
             counts_all=about.counts_all,
         )
 
-    def not_judged(self, about: Metric, reason: str) -> Figure:
+    def not_judged(self, about: Metric, reason: str) -> Result:
         """Return the metric without a value, with the reason."""
-        return Figure(
+        return Result(
             key=about.key,
             title=about.title,
             what=about.what,

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from healthgym.evaluation.figure import Figure, Row, Section, Verdict
+from healthgym.evaluation.result import Result, Row, Section, Verdict
 from healthgym.evaluation.statistics.findings import Difference
 from healthgym.schema import Schema
 
@@ -43,42 +43,42 @@ def shared_concern(sections: Sequence[Section]) -> str:
     A metric concerns what half of its rows or more are about. Metrics that ask for caution count where fewer
     than three fail.
     """
-    figures = [figure for section in sections for figure in section.figures]
+    results = [result for section in sections for result in section.results]
     for verdicts, words in (
         ((Verdict.FAIL,), "that fail"),
         ((Verdict.FAIL, Verdict.CAUTION), "that fail or ask for caution"),
     ):
-        found = [figure for figure in figures if figure.verdict in verdicts]
+        found = [result for result in results if result.verdict in verdicts]
         if len(found) >= _FEWEST:
             return _said(found, words)
     return ""
 
 
-def _said(figures: Sequence[Figure], words: str) -> str:
-    concern = [_concern(figure) for figure in figures]
+def _said(results: Sequence[Result], words: str) -> str:
+    concern = [_concern(result) for result in results]
     counts = Counter(name for each in concern for name in each)
     if not counts:
         return ""
-    rows = Counter(name for figure in figures for row in figure.rows for name in row.about)
+    rows = Counter(name for result in results for row in result.rows for name in row.about)
     most = max(counts.values())
-    if most < _FEWEST or 2 * most <= len(figures):
+    if most < _FEWEST or 2 * most <= len(results):
         return ""
     tied = [name for name, count in counts.items() if count == most]
     name = max(tied, key=lambda each: rows[each])
-    all_of = "All" if most == len(figures) else f"{most} of the"
-    return f"{all_of} {len(figures)} metrics {words} concern {name}."
+    all_of = "All" if most == len(results) else f"{most} of the"
+    return f"{all_of} {len(results)} metrics {words} concern {name}."
 
 
-def _beyond(figure: Figure) -> Sequence[Row]:
+def _beyond(result: Result) -> Sequence[Row]:
     """Return the rows beyond where the metric passes; all where none is."""
-    if figure.marks is None:
-        return figure.rows
-    passes, fails = figure.marks
+    if result.marks is None:
+        return result.rows
+    passes, fails = result.marks
     sign = 1 if passes <= fails else -1
-    return [row for row in figure.rows if row.value is None or sign * (row.value - passes) > 0] or figure.rows
+    return [row for row in result.rows if row.value is None or sign * (row.value - passes) > 0] or result.rows
 
 
-def _concern(figure: Figure) -> set[str]:
+def _concern(result: Result) -> set[str]:
     """Return what at least half of a metric's rows are about, of those that do not pass alone."""
-    rows = [set(row.about) for row in _beyond(figure)]
+    rows = [set(row.about) for row in _beyond(result)]
     return {name for name in set().union(*rows) if 2 * sum(name in row for row in rows) >= len(rows)}

@@ -6,8 +6,8 @@ import numpy as np
 
 from healthgym.evaluation.comparison import TOO_FEW, Comparison
 from healthgym.evaluation.concerns import concerned
-from healthgym.evaluation.figure import Figure, Row, Verdict, show
 from healthgym.evaluation.metric import Metric
+from healthgym.evaluation.result import Result, Row, Verdict, show
 from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
 from healthgym.evaluation.statistics.findings import Compared, Difference
 from healthgym.schema import Schema
@@ -20,14 +20,14 @@ _CORRELATIONS = ("same time", "within", "lag", "changes", "between", "baseline",
 _BY_CHANCE = "Larger than the limit, but not more than chance allows at this size."
 
 
-def family_figure(
+def family_result(
     comparison: Comparison,
     about: Metric,
     keys: Sequence[str],
     relations: bool,
     compared: Mapping[str, Compared] | None = None,
     apart: Mapping[str, Compared] | None = None,
-) -> Figure:
+) -> Result:
     """Judge statistics of single variables, or relations, by the worst that is beyond the noise.
 
     It asks for caution if a difference exceeds what no statistic of real patients reaches among real
@@ -65,7 +65,7 @@ def family_figure(
     hidden = _few(worst, num_real)
     size = _least_size(worst, num_real) if hidden else abs(worst.size)
     logarithmic = worst.family in _LOGARITHMS
-    return Figure(
+    return Result(
         key=about.key,
         title=about.title,
         what=about.what,

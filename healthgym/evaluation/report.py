@@ -16,9 +16,9 @@ from tqdm import tqdm
 from healthgym.data.sequences import PreparedCohort
 from healthgym.evaluation.build import compare, refuse_few
 from healthgym.evaluation.comparison import Comparison
-from healthgym.evaluation.figure import Section, Verdict, show, worst_section
 from healthgym.evaluation.pages.page import render
 from healthgym.evaluation.pages.summary import small_groups, table
+from healthgym.evaluation.result import Section, Verdict, show, worst_section
 from healthgym.evaluation.sections import (
     collapse,
     discriminability,
@@ -195,7 +195,7 @@ def make_report(
         comparison.config.model_dump(mode="json", exclude_none=True)["thresholds"],
         small_groups=small_groups(
             {
-                " x ".join(names): comparison.train.tally.coverage[names].ravel().tolist()
+                " x ".join(names): comparison.train.statistics.coverage[names].ravel().tolist()
                 for names in comparison.combinations
             }
         ),
@@ -209,8 +209,8 @@ def resembles_nobody(sections: Sequence[Section]) -> str:
     Distances to such patients are large, attacks fail, and that says nothing about privacy. Returns that in a
     sentence, empty if they do resemble real patients.
     """
-    figures = {figure.key: figure for section in sections for figure in section.figures}
-    gross = [figures[key] for key in _GROSS if key in figures and figures[key].verdict is Verdict.FAIL]
+    results = {result.key: result for section in sections for result in section.results}
+    gross = [results[key] for key in _GROSS if key in results and results[key].verdict is Verdict.FAIL]
     if not gross:
         return ""
     said = (
@@ -220,11 +220,11 @@ def resembles_nobody(sections: Sequence[Section]) -> str:
     )
     for section in sections:
         if section.key == "privacy":
-            section.figures = [
-                replace(figure, verdict=Verdict.NOT_JUDGED, reason=said, finding="")
-                if figure.verdict is Verdict.PASS
-                else figure
-                for figure in section.figures
+            section.results = [
+                replace(result, verdict=Verdict.NOT_JUDGED, reason=said, finding="")
+                if result.verdict is Verdict.PASS
+                else result
+                for result in section.results
             ]
     return said
 
@@ -239,7 +239,7 @@ def _sampled(comparison: Comparison, section: Section) -> list[str]:
     if not sampled or section.key == "privacy":  # it says so itself
         return []
     chosen = f"{' and '.join(sampled)}, chosen at random"
-    counted = [figure.title for figure in section.figures if figure.counts_all]
+    counted = [result.title for result in section.results if result.counts_all]
     if not counted:
         return [f"The metrics use {chosen}."]
     return [f"All patients are counted for: {', '.join(counted).lower()}. Other metrics use {chosen}."]
@@ -256,9 +256,9 @@ def write_report(report: Report, folder: Path) -> None:
 
 
 def _write(report: Report, folder: Path) -> None:
-    pictures = [picture for section in report.sections for picture in section.pictures]
-    for name, picture in zip(file_names([each.name for each in pictures]), pictures, strict=True):
-        write_text(folder / "pictures" / f"{name}.svg", picture.svg)
+    figures = [figure for section in report.sections for figure in section.figures]
+    for name, figure in zip(file_names([each.name for each in figures]), figures, strict=True):
+        write_text(folder / "pictures" / f"{name}.svg", figure.svg)
     write_text(folder / "report.html", render(report.to_json(), report.sections))
     write_text(folder / "report.csv", table(report.sections))
     write_json(folder / "report.json", report.to_json())
@@ -285,7 +285,9 @@ def _facts(comparison: Comparison) -> dict[str, str]:
                 if side.panel.num_patients < side.num_patients
                 else ""
             )
-            facts[side.name] = f"{side.num_patients:,} patients, {side.tally.num_rows:,} timesteps{sampled}"
+            facts[side.name] = (
+                f"{side.num_patients:,} patients, {side.statistics.num_rows:,} timesteps{sampled}"
+            )
     if comparison.unused:
         facts["left out"] = " ".join(comparison.unused)
     facts["made"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

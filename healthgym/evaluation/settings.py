@@ -148,10 +148,10 @@ class ReportConfig(StrictModel):
         return self
 
     def threshold(self, key: str) -> Threshold | None:
-        """Return the threshold of the metric "section.figure" or "section.figure:which"; None if it is
+        """Return the threshold of the metric "section.metric" or "section.metric:which"; None if it is
         shown only."""
-        section, _, figure = key.partition(":")[0].partition(".")
-        return self.thresholds.get(section, {}).get(figure)
+        section, _, name = key.partition(":")[0].partition(".")
+        return self.thresholds.get(section, {}).get(name)
 
     def without(self, names: Collection[str]) -> "ReportConfig":
         """Return the settings without what asks for variables that a cohort lacks."""

@@ -20,7 +20,7 @@ from healthgym.evaluation.comparison import Side
 from healthgym.evaluation.foreign import IN_MEMORY, read_foreign
 from healthgym.evaluation.statistics.panel import Panel, join, panel_from_frame
 from healthgym.evaluation.statistics.scale import Scale
-from healthgym.evaluation.statistics.tally import Combination, Tally, tally_of
+from healthgym.evaluation.statistics.sufficient import Combination, SufficientStatistics, statistics_of
 from healthgym.schema import Schema, load_schema
 from healthgym.schema.schema import UNNAMED
 from healthgym.seeds import permutation
@@ -201,7 +201,7 @@ def side_of(
     num_timesteps: int,
     counted: Sequence[Combination] = (),
 ) -> Side:
-    """Walk once through a source: tally every patient, keep a random sample of them.
+    """Walk once through a source: sum over all patients, keep a random sample of them.
 
     Args:
         source: the patients.
@@ -215,13 +215,13 @@ def side_of(
     """
     chosen = np.sort(permutation(source.num_patients, seed, "sample")[:num_patients])
     kept: list[Panel] = []
-    total: Tally | None = None
+    total: SufficientStatistics | None = None
     bar = tqdm(total=source.num_patients, desc=f"reading {name}", unit="patient", disable=None)
     for block, here in _with_chosen(source, chosen):
         panel = block.first(num_timesteps).on(scale)
         lengths = np.bincount(block.lengths_N).astype(np.int64)  # before the cut
-        tally = replace(tally_of(panel, [*combinations, *counted]), lengths=lengths)
-        total = tally if total is None else total + tally
+        statistics = replace(statistics_of(panel, [*combinations, *counted]), lengths=lengths)
+        total = statistics if total is None else total + statistics
         kept.append(panel.take(here))
         bar.update(panel.num_patients)
     bar.close()

@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from healthgym.evaluation.figure import Section
+from healthgym.evaluation.result import Section
 from healthgym.schema import Schema
 
 _MEASURED = " (M)"  # ends the name of a flag that says whether a variable was measured
@@ -29,20 +29,20 @@ def reword(section: Section, schema: Schema) -> None:
     """Put all sentences of a section in plain words; titles and sources stay."""
     section.intro = in_plain_words(section.intro, schema)
     section.notes = [in_plain_words(note, schema) for note in section.notes]
-    section.figures = [
+    section.results = [
         replace(
-            figure,
-            what=in_plain_words(figure.what, schema),
-            finding=in_plain_words(figure.finding, schema),
-            reason=in_plain_words(figure.reason, schema),
+            result,
+            what=in_plain_words(result.what, schema),
+            finding=in_plain_words(result.finding, schema),
+            reason=in_plain_words(result.reason, schema),
             rows=[
                 replace(
                     row,
                     name=in_plain_words(row.name, schema),
                     about=tuple(in_plain_words(name, schema) for name in row.about),
                 )
-                for row in figure.rows
+                for row in result.rows
             ],
         )
-        for figure in section.figures
+        for result in section.results
     ]

@@ -11,7 +11,7 @@ from typing import Any
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.stages import in_a_sentence
 from healthgym.errors import ConfigError
-from healthgym.evaluation.figure import show
+from healthgym.evaluation.result import show
 from healthgym.release.dossier import (
     attacks_in_rows,
     failing_sections,

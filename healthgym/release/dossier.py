@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from healthgym.errors import FailingReleaseError, listed
-from healthgym.evaluation.figure import Verdict, show
 from healthgym.evaluation.pages.summary import uses_by_verdict
+from healthgym.evaluation.result import Verdict, show
 from healthgym.schema import Schema
 
 NEVER = (

@@ -12,8 +12,8 @@ from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import ConfigError, TableError
 from healthgym.evaluation.build import compare
 from healthgym.evaluation.comparison import Comparison
-from healthgym.evaluation.figure import Verdict
 from healthgym.evaluation.report import Report, make_report, write_report
+from healthgym.evaluation.result import Verdict
 from healthgym.evaluation.settings import ReportConfig
 from healthgym.evaluation.sources import Source, open_real, open_synthetic
 from healthgym.files import sha256_of, write_json, write_text
@@ -165,16 +165,16 @@ def summary(report: Report) -> dict[str, Any]:
         ],
         "figures": [
             {
-                "key": figure.key,
+                "key": result.key,
                 "section": section.title,
-                "title": figure.title,
-                "value": figure.value,
-                "noise_floor": figure.floor,
-                "verdict": str(figure.verdict),
-                "threshold": figure.limit,
-                "style": figure.style,
+                "title": result.title,
+                "value": result.value,
+                "noise_floor": result.floor,
+                "verdict": str(result.verdict),
+                "threshold": result.limit,
+                "style": result.style,
             }
             for section in report.sections
-            for figure in section.figures
+            for result in section.results
         ],
     }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from healthgym.data.length_groups import LengthGroup, from_text, to_text
 from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import ConfigError, FailingReleaseError, HealthgymError, TableError
-from healthgym.evaluation.figure import Section
+from healthgym.evaluation.result import Section
 from healthgym.evaluation.sections.latent_memory import audit, coarsen
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.statistics.patients import k_nearest
@@ -318,17 +318,17 @@ def _without_training(
 
 def _audit_effect(before: Section, after: Section) -> list[dict[str, Any]]:
     """Return the audit's metrics of the slots and of the centroids, side by side."""
-    coarse = {figure.key.partition(":")[0]: figure for figure in after.figures}
+    coarse = {result.key.partition(":")[0]: result for result in after.results}
     return [
         {
-            "key": figure.key,
-            "title": figure.title,
-            "before": figure.value,
-            "verdict_before": str(figure.verdict),
-            "after": coarse[figure.key].value,
-            "verdict_after": str(coarse[figure.key].verdict),
-            "threshold": figure.limit,
+            "key": result.key,
+            "title": result.title,
+            "before": result.value,
+            "verdict_before": str(result.verdict),
+            "after": coarse[result.key].value,
+            "verdict_after": str(coarse[result.key].verdict),
+            "threshold": result.limit,
         }
-        for figure in before.figures
-        if figure.key in _AUDITED
+        for result in before.results
+        if result.key in _AUDITED
     ]

@@ -202,12 +202,12 @@ def test_a_cohort_is_judged_in_memory(cohort: hg.PreparedCohort, run: hg.Run, tm
 def test_outside_a_notebook_the_verdicts_are_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from healthgym.evaluation.figure import Figure, Section, Verdict
     from healthgym.evaluation.report import Report
+    from healthgym.evaluation.result import Result, Section, Verdict
 
-    bad = [Figure(f"privacy.{n}", f"Attack <{n}>", "", "", verdict=Verdict.FAIL) for n in (1, 2)]
-    well = Figure("joint.pairs", "Pairs", "", "", verdict=Verdict.PASS)
-    open_ = Figure("joint.other", "Other", "", "", verdict=Verdict.NOT_JUDGED)
+    bad = [Result(f"privacy.{n}", f"Attack <{n}>", "", "", verdict=Verdict.FAIL) for n in (1, 2)]
+    well = Result("joint.pairs", "Pairs", "", "", verdict=Verdict.PASS)
+    open_ = Result("joint.other", "Other", "", "", verdict=Verdict.NOT_JUDGED)
     sections = [
         Section("privacy", "Privacy", "", [well, *bad]),
         Section("joint", "Relations", "", [well, open_]),

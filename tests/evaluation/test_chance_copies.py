@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from healthgym.evaluation.build import compare
-from healthgym.evaluation.figure import Figure, Verdict
+from healthgym.evaluation.result import Result, Verdict
 from healthgym.evaluation.sections import privacy
 from healthgym.evaluation.settings import load_report_config
 from healthgym.evaluation.sources import source_of
@@ -42,11 +42,11 @@ def visits(num_patients: int, seed: int, lengths: NDArray[np.int64] | None = Non
     return Panel(SCHEMA, reals, codes, lengths)
 
 
-def copies(train: Panel, holdout: Panel | None, synthetic: Panel) -> Figure:
+def copies(train: Panel, holdout: Panel | None, synthetic: Panel) -> Result:
     config = load_report_config(Path(__file__).parents[2] / "configs" / "report.yaml", ("num_splits=4",))
     sources = (source_of(side, "x") if side else None for side in (train, holdout, synthetic))
     comparison = compare(SCHEMA, config, *sources)  # type: ignore[arg-type]
-    found = {figure.key: figure for figure in privacy.section(comparison).figures}
+    found = {result.key: result for result in privacy.section(comparison).results}
     return found["privacy.copies"]
 
 

@@ -18,8 +18,8 @@ from healthgym.errors import ConfigError, HealthgymError, StorageError
 from healthgym.evaluation.comparing.claims import Groups, Judged, Trained, check_claims
 from healthgym.evaluation.comparing.page import best_of, duration, render_comparison
 from healthgym.evaluation.comparing.systems import compare_systems, to_json
-from healthgym.evaluation.figure import Figure, Noise, Section
 from healthgym.evaluation.report import Report
+from healthgym.evaluation.result import Noise, Result, Section
 from healthgym.release.compare_runs import compare_runs
 from healthgym.release.release import release
 from healthgym.release.trained import find_trained
@@ -37,7 +37,7 @@ def judged(
     ks: float | None = 0.1,
     thirds: tuple[float, float, float] | None = (3, 2, 1),
 ) -> Judged:
-    """A system of which 4 real groups and one figure are known."""
+    """A system of which 4 real groups and one metric are known."""
     trained = Trained(
         name=f"run-{system}",
         system=system,
@@ -49,8 +49,8 @@ def judged(
         cohort=Path("nowhere"),
         loss_by_third={"loss": thirds} if thirds else {},
     )
-    figure = Figure("marginals.ks", "KS", "A distance.", "nobody", value=ks)
-    report = Report("title", {}, [Section("marginals", "Marginals", "", [figure])], {})
+    result = Result("marginals.ks", "KS", "A distance.", "nobody", value=ks)
+    report = Report("title", {}, [Section("marginals", "Marginals", "", [result])], {})
     groups = [] if kept is None else [Groups("sex x age", 4, kept)]
     return Judged(trained, report, groups)
 
@@ -79,7 +79,7 @@ def test_another_story_does_not() -> None:
         [judged("v3", thirds=None)],
         [judged("v1", None), judged("v2", None)],
     ],
-    ids=["none", "no figures", "alone", "no groups"],
+    ids=["none", "no metrics", "alone", "no groups"],
 )
 def test_what_cannot_be_said_is_not_said(systems: list[Judged]) -> None:
     assert set(verdicts(*systems).values()) == {None}
@@ -99,10 +99,10 @@ def test_json_holds_every_system() -> None:
     json.dumps(content, allow_nan=False)
 
 
-def test_a_figure_that_one_system_lacks_has_a_cell_all_the_same() -> None:
+def test_a_result_that_one_system_lacks_has_a_cell_all_the_same() -> None:
     one, other = judged("v1"), judged("ar")
-    figure = Figure("marginals.own", "Of one kind", "Only v1 has it.", "nobody", value=0.5)
-    one.report.sections[0].figures.append(figure)
+    result = Result("marginals.own", "Of one kind", "Only v1 has it.", "nobody", value=0.5)
+    one.report.sections[0].results.append(result)
     for each in (one, other):
         each.report.facts.update({"synthetic": "4 patients", "training data": "9 patients"})
     for pair in ([one, other], [other, one]):
@@ -218,9 +218,9 @@ def test_parameters_are_those_that_optimisers_move(tmp_path: Path, system: str) 
     assert trained_system(checkpoint, "cpu").num_parameters() == sum(moved)
 
 
-def figure(value: float | None, floor: float | None = None) -> Figure:
+def result(value: float | None, floor: float | None = None) -> Result:
     noise = None if floor is None else Noise(floor, floor)
-    return Figure("joint.x", "X", "A figure.", "nobody", value=value, noise=noise)
+    return Result("joint.x", "X", "A metric.", "nobody", value=value, noise=noise)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def figure(value: float | None, floor: float | None = None) -> Figure:
 def test_the_best_is_no_better_than_real_patients(
     values: tuple[float | None, ...], floor: float | None, limit: str, best: set[int]
 ) -> None:
-    cells = [figure(value, floor) for value in values]
+    cells = [result(value, floor) for value in values]
     assert best_of(cells, {"joint": {"x": {limit: 1.0}}}) == best
     assert best_of(cells, {}) == frozenset()
 

@@ -53,13 +53,13 @@ def test_two_in_one_folder_leave_whole_files_and_disturb_no_other(
     assert sorted(path.name for path in files_of(tmp_path / "both")) == sorted(
         path.name for path in files_of(tmp_path / "one")
     )
-    for picture in (tmp_path / "both" / "pictures").iterdir():
-        ElementTree.parse(picture)
+    for figure in (tmp_path / "both" / "pictures").iterdir():
+        ElementTree.parse(figure)
     assert (tmp_path / "both" / "report.html").read_text().rstrip().endswith("</html>")
 
 
 def content_of(out: Path) -> Any:
-    """Return a report's figures."""
+    """Return a report's metrics."""
     return json.loads((out / "report.json").read_text())["sections"]
 
 

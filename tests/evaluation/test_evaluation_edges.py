@@ -12,14 +12,14 @@ from healthgym.errors import ConfigError, TableError
 from healthgym.evaluation import report
 from healthgym.evaluation.build import compare
 from healthgym.evaluation.comparison import Comparison
-from healthgym.evaluation.figure import Figure, NotJudgedError, Section, Verdict
+from healthgym.evaluation.result import NotJudgedError, Result, Section, Verdict
 from healthgym.evaluation.sections import (
     discriminability,
     marginals,
     privacy,
 )
 from healthgym.evaluation.sections import validity as rules
-from healthgym.evaluation.sections.disclosure import attribute_advantage, disclosure_figure
+from healthgym.evaluation.sections.disclosure import attribute_advantage, disclosure_result
 from healthgym.evaluation.sections.use import utility
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.evaluation.sources import Source, source_of
@@ -58,8 +58,8 @@ def lucky(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(rate=rng.normal(80, 10, len(frame)), drug=drug)
 
 
-def figure(section: Section, key: str) -> Figure:
-    return next(each for each in section.figures if each.key == key)
+def result(section: Section, key: str) -> Result:
+    return next(each for each in section.results if each.key == key)
 
 
 # --- few patients --------------------------------------------------------------------------------
@@ -71,13 +71,13 @@ def test_too_small_a_holdout_is_left_out_and_said_so() -> None:
     assert comparison.holdout is None
     assert "The holdout has 3 patients, fewer than the 50" in section.notes[0]
     for name in ("membership_auc", "membership_shadow", "nearer_to_training"):
-        assert figure(section, f"privacy.{name}").verdict is Verdict.NOT_JUDGED
+        assert result(section, f"privacy.{name}").verdict is Verdict.NOT_JUDGED
 
 
 def test_a_rate_at_one_percent_of_few_outsiders_says_what_it_is() -> None:
     section = privacy.section(compared(patients(3), unseen=60))
-    assert "1% of 60 holdout patients is nobody" in figure(section, "privacy.membership_tpr").reason
-    assert "is nobody" not in figure(privacy.section(compared(patients(3))), "privacy.membership_tpr").reason
+    assert "1% of 60 holdout patients is nobody" in result(section, "privacy.membership_tpr").reason
+    assert "is nobody" not in result(privacy.section(compared(patients(3))), "privacy.membership_tpr").reason
 
 
 def test_patients_who_share_few_nearest_real_ones_say_so() -> None:
@@ -86,7 +86,7 @@ def test_patients_who_share_few_nearest_real_ones_say_so() -> None:
     collapsed = pd.concat([one.assign(PatientID=number) for number in range(300)], ignore_index=True)
     collapsed["rate"] += 0.1 * np.random.default_rng(0).normal(size=len(collapsed))
     reasons = {
-        name: figure(privacy.section(compared(made)), "privacy.nearer_to_training").reason
+        name: result(privacy.section(compared(made)), "privacy.nearer_to_training").reason
         for name, made in (("collapsed", collapsed), ("fresh", patients(4)))
     }
     assert "share few nearest real ones, in effect" in reasons["collapsed"]
@@ -99,12 +99,12 @@ def test_patients_who_share_few_nearest_real_ones_say_so() -> None:
     assert effective_nearest(np.zeros((4, 2)), np.zeros((4, 3))) == pytest.approx(5)
 
 
-def utility_among_the_lucky(setting: str, key: str) -> Figure:
-    """Return a figure on patients whose events are luck: nothing can be learned of them."""
+def utility_among_the_lucky(setting: str, key: str) -> Result:
+    """Return a metric on patients whose events are luck: nothing can be learned of them."""
     real, holdout, synthetic = (
         source(lucky(patients(seed, count))) for seed, count in ((1, 300), (2, 150), (3, 300))
     )
-    return figure(utility.section(compare(SCHEMA, config(setting), real, holdout, synthetic)), key)
+    return result(utility.section(compare(SCHEMA, config(setting), real, holdout, synthetic)), key)
 
 
 def test_policies_that_real_halves_do_not_agree_on_are_not_judged() -> None:
@@ -147,7 +147,7 @@ def test_a_gap_in_a_static_variable_is_no_change() -> None:
     def counts(sex: object) -> dict[str, int]:
         frame = patients(3).copy()
         frame.loc[frame["Timestep"] == 5, "sex"] = sex
-        return compared(frame).synthetic.tally.changing_static
+        return compared(frame).synthetic.statistics.changing_static
 
     assert counts(None)["sex"] == 0
     assert 100 < counts("male")["sex"] < 200
@@ -180,12 +180,12 @@ def test_copies_hidden_in_a_large_cohort_are_found_by_membership_inference() -> 
     assert comparison.synthetic.panel.num_patients == 300
     section = privacy.section(comparison)
     for name in ("membership_auc", "membership_tpr", "membership_shadow", "near_copies"):
-        assert figure(section, f"privacy.{name}").verdict is Verdict.FAIL, name
-    assert figure(section, "privacy.membership_auc").value > 0.95  # type: ignore[operator]
-    assert figure(section, "privacy.copies").value == 0
+        assert result(section, f"privacy.{name}").verdict is Verdict.FAIL, name
+    assert result(section, "privacy.membership_auc").value > 0.95  # type: ignore[operator]
+    assert result(section, "privacy.copies").value == 0
     whole = privacy.section(compared(large, "num_patients=2000"))
-    assert figure(whole, "privacy.membership_auc").value == pytest.approx(
-        figure(section, "privacy.membership_auc").value
+    assert result(whole, "privacy.membership_auc").value == pytest.approx(
+        result(section, "privacy.membership_auc").value
     )
 
 
@@ -202,7 +202,7 @@ def test_a_section_says_what_was_sampled(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_disclosure_counts_every_patient_of_a_large_cohort() -> None:
     values = {
-        amount: disclosure_figure(compared(patients(3), f"num_patients={amount}")) for amount in (60, 300)
+        amount: disclosure_result(compared(patients(3), f"num_patients={amount}")) for amount in (60, 300)
     }
     assert values[60].value == values[300].value == pytest.approx(8 / 300)
 
@@ -220,13 +220,13 @@ def test_no_copy_is_allowed_even_where_real_patients_repeat_each_other() -> None
     twice = pd.concat([twice, twice.assign(PatientID=twice["PatientID"] + 150)], ignore_index=True)
     copied = pd.concat([patients(3), patients(1, 150)[:16].assign(PatientID=900)], ignore_index=True)
     comparison = compare(SCHEMA, config(), source(twice), None, source(copied))
-    found = figure(privacy.section(comparison), "privacy.copies")
+    found = result(privacy.section(comparison), "privacy.copies")
     assert found.value == 1
     assert found.verdict is Verdict.FAIL
 
 
 def test_less_than_guessing_is_not_judged_and_explained() -> None:
-    found = figure(
+    found = result(
         discriminability.section(compared(patients(1), "num_patients=80")), "discriminability.boosting"
     )
     assert found.verdict is Verdict.NOT_JUDGED

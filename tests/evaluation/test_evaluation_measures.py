@@ -7,7 +7,7 @@ from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 
 from healthgym.evaluation.comparison import Side
-from healthgym.evaluation.figure import Noise, Verdict, in_words, judge, show, undecided, worst
+from healthgym.evaluation.result import Noise, Verdict, in_words, judge, show, undecided, worst
 from healthgym.evaluation.sections.collapse import diversity, duplicates, twins
 from healthgym.evaluation.sections.disclosure import disclosure_risk
 from healthgym.evaluation.sections.dynamics import autocorrelation, quantile_lines
@@ -29,7 +29,7 @@ from healthgym.evaluation.statistics.patients import (
     squared_distances,
 )
 from healthgym.evaluation.statistics.scale import fit_scale
-from healthgym.evaluation.statistics.tally import tally_of
+from healthgym.evaluation.statistics.sufficient import statistics_of
 
 COMBINATIONS = [("sex",), ("group",), ("sex", "group")]
 
@@ -90,7 +90,7 @@ def test_an_interval_passes_or_fails_only_as_a_whole() -> None:
     assert judge(0.8, None, large, (0.7, 0.9)) is Verdict.NOT_JUDGED
 
 
-def test_an_undecided_figure_says_how_many_patients_would_decide() -> None:
+def test_an_undecided_result_says_how_many_patients_would_decide() -> None:
     # Half as wide an interval takes four times as many patients.
     said = undecided(0.5, (0.4, 0.6), 0.55, 100, 100, "percent")
     assert "about 400 patients would decide" in said
@@ -153,8 +153,8 @@ def test_collapse_measures_see_the_same_patient_again_and_again() -> None:
 
 def test_sufficient_statistics_of_two_sets_add_up() -> None:
     panel = panel_of(90)
-    whole = tally_of(panel, COMBINATIONS)
-    parts = [tally_of(panel.take(part), COMBINATIONS) for part in np.array_split(np.arange(90), 3)]
+    whole = statistics_of(panel, COMBINATIONS)
+    parts = [statistics_of(panel.take(part), COMBINATIONS) for part in np.array_split(np.arange(90), 3)]
     total = parts[0] + parts[1] + parts[2]
     assert total.num_rows == whole.num_rows == 90 * 16
     np.testing.assert_array_equal(total.together_CC, whole.together_CC)
@@ -168,14 +168,14 @@ def test_sufficient_statistics_of_two_sets_add_up() -> None:
 def test_pearson_of_sufficient_statistics_is_numpys_and_leaves_gaps_out() -> None:
     panel = panel_of(50)
     np.testing.assert_allclose(
-        tally_of(panel, []).pearson_VV, np.corrcoef(panel.values_rows, rowvar=False), atol=1e-9
+        statistics_of(panel, []).pearson_VV, np.corrcoef(panel.values_rows, rowvar=False), atol=1e-9
     )
     panel.reals_NTR[:10, :8, 0] = np.nan
     holed = Panel(SCHEMA, panel.reals_NTR, panel.codes_NTK, panel.lengths_N, panel.scale)
     rows = holed.values_rows
     known = np.isfinite(rows[:, 0])
     expected = np.corrcoef(rows[known, 0], rows[known, 1])[0, 1]
-    assert tally_of(holed, []).pearson_VV[0, 1] == pytest.approx(expected, abs=1e-9)
+    assert statistics_of(holed, []).pearson_VV[0, 1] == pytest.approx(expected, abs=1e-9)
 
 
 def test_equal_patients_have_equal_hashes_even_after_float32_and_text() -> None:

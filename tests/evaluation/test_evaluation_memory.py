@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from healthgym.errors import ConfigError, TableError
-from healthgym.evaluation.figure import Verdict
+from healthgym.evaluation.result import Verdict
 from healthgym.evaluation.sections.latent_memory import audit, coarsen
 from healthgym.evaluation.settings import ReportConfig, load_report_config
 from healthgym.release.memory_audit import audit_memory
@@ -29,12 +29,12 @@ def latents(count: int, seed: int) -> np.ndarray:
 
 def verdicts(slots: np.ndarray, train: np.ndarray, holdout: np.ndarray) -> dict[str, Verdict]:
     section = audit(slots, train, holdout, config())
-    return {figure.key.partition(".")[2]: figure.verdict for figure in section.figures}
+    return {result.key.partition(".")[2]: result.verdict for result in section.results}
 
 
 def shares(slots: np.ndarray, train: np.ndarray, holdout: np.ndarray) -> dict[str, float]:
     section = audit(slots, train, holdout, config())
-    return {figure.key.partition(".")[2]: figure.value or 0.0 for figure in section.figures}
+    return {result.key.partition(".")[2]: result.value or 0.0 for result in section.results}
 
 
 def test_slots_that_are_training_patients_are_linked() -> None:
@@ -83,8 +83,8 @@ def test_a_checkpoint_is_audited(trained: Path, tmp_path: Path) -> None:
     content = json.loads((tmp_path / "report.json").read_text())
     for section in content["sections"]:
         assert len(section["figures"]) == 6
-        assert all(figure["value"] is not None for figure in section["figures"])
-        assert all(figure["verdict"] != "shown" for figure in section["figures"])
+        assert all(result["value"] is not None for result in section["figures"])
+        assert all(result["verdict"] != "shown" for result in section["figures"])
     assert f"{tiny.NUM_SLOTS} slots" in (tmp_path / "report.html").read_text()
 
 

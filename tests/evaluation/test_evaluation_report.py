@@ -19,9 +19,9 @@ from healthgym.data.tables.table import check_table
 from healthgym.errors import CohortError, ConfigError, TableError
 from healthgym.evaluation.build import compare
 from healthgym.evaluation.comparison import Comparison
-from healthgym.evaluation.figure import Figure, Section, Verdict, worst_section
 from healthgym.evaluation.metric import metric, metrics
 from healthgym.evaluation.report import SECTIONS, evaluate, file_names, make_report, write_report
+from healthgym.evaluation.result import Result, Section, Verdict, worst_section
 from healthgym.evaluation.sections import (
     collapse,
     dynamics,
@@ -65,12 +65,12 @@ def compared(synthetic: pd.DataFrame, holdout: bool = True, *overrides: str) -> 
     return compare(SCHEMA, config(*overrides), source(real_patients(1)), unseen, source(synthetic))
 
 
-def figure(section: Section, key: str) -> Figure:
-    return next(each for each in section.figures if each.key == key)
+def result(section: Section, key: str) -> Result:
+    return next(each for each in section.results if each.key == key)
 
 
 def verdicts(section: Section) -> dict[str, Verdict]:
-    return {each.key.partition(".")[2]: each.verdict for each in section.figures}
+    return {each.key.partition(".")[2]: each.verdict for each in section.results}
 
 
 # --- four cohorts, made for the purpose ----------------------------------------------------------
@@ -90,7 +90,7 @@ def test_shuffled_columns_pass_alone_and_fail_together_and_over_time() -> None:
     over_time = verdicts(dynamics.section(comparison))
     assert over_time["within"] is over_time["transitions"] is over_time["changes"] is Verdict.FAIL
     assert over_time["lost"] is Verdict.FAIL
-    assert figure(validity.section(comparison), "validity.static").value == pytest.approx(1.0, abs=0.01)
+    assert result(validity.section(comparison), "validity.static").value == pytest.approx(1.0, abs=0.01)
 
 
 def test_one_patient_type_repeated_is_a_collapse() -> None:
@@ -98,7 +98,7 @@ def test_one_patient_type_repeated_is_a_collapse() -> None:
     found = verdicts(section)
     assert section.verdict is Verdict.FAIL
     assert found["groups"] is found["twins"] is found["diversity"] is Verdict.FAIL
-    groups = figure(section, "collapse.groups")  # a ratio to nobody is not shown
+    groups = result(section, "collapse.groups")  # a ratio to nobody is not shown
     assert groups.shown == "0 of 300"
     assert groups.value is groups.to_json()["value"] is groups.interval is None
 
@@ -106,7 +106,7 @@ def test_one_patient_type_repeated_is_a_collapse() -> None:
 def test_the_ratio_to_a_few_real_patients_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     few = Group("group = D", 6, 60, 300, 300, 1e-6)
     monkeypatch.setattr(collapse, "compared_groups", lambda *_: [few])
-    groups = figure(collapse.section(compared(real_patients(1))), "collapse.groups")
+    groups = result(collapse.section(compared(real_patients(1))), "collapse.groups")
     assert groups.verdict is Verdict.FAIL
     assert groups.value is groups.interval is groups.rows[0].value is groups.rows[0].real is None
     assert groups.shown == "not shown"
@@ -124,8 +124,8 @@ def test_the_training_data_itself_fails_privacy_and_nothing_before_it() -> None:
     for key in ("copies", "near_copies", "courses", "attribute_inference"):
         assert found[key] is Verdict.FAIL, key
     for key in ("copies", "near_copies", "courses"):
-        assert figure(section, f"privacy.{key}").value == 300, key
-    assert figure(section, "privacy.membership_auc").value == 1.0
+        assert result(section, f"privacy.{key}").value == 300, key
+    assert result(section, "privacy.membership_auc").value == 1.0
 
 
 def test_jittered_training_data_passes_no_copies_and_still_fails_privacy() -> None:
@@ -165,7 +165,7 @@ def check_files(folder: Path) -> None:
 
     content = json.loads((folder / "report.json").read_text(), parse_constant=refuse)
     assert content["version"] == 2
-    drawn = [picture for section in content["sections"] for picture in section["pictures"]]
+    drawn = [figure for section in content["sections"] for figure in section["pictures"]]
     assert {path.stem for path in (folder / "pictures").iterdir()} == set(file_names(drawn))
     for section in content["sections"]:
         for each in section["figures"]:
@@ -184,7 +184,7 @@ def check_files(folder: Path) -> None:
 
 def test_without_a_holdout_membership_is_not_judged_and_says_why() -> None:
     comparison = compared(real_patients(3), False)
-    found = figure(privacy.section(comparison), "privacy.membership_auc")
+    found = result(privacy.section(comparison), "privacy.membership_auc")
     assert found.verdict is Verdict.NOT_JUDGED
     assert found.value is None
     assert "Needs a holdout" in found.reason
@@ -200,9 +200,9 @@ def test_without_a_holdout_membership_is_not_judged_and_says_why() -> None:
 def test_single_timesteps_leave_dynamics_unjudged() -> None:
     first = real_patients(3)[real_patients(3)["Timestep"] == 0]
     section = dynamics.section(compared(first))
-    assert figure(section, "dynamics.changes").verdict is Verdict.NOT_JUDGED
-    assert "too few timesteps" in figure(section, "dynamics.changes").reason
-    assert figure(followup.section(compared(first)), "follow_up.lengths").verdict is Verdict.FAIL
+    assert result(section, "dynamics.changes").verdict is Verdict.NOT_JUDGED
+    assert "too few timesteps" in result(section, "dynamics.changes").reason
+    assert result(followup.section(compared(first)), "follow_up.lengths").verdict is Verdict.FAIL
 
 
 def test_unequal_lengths_are_judged() -> None:
@@ -216,14 +216,14 @@ def test_unequal_lengths_are_judged() -> None:
         assert judged.section(comparison).verdict is Verdict.PASS
     short = frames[1][frames[1]["Timestep"] < 8]
     comparison = compare(SCHEMA, config(), source(frames[0]), None, source(short))
-    assert figure(followup.section(comparison), "follow_up.lengths").verdict is Verdict.FAIL
+    assert result(followup.section(comparison), "follow_up.lengths").verdict is Verdict.FAIL
 
 
 def test_longer_synthetic_patients_are_cut_and_their_lengths_reported() -> None:
     longer = cohort(300, 3, num_timesteps=24)
     comparison = compared(longer)
     assert comparison.synthetic.panel.num_timesteps == 16
-    found = figure(followup.section(comparison), "follow_up.lengths")
+    found = result(followup.section(comparison), "follow_up.lengths")
     assert found.verdict is Verdict.FAIL
     assert found.value == pytest.approx(1.0)
     assert "up to 24 timesteps. Only the first 16" in validity.section(comparison).notes[0]
@@ -238,18 +238,18 @@ def test_a_schema_without_static_variables_or_reals_is_judged_as_far_as_it_goes(
     sections = {
         judged.__name__: judged.section(comparison) for judged in (marginals, collapse, privacy, joint)
     }
-    found = figure(sections["healthgym.evaluation.sections.collapse"], "collapse.groups")
+    found = result(sections["healthgym.evaluation.sections.collapse"], "collapse.groups")
     assert found.verdict is Verdict.NOT_JUDGED
     assert "No group of patients" in found.reason
-    found = figure(sections["healthgym.evaluation.sections.marginals"], "marginals.ks")
+    found = result(sections["healthgym.evaluation.sections.marginals"], "marginals.ks")
     assert found.verdict is Verdict.NOT_JUDGED
 
 
 def test_a_constant_synthetic_variable_is_a_loss_and_no_nan() -> None:
     flat = real_patients(3).assign(rate=80.0)
     comparison = compared(flat)
-    assert figure(joint.section(comparison), "joint.lost").verdict is not Verdict.PASS
-    assert figure(dynamics.section(comparison), "dynamics.moves").verdict is Verdict.FAIL
+    assert result(joint.section(comparison), "joint.lost").verdict is not Verdict.PASS
+    assert result(dynamics.section(comparison), "dynamics.moves").verdict is Verdict.FAIL
     assert verdicts(marginals.section(comparison))["ks"] is Verdict.FAIL
 
 
@@ -258,7 +258,7 @@ def test_negative_and_impossible_values_are_counted() -> None:
     odd.loc[::20, "urine"] = -5.0
     odd.loc[::50, "rate"] = 9000.0
     section = validity.section(compared(odd))
-    assert figure(section, "validity.negative").value == pytest.approx(0.05, abs=0.001)
+    assert result(section, "validity.negative").value == pytest.approx(0.05, abs=0.001)
     assert verdicts(section)["negative"] is verdicts(section)["range"] is Verdict.FAIL
 
 
@@ -266,19 +266,19 @@ def test_missing_values_are_compared() -> None:
     holed = real_patients(3).copy()
     holed.loc[np.random.default_rng(0).random(len(holed)) < 0.3, "rate"] = np.nan
     comparison = compared(holed)
-    found = figure(marginals.section(comparison), "marginals.missing")
+    found = result(marginals.section(comparison), "marginals.missing")
     # No real value is absent: the share counts as that of ten patients, and is not shown.
     assert found.value == pytest.approx(0.3 - 10 / 300, abs=0.02)
     assert found.interval is None
     assert "more than in real patients, where it is below 10 in 300" in found.finding
     assert found.verdict is Verdict.FAIL
-    assert figure(validity.section(comparison), "validity.absent").verdict is Verdict.FAIL
+    assert result(validity.section(comparison), "validity.absent").verdict is Verdict.FAIL
 
 
 def test_a_variable_without_any_synthetic_value_fails_where_it_is_absent() -> None:
     comparison = compared(real_patients(3).assign(rate=np.nan))
-    assert figure(marginals.section(comparison), "marginals.missing").verdict is Verdict.FAIL
-    assert figure(joint.section(comparison), "joint.lost").verdict is not Verdict.PASS
+    assert result(marginals.section(comparison), "marginals.missing").verdict is Verdict.FAIL
+    assert result(joint.section(comparison), "joint.lost").verdict is not Verdict.PASS
     assert utility.section(comparison).verdict is not Verdict.NOT_JUDGED
 
 
@@ -288,8 +288,8 @@ def test_a_variable_without_any_synthetic_value_fails_where_it_is_absent() -> No
 def test_a_large_cohort_is_counted_whole_and_sampled_for_the_rest() -> None:
     comparison = compared(cohort(700, 3), True, "num_patients=100")
     assert comparison.synthetic.panel.num_patients == 100
-    assert comparison.synthetic.num_patients == comparison.synthetic.tally.num_patients == 700
-    assert comparison.train.tally.num_patients == 300
+    assert comparison.synthetic.num_patients == comparison.synthetic.statistics.num_patients == 700
+    assert comparison.train.statistics.num_patients == 300
     assert any("use all 700" in note for note in privacy.section(comparison).notes)
     again = compared(cohort(700, 3), True, "num_patients=100")
     np.testing.assert_array_equal(comparison.synthetic.panel.reals_NTR, again.synthetic.panel.reals_NTR)
@@ -299,7 +299,7 @@ def test_a_small_cohort_is_measured_against_the_noise_of_a_small_one() -> None:
     small, large = compared(cohort(60, 3)), compared(real_patients(3))
     assert small.halves[1].num_patients == 60
     assert large.halves[1].num_patients == 150
-    first, second = (set(side.tally.hashes_N.tolist()) for side in large.halves)
+    first, second = (set(side.statistics.hashes_N.tolist()) for side in large.halves)
     assert not first & second
     # Training data and holdout together: 450 patients, of whom 60 or half play the cohort.
     assert [panel.num_patients for panel in small.anchors.split(0)] == [300, 60]
@@ -405,11 +405,11 @@ def test_endpoint_and_policy_of_the_settings() -> None:
     )
     fresh = utility.section(compared(real_patients(3), True, *chosen))
     assert fresh.verdict is Verdict.PASS, verdicts(fresh)
-    assert "have the event" in figure(fresh, "utility.endpoint:never").reason
-    assert "no categorical 'nothing'" in figure(fresh, "utility.policy_value:odd").reason
+    assert "have the event" in result(fresh, "utility.endpoint:never").reason
+    assert "no categorical 'nothing'" in result(fresh, "utility.policy_value:odd").reason
     spoiled = utility.section(compared(shuffled(real_patients(1)), True, *chosen))
-    assert figure(spoiled, "utility.endpoint:shock").verdict is Verdict.FAIL
-    assert figure(spoiled, "utility.next_step").verdict is Verdict.FAIL
+    assert result(spoiled, "utility.endpoint:shock").verdict is Verdict.FAIL
+    assert result(spoiled, "utility.next_step").verdict is Verdict.FAIL
 
 
 def test_what_the_schema_calls_impossible_is_counted() -> None:
@@ -417,9 +417,9 @@ def test_what_the_schema_calls_impossible_is_counted() -> None:
     rules = [{"name": "drug at low pressure", "never": never}]
     schema = Schema.from_json(json.dumps(json.loads(SCHEMA.to_json()) | {"impossible": rules}))
     fresh = validity.section(replace(compared(real_patients(3)), schema=schema))
-    assert figure(fresh, "validity.impossible").value == 0.0
+    assert result(fresh, "validity.impossible").value == 0.0
     comparison = replace(compared(shuffled(real_patients(1))), schema=schema)
-    assert figure(validity.section(comparison), "validity.impossible").verdict is Verdict.FAIL
+    assert result(validity.section(comparison), "validity.impossible").verdict is Verdict.FAIL
 
 
 # --- a cohort of shards --------------------------------------------------------------------------
@@ -435,15 +435,17 @@ def test_a_cohort_of_shards_is_judged_as_one_table(shards: Path) -> None:
     folder = compare(schema, config(), source(real_patients(1)), None, open_synthetic(shards, schema))
     table = compared(real_patients(3), False)
     assert folder.synthetic.num_patients == 300
-    np.testing.assert_allclose(folder.synthetic.tally.pearson_VV, table.synthetic.tally.pearson_VV, atol=1e-5)
-    raw = figure(validity.section(folder), "validity.raw_static")
+    np.testing.assert_allclose(
+        folder.synthetic.statistics.pearson_VV, table.synthetic.statistics.pearson_VV, atol=1e-5
+    )
+    raw = result(validity.section(folder), "validity.raw_static")
     assert raw.value == pytest.approx(0.02)
     assert raw.rows[0].name == "sex"
 
 
 def test_copies_are_found_in_shards_of_float32(shards: Path) -> None:
     comparison = compare(SCHEMA, config(), source(real_patients(3)), None, open_synthetic(shards, SCHEMA))
-    assert figure(privacy.section(comparison), "privacy.copies").value == 300
+    assert result(privacy.section(comparison), "privacy.copies").value == 300
 
 
 def test_missing_and_altered_shards_are_named(shards: Path) -> None:
@@ -506,6 +508,6 @@ def test_a_metric_that_registers_twice_is_an_error() -> None:
         ("thresholds.marginals.ks.at_mst=0", "unknown key"),
     ],
 )
-def test_a_threshold_that_no_figure_has_is_refused(override: str, message: str) -> None:
+def test_a_threshold_that_no_result_has_is_refused(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(override)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from healthgym.evaluation.figure import Picture, Section
-from healthgym.evaluation.pages import pictures
+from healthgym.evaluation.pages import figures
+from healthgym.evaluation.pages.figures import shorten
 from healthgym.evaluation.pages.page import render
-from healthgym.evaluation.pages.pictures import shorten
 from healthgym.evaluation.report import Report, file_names
+from healthgym.evaluation.result import Figure, Section
 
 ODD = (
     "$",
@@ -33,15 +33,15 @@ words = st.sampled_from(ODD) | st.text(st.characters(codec="utf-8"), max_size=12
 VALUES = np.linspace(1.0, 2.0, 30)
 
 
-def texts(picture: Picture) -> set[str]:
+def texts(figure: Figure) -> set[str]:
     """Return the words of a drawing as a reader of XML has them."""
-    root = ElementTree.fromstring(picture.svg)
+    root = ElementTree.fromstring(figure.svg)
     return {"".join(node.itertext()).strip() for node in root.iter("{http://www.w3.org/2000/svg}text")}
 
 
 def drawn(text: str) -> str:
     """Return a word as it stands in a drawing: of one line, without what XML cannot hold."""
-    return pictures._NOT_IN_XML.sub("�", text).strip()
+    return figures._NOT_IN_XML.sub("�", text).strip()
 
 
 def one_line(*parts: str) -> bool:
@@ -51,7 +51,7 @@ def one_line(*parts: str) -> bool:
 @settings(max_examples=25, deadline=None)
 @given(words, words)
 def test_densities_show_names_and_units_as_they_are(name: str, unit: str) -> None:
-    found = texts(pictures.density("x", name, unit, VALUES, VALUES))
+    found = texts(figures.density("x", name, unit, VALUES, VALUES))
     if one_line(name, unit):
         assert {drawn(name), drawn(unit)} - {""} <= found
 
@@ -60,7 +60,7 @@ def test_densities_show_names_and_units_as_they_are(name: str, unit: str) -> Non
 @given(words, words)
 def test_ribbons_show_names_and_units_as_they_are(name: str, unit: str) -> None:
     lines = np.stack([VALUES - 1, VALUES, VALUES + 1])
-    found = texts(pictures.ribbons("x", name, "month", unit, lines, lines))
+    found = texts(figures.ribbons("x", name, "month", unit, lines, lines))
     if one_line(name, unit):
         assert {drawn(f"{name}: median, 10–90%"), drawn(unit)} - {""} <= found
 
@@ -70,19 +70,19 @@ def test_ribbons_show_names_and_units_as_they_are(name: str, unit: str) -> None:
 def test_bars_and_heat_maps_show_labels_as_they_are(name: str, labels: list[str]) -> None:
     shares = np.full(len(labels), 1 / len(labels))
     matrix = np.outer(shares, shares)
-    for picture in (
-        pictures.bars("x", name, labels, shares, shares),
-        pictures.heat_map("x", name, matrix, labels, labels),
+    for figure in (
+        figures.bars("x", name, labels, shares, shares),
+        figures.heat_map("x", name, matrix, labels, labels),
     ):
         if one_line(name, *labels):
-            assert {drawn(name), *(drawn(shorten(label)) for label in labels)} - {""} <= texts(picture)
+            assert {drawn(name), *(drawn(shorten(label)) for label in labels)} - {""} <= texts(figure)
 
 
 def test_the_settings_of_a_user_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = pictures.bars("x", "$CD4$", ["a", "b"], np.array([0.5, 0.5]), np.array([0.4, 0.6]))
+    plain = figures.bars("x", "$CD4$", ["a", "b"], np.array([0.5, 0.5]), np.array([0.4, 0.6]))
     monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)
     monkeypatch.setitem(matplotlib.rcParams, "axes.formatter.use_mathtext", True)
-    assert pictures.bars("x", "$CD4$", ["a", "b"], np.array([0.5, 0.5]), np.array([0.4, 0.6])) == plain
+    assert figures.bars("x", "$CD4$", ["a", "b"], np.array([0.5, 0.5]), np.array([0.4, 0.6])) == plain
 
 
 @given(st.lists(words | st.text(max_size=400), max_size=12))

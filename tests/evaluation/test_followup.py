@@ -12,7 +12,7 @@ from followed import schema, table
 from healthgym.data.tables.table import check_table
 from healthgym.evaluation.build import compare
 from healthgym.evaluation.comparison import Comparison
-from healthgym.evaluation.figure import Figure, Verdict
+from healthgym.evaluation.result import Result, Verdict
 from healthgym.evaluation.sections import followup
 from healthgym.evaluation.settings import load_report_config
 from healthgym.evaluation.sources import open_synthetic, source_of
@@ -40,28 +40,28 @@ def compared(synthetic: pd.DataFrame) -> Comparison:
     return compare(schema(), CONFIG, sources[0], None, sources[1])
 
 
-def figures(synthetic: pd.DataFrame) -> dict[str, Figure]:
-    found = followup.section(compared(synthetic)).figures
-    return {figure.key.removeprefix("follow_up."): figure for figure in found}
+def results(synthetic: pd.DataFrame) -> dict[str, Result]:
+    found = followup.section(compared(synthetic)).results
+    return {result.key.removeprefix("follow_up."): result for result in found}
 
 
 def test_other_real_patients_pass() -> None:
     section = followup.section(compared(patients(2)))
     assert section.verdict is Verdict.PASS
-    assert {figure.key.removeprefix("follow_up.") for figure in section.figures} == {
+    assert {result.key.removeprefix("follow_up.") for result in section.results} == {
         "lengths", "lengths_by_group", "length_relations", "gaps", "events", "survival", "order",
     }  # fmt: skip
-    names = [picture.name for picture in section.pictures]
+    names = [figure.name for figure in section.figures]
     assert names[:3] == ["survival-any event", "survival-dead", "survival-transplanted"]
     assert {name.partition(":")[0] for name in names[3:]} == {"survival-arm"}
-    assert "at risk: real, synthetic" in section.pictures[0].svg
+    assert "at risk: real, synthetic" in section.figures[0].svg
 
 
 def test_a_cohort_without_the_dead_fails() -> None:
     frame = patients(2)
     dead = frame["status"] != "censored"
     kept = ~dead | (frame["id"] % 10 == 0)
-    found = figures(frame[kept].assign(id=pd.factorize(frame["id"][kept])[0]))
+    found = results(frame[kept].assign(id=pd.factorize(frame["id"][kept])[0]))
     for name in ("events", "survival", "lengths"):
         assert found[name].verdict is Verdict.FAIL, name
     assert {row.name for row in found["events"].rows[:3]} == {"censored", "dead", "transplanted"}
@@ -83,7 +83,7 @@ def test_length_drawn_without_regard_to_the_patient_fails() -> None:
     for name in ("status", "arm"):
         of_patient = frame.groupby("id")[name].first().to_numpy()[order]
         frame[name] = pd.Categorical(of_patient[frame["id"]], categories=frame[name].cat.categories)
-    found = figures(frame)
+    found = results(frame)
     assert found["lengths"].verdict is Verdict.PASS
     assert found["lengths_by_group"].verdict is Verdict.FAIL
     assert found["length_relations"].verdict is Verdict.FAIL
@@ -92,7 +92,7 @@ def test_length_drawn_without_regard_to_the_patient_fails() -> None:
 
 def test_gaps_of_another_size_fail() -> None:
     frame = patients(2)
-    found = figures(frame.assign(time=frame["time"] / 2))
+    found = results(frame.assign(time=frame["time"] / 2))
     assert found["gaps"].verdict is Verdict.FAIL
     assert {row.name for row in found["gaps"].rows} == {"all patients", "censored", "dead", "transplanted"}
 
@@ -119,7 +119,7 @@ def test_without_follow_up_lengths_are_judged() -> None:
     section = followup.section(
         compare(plain, CONFIG, source_of(panels[0], "a"), None, source_of(panels[1], "b"))
     )
-    assert [figure.key for figure in section.figures] == [
+    assert [result.key for result in section.results] == [
         "follow_up.lengths", "follow_up.lengths_by_group", "follow_up.length_relations", "follow_up.gaps",
     ]  # fmt: skip
     assert "no `follow_up`" in section.notes[0]

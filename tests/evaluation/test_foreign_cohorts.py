@@ -233,9 +233,9 @@ def test_a_spoiled_cohort_is_judged_and_its_rules_say_what_is_wrong(tmp_path: Pa
         tmp_path / "holdout.csv",
         ("num_splits=3", endpoint),
     )
-    figures = {figure.key: figure for section in report.sections for figure in section.figures}
-    unfit = {row.name: row.value for row in figures["validity.unfit"].rows}
-    assert figures["validity.unfit"].verdict == "fail"
+    results = {result.key: result for section in report.sections for result in section.results}
+    unfit = {row.name: row.value for row in results["validity.unfit"].rows}
+    assert results["validity.unfit"].verdict == "fail"
     assert unfit["urine: no value at all"] == unfit["drug: no value at all"] == 1
     assert {
         "rate: not a number",
@@ -243,10 +243,10 @@ def test_a_spoiled_cohort_is_judged_and_its_rules_say_what_is_wrong(tmp_path: Pa
         "ward: unknown class",
         "group: unknown class",
     } < unfit.keys()
-    absent = {row.name: row.value for row in figures["validity.absent"].rows}
+    absent = {row.name: row.value for row in results["validity.absent"].rows}
     assert absent["rate"]
     assert absent["rate"] > 0.15
-    assert not any("urine" in row.name for row in figures["marginals.ks"].rows)
-    assert figures["marginals.ks"].value is not None
+    assert not any("urine" in row.name for row in results["marginals.ks"].rows)
+    assert results["marginals.ks"].value is not None
     page = (tmp_path / "out" / "report.html").read_text()
     assert "has no value of urine, drug" in page or "has no value of drug, urine" in page

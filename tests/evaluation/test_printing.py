@@ -11,10 +11,10 @@ import pytest
 
 from healthgym.evaluation.comparing.claims import Judged, Trained
 from healthgym.evaluation.comparing.page import render_comparison
-from healthgym.evaluation.figure import Figure, Row, Section, Verdict
+from healthgym.evaluation.pages.figures import density, heat_map
 from healthgym.evaluation.pages.page import render, width
-from healthgym.evaluation.pages.pictures import density, heat_map
 from healthgym.evaluation.report import Report
+from healthgym.evaluation.result import Result, Row, Section, Verdict
 
 TITLES = ("Variables together", "Movement over time", "Mode collapse")
 NAMES = [f"variable {place}" for place in range(60)]
@@ -23,7 +23,7 @@ NAMES = [f"variable {place}" for place in range(60)]
 def sections() -> list[Section]:
     """Sections whose details hold more values than a page has lines, and figures."""
     rows = [Row(name, 0.001 * (100 + k), real=0.5, synthetic=0.25) for k, name in enumerate(NAMES)]
-    large = Figure(
+    large = Result(
         "joint.lost", "Relations lost", "What it is.", "nobody", 0.5, verdict=Verdict.FAIL, rows=rows
     )
     small = replace(large, key="joint.small", title="Small", rows=rows[:5], value=0.4)
@@ -65,11 +65,11 @@ def test_print_keeps_headings_with_what_follows_and_opens_details(page) -> None:
     assert re.search(r"details::details-content \{[^}]*content-visibility: visible", rules)
 
 
-def test_wide_figures_get_half_of_a_printed_page() -> None:
+def test_wide_results_get_half_of_a_printed_page() -> None:
     page = report()
     assert page.count('class="pictures wide"') == len(TITLES)
     assert page.count('class="pictures"') == len(TITLES)
-    assert width(sections()[0].pictures[0].svg) > 400 > width(sections()[0].pictures[1].svg) > 0
+    assert width(sections()[0].figures[0].svg) > 400 > width(sections()[0].figures[1].svg) > 0
 
 
 def test_the_comparison_says_of_each_system_whether_it_may_be_released() -> None:

@@ -11,11 +11,11 @@ from evaluation_cohort import SCHEMA
 
 from healthgym.evaluation.concerns import concerned, shared_concern
 from healthgym.evaluation.families import _finding, _least_size, _row
-from healthgym.evaluation.figure import Figure, Noise, Row, Section, Verdict, in_words
+from healthgym.evaluation.pages.figures import density
 from healthgym.evaluation.pages.page import render
-from healthgym.evaluation.pages.pictures import density
 from healthgym.evaluation.pages.summary import findings, small_groups, summarise, table
 from healthgym.evaluation.report import Report, resembles_nobody
+from healthgym.evaluation.result import Noise, Result, Row, Section, Verdict, in_words
 from healthgym.evaluation.settings import Threshold
 from healthgym.evaluation.statistics.findings import Difference
 from healthgym.evaluation.statistics.models.regression import Analysis, default_effects, effects_of
@@ -25,21 +25,21 @@ from healthgym.evaluation.words import in_plain_words
 from healthgym.schema import Schema
 
 
-def figure(key: str, verdict: Verdict, value: float | None = 0.5, finding: str = "") -> Figure:
-    return Figure(key, "Title", "What it is.", "nobody", value, verdict=verdict, finding=finding)
+def result(key: str, verdict: Verdict, value: float | None = 0.5, finding: str = "") -> Result:
+    return Result(key, "Title", "What it is.", "nobody", value, verdict=verdict, finding=finding)
 
 
-def section(key: str, *figures: Figure) -> Section:
-    return Section(key, key, "", list(figures))
+def section(key: str, *results: Result) -> Section:
+    return Section(key, key, "", list(results))
 
 
 def test_uses_follow_the_verdicts_of_sections() -> None:
     found = summarise(
         [
-            section("privacy", figure("privacy.copies", Verdict.FAIL, 3.0)),
-            section("marginals", figure("marginals.ks", Verdict.PASS)),
-            section("joint", figure("joint.lost", Verdict.FAIL)),
-            section("follow_up", figure("follow_up.lengths", Verdict.PASS)),
+            section("privacy", result("privacy.copies", Verdict.FAIL, 3.0)),
+            section("marginals", result("marginals.ks", Verdict.PASS)),
+            section("joint", result("joint.lost", Verdict.FAIL)),
+            section("follow_up", result("follow_up.lengths", Verdict.PASS)),
         ]
     )
     assert [(use.verdict, use.words) for use in found.uses] == [
@@ -56,9 +56,9 @@ def test_uses_follow_the_verdicts_of_sections() -> None:
 
 def test_the_strongest_attack_is_the_one_of_the_worst_verdict() -> None:
     attacks = (
-        figure("privacy.membership_auc", Verdict.NOT_JUDGED, 0.54),
-        figure("privacy.membership_tpr", Verdict.FAIL, 0.074),
-        figure("privacy.membership_shadow", Verdict.PASS, 0.61),
+        result("privacy.membership_auc", Verdict.NOT_JUDGED, 0.54),
+        result("privacy.membership_tpr", Verdict.FAIL, 0.074),
+        result("privacy.membership_shadow", Verdict.PASS, 0.61),
     )
     said = summarise([section("privacy", *attacks)]).privacy
     assert "finds 7.4% of the training patients" in said[0]
@@ -82,8 +82,8 @@ def test_the_first_line_says_whether_to_release(
     privacy: Verdict, joint: Verdict, said: str, colour: Verdict
 ) -> None:
     sections = [
-        section("privacy", figure("privacy.copies", privacy)),
-        section("joint", figure("joint.lost", joint)),
+        section("privacy", result("privacy.copies", privacy)),
+        section("joint", result("joint.lost", joint)),
     ]
     found = summarise(sections)
     assert found.release.startswith(said)
@@ -95,31 +95,31 @@ def test_the_first_line_says_whether_to_release(
 def test_a_cohort_that_resembles_nobody_reassures_nowhere() -> None:
     tested = section(
         "privacy",
-        figure("privacy.membership_auc", Verdict.PASS, 0.502),
-        figure("privacy.copies", Verdict.PASS, 0.0, "none found"),
-        figure("privacy.disclosure", Verdict.PASS, 0.01),
-        figure("privacy.courses", Verdict.FAIL, 4.0, "4 of 100"),
+        result("privacy.membership_auc", Verdict.PASS, 0.502),
+        result("privacy.copies", Verdict.PASS, 0.0, "none found"),
+        result("privacy.disclosure", Verdict.PASS, 0.01),
+        result("privacy.courses", Verdict.FAIL, 4.0, "4 of 100"),
     )
     tested.essential = frozenset({"privacy.membership_auc"})
-    sections = [tested, section("collapse", figure("collapse.knn_coverage", Verdict.FAIL, 0.214))]
+    sections = [tested, section("collapse", result("collapse.knn_coverage", Verdict.FAIL, 0.214))]
     why = resembles_nobody(sections)
     assert "resembles hardly any real patient" in why
-    assert Verdict.PASS not in {each.verdict for each in tested.figures}
-    assert "none found" not in {each.finding for each in tested.figures}
+    assert Verdict.PASS not in {each.verdict for each in tested.results}
+    assert "none found" not in {each.finding for each in tested.results}
     said = summarise(sections, why).privacy
     assert said[1] == why or said[0] == why
     assert not any("50 times in 100" in each or "0 equal" in each for each in said)
     assert any("4 repeat a stretch" in each for each in said)
-    honest = [section("collapse", figure("collapse.knn_coverage", Verdict.PASS, 0.9))]
+    honest = [section("collapse", result("collapse.knn_coverage", Verdict.PASS, 0.9))]
     assert resembles_nobody(honest) == ""
 
 
 def test_three_findings_at_most_and_the_worst_first() -> None:
     made = [
-        figure("joint.a", Verdict.PASS, finding="a is right"),
-        figure("joint.b", Verdict.CAUTION, finding="b is doubtful"),
-        figure("joint.c", Verdict.FAIL, finding="c is wrong"),
-        figure("joint.d", Verdict.PASS, finding="d is right"),
+        result("joint.a", Verdict.PASS, finding="a is right"),
+        result("joint.b", Verdict.CAUTION, finding="b is doubtful"),
+        result("joint.c", Verdict.FAIL, finding="c is wrong"),
+        result("joint.d", Verdict.PASS, finding="d is right"),
     ]
     assert [said for _, said in findings(section("joint", *made))] == [
         "c is wrong.",
@@ -129,8 +129,8 @@ def test_three_findings_at_most_and_the_worst_first() -> None:
 
 
 def test_a_relation_lost_within_a_group_is_always_told() -> None:
-    made = [figure(f"joint.{name}", Verdict.FAIL, finding=f"{name} is wrong") for name in "abc"]
-    found = figure("joint.by_group", Verdict.CAUTION, finding="women differ")
+    made = [result(f"joint.{name}", Verdict.FAIL, finding=f"{name} is wrong") for name in "abc"]
+    found = result("joint.by_group", Verdict.CAUTION, finding="women differ")
     for real, synthetic, told in ((0.2, 0.005, True), (0.2, 0.15, False), (0.05, 0.3, False)):
         rows = [Row("Gender = Female: HR and DBP", 0.2, real=real, synthetic=synthetic)]
         said = [text for _, text in findings(section("joint", *made, replace(found, rows=rows)))]
@@ -226,8 +226,8 @@ def panel_of(schema: Schema) -> Panel:
     return panel_from_frame(frame, schema, "patients")
 
 
-def about(key: str, verdict: Verdict, *rows: tuple[str, ...]) -> Figure:
-    return replace(figure(key, verdict), rows=[Row(" and ".join(names), 0.5, about=names) for names in rows])
+def about(key: str, verdict: Verdict, *rows: tuple[str, ...]) -> Result:
+    return replace(result(key, verdict), rows=[Row(" and ".join(names), 0.5, about=names) for names in rows])
 
 
 def test_the_variable_that_most_failures_share_is_named() -> None:
@@ -235,7 +235,7 @@ def test_the_variable_that_most_failures_share_is_named() -> None:
     one = about("joint.b", Verdict.FAIL, ("DBP", "MAP"))
     alone = about("marginals.c", Verdict.FAIL, ("DBP",), ("HR",))
     other = about("marginals.d", Verdict.FAIL, ("HR",))
-    without = figure("collapse.e", Verdict.FAIL)
+    without = result("collapse.e", Verdict.FAIL)
     passing = about("joint.f", Verdict.PASS, ("MAP",))
     parts = [section("joint", pairs, one, passing), section("marginals", alone, other, without)]
     said = "3 of the 5 metrics that fail concern DBP."
@@ -253,7 +253,7 @@ def test_the_variable_that_most_failures_share_is_named() -> None:
 
 def test_rows_that_pass_alone_do_not_hide_what_fails() -> None:
     rows = [Row("DBP", 0.4, about=("DBP",)), *(Row(f"x{k}", 0.0, about=(f"x{k}",)) for k in range(9))]
-    fails = replace(figure("validity.a", Verdict.FAIL), rows=rows, marks=(0.01, 0.1))
+    fails = replace(result("validity.a", Verdict.FAIL), rows=rows, marks=(0.01, 0.1))
     assert shared_concern([section("validity", fails, fails, fails)]).endswith("concern DBP.")
 
 
@@ -287,33 +287,33 @@ def test_a_drawing_holds_both_cohorts_and_nothing_below_zero() -> None:
 
 
 def test_a_section_that_is_not_judged_says_why_first() -> None:
-    why = replace(figure("joint.lost", Verdict.NOT_JUDGED), reason="Too few patients.")
-    part = section("joint", figure("joint.a", Verdict.PASS, finding="a is right"), why)
+    why = replace(result("joint.lost", Verdict.NOT_JUDGED), reason="Too few patients.")
+    part = section("joint", result("joint.a", Verdict.PASS, finding="a is right"), why)
     part.essential = frozenset({"joint.lost"})
     assert [said for _, said in findings(part)] == ["Too few patients.", "a is right."]
     assert summarise([part]).uses[0].because == "Title: Too few patients."
 
 
 def test_a_metric_that_fails_is_named_even_without_words_of_its_own() -> None:
-    fails = replace(figure("joint.b", Verdict.FAIL, 0.4), limit="passes up to 0.1, fails above 0.2")
-    part = section("joint", figure("joint.a", Verdict.PASS, finding="a is right"), fails)
+    fails = replace(result("joint.b", Verdict.FAIL, 0.4), limit="passes up to 0.1, fails above 0.2")
+    part = section("joint", result("joint.a", Verdict.PASS, finding="a is right"), fails)
     said = "0.4 (passes up to 0.1, fails above 0.2)."
     assert findings(part)[0] == (fails, said)
     assert summarise([part]).uses[0].because == f"Title: {said}"
 
 
 def test_copies_come_first_where_they_fail_and_chance_is_said_where_they_pass() -> None:
-    attack = figure("privacy.membership_auc", Verdict.PASS, 0.5)
-    leaking = summarise([section("privacy", attack, figure("privacy.near_copies", Verdict.FAIL, 9.0))])
+    attack = result("privacy.membership_auc", Verdict.PASS, 0.5)
+    leaking = summarise([section("privacy", attack, result("privacy.near_copies", Verdict.FAIL, 9.0))])
     assert "9 nearly equal one" in leaking.privacy[0]
-    by_chance = summarise([section("privacy", attack, figure("privacy.copies", Verdict.PASS, 2.0))])
+    by_chance = summarise([section("privacy", attack, result("privacy.copies", Verdict.PASS, 2.0))])
     assert "2 equal a training patient (as many as real patients do by chance)" in by_chance.privacy[1]
 
 
 def test_tables_have_no_empty_columns() -> None:
     rows = [Row("a", 0.1), Row("b", 0.2)]
     for given, shown in ((rows, False), ([*rows, Row("c", 0.3, real=0.1, synthetic=0.4)], True)):
-        part = section("joint", replace(figure("joint.a", Verdict.PASS), rows=given))
+        part = section("joint", replace(result("joint.a", Verdict.PASS), rows=given))
         page = render(Report("Title", {}, [part], {}).to_json(), [part])
         assert ("<th>synthetic</th>" in page) is shown
 
@@ -325,8 +325,8 @@ def test_small_groups_are_counted_and_their_numbers_not_shown() -> None:
     assert "No class" in small_groups({"sex": [40, 60]})
 
 
-def test_the_csv_has_every_figure() -> None:
-    made = Figure(
+def test_the_csv_has_every_result() -> None:
+    made = Result(
         "joint.lost", "Lost", "What.", "nobody", 0.25, Noise(0.0, 0.1, 0.8), (0.2, 0.3), Verdict.CAUTION
     )
     rows = list(csv.DictReader(io.StringIO(table([section("joint", made)]))))

@@ -17,8 +17,8 @@ from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import SamplingError, TableError
 from healthgym.evaluation import report
 from healthgym.evaluation.comparison import Comparison, Side
-from healthgym.evaluation.figure import Figure, Section, Verdict
 from healthgym.evaluation.metric import Metric
+from healthgym.evaluation.result import Result, Section, Verdict
 from healthgym.evaluation.sections import validity
 from healthgym.files import sha256_of
 from healthgym.release import effect
@@ -81,8 +81,8 @@ def without_times(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def fails(comparison: Comparison) -> Section:
-    figure = Figure("means.x", "X", "Whatever it is.", "This test", value=1.0, verdict=Verdict.FAIL)
-    return Section("means", "Means", "", [figure])
+    result = Result("means.x", "X", "Whatever it is.", "This test", value=1.0, verdict=Verdict.FAIL)
+    return Section("means", "Means", "", [result])
 
 
 def test_a_failing_system_is_released_only_with_a_reason(
@@ -147,12 +147,12 @@ def test_every_system_is_released_with_its_effect(trained: Path, tmp_path: Path,
         assert (tmp_path / "r-reports" / side / "report.html").is_file()
     rows = {row["key"]: row for row in found["figures"]}
     for side, content in contents.items():
-        for figure in (each for section in content["sections"] for each in section["figures"]):
-            row = rows[figure["key"]]
-            assert row["value"][side] == figure["value"]
-            assert row["verdict"][side] == figure["verdict"]
-            assert row["noise_floor"] == figure["noise_floor"]
-            assert f"| {figure['title']} |" in text
+        for result in (each for section in content["sections"] for each in section["figures"]):
+            row = rows[result["key"]]
+            assert row["value"][side] == result["value"]
+            assert row["verdict"][side] == result["verdict"]
+            assert row["noise_floor"] == result["noise_floor"]
+            assert f"| {result['title']} |" in text
     same = all(row["value"]["before"] == row["value"]["after"] for row in rows.values())
     assert same is ("the release makes the same patients" in text)
     assert same is (system == "ar"), (
@@ -275,19 +275,19 @@ def test_no_other_file_is_overwritten(
 
 
 VERDICTS = st.sampled_from([str(verdict) for verdict in Verdict])
-FIGURES = st.lists(st.tuples(VERDICTS, VERDICTS, st.floats(0, 1), st.floats(0, 1)), max_size=12)
+RESULTS = st.lists(st.tuples(VERDICTS, VERDICTS, st.floats(0, 1), st.floats(0, 1)), max_size=12)
 
 
-@given(FIGURES)
+@given(RESULTS)
 def test_changed_verdicts_come_first_and_worse_before_better(
-    figures: list[tuple[str, str, float, float]],
+    results: list[tuple[str, str, float, float]],
 ) -> None:
-    before = [{"key": str(i), "value": row[2], "verdict": row[0]} for i, row in enumerate(figures)]
-    after = [{"key": str(i), "value": row[3], "verdict": row[1]} for i, row in enumerate(figures)]
+    before = [{"key": str(i), "value": row[2], "verdict": row[0]} for i, row in enumerate(results)]
+    after = [{"key": str(i), "value": row[3], "verdict": row[1]} for i, row in enumerate(results)]
     ordered = changed_first(side_by_side(before, after[::-1]))
-    assert sorted(int(row["key"]) for row in ordered) == list(range(len(figures)))
+    assert sorted(int(row["key"]) for row in ordered) == list(range(len(results)))
     for row in ordered:
-        was, became, value_before, value_after = figures[int(row["key"])]
+        was, became, value_before, value_after = results[int(row["key"])]
         assert row["verdict"] == {"before": was, "after": became}
         assert row["value"] == {"before": value_before, "after": value_after}
     severity = ["pass", "caution", "fail", "not judged", "shown"]

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from healthgym.evaluation.figure import Figure
 from healthgym.evaluation.report import Report
+from healthgym.evaluation.result import Result
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Judged:
     groups: Sequence[Groups]
 
     @property
-    def figures(self) -> dict[str, Figure]:
+    def results(self) -> dict[str, Result]:
         """The report's metrics by key."""
-        return {figure.key: figure for section in self.report.sections for figure in section.figures}
+        return {result.key: result for section in self.report.sections for result in section.results}
 
     @property
     def kept_groups(self) -> float:
@@ -67,8 +67,8 @@ class Judged:
 
     def value(self, key: str) -> float | None:
         """Return a metric's value, if it could be taken."""
-        figure = self.figures.get(key)
-        return figure.value if figure else None
+        result = self.results.get(key)
+        return result.value if result else None
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from healthgym.evaluation.comparing.claims import Judged, Trained, check_claims
-from healthgym.evaluation.figure import Figure, Picture, show
 from healthgym.evaluation.pages.page import environment
 from healthgym.evaluation.pages.summary import summarise
+from healthgym.evaluation.result import Figure, Result, show
 
 _AT_A_GLANCE = frozenset(
     {
@@ -24,8 +24,8 @@ _AT_A_GLANCE = frozenset(
 class _Line:
     """A metric of the report across the systems; `best` are the places of the best values."""
 
-    figure: Figure
-    cells: Sequence[Figure]
+    result: Result
+    cells: Sequence[Result]
     best: frozenset[int]
 
 
@@ -43,19 +43,19 @@ def render_comparison(judged: Sequence[Judged], title: str) -> str:
             distances=_distances(judged),
             costs=_costs([each.trained for each in judged]),
             sections=[(section, _lines(judged, place)) for place, section in enumerate(sections)],
-            pictures=[(section.title, _rows(judged, place)) for place, section in enumerate(sections)],
+            figures=[(section.title, _rows(judged, place)) for place, section in enumerate(sections)],
         )
     )
 
 
 def _lines(judged: Sequence[Judged], place: int) -> list[_Line]:
     """Return a line per metric that any of the systems has; some metrics are of one kind of system."""
-    figures = {figure.key: figure for each in judged for figure in each.report.sections[place].figures}
+    results = {result.key: result for each in judged for result in each.report.sections[place].results}
     lines = []
-    for key, figure in figures.items():
-        none = Figure(key, figure.title, figure.what, figure.source, reason="Does not apply to this system.")
-        cells = [each.figures.get(key, none) for each in judged]
-        lines.append(_Line(figure, cells, best_of(cells, judged[0].report.thresholds)))
+    for key, result in results.items():
+        none = Result(key, result.title, result.what, result.source, reason="Does not apply to this system.")
+        cells = [each.results.get(key, none) for each in judged]
+        lines.append(_Line(result, cells, best_of(cells, judged[0].report.thresholds)))
     return lines
 
 
@@ -87,10 +87,10 @@ def duration(seconds: float) -> str:
 def _distances(judged: Sequence[Judged]) -> list[_Line]:
     """Return the metrics of the short table."""
     lines = [line for place in range(len(judged[0].report.sections)) for line in _lines(judged, place)]
-    return [line for line in lines if line.figure.key in _AT_A_GLANCE]
+    return [line for line in lines if line.result.key in _AT_A_GLANCE]
 
 
-def best_of(cells: Sequence[Figure], thresholds: Mapping[str, Any]) -> frozenset[int]:
+def best_of(cells: Sequence[Result], thresholds: Mapping[str, Any]) -> frozenset[int]:
     """Return the places of the best values, where a threshold says which way is better.
 
     What is as good as real patients among themselves is no better for being better still.
@@ -112,15 +112,15 @@ def best_of(cells: Sequence[Figure], thresholds: Mapping[str, Any]) -> frozenset
     return frozenset(place for place, value in values.items() if value == best)
 
 
-def _rows(judged: Sequence[Judged], place: int) -> list[list[tuple[str, Picture]]]:
+def _rows(judged: Sequence[Judged], place: int) -> list[list[tuple[str, Figure]]]:
     """Return a row per plot: one for each system, or one alone where all are the same."""
     rows = []
-    for picture in judged[0].report.sections[place].pictures:
+    for figure in judged[0].report.sections[place].figures:
         row = [
             (each.trained.name, found)
             for each in judged
-            for found in each.report.sections[place].pictures
-            if found.name == picture.name
+            for found in each.report.sections[place].figures
+            if found.name == figure.name
         ]
         same = len({found.svg for _, found in row}) == 1
         rows.append([("all", row[0][1])] if same and len(row) > 1 else row)

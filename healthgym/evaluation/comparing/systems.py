@@ -85,7 +85,7 @@ def count_groups(comparison: Comparison) -> list[Groups]:
     counted = []
     for names in crossed or list(comparison.combinations):
         real, synthetic = (
-            side.tally.coverage[names] / max(side.tally.coverage[names].sum(), 1)
+            side.statistics.coverage[names] / max(side.statistics.coverage[names].sum(), 1)
             for side in (comparison.train, comparison.synthetic)
         )
         active = real >= COMMON
@@ -111,7 +111,7 @@ def to_json(judged: Sequence[Judged]) -> dict[str, Any]:
                 "acceptance_rate": each.trained.acceptance_rate,
                 "verdict": str(each.report.verdict),
                 "groups": [vars(group) for group in each.groups],
-                "figures": {key: figure.value for key, figure in each.figures.items()},
+                "figures": {key: result.value for key, result in each.results.items()},
             }
             for each in judged
         ],

@@ -11,8 +11,8 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup, escape
 
 from healthgym.errors import listed
-from healthgym.evaluation.figure import Figure, Section, Verdict, show
 from healthgym.evaluation.pages.summary import findings, summarise
+from healthgym.evaluation.result import Result, Section, Verdict, show
 from healthgym.words import counted
 
 _WORDS = {
@@ -61,16 +61,16 @@ def _sentence(verdict: Verdict, sections: Sequence[Section]) -> str:
     return f"Do not rely on the cohort for what these sections are about, which fail: {listed(failing)}."
 
 
-def gauge(figure: Figure) -> Markup:
+def gauge(result: Result) -> Markup:
     """Draw where the value lies: green passes, amber asks for caution, red fails; the tick is the noise
     floor."""
-    if figure.marks is None or figure.value is None:
+    if result.marks is None or result.value is None:
         return Markup()
-    passes, fails = figure.marks
-    least = min(0.0, passes, fails, figure.value)
-    most = max(figure.value, 1.3 * max(passes, fails, 0.0), 1e-9)
-    if passes > fails or figure.style == "percent":
-        most = max(1.0, figure.value) if most > 0.5 else most
+    passes, fails = result.marks
+    least = min(0.0, passes, fails, result.value)
+    most = max(result.value, 1.3 * max(passes, fails, 0.0), 1e-9)
+    if passes > fails or result.style == "percent":
+        most = max(1.0, result.value) if most > 0.5 else most
     x = [_GAUGE * (limit - least) / (most - least) for limit in (passes, fails)]
     colours = ("#8cc7a4", "#f0c987", "#e59a94")
     zones = [(0.0, x[0], colours[0]), (x[0], x[1], colours[1]), (x[1], _GAUGE, colours[2])]
@@ -80,12 +80,12 @@ def gauge(figure: Figure) -> Markup:
         f'<rect x="{start:.1f}" y="5" width="{max(end - start, 0):.1f}" height="6" fill="{colour}"/>'
         for start, end, colour in zones
     ]
-    if figure.floor is not None:
-        place = _GAUGE * min(max((figure.floor - least) / (most - least), 0.0), 1.0)
+    if result.floor is not None:
+        place = _GAUGE * min(max((result.floor - least) / (most - least), 0.0), 1.0)
         drawn.append(f'<rect x="{place - 0.75:.1f}" y="2" width="1.5" height="12" fill="#5a6675"/>')
-    place = _GAUGE * (figure.value - least) / (most - least)
+    place = _GAUGE * (result.value - least) / (most - least)
     drawn.append(f'<circle cx="{place:.1f}" cy="8" r="5" fill="#1d2530" stroke="#fff" stroke-width="1.5"/>')
-    label = f"{show(figure.value, figure.style)}; {figure.limit}"
+    label = f"{show(result.value, result.style)}; {result.limit}"
     return Markup(
         f'<svg class="gauge" viewBox="-7 0 {_GAUGE + 14:.0f} 16" role="img" aria-label="{escape(label)}">'
         f"{''.join(drawn)}</svg>"
@@ -123,8 +123,8 @@ def environment() -> Environment:
         "findings": findings,
         "data_uri": data_uri,
         "has_sides": lambda rows: any(row.real is not None or row.synthetic is not None for row in rows),
-        "are_wide": lambda drawn: any(width(picture.svg) > _WIDE for picture in drawn),
-        "rows": lambda drawn: [list(row) for _, row in groupby(drawn, key=lambda picture: picture.group)],
+        "are_wide": lambda drawn: any(width(figure.svg) > _WIDE for figure in drawn),
+        "rows": lambda drawn: [list(row) for _, row in groupby(drawn, key=lambda figure: figure.group)],
         "png_uri": png_uri,
         "mark": lambda verdict: _WORDS[Verdict(verdict)][0],
         "word": lambda verdict: _WORDS[Verdict(verdict)][1],
@@ -134,5 +134,5 @@ def environment() -> Environment:
 
 
 def _count(sections: Sequence[Section], verdict: Verdict) -> int:
-    figures: list[Figure] = [figure for section in sections for figure in section.figures]
-    return sum(figure.verdict is verdict for figure in figures)
+    results: list[Result] = [result for section in sections for result in section.results]
+    return sum(result.verdict is verdict for result in results)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from healthgym.evaluation.concerns import shared_concern
-from healthgym.evaluation.figure import Figure, Section, Verdict, show
+from healthgym.evaluation.result import Result, Section, Verdict, show
 from healthgym.evaluation.statistics.findings import CLEAR, LOST
 
 _FINDINGS = 3
@@ -185,46 +185,46 @@ def _because(section: Section) -> str:
     """Return the worst finding of a section that does not pass."""
     if section.verdict in (Verdict.PASS, Verdict.SHOWN):
         return ""
-    return next((f"{figure.title}: {said}" for figure, said in findings(section)), "")
+    return next((f"{result.title}: {said}" for result, said in findings(section)), "")
 
 
 def _speaks(section: Section) -> bool:
     """Return whether a section says what its use needs: without events, follow-up is no more than lengths."""
-    return section.key != "follow_up" or any(each.key == _EVENTS for each in section.figures)
+    return section.key != "follow_up" or any(each.key == _EVENTS for each in section.results)
 
 
-def findings(section: Section) -> list[tuple[Figure, str]]:
+def findings(section: Section) -> list[tuple[Result, str]]:
     """Return up to three findings of a section, each a sentence; the worst first.
 
     Where the section is not judged, the reason comes before all others.
     """
     unjudged = [
-        figure for figure in section.figures if figure.verdict is Verdict.NOT_JUDGED and figure.reason
+        result for result in section.results if result.verdict is Verdict.NOT_JUDGED and result.reason
     ]
     why = [each for each in unjudged if each.key in section.essential] or unjudged
-    first = [(figure, figure.reason) for figure in why[:1]] if section.verdict is Verdict.NOT_JUDGED else []
-    taken = {figure.key for figure, _ in first}
-    said = [(figure, _said(figure)) for figure in section.figures if figure.key not in taken]
+    first = [(result, result.reason) for result in why[:1]] if section.verdict is Verdict.NOT_JUDGED else []
+    taken = {result.key for result, _ in first}
+    said = [(result, _said(result)) for result in section.results if result.key not in taken]
     worst = sorted(said, key=lambda pair: _ORDER.index(pair[0].verdict))
-    found = first + [(figure, f"{text}.") for figure, text in worst if text]
+    found = first + [(result, f"{text}.") for result, text in worst if text]
     # What is lost in one group only is seen nowhere else.
     lost = [pair for pair in found[_FINDINGS:] if _lost_in_a_group(pair[0])]
     return found[: _FINDINGS - len(lost)] + lost
 
 
-def _lost_in_a_group(figure: Figure) -> bool:
+def _lost_in_a_group(result: Result) -> bool:
     """Return whether a clear relation within a group is lost by more than half."""
-    if figure.key != _BY_GROUP or figure.verdict not in (Verdict.FAIL, Verdict.CAUTION):
+    if result.key != _BY_GROUP or result.verdict not in (Verdict.FAIL, Verdict.CAUTION):
         return False
-    sides = [(r.real, r.synthetic) for r in figure.rows if r.real is not None and r.synthetic is not None]
+    sides = [(r.real, r.synthetic) for r in result.rows if r.real is not None and r.synthetic is not None]
     return any(abs(real) >= CLEAR and abs(made - real) > LOST * abs(real) for real, made in sides)
 
 
-def _said(figure: Figure) -> str:
+def _said(result: Result) -> str:
     """Return what was found; of a metric that does not pass, at least its value and threshold."""
-    if figure.finding or figure.verdict not in (Verdict.FAIL, Verdict.CAUTION):
-        return figure.finding
-    return f"{show(figure.value, figure.style)} ({figure.limit})"
+    if result.finding or result.verdict not in (Verdict.FAIL, Verdict.CAUTION):
+        return result.finding
+    return f"{show(result.value, result.style)} ({result.limit})"
 
 
 def table(sections: Sequence[Section]) -> str:
@@ -233,9 +233,9 @@ def table(sections: Sequence[Section]) -> str:
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     for section in sections:
-        for figure in section.figures:
-            content = figure.to_json()
-            low, high = figure.interval or (None, None)
+        for result in section.results:
+            content = result.to_json()
+            low, high = result.interval or (None, None)
             kept = {name: content[name] for name in _COLUMNS if name in content}
             writer.writerow({"section": section.title, "low_95": low, "high_95": high} | kept)
     return text.getvalue()
@@ -261,11 +261,11 @@ def _privacy(section: Section, resembles_nobody: str = "") -> list[str]:
 
     Of a cohort that resembles nobody only what speaks against it is said: the rest would reassure.
     """
-    figures = {figure.key: figure for figure in section.figures if figure.value is not None}
+    results = {result.key: result for result in section.results if result.value is not None}
     if resembles_nobody:
         found = (Verdict.FAIL, Verdict.CAUTION)
-        figures = {key: figure for key, figure in figures.items() if figure.verdict in found}
-    tried = [figures[key] for key in _ATTACKS if key in figures]
+        results = {key: result for key, result in results.items() if result.verdict in found}
+    tried = [results[key] for key in _ATTACKS if key in results]
     sentences = [resembles_nobody] if resembles_nobody else []
     if tried:
         sentences.append(_strongest(tried))
@@ -274,13 +274,13 @@ def _privacy(section: Section, resembles_nobody: str = "") -> list[str]:
             "No membership inference attack could be made: this needs real patients held out of training."
         )
     said = [
-        f"{figures[key].value:,.0f} {words}{_by_chance(figures[key])}"
+        f"{results[key].value:,.0f} {words}{_by_chance(results[key])}"
         for key, words in _COPIES.items()
-        if key in figures
+        if key in results
     ]
     if said or not resembles_nobody:
         copies = f"Of the synthetic patients {', '.join(said)}." if said else "Copies could not be counted."
-        copied = any(figures[key].verdict is Verdict.FAIL for key in _COPIES if key in figures)
+        copied = any(results[key].verdict is Verdict.FAIL for key in _COPIES if key in results)
         sentences.insert(0 if copied else len(sentences), copies)
     sentences.append(
         "There is no formal guarantee such as differential privacy: another attack may succeed where these "
@@ -289,19 +289,19 @@ def _privacy(section: Section, resembles_nobody: str = "") -> list[str]:
     return sentences
 
 
-def _strongest(tried: Sequence[Figure]) -> str:
+def _strongest(tried: Sequence[Result]) -> str:
     """Say what the attack of the worst verdict finds; of several, the one furthest above guessing."""
 
-    def strength(figure: Figure) -> tuple[int, float]:
-        return -_ATTACK_ORDER.index(figure.verdict), (figure.value or 0.0) - _ATTACKS[figure.key][0]
+    def strength(result: Result) -> tuple[int, float]:
+        return -_ATTACK_ORDER.index(result.verdict), (result.value or 0.0) - _ATTACKS[result.key][0]
 
     strongest = max(tried, key=strength)
     said = _ATTACKS[strongest.key][1].format(100 * (strongest.value or 0.0))
     return f"{said} ({strongest.title.lower()}: {_ATTACK_WORDS[strongest.verdict]})."
 
 
-def _by_chance(figure: Figure) -> str:
+def _by_chance(result: Result) -> str:
     """Say where some copies are no more than chance makes."""
     return (
-        " (as many as real patients do by chance)" if figure.value and figure.verdict is Verdict.PASS else ""
+        " (as many as real patients do by chance)" if result.value and result.verdict is Verdict.PASS else ""
     )

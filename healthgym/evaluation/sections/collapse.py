@@ -7,15 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import Comparison, Side
-from healthgym.evaluation.figure import Figure, NotJudgedError, Picture, Row, Section, Verdict
 from healthgym.evaluation.metric import metric
-from healthgym.evaluation.pages import pictures
+from healthgym.evaluation.pages import figures
+from healthgym.evaluation.result import Figure, NotJudgedError, Result, Row, Section, Verdict
 from healthgym.evaluation.statistics.attacks.changed_copies import KEPT, Trimmed
 from healthgym.evaluation.statistics.attacks.copies import nearest_other
 from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
 from healthgym.evaluation.statistics.groups import Group, compared_groups
 from healthgym.evaluation.statistics.patients import Vectors, k_nearest, neighbours, sequence_vectors
-from healthgym.evaluation.statistics.tally import Combination
+from healthgym.evaluation.statistics.sufficient import Combination
 from healthgym.seeds import permutation
 
 Floats = NDArray[np.float64]
@@ -87,19 +87,19 @@ def section(comparison: Comparison) -> Section:
         "Does the cohort have every kind of patient, the rare ones as well? A collapsed generator makes the "
         "same few patients again and again.",
     )
-    part.figures = [
-        _groups_figure(comparison),
-        _twins_figure(comparison),
+    part.results = [
+        _groups_result(comparison),
+        _twins_result(comparison),
         comparison.measured(KNN_COVERAGE, knn_coverage, "smallest"),
         comparison.measured(DIVERSITY, diversity, "smallest"),
         comparison.measured(DUPLICATES, duplicates),
     ]
     for names in _crossed(comparison.train) if comparison.drawn else []:
-        part.pictures += _heat_maps(comparison, names)
+        part.figures += _heat_maps(comparison, names)
     return part
 
 
-def _groups_figure(comparison: Comparison) -> Figure:
+def _groups_result(comparison: Comparison) -> Result:
     """Judge the group whose number differs most beyond chance."""
     groups = compared_groups(comparison.train.panel, comparison.synthetic.panel)
     if not groups:
@@ -107,27 +107,27 @@ def _groups_figure(comparison: Comparison) -> Figure:
     differ = [group for group in groups if group.p < _LEVEL]
     if not differ:
         seen = _detectable(comparison)
-        figure = comparison.figure(GROUPS, 1.0, finding=f"none of {len(groups)} groups differs beyond chance")
-        return replace(figure, reason=f"A group of fewer than {seen} real patients could vanish unseen.")
+        result = comparison.result(GROUPS, 1.0, finding=f"none of {len(groups)} groups differs beyond chance")
+        return replace(result, reason=f"A group of fewer than {seen} real patients could vanish unseen.")
     worst = max(differ, key=_times)
     value, (low, high) = _times(worst), worst.ratio_interval
     interval = (low, high) if worst.ratio > 1 else (1 / high, 1 / low)
     rows = [_row(group) for group in differ]
-    figure = comparison.figure(
+    result = comparison.result(
         GROUPS, value, interval=interval, rows=rows[:_MOST_ROWS], finding=_in_words(worst)
     )
-    if figure.verdict in (Verdict.PASS, Verdict.NOT_JUDGED):
-        figure = replace(figure, verdict=Verdict.CAUTION)
+    if result.verdict in (Verdict.PASS, Verdict.NOT_JUDGED):
+        result = replace(result, verdict=Verdict.CAUTION)
     if worst.real >= FEWEST_SHOWN and worst.synthetic:
-        return figure
+        return result
     # A ratio to nobody is no number, and one to a few patients tells how many they are.
     few = worst.real < FEWEST_SHOWN
     return replace(
-        figure,
+        result,
         value=None,
         interval=None,
         shown="not shown" if few else f"0 of {worst.num_synthetic:,}",
-        reason=f"{_FEW if few else _NOBODY} {figure.reason}".strip(),
+        reason=f"{_FEW if few else _NOBODY} {result.reason}".strip(),
     )
 
 
@@ -169,7 +169,7 @@ def _detectable(comparison: Comparison) -> int:
     return int(np.ceil(np.log(_LEVEL / 200) / np.log(1 / (1 + share))))
 
 
-def _twins_figure(comparison: Comparison) -> Figure:
+def _twins_result(comparison: Comparison) -> Result:
     """Judge the share of twins by its interval; twins come in pairs, which doubles the variance."""
     try:
         share = twins(comparison.train, comparison.synthetic)["patients"]
@@ -177,7 +177,7 @@ def _twins_figure(comparison: Comparison) -> Figure:
         return comparison.not_judged(TWINS, str(reason))
     count = len(_vectors(comparison.train, comparison.synthetic)[1])
     half = _SURE * float(np.sqrt(2 * share * (1 - share) / count))
-    return comparison.figure(
+    return comparison.result(
         TWINS,
         share,
         interval=(max(0.0, share - half), min(1.0, share + half)),
@@ -261,7 +261,7 @@ def _crossed(side: Side) -> list[Combination]:
     return several or list(side.combinations)
 
 
-def _heat_maps(comparison: Comparison, names: Combination) -> list[Picture]:
+def _heat_maps(comparison: Comparison, names: Combination) -> list[Figure]:
     """Draw the shares of two crossed variables; the first two of a triple are put in the rows."""
     title, key = " x ".join(names), "-".join(names)
     labels = [comparison.schema[name].labels for name in names]
@@ -270,14 +270,14 @@ def _heat_maps(comparison: Comparison, names: Combination) -> list[Picture]:
     rows = labels[0] if len(names) == 2 else [f"{a}, {b}" for a in labels[0] for b in labels[1]]
     drawn = []
     for what, side in (("real", comparison.train), ("synthetic", comparison.synthetic)):
-        counts = side.tally.coverage[tuple(name for name in names if name)].reshape(
+        counts = side.statistics.coverage[tuple(name for name in names if name)].reshape(
             len(rows), len(labels[-1])
         )
         shares = counts / max(counts.sum(), 1)
         if what == "real":
             shares = np.where((counts > 0) & (counts < FEWEST_SHOWN), np.nan, shares)
         drawn.append(
-            pictures.heat_map(
+            figures.heat_map(
                 f"coverage-{key}-{what}", f"{title}: {what}, % of patients (blank: 1 to 9)", shares, rows,
                 labels[-1], as_percent=True, group=key,
             )

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from healthgym.errors import ConfigError, listed
 from healthgym.evaluation.comparison import Comparison, Side
-from healthgym.evaluation.figure import Figure, NotJudgedError, Row
 from healthgym.evaluation.metric import metric
+from healthgym.evaluation.result import NotJudgedError, Result, Row
 from healthgym.evaluation.settings import ReportConfig
 from healthgym.evaluation.statistics.panel import Panel
 from healthgym.evaluation.statistics.patients import neighbours, sequence_vectors
-from healthgym.evaluation.statistics.tally import Combination
+from healthgym.evaluation.statistics.sufficient import Combination
 from healthgym.schema import Schema
 
 Floats = NDArray[np.float64]
@@ -42,7 +42,7 @@ DISCLOSURE = metric(
 )
 
 
-def attribute_figure(comparison: Comparison) -> Figure:
+def attribute_result(comparison: Comparison) -> Result:
     """Return how much better the later course of training than of holdout patients is predicted."""
     if comparison.holdout is None:
         return comparison.not_judged(ATTRIBUTE, NEEDS_HOLDOUT)
@@ -54,7 +54,7 @@ def attribute_figure(comparison: Comparison) -> Figure:
         return comparison.not_judged(ATTRIBUTE, str(reason))
     ordered = sorted(value.items(), key=lambda x: -x[1])
     rows = [Row(name, number, about=(name,)) for name, number in ordered]
-    return comparison.figure(ATTRIBUTE, float(np.mean(list(value.values()))), rows=rows)
+    return comparison.result(ATTRIBUTE, float(np.mean(list(value.values()))), rows=rows)
 
 
 def attribute_advantage(members: Panel, outsiders: Panel, synthetic: Panel) -> dict[str, float]:
@@ -130,7 +130,7 @@ def can_be_counted(names: Combination, schema: Schema) -> bool:
     return math.prod(len(schema[name].classes) for name in names) <= _MOST_GROUPS
 
 
-def disclosure_figure(comparison: Comparison) -> Figure:
+def disclosure_result(comparison: Comparison) -> Result:
     """Return El Emam's risk of identity disclosure over the quasi-identifiers."""
     names = comparison.identifiers
     if not names:
@@ -148,7 +148,7 @@ def disclosure_figure(comparison: Comparison) -> Figure:
     population = max(comparison.config.population, len(real))
     risks = disclosure_risk(real, synthetic, population)
     rows = [Row("population to sample", risks[0]), Row("sample to population", risks[1])]
-    return comparison.figure(DISCLOSURE, max(risks), rows=rows)
+    return comparison.result(DISCLOSURE, max(risks), rows=rows)
 
 
 def disclosure_risk(
@@ -177,5 +177,5 @@ def disclosure_risk(
 
 def _groups(side: Side, names: Combination) -> NDArray[np.int64]:
     """Return one number per patient, of all patients, equal where the quasi-identifiers are."""
-    counts = side.tally.coverage[names].ravel()
+    counts = side.statistics.coverage[names].ravel()
     return np.repeat(np.arange(len(counts)), counts)

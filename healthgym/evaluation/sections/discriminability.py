@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import Comparison, noise_of
-from healthgym.evaluation.figure import Figure, Noise, Picture, Row, Section, Verdict
 from healthgym.evaluation.metric import Metric, metric
-from healthgym.evaluation.pages import pictures
+from healthgym.evaluation.pages import figures
+from healthgym.evaluation.result import Figure, Noise, Result, Row, Section, Verdict
 from healthgym.evaluation.statistics.models.classifiers import (
     Scores,
     Telling,
@@ -72,9 +72,9 @@ def section(comparison: Comparison) -> Section:
     )
     telling = [t for t in telling_features(*summaries, _MOST_TELLING) if abs(t.z) >= _SURE]
     names = [in_plain_words(name, comparison.schema) for name in summary_names(comparison.schema)]
-    part.figures = [
-        _figure(comparison, BOOSTING, boosting_scores, _equally_many(summaries, chosen), telling, names),
-        _figure(
+    part.results = [
+        _result(comparison, BOOSTING, boosting_scores, _equally_many(summaries, chosen), telling, names),
+        _result(
             comparison,
             COVARIANCES,
             ridge_scores,
@@ -84,7 +84,7 @@ def section(comparison: Comparison) -> Section:
     ]
     part.essential = frozenset({BOOSTING.key})
     if comparison.drawn:
-        part.pictures = _pictures(telling, names, summaries)
+        part.figures = _figures(telling, names, summaries)
     return part
 
 
@@ -121,7 +121,7 @@ def _equally_many(features: tuple[Floats, Floats], chosen: list[NDArray[np.int64
     return features[0][chosen[0]], features[1][chosen[1]]
 
 
-def _figure(
+def _result(
     comparison: Comparison,
     about: Metric,
     scores_of: Callable[[tuple[Floats, Floats], int], Scores],
@@ -129,7 +129,7 @@ def _figure(
     telling: list[Telling] | None = None,
     names: list[str] | None = None,
     noise: Noise | None = None,
-) -> Figure:
+) -> Result:
     """Return how well a classifier tells the cohort from training data."""
     scores = scores_of(features, comparison.config.seed)
     value, interval = auc(*scores), auc_interval(*scores)
@@ -145,15 +145,15 @@ def _figure(
         )
         for t in telling or []
     ]
-    figure = comparison.figure(about, value, noise, interval=interval, rows=rows)
+    result = comparison.result(about, value, noise, interval=interval, rows=rows)
     given_away = "; ".join(row.name for row in rows[:3])
     said = (
         f"shown a real and a synthetic patient, a classifier is right {100 * value:.0f} times in 100 "
         "(guessing: 50)"
     )
-    if given_away and figure.verdict in (Verdict.CAUTION, Verdict.FAIL):
+    if given_away and result.verdict in (Verdict.CAUTION, Verdict.FAIL):
         said += f": {given_away}"
-    return Figure(**{**vars(figure), "finding": said})
+    return Result(**{**vars(result), "finding": said})
 
 
 def _in_words(telling: Telling, name: str) -> str:
@@ -161,11 +161,11 @@ def _in_words(telling: Telling, name: str) -> str:
     return f"{name} is too {'large' if telling.auc > 0.5 else 'small'}"
 
 
-def _pictures(telling: list[Telling], names: list[str], summaries: tuple[Floats, Floats]) -> list[Picture]:
+def _figures(telling: list[Telling], names: list[str], summaries: tuple[Floats, Floats]) -> list[Figure]:
     """Draw each telling feature, real beside synthetic."""
     drawn = []
     for each in telling:
         values = [side[np.isfinite(side[:, each.position]), each.position] for side in reversed(summaries)]
         name = names[each.position]
-        drawn.append(pictures.density(f"telling-{name}", name, "", *values))
+        drawn.append(figures.density(f"telling-{name}", name, "", *values))
     return drawn

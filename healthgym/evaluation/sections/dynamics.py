@@ -4,11 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import Comparison, Side
-from healthgym.evaluation.families import family_figure
-from healthgym.evaluation.figure import Picture, Section
+from healthgym.evaluation.families import family_result
 from healthgym.evaluation.metric import metric
-from healthgym.evaluation.pages import pictures
-from healthgym.evaluation.sections.joint import lost_figure, triangles
+from healthgym.evaluation.pages import figures
+from healthgym.evaluation.result import Figure, Section
+from healthgym.evaluation.sections.joint import lost_result, triangles
 from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
 from healthgym.evaluation.statistics.models.survival import AT_RISK
 from healthgym.evaluation.statistics.panel import Panel
@@ -99,24 +99,24 @@ def section(comparison: Comparison) -> Section:
         "Do synthetic patients change over time as real ones do: how fast, how far, which variables "
         "together?",
     )
-    part.figures = [
-        lost_figure(comparison, LOST, ("within", *_LAGGED, *_CHANGES, "baseline")),
-        family_figure(comparison, WITHIN, ["within", *_LAGGED], relations=True),
-        family_figure(comparison, CHANGES, _CHANGES, relations=True),
-        family_figure(comparison, BASELINE, ["baseline"], relations=True),
-        family_figure(comparison, MEASURED, ["measured"], relations=False),
-        family_figure(comparison, MOVES, ["own spread", "step", "trend"], relations=False),
-        family_figure(comparison, SWITCHES, ["switch"], relations=False),
-        family_figure(comparison, TRANSITIONS, ["transition"], relations=False),
+    part.results = [
+        lost_result(comparison, LOST, ("within", *_LAGGED, *_CHANGES, "baseline")),
+        family_result(comparison, WITHIN, ["within", *_LAGGED], relations=True),
+        family_result(comparison, CHANGES, _CHANGES, relations=True),
+        family_result(comparison, BASELINE, ["baseline"], relations=True),
+        family_result(comparison, MEASURED, ["measured"], relations=False),
+        family_result(comparison, MOVES, ["own spread", "step", "trend"], relations=False),
+        family_result(comparison, SWITCHES, ["switch"], relations=False),
+        family_result(comparison, TRANSITIONS, ["transition"], relations=False),
         comparison.measured(TRAJECTORIES, trajectory_distances),
     ]
     part.essential = frozenset({LOST.key})
     if not comparison.drawn:
         return part
-    part.pictures = [
-        *_trajectory_pictures(comparison),
-        *_transition_pictures(comparison),
-        *_within_pictures(comparison),
+    part.figures = [
+        *_trajectory_figures(comparison),
+        *_transition_figures(comparison),
+        *_within_figures(comparison),
     ]
     return part
 
@@ -177,7 +177,7 @@ def at_risk(lengths_N: NDArray[np.int64], num_timesteps: int) -> NDArray[np.int6
     return np.asarray((lengths_N[:, None] > np.arange(num_timesteps)).sum(axis=0))
 
 
-def _within_pictures(comparison: Comparison) -> list[Picture]:
+def _within_figures(comparison: Comparison) -> list[Figure]:
     """Draw the correlations within patients of the variables that may change, at the same timestep."""
     found = comparison.compared.get("within")
     if found is None:
@@ -204,7 +204,7 @@ def _dynamic_names(panel: Panel) -> list[str]:
     return [name for _, name in _dynamic(panel)]
 
 
-def _trajectory_pictures(comparison: Comparison) -> list[Picture]:
+def _trajectory_figures(comparison: Comparison) -> list[Figure]:
     """Draw median and 10-90% ribbon over time of each real variable, and its autocorrelation."""
     sides = comparison.train.panel, comparison.synthetic.panel
     drawn = []
@@ -214,7 +214,7 @@ def _trajectory_pictures(comparison: Comparison) -> list[Picture]:
             if not all(np.isfinite(each).all(axis=0).any() for each in lines):
                 continue
             drawn.append(
-                pictures.ribbons(
+                figures.ribbons(
                     f"trajectory-{variable.name}",
                     variable.name,
                     comparison.schema.timestep_unit,
@@ -229,7 +229,7 @@ def _trajectory_pictures(comparison: Comparison) -> list[Picture]:
         title = name if position < len(comparison.schema.reals) else f"{name} (same class)"
         curves = [np.array([autocorrelation(panel, position, lag) for lag in lags]) for panel in sides]
         drawn.append(
-            pictures.curves(
+            figures.curves(
                 f"autocorrelation-{name}",
                 f"Autocorrelation: {title}",
                 f"lag, {comparison.schema.timestep_unit}s",
@@ -240,18 +240,18 @@ def _trajectory_pictures(comparison: Comparison) -> list[Picture]:
     return drawn
 
 
-def _transition_pictures(comparison: Comparison) -> list[Picture]:
+def _transition_figures(comparison: Comparison) -> list[Figure]:
     """Draw the transition matrices of categorical variables with more than two classes."""
     drawn = []
     for position, variable in enumerate(comparison.schema.categoricals):
         if variable.static or variable.kind == "binary":
             continue
         for what, side in (("real", comparison.train), ("synthetic", comparison.synthetic)):
-            counts = side.tally.transitions[position].astype(np.float64)
+            counts = side.statistics.transitions[position].astype(np.float64)
             with np.errstate(invalid="ignore"):
                 rows = counts / counts.sum(axis=1, keepdims=True)
             drawn.append(
-                pictures.heat_map(
+                figures.heat_map(
                     f"transitions-{variable.name}-{what}", f"{variable.name}: {what}, % of steps", rows,
                     variable.labels, variable.labels, as_percent=True, labels=("from", "to"),
                     group=f"transitions-{variable.name}",

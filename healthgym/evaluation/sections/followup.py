@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from healthgym.evaluation.comparison import Comparison, Side
-from healthgym.evaluation.figure import NotJudgedError, Picture, Section
 from healthgym.evaluation.metric import metric
-from healthgym.evaluation.pages import pictures
+from healthgym.evaluation.pages import figures
+from healthgym.evaluation.result import Figure, NotJudgedError, Section
 from healthgym.evaluation.sections.validity import length_distance
 from healthgym.evaluation.statistics.models.survival import (
     AT_RISK,
@@ -93,27 +93,27 @@ def section(comparison: Comparison) -> Section:
         "the same ones leave early?",
     )
     schema = comparison.schema
-    part.figures = [comparison.measured(LENGTHS, length_distance)]
+    part.results = [comparison.measured(LENGTHS, length_distance)]
     if np.ptp(comparison.train.panel.lengths_N):
-        part.figures += [
+        part.results += [
             comparison.measured(LENGTHS_BY_GROUP, lengths_by_group),
             comparison.measured(LENGTH_RELATIONS, length_relations),
         ]
     if schema.gap:
-        part.figures.append(comparison.measured(GAPS, gaps_by_event))
+        part.results.append(comparison.measured(GAPS, gaps_by_event))
     if schema.follow_up:
         events, survival = (
             comparison.measured(EVENTS, event_shares),
             comparison.measured(SURVIVAL, survival_distances),
         )
-        part.figures += [
+        part.results += [
             replace(events, finding=_events_in_words(comparison) or events.finding),
             replace(survival, finding=_survival_in_words(comparison) or survival.finding),
             comparison.measured(ORDER, late_rows),
         ]
         part.essential = frozenset({EVENTS.key, SURVIVAL.key})
         if getattr(comparison, "drawn", True):
-            part.pictures = list(_survival_pictures(comparison))
+            part.figures = list(_survival_figures(comparison))
     else:
         part.notes.append(
             "The schema has no `follow_up`, so that events and the time to them are not judged here."
@@ -259,7 +259,7 @@ def _distance(first: NDArray[np.generic], second: NDArray[np.generic]) -> float:
     return float(stats.ks_2samp(first, second, method="asymp").statistic)
 
 
-def _survival_pictures(comparison: Comparison) -> Iterator[Picture]:
+def _survival_figures(comparison: Comparison) -> Iterator[Figure]:
     """Draw the curve until any event and each event, and by class of the static variable that tells most."""
     sides = comparison.train.panel, comparison.synthetic.panel
     ours, theirs = (_curves(panel) for panel in sides)
@@ -271,7 +271,7 @@ def _survival_pictures(comparison: Comparison) -> Iterator[Picture]:
         if real is not None and synthetic is not None and real.last > 0:
             times = np.linspace(0, real.last, 200)
             ticks = np.linspace(0, real.last, 5)
-            yield pictures.survival(
+            yield figures.survival(
                 f"survival-{name}", f"Without {name}" if ": " not in name else name, unit, times,
                 (real.at(times), synthetic.at(times)), real.band(times), ticks,
                 (real.at_risk(ticks), synthetic.at_risk(ticks)),

@@ -5,10 +5,10 @@ from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.concerns import concerned
-from healthgym.evaluation.families import family_figure, two_decimals
-from healthgym.evaluation.figure import Figure, Noise, Picture, Row, Section
+from healthgym.evaluation.families import family_result, two_decimals
 from healthgym.evaluation.metric import Metric, metric
-from healthgym.evaluation.pages import pictures
+from healthgym.evaluation.pages import figures
+from healthgym.evaluation.result import Figure, Noise, Result, Row, Section
 from healthgym.evaluation.statistics.findings import lost_relations
 
 Floats = NDArray[np.float64]
@@ -65,30 +65,30 @@ def section(comparison: Comparison) -> Section:
         "Do variables go together as they do in real patients, at one time, between patients and in each "
         "group?",
     )
-    part.figures = [
-        lost_figure(comparison, LOST, _FAMILIES),
-        family_figure(comparison, SAME_TIME, ["same time"], relations=True),
-        family_figure(comparison, BETWEEN, ["between"], relations=True),
-        family_figure(comparison, BY_GROUP, ["stratum"], relations=True),
-        family_figure(comparison, EFFECTS, ["effect"], relations=True),
+    part.results = [
+        lost_result(comparison, LOST, _FAMILIES),
+        family_result(comparison, SAME_TIME, ["same time"], relations=True),
+        family_result(comparison, BETWEEN, ["between"], relations=True),
+        family_result(comparison, BY_GROUP, ["stratum"], relations=True),
+        family_result(comparison, EFFECTS, ["effect"], relations=True),
     ]
     part.essential = frozenset({LOST.key})
     if not comparison.drawn:
         return part
     names = list(comparison.schema.names())
-    real, synthetic = comparison.train.tally.pearson_VV, comparison.synthetic.tally.pearson_VV
-    part.pictures = triangles("pearson", "Pearson", real, synthetic, names)
+    real, synthetic = comparison.train.statistics.pearson_VV, comparison.synthetic.statistics.pearson_VV
+    part.figures = triangles("pearson", "Pearson", real, synthetic, names)
     return part
 
 
-def lost_figure(comparison: Comparison, about: Metric, families: tuple[str, ...]) -> Figure:
+def lost_result(comparison: Comparison, about: Metric, families: tuple[str, ...]) -> Result:
     """Return the share of clear real relations that the cohort has lost by more than half."""
     anchors, schema = comparison.anchors, comparison.schema
     clear, lost, which = lost_relations(comparison.compared, families, anchors.cut)
     if clear < _FEWEST_CLEAR:
         return comparison.not_judged(about, f"Real patients have {clear} clear relations: too few to count.")
     of_apart, lost_apart, _ = lost_relations(anchors.independent_compared, families, anchors.cut)
-    return comparison.figure(
+    return comparison.result(
         about,
         lost / clear,
         Noise(0.0, 0.0, lost_apart / max(of_apart, 1)),
@@ -106,7 +106,7 @@ def lost_figure(comparison: Comparison, about: Metric, families: tuple[str, ...]
     )
 
 
-def triangles(key: str, title: str, real_VV: Floats, synthetic_VV: Floats, names: list[str]) -> list[Picture]:
+def triangles(key: str, title: str, real_VV: Floats, synthetic_VV: Floats, names: list[str]) -> list[Figure]:
     """Draw a correlation matrix of real and of synthetic data, and their difference."""
     drawn = (
         ("real", real_VV, 1.0),
@@ -114,7 +114,7 @@ def triangles(key: str, title: str, real_VV: Floats, synthetic_VV: Floats, names
         ("difference", synthetic_VV - real_VV, 0.5),
     )
     return [
-        pictures.heat_map(
+        figures.heat_map(
             f"{key}-{what}", f"{title}: {what}", matrix, names, names, limit, triangular=True, group=key
         )
         for what, matrix, limit in drawn

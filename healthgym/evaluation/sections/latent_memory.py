@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from healthgym.evaluation.figure import Figure, Noise, Section, in_words, judge, limits
 from healthgym.evaluation.metric import Metric, metric
+from healthgym.evaluation.result import Noise, Result, Section, in_words, judge, limits
 from healthgym.evaluation.settings import ReportConfig
 from healthgym.evaluation.statistics.attacks.membership import membership_scores, nearer_share
 from healthgym.evaluation.statistics.models.ranking import (
@@ -106,17 +106,17 @@ def audit(
     part = Section("memory", "Latent memory", _INTRO.format(len(slots)))
     if coarse:
         part = Section("memory-coarse", "The memory made coarse", _INTRO_COARSE.format(len(slots)))
-    part.figures = [
-        _figure(
+    part.results = [
+        _result(
             MEMBERSHIP, config, coarse, auc(members, outsiders), interval=auc_interval(members, outsiders)
         ),
-        _figure(
+        _result(
             MEMBERSHIP_TPR, config, coarse, rate, interval=rate_interval(members, outsiders, config.seed)
         ),
-        _figure(LINKED, config, coarse, linked, Noise(by_chance, 2 * by_chance)),
-        _figure(NEARER, config, coarse, nearer_share(slots, train, holdout)),
-        _figure(COVERAGE, config, coarse, float(np.mean(neighbours(train, slots).nearest_N <= radius))),
-        _figure(SPREAD, config, coarse, float(spread)),
+        _result(LINKED, config, coarse, linked, Noise(by_chance, 2 * by_chance)),
+        _result(NEARER, config, coarse, nearer_share(slots, train, holdout)),
+        _result(COVERAGE, config, coarse, float(np.mean(neighbours(train, slots).nearest_N <= radius))),
+        _result(SPREAD, config, coarse, float(spread)),
     ]
     return part
 
@@ -162,16 +162,16 @@ def _ratios(queries: Vectors, others: Vectors) -> Floats:
     return np.asarray(near.nearest_N / np.maximum(near.second_N, 1e-12))
 
 
-def _figure(
+def _result(
     about: Metric,
     config: ReportConfig,
     coarse: bool,
     value: float,
     noise: Noise | None = None,
     interval: tuple[float, float] | None = None,
-) -> Figure:
+) -> Result:
     threshold = config.threshold(about.key)
-    return Figure(
+    return Result(
         f"{about.key}:coarse" if coarse else about.key,
         about.title,
         about.what,

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 
 from healthgym.evaluation.comparison import Comparison, Side
-from healthgym.evaluation.families import family_figure
-from healthgym.evaluation.figure import NotJudgedError, Section, show
+from healthgym.evaluation.families import family_result
 from healthgym.evaluation.metric import metric
-from healthgym.evaluation.pages import pictures
+from healthgym.evaluation.pages import figures
+from healthgym.evaluation.result import NotJudgedError, Section, show
 from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
 from healthgym.evaluation.statistics.panel import Floats, Panel
 from healthgym.evaluation.statistics.recorded import misrecorded_shares
@@ -68,13 +68,13 @@ def section(comparison: Comparison) -> Section:
         "Each variable alone",
         "Do single variables have the values that real patients have? Blue is real, orange is synthetic.",
     )
-    distribution = family_figure(comparison, DISTRIBUTION, ["distribution"], relations=False)
-    part.figures = [
+    distribution = family_result(comparison, DISTRIBUTION, ["distribution"], relations=False)
+    part.results = [
         replace(distribution, finding=_in_units(comparison) or distribution.finding),
-        family_figure(comparison, MOMENTS, ["mean", "spread"], relations=False),
-        family_figure(comparison, TAILS, ["tail"], relations=False),
-        family_figure(comparison, CLASSES, ["class"], relations=False),
-        family_figure(comparison, MISSING, ["missing"], relations=False),
+        family_result(comparison, MOMENTS, ["mean", "spread"], relations=False),
+        family_result(comparison, TAILS, ["tail"], relations=False),
+        family_result(comparison, CLASSES, ["class"], relations=False),
+        family_result(comparison, MISSING, ["missing"], relations=False),
         comparison.measured(RECORDED, recorded),
     ]
     if not comparison.drawn:
@@ -83,8 +83,8 @@ def section(comparison: Comparison) -> Section:
     for position, variable in enumerate(comparison.schema.reals):
         values = real.real(position), synthetic.real(position)
         if all(len(each) for each in values) and _ends(real, position):
-            part.pictures.append(
-                pictures.density(
+            part.figures.append(
+                figures.density(
                     f"marginal-{variable.name}",
                     variable.name,
                     variable.unit,
@@ -96,8 +96,8 @@ def section(comparison: Comparison) -> Section:
         ours = class_shares(comparison.train, position)
         few = ours * comparison.train.num_patients < FEWEST_SHOWN
         shares = np.where(few, 0.0, ours), class_shares(comparison.synthetic, position)
-        part.pictures.append(
-            pictures.bars(f"marginal-{variable.name}", variable.name, variable.labels, *shares)
+        part.figures.append(
+            figures.bars(f"marginal-{variable.name}", variable.name, variable.labels, *shares)
         )
     return part
 
@@ -153,6 +153,6 @@ def class_shares(side: Side, position: int) -> Floats:
     """Return class shares of a categorical variable: of patients where it is static, else of timesteps."""
     variable = side.panel.schema.categoricals[position]
     if not variable.static:
-        return side.tally.shares(position)
-    patients = side.tally.coverage[(variable.name,)]
+        return side.statistics.shares(position)
+    patients = side.statistics.coverage[(variable.name,)]
     return np.asarray(patients / max(patients.sum(), 1))

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import Comparison
-from healthgym.evaluation.figure import Figure, Noise, Section
 from healthgym.evaluation.metric import Metric, metric
-from healthgym.evaluation.sections.disclosure import NEEDS_HOLDOUT, attribute_figure, disclosure_figure
+from healthgym.evaluation.result import Noise, Result, Section
+from healthgym.evaluation.sections.disclosure import NEEDS_HOLDOUT, attribute_result, disclosure_result
 from healthgym.evaluation.statistics.attacks.chance import Coincidences, coincidences, copied_by_group
 from healthgym.evaluation.statistics.attacks.changed_copies import KEPT, LARGEST_TRIMMED_RATIO, Trimmed
 from healthgym.evaluation.statistics.attacks.copies import (
@@ -137,14 +137,14 @@ def section(comparison: Comparison) -> Section:
         )
     part.essential = frozenset(about.key for about in (MEMBERSHIP, SHADOW))
     found = _Distances.of(comparison)
-    part.figures = [
+    part.results = [
         *_membership(comparison, found),
         _copies(comparison),
         _near_copies(comparison, found),
         _courses(comparison),
         _nearer(comparison, found),
-        attribute_figure(comparison),
-        disclosure_figure(comparison),
+        attribute_result(comparison),
+        disclosure_result(comparison),
     ]
     return part
 
@@ -237,7 +237,7 @@ def _attacked(
     return distances[: len(train[:_ATTACKED])], distances[len(train[:_ATTACKED]) :]
 
 
-def _membership(comparison: Comparison, found: _Distances) -> list[Figure]:
+def _membership(comparison: Comparison, found: _Distances) -> list[Result]:
     """Return the metrics of membership inference: AUC, true-positive rate, trained attack."""
     if found.holdout is None or found.attacked is None:
         return [comparison.not_judged(about, NEEDS_HOLDOUT) for about in (MEMBERSHIP, MEMBERSHIP_TPR, SHADOW)]
@@ -247,17 +247,17 @@ def _membership(comparison: Comparison, found: _Distances) -> list[Figure]:
     few = f"1% of {len(outsiders)} holdout patients is nobody: the rate is that without any false accusation."
     value, taught = auc(members, outsiders), auc(*trained)
     return [
-        comparison.figure(
+        comparison.result(
             MEMBERSHIP, value, interval=auc_interval(members, outsiders), finding=_of_pairs(value)
         ),
-        comparison.figure(
+        comparison.result(
             replace(MEMBERSHIP_TPR, note=few if len(outsiders) < 100 else ""),
             rate,
             interval=rate_interval(members, outsiders, comparison.config.seed),
             finding=f"{100 * rate:.1f}% of training patients are found while 1% of others are accused "
             "wrongly; guessing finds 1%",
         ),
-        comparison.figure(SHADOW, taught, interval=auc_interval(*trained), finding=_of_pairs(taught)),
+        comparison.result(SHADOW, taught, interval=auc_interval(*trained), finding=_of_pairs(taught)),
     ]
 
 
@@ -269,10 +269,10 @@ def _of_pairs(value: float) -> str:
     )
 
 
-def _copies(comparison: Comparison) -> Figure:
+def _copies(comparison: Comparison) -> Result:
     """Count synthetic patients who equal a training patient."""
     equal = _Equal.of(comparison)
-    return _count_figure(comparison, COPIES, equal.count, equal.allowed)
+    return _count_result(comparison, COPIES, equal.count, equal.allowed)
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ def _coincidences(comparison: Comparison) -> Coincidences:
     return coincidences(train.panel, holdout.panel if holdout else None, times)
 
 
-def _near_copies(comparison: Comparison, found: _Distances) -> Figure:
+def _near_copies(comparison: Comparison, found: _Distances) -> Result:
     """Count synthetic patients far too close to a training patient.
 
     Of a cohort of which a sample is compared, all patients are walked through for some training patients.
@@ -332,10 +332,10 @@ def _near_copies(comparison: Comparison, found: _Distances) -> Figure:
     # Patients of one or two visits can be equal by chance; such are judged as copies.
     count = max(count - _Equal.of(comparison).by_chance, 0)
     # How near the nearest lies is not said: that is one real patient's.
-    return replace(_count_figure(comparison, NEAR_COPIES, count, 0.0), reason=f"{say}.")
+    return replace(_count_result(comparison, NEAR_COPIES, count, 0.0), reason=f"{say}.")
 
 
-def _courses(comparison: Comparison) -> Figure:
+def _courses(comparison: Comparison) -> Result:
     """Count synthetic patients who repeat a course of a training patient."""
     window = course_window(
         min(comparison.train.panel.num_timesteps, comparison.synthetic.panel.num_timesteps)
@@ -347,7 +347,7 @@ def _courses(comparison: Comparison) -> Figure:
     count = repeated_courses(train, course_hashes(comparison.synthetic.panel, window))
     others = comparison.holdout or comparison.halves[1]
     allowed = _allowed(chance, others.panel.num_patients, comparison.synthetic.panel.num_patients)
-    return _count_figure(comparison, about, count, allowed)
+    return _count_result(comparison, about, count, allowed)
 
 
 def _real_courses(comparison: Comparison, window: int) -> tuple[Courses, int]:
@@ -370,17 +370,17 @@ def _allowed(by_chance: int, others: int, synthetic: int) -> float:
     return (2 * by_chance + 0.1) * synthetic / others if by_chance else math.floor(0.1 * synthetic / others)
 
 
-def _count_figure(comparison: Comparison, about: Metric, count: int, by_chance: float) -> Figure:
+def _count_result(comparison: Comparison, about: Metric, count: int, by_chance: float) -> Result:
     """Judge a number of patients; what chance makes among real patients is the noise."""
     found = (
         f"{count:,} of {comparison.synthetic.num_patients:,} synthetic patients" if count else "none found"
     )
     if 0 < count <= by_chance:
         found += ", no more than chance makes among real patients"
-    return comparison.figure(about, float(count), Noise(by_chance, by_chance), finding=found)
+    return comparison.result(about, float(count), Noise(by_chance, by_chance), finding=found)
 
 
-def _nearer(comparison: Comparison, found: _Distances) -> Figure:
+def _nearer(comparison: Comparison, found: _Distances) -> Result:
     """Return the share of synthetic patients nearer to training than to holdout patients."""
     if found.holdout is None:
         return comparison.not_judged(NEARER, NEEDS_HOLDOUT)
@@ -391,7 +391,7 @@ def _nearer(comparison: Comparison, found: _Distances) -> Figure:
         "to be training patients is chance as much as a leak, so that a collapsed cohort can fail here "
         "without copying anybody. The interval says how much."
     )
-    return comparison.figure(
+    return comparison.result(
         replace(NEARER, note=few if shared < _FEW_NEAREST else ""),
         as_if_equal(
             float(nearest_in_first(to_train, to_holdout).mean()), len(found.train), len(found.holdout)

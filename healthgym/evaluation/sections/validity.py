@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import Comparison, Side
 from healthgym.evaluation.concerns import variables_in
-from healthgym.evaluation.figure import Figure, Row, Section, show
 from healthgym.evaluation.metric import Metric, metric
+from healthgym.evaluation.result import Result, Row, Section, show
 from healthgym.evaluation.statistics.conditions import holds
 from healthgym.evaluation.statistics.singles import ratio
 from healthgym.schema import Rule
@@ -85,34 +85,34 @@ def section(comparison: Comparison) -> Section:
     part = Section(
         "validity", "Rules", "Does every synthetic patient obey what the schema and the data demand?"
     )
-    part.figures = [
-        _rates_figure(comparison, STATIC, changing_static(comparison.synthetic)),
-        _rates_figure(comparison, RANGE, out_of_range(comparison.train, comparison.synthetic)),
-        _rates_figure(comparison, NEGATIVE, negative_shares(comparison.train, comparison.synthetic)),
-        _rates_figure(comparison, ABSENT, absent_shares(comparison.synthetic)),
+    part.results = [
+        _rates_result(comparison, STATIC, changing_static(comparison.synthetic)),
+        _rates_result(comparison, RANGE, out_of_range(comparison.train, comparison.synthetic)),
+        _rates_result(comparison, NEGATIVE, negative_shares(comparison.train, comparison.synthetic)),
+        _rates_result(comparison, ABSENT, absent_shares(comparison.synthetic)),
     ]
     unfit = [Row(name, share) for name, share in sorted(comparison.unfit.items(), key=lambda x: -x[1])]
-    part.figures.append(comparison.figure(UNFIT, max(comparison.unfit.values(), default=0.0), rows=unfit))
+    part.results.append(comparison.result(UNFIT, max(comparison.unfit.values(), default=0.0), rows=unfit))
     part.notes += comparison.remarks
-    longest = len(comparison.synthetic.tally.lengths) - 1
+    longest = len(comparison.synthetic.statistics.lengths) - 1
     if longest > comparison.train.panel.num_timesteps:
         part.notes.append(
             f"Synthetic patients have up to {longest} timesteps. Only the first "
             f"{comparison.train.panel.num_timesteps}, as many as the longest real patient has, are compared."
         )
     if rules := comparison.schema.impossible:
-        part.figures.append(
-            _rates_figure(comparison, IMPOSSIBLE, impossible_shares(rules, comparison.synthetic))
+        part.results.append(
+            _rates_result(comparison, IMPOSSIBLE, impossible_shares(rules, comparison.synthetic))
         )
     else:
         part.notes.append("The schema lists no impossible combinations, so none were looked for.")
     if comparison.raw_static:
         rows = [Row(name, rate) for name, rate in sorted(comparison.raw_static.items(), key=lambda x: -x[1])]
-        part.figures.append(comparison.figure(RAW_STATIC, max(comparison.raw_static.values()), rows=rows))
+        part.results.append(comparison.result(RAW_STATIC, max(comparison.raw_static.values()), rows=rows))
     return part
 
 
-def _rates_figure(comparison: Comparison, about: Metric, rates: Rates) -> Figure:
+def _rates_result(comparison: Comparison, about: Metric, rates: Rates) -> Result:
     """Judge the worst of some rates by its interval; a rule without exception is judged by the rate
     itself."""
     if not rates:
@@ -126,7 +126,7 @@ def _rates_figure(comparison: Comparison, about: Metric, rates: Rates) -> Figure
     interval = None if strict else (max(0.0, value - _SURE * error), value + _SURE * error)
     ordered = sorted(rates.items(), key=lambda item: -item[1][0])
     rows = [Row(name, rate[0], about=variables_in([name], comparison.schema)) for name, rate in ordered]
-    return comparison.figure(
+    return comparison.result(
         about,
         value,
         interval=interval,
@@ -137,8 +137,10 @@ def _rates_figure(comparison: Comparison, about: Metric, rates: Rates) -> Figure
 
 def changing_static(synthetic: Side) -> Rates:
     """Return the share of patients in whom each static variable changes."""
-    tally = synthetic.tally
-    return {name: (count / tally.num_patients, 0.0) for name, count in tally.changing_static.items()}
+    statistics = synthetic.statistics
+    return {
+        name: (count / statistics.num_patients, 0.0) for name, count in statistics.changing_static.items()
+    }
 
 
 def length_distance(real: Side, synthetic: Side) -> dict[str, float]:
@@ -174,9 +176,9 @@ def negative_shares(real: Side, synthetic: Side) -> Rates:
 
 def absent_shares(synthetic: Side) -> Rates:
     """Return the share of timesteps without a value of each variable that must have one."""
-    tally = synthetic.tally
+    statistics = synthetic.statistics
     return {
-        variable.name: (tally.missing[variable.name] / tally.num_rows, 0.0)
+        variable.name: (statistics.missing[variable.name] / statistics.num_rows, 0.0)
         for variable in synthetic.panel.schema.encoded
         if variable.missing == "refuse"
     }

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.evaluation.figure import NotJudgedError
+from healthgym.evaluation.result import NotJudgedError
 from healthgym.evaluation.settings import Endpoint
 from healthgym.evaluation.statistics.panel import Panel
 from healthgym.schema import Condition

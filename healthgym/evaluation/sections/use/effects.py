@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.concerns import concerned
-from healthgym.evaluation.families import family_figure
-from healthgym.evaluation.figure import Figure, Row
+from healthgym.evaluation.families import family_result
 from healthgym.evaluation.metric import metric
+from healthgym.evaluation.result import Result, Row
 from healthgym.evaluation.settings import ReportConfig
 from healthgym.evaluation.statistics.findings import LEAST_Z, Compared, compare_families
 from healthgym.evaluation.statistics.models.regression import (
@@ -36,7 +36,7 @@ EFFECTS = metric(
 )
 
 
-def effects_figure(comparison: Comparison) -> Figure:
+def effects_result(comparison: Comparison) -> Result:
     """Judge the coefficients of the analyses asked for, or of those that follow from the schema."""
     analyses = analyses_of(comparison.schema, comparison.config)
     if not analyses:
@@ -53,13 +53,13 @@ def effects_figure(comparison: Comparison) -> Figure:
         for each in (synthetic, apart)
     )
     compared = {EFFECTS.key: found}
-    figure = family_figure(
+    result = family_result(
         comparison, EFFECTS, [EFFECTS.key], relations=True, compared=compared, apart={EFFECTS.key: of_apart}
     )
-    if figure.value is None:
-        return figure
+    if result.value is None:
+        return result
     return replace(
-        figure, rows=_rows(found, comparison.schema), reason=f"{_counted(found)} {figure.reason}".strip()
+        result, rows=_rows(found, comparison.schema), reason=f"{_counted(found)} {result.reason}".strip()
     )
 
 

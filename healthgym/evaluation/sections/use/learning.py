@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from healthgym.evaluation.comparison import Comparison
-from healthgym.evaluation.figure import Section
+from healthgym.evaluation.result import Section
 from healthgym.evaluation.statistics.panel import Panel
 from healthgym.seeds import permutation, stream
 

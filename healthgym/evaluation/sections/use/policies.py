@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from healthgym.evaluation.comparison import Comparison, noise_of
-from healthgym.evaluation.figure import Figure, NotJudgedError, Row
 from healthgym.evaluation.metric import Metric, metric
+from healthgym.evaluation.result import NotJudgedError, Result, Row
 from healthgym.evaluation.sections.use.learning import Sets
 from healthgym.evaluation.settings import Policy
 from healthgym.evaluation.statistics.models.policy import (
@@ -35,7 +35,7 @@ VALUE = metric(
 )
 
 
-def policy_figures(comparison: Comparison, sets: Sets, policy: Policy) -> list[Figure]:
+def policy_results(comparison: Comparison, sets: Sets, policy: Policy) -> list[Result]:
     details = f"{POLICY.source}; {policy.num_states} states. {policy.reason}".rstrip(". ")
     agree = POLICY.of(policy.name, POLICY.what, details)
     worth = VALUE.of(policy.name, VALUE.what, VALUE.source)
@@ -87,19 +87,19 @@ def _taught(sets: Sets, policy: Policy) -> _Taught | str:
         return str(reason)
 
 
-def _agreement(comparison: Comparison, about: Metric, taught: _Taught, learned: Policies) -> Figure:
+def _agreement(comparison: Comparison, about: Metric, taught: _Taught, learned: Policies) -> Result:
     """Return how often the policies differ; policies drawn by lot are the other anchor."""
     by_lot = 1 - 1 / taught.test.num_actions
     apart = max(disagreement(taught.real, taught.independent, taught.test), by_lot)
     noise = noise_of([disagreement(one, other, taught.test) for one, other in taught.pairs], apart)
     value = disagreement(taught.real, learned, taught.test)
     say = f"the policy learned advises another treatment at {100 * value:.0f}% of decisions"
-    return comparison.figure(about, value, noise, finding=say)
+    return comparison.result(about, value, noise, finding=say)
 
 
 def _worth(
     comparison: Comparison, about: Metric, taught: _Taught, learned: Policies, discount: float
-) -> Figure:
+) -> Result:
     """Return what is lost of the real policy's value."""
     returns = taught.test.returns(discount)
     spread = max(float(returns.std()), 1e-9)
@@ -117,4 +117,4 @@ def _worth(
     lost = (best - found) / spread
     side = "less" if lost > 0 else "more"
     say = f"{abs(lost):.2f} standard deviations of the returns {side} than the policy learned from real"
-    return comparison.figure(about, (best - found) / spread, noise_of(losses, None), rows=rows, finding=say)
+    return comparison.result(about, (best - found) / spread, noise_of(losses, None), rows=rows, finding=say)

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from healthgym.evaluation.comparison import Comparison, noise_of
-from healthgym.evaluation.figure import Figure, NotJudgedError, Row, Section, indistinct, show
 from healthgym.evaluation.metric import metric
-from healthgym.evaluation.sections.use.effects import effects_figure
+from healthgym.evaluation.result import NotJudgedError, Result, Row, Section, indistinct, show
+from healthgym.evaluation.sections.use.effects import effects_result
 from healthgym.evaluation.sections.use.learning import Sets, learning_sets
-from healthgym.evaluation.sections.use.policies import policy_figures
+from healthgym.evaluation.sections.use.policies import policy_results
 from healthgym.evaluation.settings import Endpoint
 from healthgym.evaluation.statistics.conditions import event
 from healthgym.evaluation.statistics.models.ranking import auc, auc_interval
@@ -55,15 +55,15 @@ def section(comparison: Comparison) -> Section:
     )
     sets = learning_sets(comparison, part)
     name = comparison.schema.name
-    part.figures = [_next_step(comparison, sets)]
+    part.results = [_next_step(comparison, sets)]
     for endpoint in comparison.config.endpoints:
         if endpoint.schema_name == name:
-            part.figures.append(_endpoint(comparison, sets, endpoint))
+            part.results.append(_endpoint(comparison, sets, endpoint))
     for policy in comparison.config.policies:
         if policy.schema_name == name:
-            part.figures += policy_figures(comparison, sets, policy)
-    part.figures.append(effects_figure(comparison))
-    if len(part.figures) == 2:
+            part.results += policy_results(comparison, sets, policy)
+    part.results.append(effects_result(comparison))
+    if len(part.results) == 2:
         part.notes.append(
             "The report's settings define no clinical endpoint and no treatment policy for the schema "
             f"'{name}'."
@@ -74,7 +74,7 @@ def section(comparison: Comparison) -> Section:
 # --- the next timestep ---------------------------------------------------------------------------
 
 
-def _next_step(comparison: Comparison, sets: Sets) -> Figure:
+def _next_step(comparison: Comparison, sets: Sets) -> Result:
     def skills(panel: Panel) -> dict[str, float]:
         return next_step_skills(panel, sets.test, sets.seed)
 
@@ -103,7 +103,7 @@ def _next_step(comparison: Comparison, sets: Sets) -> Figure:
         for name, lost in sorted(losses.items(), key=lambda item: -item[1])
     ]
     worst = rows[0]
-    return comparison.figure(
+    return comparison.result(
         NEXT_STEP,
         loss(synthetic),
         noise,
@@ -170,7 +170,7 @@ def _class_skill(
 # --- a clinical endpoint -------------------------------------------------------------------------
 
 
-def _endpoint(comparison: Comparison, sets: Sets, endpoint: Endpoint) -> Figure:
+def _endpoint(comparison: Comparison, sets: Sets, endpoint: Endpoint) -> Result:
     about = ENDPOINT.of(
         endpoint.name,
         f"How many points of AUC are lost when {endpoint.name} in unseen real patients is predicted by a "
@@ -200,7 +200,7 @@ def _endpoint(comparison: Comparison, sets: Sets, endpoint: Endpoint) -> Figure:
         about = replace(about, note=f"Synthetic patients teach nothing here: {reason}")
     rows = [Row("AUC, learned from real", real), Row("AUC, learned from synthetic", synthetic)]
     # The interval is that of the synthetic AUC on these test patients; that of the real one moves with it.
-    return comparison.figure(
+    return comparison.result(
         about,
         real - synthetic,
         noise_of([real - learned for learned in draws], real - _NO_SKILL),

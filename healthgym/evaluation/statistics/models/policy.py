@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from healthgym.evaluation.figure import NotJudgedError
+from healthgym.evaluation.result import NotJudgedError
 from healthgym.evaluation.settings import Policy
 from healthgym.evaluation.statistics.conditions import holds
 from healthgym.evaluation.statistics.panel import Panel

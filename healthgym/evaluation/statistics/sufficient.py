@@ -21,8 +21,8 @@ Combination = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Tally:
-    """Sums over the patients of a set; the tally of two sets is the sum of their tallies.
+class SufficientStatistics:
+    """Counts and sums over the patients of a set; those of two sets together are the sum of both.
 
     Args:
         schema: what the columns mean.
@@ -55,9 +55,9 @@ class Tally:
     changing_static: dict[str, int]
     missing: dict[str, int]
 
-    def __add__(self, other: "Tally") -> "Tally":
+    def __add__(self, other: "SufficientStatistics") -> "SufficientStatistics":
         longest = max(len(self.lengths), len(other.lengths))
-        return Tally(
+        return SufficientStatistics(
             schema=self.schema,
             num_patients=self.num_patients + other.num_patients,
             num_rows=self.num_rows + other.num_rows,
@@ -103,13 +103,13 @@ class Tally:
             return np.asarray(np.clip(covariance / np.sqrt(variance * variance.T), -1, 1))
 
 
-def tally_of(panel: Panel, combinations: Sequence[Combination]) -> Tally:
+def statistics_of(panel: Panel, combinations: Sequence[Combination]) -> SufficientStatistics:
     """Sum over the patients of a panel."""
     rows = panel.values_rows
     known = np.isfinite(rows)
     filled, known_floats = np.where(known, rows, 0.0), known.astype(np.float64)
     schema = panel.schema
-    return Tally(
+    return SufficientStatistics(
         schema=schema,
         num_patients=panel.num_patients,
         num_rows=len(rows),

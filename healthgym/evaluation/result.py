@@ -65,11 +65,11 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Result:
     """One number of the report.
 
     Args:
-        key: "section.figure", as in the thresholds.
+        key: "section.metric", as in the thresholds.
         title: two or three words.
         what: one plain sentence that says what it is.
         source: where the definition comes from.
@@ -137,7 +137,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Figure:
     """A drawing: the name of its file, the file's content, a caption, and what stands in one row with it."""
 
     name: str
@@ -153,16 +153,16 @@ class Section:
     key: str
     title: str
     intro: str
+    results: list[Result] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     essential: frozenset[str] = frozenset()
 
     @property
     def verdict(self) -> Verdict:
         """The worst verdict of its metrics; it passes only if the essential ones could be judged."""
-        found = worst([figure.verdict for figure in self.figures])
-        unjudged = {figure.key for figure in self.figures if figure.verdict is Verdict.NOT_JUDGED}
+        found = worst([result.verdict for result in self.results])
+        unjudged = {result.key for result in self.results if result.verdict is Verdict.NOT_JUDGED}
         return Verdict.NOT_JUDGED if found is Verdict.PASS and unjudged & self.essential else found
 
     @property
@@ -170,9 +170,9 @@ class Section:
         """The first metric that its verdict rests on, and how many more; empty if it passes."""
         if self.verdict in (Verdict.PASS, Verdict.SHOWN):
             return ""
-        found = [figure for figure in self.figures if figure.verdict is self.verdict]
+        found = [result for result in self.results if result.verdict is self.verdict]
         if self.verdict is Verdict.NOT_JUDGED:
-            found = [figure for figure in found if figure.key in self.essential] or found
+            found = [result for result in found if result.key in self.essential] or found
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         return found[0].title + more if found else ""
 
@@ -183,8 +183,8 @@ class Section:
             "title": self.title,
             "verdict": str(self.verdict),
             "notes": self.notes,
-            "figures": [figure.to_json() for figure in self.figures],
-            "pictures": [picture.name for picture in self.pictures],
+            "figures": [result.to_json() for result in self.results],
+            "pictures": [figure.name for figure in self.figures],
         }
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 from scipy import stats
 
-from healthgym.evaluation.figure import Picture
+from healthgym.evaluation.result import Figure
 
 Array = NDArray[Any]
 
@@ -53,7 +53,7 @@ def density(
     real: Array,
     synthetic: Array,
     ends: tuple[float, float] | None = None,
-) -> Picture:
+) -> Figure:
     """Draw two overlaid kernel densities; on a logarithmic axis where the real values are skewed.
 
     A spike (many values that are one) would flatten all else: the axis ends at two and a half times the
@@ -89,7 +89,7 @@ def density(
         axes.set(title=_lines(title), xlabel=shorten(unit, _UNIT), yticks=[])
         axes.set_ylim(0, _height([line.get_ydata() for line in axes.get_lines()]))
         _legend(canvas)
-        return Picture(name, _svg(canvas, name), f"{title}: density of real and synthetic values")
+        return Figure(name, _svg(canvas, name), f"{title}: density of real and synthetic values")
 
 
 def _lines(title: str) -> str:
@@ -104,7 +104,7 @@ def _height(curves: Sequence[Array]) -> float:
     return 1.05 * min(tops[-1], _MOST_TIMES * max(tops[0], 1e-12))
 
 
-def bars(name: str, title: str, labels: Sequence[str], real: Array, synthetic: Array) -> Picture:
+def bars(name: str, title: str, labels: Sequence[str], real: Array, synthetic: Array) -> Figure:
     """Draw the share of each class, real beside synthetic."""
     places = np.arange(len(labels))
     with _Canvas(3.2, max(1.5, 0.55 + 0.3 * len(labels))) as (canvas, axes):
@@ -114,7 +114,7 @@ def bars(name: str, title: str, labels: Sequence[str], real: Array, synthetic: A
         axes.invert_yaxis()
         axes.set(title=shorten(title, _TITLE), xlabel="%")
         _legend(canvas)
-        return Picture(name, _svg(canvas, name), f"{title}: share of each class")
+        return Figure(name, _svg(canvas, name), f"{title}: share of each class")
 
 
 def heat_map(
@@ -128,7 +128,7 @@ def heat_map(
     as_percent: bool = False,
     labels: tuple[str, str] = ("", ""),
     group: str = "",
-) -> Picture:
+) -> Figure:
     """Draw a matrix with its numbers; from -limit to limit in two colours, or from 0 in one."""
     shown = np.ma.masked_invalid(matrix)
     if triangular:
@@ -157,7 +157,7 @@ def heat_map(
         axes.spines[:].set_visible(False)
         axes.set(ylabel=shorten(labels[0], _UNIT), xlabel=shorten(labels[1], _UNIT))
         canvas.suptitle(shown_title, x=0.02, ha="left", fontsize=10)
-        return Picture(name, _svg(canvas, name), title, group)
+        return Figure(name, _svg(canvas, name), title, group)
 
 
 def _short(number: float) -> str:
@@ -232,7 +232,7 @@ def ribbons(
     real: Array,
     synthetic: Array,
     at_risk: Sequence[Array] = (),
-) -> Picture:
+) -> Figure:
     """Draw median and 10% to 90% over time, real and synthetic; each of shape (3, T).
 
     Below stands how many patients are still there, real and synthetic, where `at_risk` has it per timestep
@@ -261,10 +261,10 @@ def ribbons(
             _numbers_at_risk(axes, ticks, (counts[0], counts[1]))
             axes.set_xlabel(f"{shorten(step, _UNIT)}; still there: real, synthetic", labelpad=26)
         _legend(canvas)
-        return Picture(name, _svg(canvas, name), f"{title} over time: median and 10 to 90%")
+        return Figure(name, _svg(canvas, name), f"{title} over time: median and 10 to 90%")
 
 
-def curves(name: str, title: str, label: str, x: Array, real: Array, synthetic: Array) -> Picture:
+def curves(name: str, title: str, label: str, x: Array, real: Array, synthetic: Array) -> Figure:
     """Draw one curve of each side."""
     with _Canvas(3.2, 1.9) as (canvas, axes):
         axes.plot(x, real, color=REAL, label="real")
@@ -273,7 +273,7 @@ def curves(name: str, title: str, label: str, x: Array, real: Array, synthetic: 
         axes.set_ylim(top=1.02)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _legend(canvas)
-        return Picture(name, _svg(canvas, name), title)
+        return Figure(name, _svg(canvas, name), title)
 
 
 def survival(
@@ -285,7 +285,7 @@ def survival(
     band: tuple[Array, Array],
     ticks: Array,
     at_risk: tuple[Array, Array],
-) -> Picture:
+) -> Figure:
     """Draw real and synthetic Kaplan-Meier curves, the real one's 95% band, and numbers at risk below.
 
     Args:
@@ -305,7 +305,7 @@ def survival(
         _numbers_at_risk(axes, ticks, at_risk)
         axes.set_xlabel(f"{shorten(unit, _UNIT)}; at risk: real, synthetic", labelpad=26)
         _legend(canvas)
-        return Picture(name, _svg(canvas, name), f"{title}: Kaplan-Meier, with the real curve's 95% band")
+        return Figure(name, _svg(canvas, name), f"{title}: Kaplan-Meier, with the real curve's 95% band")
 
 
 def _numbers_at_risk(axes: Any, ticks: Array, at_risk: tuple[Array, Array]) -> None:

@@ -297,10 +297,10 @@ def noise_of(values: Sequence[float], independent: float | None, small_is_good: 
     """Return the anchors of a metric, given its values among real patients."""
     if len(values) < 2:
         return None
-    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
     # The limit of one more draw of a normal distribution known from so few (Student's t).
-    deviations = float(stats.t.isf(_LEVEL, len(values) - 1)) * np.sqrt(1 + 1 / len(values))
-    return Noise(mean, mean + (1 if small_is_good else -1) * deviations * spread, independent)
+    quantile = float(stats.t.isf(_LEVEL, len(values) - 1)) * np.sqrt(1 + 1 / len(values))
+    return Noise(mean, mean + (1 if small_is_good else -1) * quantile * deviation, independent)
 
 
 def _said(rows: Sequence[Row], noise: Noise | None, style: str) -> str:

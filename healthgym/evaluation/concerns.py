@@ -10,8 +10,8 @@ from healthgym.schema import Schema
 _FEWEST = 3  # metrics; two may meet by chance
 _SINGLES = frozenset(
     {
-        "distribution", "mean", "spread", "tail", "class", "missing",
-        "own spread", "step", "switch", "trend", "transition", "measured",
+        "distribution", "mean", "deviation", "tail", "class", "missing",
+        "own deviation", "step", "switch", "trend", "transition", "measured",
     }
 )  # fmt: skip
 

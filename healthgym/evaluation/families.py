@@ -15,7 +15,7 @@ from healthgym.schema import Schema
 _SURE = 1.96
 _MOST_ROWS = 40
 _SHARES = ("class", "transition", "missing", "measured", "distribution")
-_LOGARITHMS = ("tail", "spread", "own spread", "step", "switch")
+_LOGARITHMS = ("tail", "deviation", "own deviation", "step", "switch")
 _CORRELATIONS = ("same time", "within", "lag", "changes", "between", "baseline", "stratum")
 _BY_CHANCE = "Larger than the limit, but not more than chance allows at this size."
 
@@ -53,7 +53,7 @@ def family_result(
     beyond = sorted((d for each in found for d in each.beyond(cut, caution)), key=lambda d: -abs(d.size))
     failing = [d for d in beyond if abs(d.size) - _SURE * d.error > fail]
     worst = (failing or beyond or [_most_certain(found, cut)])[0]
-    detectable = cut * float(np.median(np.concatenate([e.error_K[np.isfinite(e.error_K)] for e in found])))
+    detectable = cut * _typical_error(found)
     if threshold is None:
         verdict = Verdict.SHOWN
     elif beyond:
@@ -62,8 +62,7 @@ def family_result(
         few = not _told(comparison, keys, cut, caution, apart) if relations else detectable > 2 * fail
         verdict = Verdict.NOT_JUDGED if few else Verdict.PASS
     num_real = comparison.train.panel.num_patients
-    hidden = _few(worst, num_real)
-    size = _least_size(worst, num_real) if hidden else abs(worst.size)
+    size, interval = _size(worst, num_real)
     logarithmic = worst.family in _LOGARITHMS
     return Result(
         key=about.key,
@@ -71,7 +70,7 @@ def family_result(
         what=about.what,
         source=about.source,
         value=size,
-        interval=None if hidden else (max(0.0, size - _SURE * worst.error), size + _SURE * worst.error),
+        interval=interval,
         verdict=verdict,
         limit=_limit(cut, caution, fail, logarithmic),
         marks=(caution, fail) if threshold else None,
@@ -88,6 +87,18 @@ def _most_certain(found: Sequence[Compared], cut: float) -> Difference:
     worst = max(found, key=lambda each: each.largest_z).worst(cut)
     assert worst is not None
     return worst
+
+
+def _typical_error(found: Sequence[Compared]) -> float:
+    return float(np.median(np.concatenate([each.error_K[np.isfinite(each.error_K)] for each in found])))
+
+
+def _size(difference: Difference, num_real: int) -> tuple[float, tuple[float, float] | None]:
+    """Return how large a difference is, and its 95% interval; how large at least, if that tells too much."""
+    if _few(difference, num_real):
+        return _least_size(difference, num_real), None
+    size, half = abs(difference.size), _SURE * difference.error
+    return size, (max(0.0, size - half), size + half)
 
 
 def _reason(verdict: Verdict, is_large: bool, detectable: float, note: str) -> str:

@@ -37,18 +37,18 @@ _FEW = (
 GROUPS = metric(
     "collapse.groups",
     "Groups kept",
-    "Of all groups of patients (classes of static variables, two or three crossed, and those of the most "
-    "extreme values) whose number differs by more than chance: how many times rarer or commoner the worst "
-    "one is. 1 where none differs.",
+    "Patients are put into groups: by the classes of static variables (alone, and two or three "
+    "together) and by their most extreme values. Of the groups whose size differs by more than chance, "
+    "how many times rarer or commoner the worst one is; 1 if none differs.",
     "Fisher's exact test at 0.5% with Bonferroni's correction over groups of at least five real patients; "
     "interval by Katz et al., Biometrics 1978",
 )
 TWINS = metric(
     "collapse.twins",
     "Twins within the cohort",
-    "The share of synthetic patients who have another synthetic patient closer than 95% of real patients "
-    f"have another real one, in the {KEPT:.0%} of variables in which two patients differ least: 5% is "
-    "natural, more means the same patients again and again.",
+    "The share of synthetic patients who are unusually like another synthetic patient: closer than 95% "
+    f"of real patients are to any other real patient, in the {KEPT:.0%} of variables in which the two "
+    "differ least. 5% is expected; more means that the same patients are repeated.",
     "Own definition, on equally many patients of each, at most 2,000; interval by the binomial law with "
     "twice its variance, as twins come in pairs",
     "percent",
@@ -56,8 +56,8 @@ TWINS = metric(
 KNN_COVERAGE = metric(
     "collapse.knn_coverage",
     "Real patients with a synthetic neighbour",
-    "The share of real patients who have a synthetic patient at least as near as their fifth nearest real "
-    "one: low where a kind of patient is missing, whatever the variables that make it.",
+    "The share of real patients who have a synthetic patient at least as close as their fifth closest "
+    "real patient. It is low where the cohort lacks a kind of patient.",
     "Coverage of Naeem et al., ICML 2020, arXiv 2002.09797, with k = 5, between whole patients; equally many "
     f"of each, at most {_MOST_PATIENTS:,}",
     "percent",
@@ -65,14 +65,15 @@ KNN_COVERAGE = metric(
 DIVERSITY = metric(
     "collapse.diversity",
     "Diversity",
-    "The median distance of a synthetic patient to the nearest other synthetic one, relative to the same "
-    "among real patients: 1 is as diverse, near 0 is the same patient again and again.",
+    "The median distance from a synthetic patient to the closest other synthetic patient, divided by "
+    "the same distance among real patients. 1 means equally diverse; near 0, the same patient is "
+    "repeated.",
     f"Own definition, on equally many patients of each, at most {_MOST_PATIENTS:,}",
 )
 DUPLICATES = metric(
     "collapse.duplicates",
     "Repeated patients",
-    "The share of synthetic patients who repeat an earlier synthetic patient in every value.",
+    "The share of synthetic patients who equal an earlier synthetic patient in every value.",
     "All synthetic patients, values as float32",
     "percent",
     counts_all=True,

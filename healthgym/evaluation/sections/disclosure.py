@@ -23,9 +23,9 @@ _MOST_GROUPS = 1_000_000
 ATTRIBUTE = metric(
     "privacy.attribute_inference",
     "Attribute inference",
-    "How much better the cohort predicts the last timestep of a training patient, of whom the static "
-    "variables and the first timestep are known, than that of an outsider, on average over variables; 0% is "
-    "no leak.",
+    "An attacker knows the static variables and the first timestep of a patient, and guesses the last "
+    "timestep from the cohort. How much smaller the error is for training patients than for patients "
+    "outside the training data, on average over variables; 0% means no leak.",
     "Own definition: reduction of the error of a guess from the synthetic patient nearest in what is known, "
     "training against holdout patients; sampled patients",
     "percent",
@@ -33,9 +33,9 @@ ATTRIBUTE = metric(
 DISCLOSURE = metric(
     "privacy.disclosure",
     "Identity disclosure risk",
-    "The chance that somebody who knows the static variables of a person links them to a real patient "
-    "through the cohort, from the population to the sample or back, the larger of both; 9% is the accepted "
-    "line.",
+    "The probability that somebody who knows a person's static variables finds that person's record "
+    "through the cohort. The search goes from the population to the training data or the other way; the"
+    " larger probability counts. 9% is the accepted limit.",
     "El Emam et al., JMIR 2020, doi 10.2196/23139, as in the v1 paper; every match counts as teaching "
     "something and as verified, which makes the risk larger than the paper's. All patients",
     "percent",

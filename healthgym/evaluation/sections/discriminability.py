@@ -38,8 +38,9 @@ _BELOW = (
 BOOSTING = metric(
     "discriminability.boosting",
     "Told apart by summaries",
-    "How well gradient boosting tells real from synthetic patients by what summarises them (mean, standard "
-    "deviation, slope, changes, shares of each variable): 50% is guessing, 100% is always right.",
+    "How well a classifier (gradient boosting) tells real from synthetic patients by summaries of each "
+    "variable: mean, standard deviation, slope, changes, shares of classes. 50% is guessing, 100% is "
+    "always right.",
     "AUC over five folds on equally many sampled patients of each kind, scikit-learn's "
     "HistGradientBoostingClassifier; interval by DeLong et al. 1988",
     "percent",
@@ -47,8 +48,9 @@ BOOSTING = metric(
 COVARIANCES = metric(
     "discriminability.covariances",
     "Told apart by how variables move together",
-    "The same by a linear classifier on each patient's covariances over time: it sees a variable that comes "
-    "an hour late, which summaries do not.",
+    "How well a linear classifier tells real from synthetic patients by how variables vary together "
+    "within each patient over time. It finds, for example, a variable that comes an hour late, which "
+    "summaries of single variables do not show. 50% is guessing.",
     "AUC over five folds of ridge regression on covariances within patients at lags 0 and 1 and of changes; "
     "interval by DeLong et al. 1988, noise by the same classifier on real patients",
     "percent",

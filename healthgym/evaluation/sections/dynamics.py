@@ -25,68 +25,71 @@ _ERRORS = "standard errors by patients' influence (Huber, Robust Statistics, 198
 WITHIN = metric(
     "dynamics.within",
     "Worst relation within patients",
-    "How far the correlation of two variables within a patient, at one time or one, three and six timesteps "
-    "apart, is from the real one; the largest difference beyond the noise. It sees a variable that comes too "
-    "late or runs backwards.",
+    "Two variables within a patient, at the same timestep or one, three or six timesteps apart: how far"
+    " their correlation is from the real one. The largest difference that noise does not explain. It "
+    "finds variables that come too late or run backwards.",
     f"Pearson correlation of rank scores, class numbers and single classes about each patient's mean; "
     f"{_ERRORS}",
 )
 CHANGES = metric(
     "dynamics.changes",
     "Worst relation of changes",
-    "The same of changes from one timestep to the next: whether two variables move together, and whether a "
-    "change is taken back.",
+    "The changes of two variables from one timestep to the next: how far their correlation is from the "
+    "real one, that is, whether the variables move together and whether a change is reversed. The "
+    "largest difference that noise does not explain.",
     f"Pearson correlation of first differences, at lags 0, 1 and 3; {_ERRORS}",
 )
 BASELINE = metric(
     "dynamics.baseline",
     "From start to course",
-    "How far the correlation of a variable at the first timestep with the later mean of another is from the "
-    "real one; the largest difference beyond the noise.",
+    "A variable at the first timestep and the later average of another: how far their correlation is "
+    "from the real one. The largest difference that noise does not explain.",
     f"Pearson correlation over patients; {_ERRORS}",
 )
 MOVES = metric(
     "dynamics.moves",
     "Movement of each variable",
-    "How much the standard deviation within a patient or the size of steps has changed (as a logarithm: 0.1 "
-    "is about a tenth), or the slope over time, in standard deviations; the worst counts.",
+    "For each variable, how much its standard deviation within a patient or the size of its steps "
+    "differs (as a logarithm: 0.1 is about 10%), or its slope over time (in standard deviations). The "
+    "worst counts.",
     "Logs of root mean squares of rank scores and least squares slopes; errors by patients (Cochran 1977)",
 )
 SWITCHES = metric(
     "dynamics.switches",
     "How often values change",
-    "How many times more (or less) often a class or a value changes from one timestep to the next, as a "
-    "logarithm: 0.7 is twice or half as often; the worst variable counts.",
+    "How many times more or less often a value changes from one timestep to the next than in real "
+    "patients, as a logarithm: 0.7 is twice or half as often. The worst variable counts.",
     "Log ratio of the share of steps with a change; errors by patients (Cochran 1977)",
 )
 TRANSITIONS = metric(
     "dynamics.transitions",
     "Transitions between classes",
-    "By how much the chance of going from one class to another in a timestep differs; the worst pair counts.",
+    "For each pair of classes, how much the probability of going from one to the other within a "
+    "timestep differs. The worst pair counts.",
     "Difference of the entries of transition matrices; errors by patients (Cochran 1977)",
     "percent",
 )
 MEASURED = metric(
     "dynamics.measured",
     "Measured and changed",
-    "By how much the share of timesteps at which a value changes differs, where it was measured and where "
-    "it was not: in real data most values change only when somebody measures.",
+    "How much the share of timesteps at which a value changes differs, where the variable was measured "
+    "and where it was not. In real data most values change only when somebody measures.",
     "Difference of shares, of variables with a measured flag; errors by patients (Cochran 1977)",
     "percent",
 )
 LOST = metric(
     "dynamics.lost",
     "Relations in time lost",
-    "Of the clear relations within real patients and of their changes (correlations of 0.15 or more), the "
-    "share that the cohort has lost by more than half.",
+    "Of the clear relations over time in real patients (correlations of 0.15 or more within a patient, "
+    "or of changes), the share that the cohort has lost by more than half.",
     f"All correlations of this section; {_ERRORS}",
     "percent",
 )
 TRAJECTORIES = metric(
     "dynamics.trajectories",
     "Trajectories",
-    "How far the 10%, 50% and 90% lines over time lie from the real ones, on average, in standard deviations "
-    "of the transformed values; the worst variable counts.",
+    "How far the 10%, 50% and 90% quantiles at each timestep are from the real ones, averaged over "
+    "time, in standard deviations of the transformed values. The worst variable counts.",
     "Quantiles of the patients at each timestep",
 )
 
@@ -105,7 +108,7 @@ def section(comparison: Comparison) -> Section:
         family_result(comparison, CHANGES, _CHANGES, relations=True),
         family_result(comparison, BASELINE, ["baseline"], relations=True),
         family_result(comparison, MEASURED, ["measured"], relations=False),
-        family_result(comparison, MOVES, ["own spread", "step", "trend"], relations=False),
+        family_result(comparison, MOVES, ["own deviation", "step", "trend"], relations=False),
         family_result(comparison, SWITCHES, ["switch"], relations=False),
         family_result(comparison, TRANSITIONS, ["transition"], relations=False),
         comparison.measured(TRAJECTORIES, trajectory_distances),

@@ -29,8 +29,8 @@ Floats = NDArray[np.float64]
 LENGTHS = metric(
     "follow_up.lengths",
     "Number of timesteps",
-    "The share of patients that would have to have another number of timesteps for the lengths to be "
-    "distributed as in real data.",
+    "The share of patients who would need another number of timesteps for the lengths to be distributed"
+    " as in real data.",
     "Largest difference of the cumulative shares of lengths (Kolmogorov-Smirnov); all synthetic patients",
     "percent",
     counts_all=True,
@@ -38,23 +38,23 @@ LENGTHS = metric(
 LENGTHS_BY_GROUP = metric(
     "follow_up.lengths_by_group",
     "Timesteps by outcome and group",
-    "The same among the patients of one class of a static variable, such as those who died; the worst class "
-    "counts.",
+    "Among the patients of one class, such as those who died, the share who would need another number "
+    "of timesteps for the lengths to be distributed as in real data. The worst class counts.",
     f"Kolmogorov-Smirnov, of classes with {AT_RISK} patients or more on both sides; sampled patients",
     "percent",
 )
 LENGTH_RELATIONS = metric(
     "follow_up.length_relations",
     "What goes with the length",
-    "By how much the correlation of the number of timesteps with a static variable, or with the last value "
-    "of another, differs from the real one; the worst counts.",
+    "How much the correlation of the number of timesteps with a static variable, or with the last value"
+    " of another variable, differs from the real one. The worst counts.",
     "Spearman's rank correlation over sampled patients",
 )
 GAPS = metric(
     "follow_up.gaps",
     "Time between visits by outcome",
-    "How the distribution of the time between visits differs, among all patients and among those of each "
-    "event; the worst group counts.",
+    "How much the distribution of the time between visits differs, among all patients and among those "
+    "with each event. The worst group counts.",
     f"Kolmogorov-Smirnov, of events with {AT_RISK} patients or more on both sides; sampled patients",
     "percent",
 )
@@ -69,9 +69,9 @@ EVENTS = metric(
 SURVIVAL = metric(
     "follow_up.survival",
     "Kaplan-Meier curves",
-    "The largest difference between the real and the synthetic share of patients still without an event, at "
-    "any time; of all events, each event alone, and all events within each class of a static variable. The "
-    "worst curve counts.",
+    "The largest difference, at any time, between the real and the synthetic share of patients without "
+    "an event so far. Curves are compared for all events, for each event alone, and within each class "
+    "of a static variable. The worst curve counts.",
     f"Kaplan and Meier 1958, other events censored, as long as {AT_RISK} patients are at risk on both sides",
     "percent",
 )

@@ -23,34 +23,39 @@ _MOST_ROWS = 40
 SAME_TIME = metric(
     "joint.same_time",
     "Worst relation at one time",
-    "How far the correlation of two variables at the same timestep is from the real one; of all pairs, the "
-    "largest difference beyond the noise.",
+    "Two variables at the same timestep: how far their correlation is from the real one. Of all pairs, "
+    "the largest difference that noise does not explain.",
     _SCORES,
 )
 BETWEEN = metric(
     "joint.between",
     "Worst relation between patients",
-    "The same of patients' means: whether those who are high in one variable are high in another.",
+    "The averages of two variables over each patient: how far their correlation is from the real one, "
+    "that is, whether patients who are high in one are high in the other. The largest difference that "
+    "noise does not explain.",
     _SCORES,
 )
 BY_GROUP = metric(
     "joint.by_group",
     "Worst relation within a group",
-    "The same at one time, within each class of each static variable: among women, among the oldest.",
+    "Two variables at the same timestep, within one class of patients (such as women, or the oldest): "
+    "how far their correlation is from the real one. The largest difference that noise does not "
+    "explain.",
     _SCORES + "; groups of at least 40 patients on both sides",
 )
 EFFECTS = metric(
     "joint.effects",
     "Worst effect of a static variable",
-    "How far the effect of a static variable on a patient's mean, other statics held, is from the real one, "
-    "in standard deviations of that mean.",
-    "Least squares with White's errors (Econometrica 1980)",
+    "How far the effect of a static variable on a patient's average, adjusted for the other static "
+    "variables, is from the real effect; in standard deviations of that average.",
+    "Least squares; standard errors HC3 (MacKinnon and White, J. Econometrics 1985)",
 )
 LOST = metric(
     "joint.lost",
     "Relations lost",
-    "Of the clear relations of real patients (correlations of 0.15 or more), the share that the cohort has "
-    "lost by more than half: none in honest patients, most of them if variables are independent.",
+    "Of the clear relations of real patients (correlations of 0.15 or more), the share that the cohort "
+    "has lost by more than half. It is near 0% in other real patients, and large if variables are "
+    "independent.",
     _SCORES,
     "percent",
 )

@@ -35,16 +35,16 @@ _INTRO_COARSE = (
 MEMBERSHIP = metric(
     "memory.membership_auc",
     "Membership by memory",
-    "How well somebody who holds the checkpoint and a patient's record can tell that the patient was in the "
-    "training data, because a slot lies close to the patient's latent: 50% is guessing.",
+    "How well somebody who holds the checkpoint and a patient's record can tell, from the slot closest "
+    "to the patient's latent, whether the patient was in the training data. 50% is guessing.",
     "AUC of training against holdout patients by distance to the nearest slot",
     "percent",
 )
 MEMBERSHIP_TPR = metric(
     "memory.membership_tpr",
     "Membership of the most exposed",
-    "The share of training patients who can be told from outsiders when only 1% of outsiders may be accused "
-    "wrongly.",
+    "The share of training patients who are recognised as such if no more than 1% of patients outside "
+    "the training data may be taken for training patients.",
     "True-positive rate at 1% false positives (Carlini et al., IEEE S&P 2022)",
     "percent",
 )
@@ -60,24 +60,24 @@ LINKED = metric(
 NEARER = metric(
     "memory.nearer_to_training",
     "Nearer to training than to holdout",
-    "The share of slots whose closest patient is a training rather than a holdout patient, both sets taken "
-    "equally large: 50% is ideal.",
+    "The share of slots whose closest patient is a training rather than a holdout patient, corrected "
+    "for the sizes of the two sets. 50% is ideal.",
     "As in the privacy section",
     "percent",
 )
 COVERAGE = metric(
     "memory.coverage",
     "Patients near a slot",
-    "The share of training patients with a slot at least as near as their fifth nearest other patient: low "
-    "where the memory has lost a kind of patient.",
+    "The share of training patients with a slot at least as close as their fifth closest other patient."
+    " It is low where the memory has lost a kind of patient.",
     "Coverage of Naeem et al., ICML 2020, arXiv 2002.09797",
     "percent",
 )
 SPREAD = metric(
     "memory.spread",
-    "Spread of the memory",
-    "The standard deviation of the slots relative to that of the patients' latents: 1 is as wide, near 0 is "
-    "a collapsed memory.",
+    "Standard deviation of the slots",
+    "The standard deviation of the slots divided by that of the patients' latents. 1 means equally "
+    "wide; near 0, the memory has collapsed.",
     "Square root of the ratio of total variances",
 )
 
@@ -102,7 +102,7 @@ def audit(
     linked = float(np.mean(_ratios(slots, train) < _SINGLED_OUT))
     by_chance = float(np.mean(_ratios(slots, holdout) < _SINGLED_OUT))
     radius = k_nearest(train, train, _NEIGHBOURS + 1)[0][:, -1]
-    spread = np.sqrt(slots.var(axis=0).sum() / max(float(train.var(axis=0).sum()), 1e-12))
+    deviation = np.sqrt(slots.var(axis=0).sum() / max(float(train.var(axis=0).sum()), 1e-12))
     part = Section("memory", "Latent memory", _INTRO.format(len(slots)))
     if coarse:
         part = Section("memory-coarse", "The memory made coarse", _INTRO_COARSE.format(len(slots)))
@@ -116,7 +116,7 @@ def audit(
         _result(LINKED, config, coarse, linked, Noise(by_chance, 2 * by_chance)),
         _result(NEARER, config, coarse, nearer_share(slots, train, holdout)),
         _result(COVERAGE, config, coarse, float(np.mean(neighbours(train, slots).nearest_N <= radius))),
-        _result(SPREAD, config, coarse, float(spread)),
+        _result(SPREAD, config, coarse, float(deviation)),
     ]
     return part
 

@@ -19,43 +19,44 @@ _ERRORS = "errors by patients (Cochran, Sampling Techniques, 1977, chapter 6)"
 DISTRIBUTION = metric(
     "marginals.ks",
     "Distribution of values",
-    "The largest gap between the real and the synthetic share of values up to a limit, over limits at which "
-    "1% to 99% of the real values lie; the worst variable counts.",
+    "For each variable, the largest difference between the real and the synthetic share of values up to"
+    " a limit, over limits from the 1% to the 99% quantile of real values. The worst variable counts.",
     f"Kolmogorov-Smirnov distance at nine quantiles; {_ERRORS}",
 )
 MOMENTS = metric(
     "marginals.moments",
-    "Mean and spread",
-    "How far the mean of a variable has moved, in standard deviations, or its spread has changed (0.1 is "
-    "about a tenth); the worst counts.",
+    "Mean and standard deviation",
+    "How far the mean of a variable has moved, in standard deviations, or how much its standard "
+    "deviation differs (as a logarithm: 0.1 is about 10%). The worst counts.",
     f"Mean and log of the deviation of rank scores; {_ERRORS}",
 )
 TAILS = metric(
     "marginals.tails",
     "Extreme values",
-    "How much rarer (or commoner) the lowest and the highest 1% of real values are, as a logarithm: 0.7 is "
-    "half or twice as often.",
+    "How many times rarer or commoner the lowest 1% and the highest 1% of real values are, as a "
+    "logarithm: 0.7 is half or twice as often. The worst counts.",
     f"Log ratio of shares beyond the 1% and 99% quantiles of the training data; {_ERRORS}",
 )
 CLASSES = metric(
     "marginals.classes",
     "Shares of classes",
-    "By how much the share of a class differs; the worst class counts.",
+    "How much the share of a class differs from the real one. The worst class counts.",
     f"Difference of shares, of patients where a variable is static, else of timesteps; {_ERRORS}",
     "percent",
 )
 MISSING = metric(
     "marginals.missing",
     "Absent values",
-    "By how much the share of absent values differs; the worst variable counts.",
+    "How much the share of absent values differs from the real one. The worst variable counts.",
     f"Difference of shares; {_ERRORS}",
     "percent",
 )
 RECORDED = metric(
     "marginals.recorded",
     "Recorded precision",
-    "The share of synthetic values that nobody could have recorded (an oxygen saturation of 97.31%), or of "
-    "real values that never occur in the cohort, whichever is larger; the worst variable counts.",
+    "The share of synthetic values with a precision that nobody records (such as an oxygen saturation "
+    "of 97.31%), or of real values that never occur in the cohort, whichever is larger. The worst "
+    "variable counts.",
     "Own definition: values outside the set of training values, of variables whose values repeat",
     "percent",
 )
@@ -71,7 +72,7 @@ def section(comparison: Comparison) -> Section:
     distribution = family_result(comparison, DISTRIBUTION, ["distribution"], relations=False)
     part.results = [
         replace(distribution, finding=_in_units(comparison) or distribution.finding),
-        family_result(comparison, MOMENTS, ["mean", "spread"], relations=False),
+        family_result(comparison, MOMENTS, ["mean", "deviation"], relations=False),
         family_result(comparison, TAILS, ["tail"], relations=False),
         family_result(comparison, CLASSES, ["class"], relations=False),
         family_result(comparison, MISSING, ["missing"], relations=False),

@@ -1,6 +1,5 @@
 """Privacy of whole patients: does the cohort give away who was in the training data?"""
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from healthgym.evaluation.statistics.attacks.changed_copies import KEPT, LARGEST
 from healthgym.evaluation.statistics.attacks.copies import (
     LARGEST_RATIO,
     Courses,
+    allowed_by_chance,
     chance_courses,
     copy_limit,
     copy_ratios,
@@ -53,8 +53,8 @@ _SHORTEST_COURSE = 6
 MEMBERSHIP = metric(
     "privacy.membership_auc",
     "Membership inference, by distance",
-    "How well somebody who holds a patient's record can tell that it was in the training data, because the "
-    "cohort has a patient close to it: 50% is guessing, 100% is certainty.",
+    "How well somebody who holds a patient's record can tell, from the closest synthetic patient, "
+    "whether it was in the training data. 50% is guessing, 100% is certainty.",
     "AUC of training against holdout patients by distance to the nearest synthetic patient; interval by "
     f"DeLong et al. 1988, over patients; {_DCR_DELUSION}",
     "percent",
@@ -62,8 +62,8 @@ MEMBERSHIP = metric(
 MEMBERSHIP_TPR = metric(
     "privacy.membership_tpr",
     "Membership of the most exposed",
-    "The share of training patients who can be told from outsiders when only 1% of outsiders may be accused "
-    "wrongly: 1% is guessing.",
+    "The share of training patients who are recognised as such if no more than 1% of patients outside "
+    "the training data may be taken for training patients. 1% is guessing.",
     "True-positive rate at 1% false positives (Carlini et al., IEEE S&P 2022), same attack; interval by "
     "bootstrap of training and of holdout patients",
     "percent",
@@ -71,8 +71,8 @@ MEMBERSHIP_TPR = metric(
 SHADOW = metric(
     "privacy.membership_shadow",
     "Membership inference, trained attack",
-    "The same question put to a classifier that was taught, on other patients whose membership it knew, "
-    "which distances give a training patient away.",
+    "How well a classifier tells training patients from others by their distances to the closest "
+    "synthetic patients, after it was taught with patients whose membership it knew. 50% is guessing.",
     f"AUC of a logistic regression on the distances to the {ATTACK_NEIGHBOURS} nearest synthetic patients, "
     "in five folds. It knows the other patients' membership, which a real attacker would have to guess by "
     "training shadow generators; no generator is trained here",
@@ -81,8 +81,8 @@ SHADOW = metric(
 COPIES = metric(
     "privacy.copies",
     "Copied patients",
-    "Synthetic patients who equal a training patient in every value at every timestep; none is allowed but "
-    "for what chance makes of patients with few values.",
+    "The number of synthetic patients who equal a training patient in every value at every timestep. "
+    "None is allowed, except as many as chance explains among patients with few values.",
     "All synthetic patients, values as float32; own definition of chance: by how often real patients with "
     "about as many values are equal, or differ in one variable only",
     "count",
@@ -90,9 +90,10 @@ COPIES = metric(
 NEAR_COPIES = metric(
     "privacy.near_copies",
     "Near copies",
-    "Synthetic patients who lie so close to a training patient, measured by how far that patient is from "
-    "the next real one, that hundreds of honest cohorts would not have one: in all variables, or in all but "
-    f"the {1 - KEPT:.0%} that differ most. Exact copies that chance explains are not counted again.",
+    "The number of synthetic patients who lie so close to a training patient that chance would not "
+    "bring one about in hundreds of cohorts. Distances are relative to that patient's closest other "
+    f"real patient, and are taken over all variables and over the {KEPT:.0%} in which the two differ "
+    "least. Exact copies that chance explains are not counted again.",
     f"Own definition: ratio of distances below {LARGEST_RATIO:g} (in most variables "
     f"{LARGEST_TRIMMED_RATIO:g}), and below what the smallest ratios of real patients who are not copies "
     "allow (Hill, Annals of Statistics 1975)",
@@ -101,9 +102,9 @@ NEAR_COPIES = metric(
 COURSES = metric(
     "privacy.courses",
     "Repeated courses",
-    "Synthetic patients in whom a stretch of one variable repeats that of a training patient value by "
-    "value, at whatever time: it finds copies with other variables changed, moved in time, or of one day "
-    "only.",
+    "The number of synthetic patients in whom a stretch of one variable repeats that of a training "
+    "patient value by value, at any time. This finds copies in which other variables were changed, "
+    "copies moved in time, and copies of a part of a record.",
     "Own definition: {window} timesteps of a real variable with at least {distinct} distinct values; sampled "
     "patients",
     "count",
@@ -111,8 +112,8 @@ COURSES = metric(
 NEARER = metric(
     "privacy.nearer_to_training",
     "Nearer to training than to holdout",
-    "The share of synthetic patients whose closest real patient is a training rather than a holdout patient, "
-    "both sets taken equally large: 50% is ideal.",
+    "The share of synthetic patients whose closest real patient is a training rather than a holdout "
+    "patient, corrected for the sizes of the two sets. 50% is ideal.",
     "Distance to closest record against a holdout (Platzer and Reutterer, Front. Big Data 2021), who take "
     "sets of one size; here the odds are divided by the ratio of sizes, which keeps all patients. Equally "
     "near ones share a patient; interval by delete-half jackknife (Shao and Wu 1989) over all three sets",
@@ -346,7 +347,7 @@ def _courses(comparison: Comparison) -> Result:
     train, chance = comparison.anchors.once(f"courses {window}", lambda: _real_courses(comparison, window))
     count = repeated_courses(train, course_hashes(comparison.synthetic.panel, window))
     others = comparison.holdout or comparison.halves[1]
-    allowed = _allowed(chance, others.panel.num_patients, comparison.synthetic.panel.num_patients)
+    allowed = allowed_by_chance(chance, others.panel.num_patients, comparison.synthetic.panel.num_patients)
     return _count_result(comparison, about, count, allowed)
 
 
@@ -357,17 +358,6 @@ def _real_courses(comparison: Comparison, window: int) -> tuple[Courses, int]:
         return train, chance_courses(train, course_hashes(comparison.holdout.panel, window))
     half, other = (course_hashes(side.panel, window) for side in comparison.halves)
     return train, chance_courses(half, other)
-
-
-def _allowed(by_chance: int, others: int, synthetic: int) -> float:
-    """Return how many synthetic patients may do what `by_chance` of so many other real patients do.
-
-    Twice as often, and once in ten times as many patients where nobody does. How many copies of whole
-    patients chance explains is estimated from real patients who differ in one variable; that needs
-    variables that are independent given the length of a record, and neighbouring values of one variable are
-    not. So only real repetitions count here, and only courses with many distinct values do on either side.
-    """
-    return (2 * by_chance + 0.1) * synthetic / others if by_chance else math.floor(0.1 * synthetic / others)
 
 
 def _count_result(comparison: Comparison, about: Metric, count: int, by_chance: float) -> Result:

@@ -91,8 +91,8 @@ def patient_correlations(values_NTV: Floats, constant: float = CONSTANT) -> tupl
     size = np.maximum(np.abs(means), 1.0)
     varies = squares > shared * (constant * size) ** 2
     usable = varies & varies.transpose(0, 2, 1) & (count > 3)
-    spread = np.sqrt(np.where(usable, squares * squares.transpose(0, 2, 1), 1.0))
-    r = np.clip(np.where(usable, products / spread, 0.0), -_CLIP, _CLIP)
+    scale = np.sqrt(np.where(usable, squares * squares.transpose(0, 2, 1), 1.0))
+    r = np.clip(np.where(usable, products / scale, 0.0), -_CLIP, _CLIP)
     return np.arctanh(r), np.where(usable, count - 3, 0.0)
 
 

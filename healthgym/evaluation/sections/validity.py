@@ -22,7 +22,7 @@ Rates = dict[str, tuple[float, float]]
 STATIC = metric(
     "validity.static",
     "Static variables constant",
-    "The share of synthetic patients in whom a variable changes that must not change, such as sex; the worst "
+    "The share of synthetic patients in whom a static variable, such as sex, changes. The worst "
     "variable counts.",
     "The schema's `static: true`; all synthetic patients",
     "percent",
@@ -31,24 +31,24 @@ STATIC = metric(
 RANGE = metric(
     "validity.range",
     "Out of range",
-    "The share of synthetic values beyond anything seen in real data by more than a tenth of its range; the "
-    "worst variable counts.",
+    "The share of synthetic values that lie outside the range of real values by more than a tenth of "
+    "that range. The worst variable counts.",
     "Smallest and largest value of sampled training patients; sampled synthetic patients",
     "percent",
 )
 NEGATIVE = metric(
     "validity.negative",
     "Negative values",
-    "The share of synthetic values below zero of a variable that is never negative in real data; the worst "
-    "variable counts.",
+    "The share of synthetic values below zero, of variables that are never negative in real data. The "
+    "worst variable counts.",
     "Sign of the values; sampled patients",
     "percent",
 )
 ABSENT = metric(
     "validity.absent",
     "Values that may not be absent",
-    "The share of synthetic timesteps without a value where the schema allows none; the worst variable "
-    "counts.",
+    "The share of synthetic timesteps without a value, of variables that must always have one. The "
+    "worst variable counts.",
     "The schema's `missing: refuse`; all synthetic patients",
     "percent",
     counts_all=True,
@@ -57,24 +57,25 @@ ABSENT = metric(
 IMPOSSIBLE = metric(
     "validity.impossible",
     "Impossible combinations",
-    "The share of synthetic timesteps at which something holds that cannot be; the worst rule counts.",
+    "The share of synthetic timesteps with a combination of values that the schema calls impossible. "
+    "The worst rule counts.",
     "What the schema lists as impossible; sampled synthetic patients",
     "percent",
 )
 UNFIT = metric(
     "validity.unfit",
     "Values that do not fit",
-    "The share of the cohort's rows with a word where a number belongs, a label that the schema does not "
-    "know, a number that single precision cannot hold, or a time that is none; the worst column counts. "
-    "Other metrics treat such values as missing.",
+    "The share of rows of the cohort with a value that does not fit the schema: a word where a number "
+    "belongs, an unknown label, a number too large for single precision, or an invalid time. The worst "
+    "column counts. Other metrics treat such values as missing.",
     "The schema's kinds and classes; all rows of the cohort's table",
     "percent",
 )
 RAW_STATIC = metric(
     "validity.raw_static",
     "Static variables before decoding",
-    "How often the generator's raw output for a static variable differed from the one value that the patient "
-    "was given; the worst variable counts.",
+    "How often the generator's raw output for a static variable differed from the single value that the"
+    " patient was given. The worst variable counts.",
     "The cohort's manifest; all synthetic timesteps",
     "percent",
 )

@@ -64,9 +64,9 @@ def relations(panel: Panel, columns: Columns) -> Families:
     varying_NTV, static_NS = columns.of(panel)
     names = [column.name for column in columns.varying]
     same_variable = _same_variable(columns)
-    spread = np.broadcast_to(static_NS[:, None], (*varying_NTV.shape[:2], static_NS.shape[1]))
-    spread = np.where(panel.present_NT[:, :, None], spread, np.nan)
-    everything = np.concatenate([varying_NTV, spread], axis=2)
+    repeated = np.broadcast_to(static_NS[:, None], (*varying_NTV.shape[:2], static_NS.shape[1]))
+    repeated = np.where(panel.present_NT[:, :, None], repeated, np.nan)
+    everything = np.concatenate([varying_NTV, repeated], axis=2)
     every_name = names + columns.static_names
     pairs = _upper(len(every_name), same_variable)
     found: Families = {}
@@ -128,9 +128,9 @@ def correlations(a_NTA: Floats, b_NTB: Floats) -> tuple[Floats, Floats]:
         squares_a, squares_b = _products(a**2, mask_b), _products(mask_a, b**2)
     number = np.maximum(count.mean(axis=0, dtype=np.float64), _TINY)
     p_ab, p_aa, p_bb = (x.mean(axis=0, dtype=np.float64) / number for x in (sums, squares_a, squares_b))
-    spread = np.sqrt(np.maximum(p_aa * p_bb, 0))
+    scale = np.sqrt(np.maximum(p_aa * p_bb, 0))
     usable = (p_aa > _TINY) & (p_bb > _TINY)
-    safe = np.where(usable, spread, 1.0)
+    safe = np.where(usable, scale, 1.0)
     r = p_ab / safe
     with np.errstate(invalid="ignore", divide="ignore"):
         scale_a, scale_b = (np.where(usable, p, 1.0) for p in (p_aa, p_bb))

@@ -57,10 +57,10 @@ def fit_scale(reals_xR: NDArray[np.float64], schema: Schema) -> Scale:
     lowest, means, deviations, edges = [], [], [], []
     for raw, bent in zip(rows.T, transform.forward_reals(rows).T, strict=True):
         known = np.isfinite(bent)
-        spread = float(bent[known].std()) if known.any() else 0.0
+        deviation = float(bent[known].std()) if known.any() else 0.0
         lowest.append(float(raw[known].min()) if known.any() else -np.inf)
         means.append(float(bent[known].mean()) if known.any() else 0.0)
-        deviations.append(spread if spread > 1e-12 else 1.0)
+        deviations.append(deviation if deviation > 1e-12 else 1.0)
         edges.append(np.quantile(raw[known], inner) if known.any() else np.zeros(NUM_BINS - 1))
     return Scale(
         transform,

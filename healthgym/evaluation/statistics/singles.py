@@ -67,11 +67,11 @@ _Add = Callable[[str, str, str, tuple[float, float]], None]
 _PHRASES: dict[str, Callable[[str, str], str]] = {
     "distribution": "the share of {} up to {}".format,
     "mean": "the mean of {}{}".format,
-    "spread": "the standard deviation of {}{}".format,
+    "deviation": "the standard deviation of {}{}".format,
     "tail": "the share of {} {}".format,
     "class": "the share of {} = {}".format,
     "missing": "the share of {} that is absent{}".format,
-    "own spread": "the standard deviation of {} within a patient{}".format,
+    "own deviation": "the standard deviation of {} within a patient{}".format,
     "step": "the size of steps of {}{}".format,
     "switch": "how often {} changes{}".format,
     "trend": "the slope of {} over time{}".format,
@@ -105,7 +105,7 @@ def _of_real(add: _Add, name: str, raw_NT: Floats, columns: Columns, position: i
     mean = ratio(filled.sum(axis=1), count)
     add("mean", name, "", mean)
     squares = np.where(known, (scores - mean[0]) ** 2, 0.0).sum(axis=1)
-    add("spread", name, "", _half(logarithm(ratio(squares, count), _TINY)))
+    add("deviation", name, "", _half(logarithm(ratio(squares, count), _TINY)))
     low, high = columns.tails[position]
     if np.isfinite(low):
         tail = ratio((raw_NT <= low).sum(1).astype(float), count)
@@ -122,7 +122,7 @@ def _of_course(add: _Add, name: str, scores_NT: Floats, known: NDArray[np.bool_]
     filled = np.nan_to_num(scores_NT)
     own_mean = (filled.sum(axis=1) / np.maximum(count_N, 1))[:, None]
     centred = np.where(known, scores_NT - own_mean, 0.0)
-    add("own spread", name, "", _half(logarithm(ratio((centred**2).sum(1), count_N), _TINY)))
+    add("own deviation", name, "", _half(logarithm(ratio((centred**2).sum(1), count_N), _TINY)))
     step = np.diff(scores_NT, axis=1)
     stepped = np.isfinite(step)
     steps = stepped.sum(axis=1).astype(np.float64)

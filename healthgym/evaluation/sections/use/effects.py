@@ -28,9 +28,10 @@ _MOST_ROWS = 60
 EFFECTS = metric(
     "utility.effects",
     "Conclusions of regressions",
-    "Regressions that a user may run, on real and on synthetic patients: the largest difference of a "
-    "coefficient that is beyond the noise. Real variables are in standard deviations; of two classes it is "
-    "the logarithm of an odds ratio, of the time to an event that of a hazard ratio.",
+    "Regressions that a user of the cohort may run, fitted to real and to synthetic patients: the "
+    "largest difference of a coefficient that noise does not explain. Real variables are in standard "
+    "deviations. Coefficients of a variable of two classes are logarithms of odds ratios, those of the "
+    "time to an event of hazard ratios.",
     "Generalised estimating equations, independent working correlation (Liang and Zeger, Biometrika 1986); "
     "Cox's model (1972)",
 )

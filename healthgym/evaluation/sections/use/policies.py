@@ -20,8 +20,8 @@ from healthgym.evaluation.statistics.models.policy import (
 POLICY = metric(
     "utility.policy_disagreement",
     "Policy",
-    "The share of real decisions at which the policy learned from synthetic patients advises another "
-    "treatment, or knows of none, where the policy learned from real ones advises one.",
+    "The share of decisions in real patients at which the policy learned from synthetic patients "
+    "advises another treatment than the policy learned from real patients, or none.",
     "Tabular Q-iteration on clustered states, as the off-policy lesson of the v2 paper (doi "
     "10.1016/j.jbi.2023.104514)",
     "percent",
@@ -29,8 +29,8 @@ POLICY = metric(
 VALUE = metric(
     "utility.policy_value",
     "Value of the policy",
-    "How much reward unseen real patients would lose under the policy learned from synthetic rather than "
-    "from real patients, in standard deviations of their returns.",
+    "How much reward unseen real patients would lose if they were treated by the policy learned from "
+    "synthetic rather than from real patients, in standard deviations of their returns.",
     "Fitted Q evaluation (Le et al., ICML 2019) in tabular form on patients not learned from",
 )
 
@@ -102,19 +102,21 @@ def _worth(
 ) -> Result:
     """Return what is lost of the real policy's value."""
     returns = taught.test.returns(discount)
-    spread = max(float(returns.std()), 1e-9)
+    deviation = max(float(returns.std()), 1e-9)
 
     def value(policies: Policies) -> float:
         return policy_value(taught.test, policies, discount)
 
     best, found = value(taught.real), value(learned)
-    losses = [(value(one) - value(other)) / spread for one, other in taught.pairs]
+    losses = [(value(one) - value(other)) / deviation for one, other in taught.pairs]
     rows = [
         Row("value of the policy learned from real", best),
         Row("value of the policy learned from synthetic", found),
         Row("value of what was done", float(returns.mean())),
     ]
-    lost = (best - found) / spread
+    lost = (best - found) / deviation
     side = "less" if lost > 0 else "more"
     say = f"{abs(lost):.2f} standard deviations of the returns {side} than the policy learned from real"
-    return comparison.result(about, (best - found) / spread, noise_of(losses, None), rows=rows, finding=say)
+    return comparison.result(
+        about, (best - found) / deviation, noise_of(losses, None), rows=rows, finding=say
+    )

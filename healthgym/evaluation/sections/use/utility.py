@@ -29,17 +29,17 @@ _TRAINED_ON = "Train on synthetic, test on real (Esteban et al. 2017, arXiv 1706
 NEXT_STEP = metric(
     "utility.next_step",
     "Next-step prediction",
-    "How much worse each variable's next value is predicted on unseen real patients by a model that learned "
-    "from synthetic rather than from real patients; in points of explained variance, on average over "
-    "variables.",
+    "How much worse a model that learned from synthetic patients predicts each variable's next value in"
+    " unseen real patients than a model that learned from real ones; in points of explained variance, "
+    "on average over variables.",
     f"{_TRAINED_ON}: gradient boosting on at most {_NEXT_STEP_ROWS:,} random timesteps of each set; R² of "
     "reals, Brier skill of classes",
 )
 ENDPOINT = metric(
     "utility.endpoint",
     "Endpoint",
-    "How many points of AUC are lost when an event in unseen real patients is predicted by a model that "
-    "learned from synthetic rather than from real patients.",
+    "How many points of AUC a model that learned from synthetic patients loses, compared with one that "
+    "learned from real patients, when it predicts an event in unseen real patients.",
     f"{_TRAINED_ON}: gradient boosting",
     "percent",
 )

@@ -3,6 +3,8 @@
 N patients, T timesteps, W windows.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -122,3 +124,14 @@ def _repeats(real: Courses, other: Courses) -> NDArray[np.int64]:
     ]
     owners = np.concatenate([np.zeros(0, np.int64), *patients])
     return np.unique(owners, return_counts=True)[1]
+
+
+def allowed_by_chance(by_chance: int, others: int, synthetic: int) -> float:
+    """Return how many synthetic patients may do what `by_chance` of so many other real patients do.
+
+    Twice as often, and once in ten times as many patients where nobody does. How many copies of whole
+    patients chance explains is estimated from real patients who differ in one variable; that needs
+    variables that are independent given the length of a record, and neighbouring values of one variable are
+    not. So only real repetitions count here, and only courses with many distinct values do on either side.
+    """
+    return (2 * by_chance + 0.1) * synthetic / others if by_chance else math.floor(0.1 * synthetic / others)

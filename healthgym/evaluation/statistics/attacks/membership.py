@@ -79,8 +79,8 @@ def as_if_equal(share: float, n: int, m: int) -> float:
 def nearer_interval(to_first: Floats, to_second: Floats, seed: int) -> tuple[float, float]:
     """Return the 95% interval of `nearer_share`, given squared distances of queries to the two sets.
 
-    The spread of the same metric on random halves of the queries and of both sets is that of the metric
-    itself: the real patients that happen to be in the sets count as much as the synthetic ones.
+    The standard deviation of the metric is that on random halves of the queries and of both sets: the real
+    patients that happen to be in the sets count as much as the synthetic ones.
     """
 
     def value(one: Floats, other: Floats) -> float:
@@ -92,8 +92,8 @@ def nearer_interval(to_first: Floats, to_second: Floats, seed: int) -> tuple[flo
     for _ in range(_HALVINGS):
         rows, one, other = (rng.permutation(count)[: count // 2] for count in sizes)
         halves.append(value(to_first[np.ix_(rows, one)], to_second[np.ix_(rows, other)]))
-    centre, spread = value(to_first, to_second), 1.96 * float(np.std(halves))
-    return max(0.0, centre - spread), min(1.0, centre + spread)
+    centre, half = value(to_first, to_second), 1.96 * float(np.std(halves))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def nearest_in_first(to_first: Floats, to_second: Floats) -> Floats:

@@ -2,7 +2,7 @@
 # make test        set up .venv and run the default tests (under 5 minutes on 2 cores)
 # make test-slow   kill tests and the like
 # make test-nightly  what is slow or seldom fails, with fifty kills where test-slow has five, and Slurm's storm
-# make test-slurm  start a real two-node Slurm on this host (Debian, as root) and run the tests on it
+# make test-slurm  start two real Slurms of two nodes each on this host (Debian, as root) and run the tests on them
 # make test-cuda   what needs a GPU
 # make test-triton  the GPU's kernels in Triton's interpreter, without a GPU (installs Triton, 1 GB)
 # make test-browser  how pages print, in Chromium (needs chromium and pdftotext of poppler-utils)
@@ -45,19 +45,20 @@ demo: $(INSTALLED)
 	@echo "Both systems side by side: $(DEMO)/comparison/compare.html. The report on ar:"
 	@echo "$(DEMO)/report/report.html. Loss curves: $(DEMO)/run/losses.png, $(DEMO)/run-ar/losses.png."
 
-# Two processes, each with whole files of tests; WORKERS=0 is one process, for a debugger.
+# Two processes; WORKERS=0 is one process, for a debugger. Slow tests are shared out one by one, others by file, whose
+# tests share fixtures.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 test: $(INSTALLED)
-	$(PYTEST) -m "not slow and not nightly and not slurm and not cuda and not triton and not browser"
+	$(PYTEST) --dist loadfile -m "not slow and not nightly and not slurm and not cuda and not triton and not browser"
 
 test-slow: $(INSTALLED)
-	$(PYTEST) -m "slow and not nightly and not slurm and not cuda and not triton and not browser"
+	$(PYTEST) --dist worksteal -m "slow and not nightly and not slurm and not cuda and not triton and not browser"
 
 # Without root and Debian's Slurm, its storm of preemptions is left out: make test-nightly STORM=
 STORM ?= storm
 test-nightly: $(INSTALLED)
-	$(PYTEST) -m "(slow or nightly) and not slurm and not cuda and not triton and not browser" --kills 50
+	$(PYTEST) --dist worksteal -m "(slow or nightly) and not slurm and not cuda and not triton and not browser" --kills 50
 	$(if $(STORM),$(MAKE) test-slurm SLURM_WORDS="--kills 20 -k storm")
 
 test-cuda: $(INSTALLED)
@@ -74,8 +75,9 @@ test-browser: $(INSTALLED)
 # Here the absence of Slurm is an error; `make test` skips these tests.
 SLURM_DIR ?= /var/tmp/healthgym-slurm
 IMAGE_DIR ?= /var/tmp/healthgym-image
-on_slurm = tests/slurm/cluster.sh start; status=0; HEALTHGYM_TEST_SLURM=1 SLURM_CONF=$(SLURM_DIR)/slurm.conf \
-  $(BIN)/python -m pytest -m $(1) $(SLURM_WORDS) tests/slurm || status=$$?; tests/slurm/cluster.sh stop; exit $$status
+on_slurm = tests/slurm/cluster.sh start 2; status=0; HEALTHGYM_TEST_SLURM=1 \
+  $(BIN)/python -m pytest -n 2 --dist worksteal -m $(1) $(SLURM_WORDS) tests/slurm || status=$$?; \
+  tests/slurm/cluster.sh stop; exit $$status
 test-slurm test-image: export HEALTHGYM_SLURM_DIR := $(SLURM_DIR)
 test-slurm: $(INSTALLED)
 	$(call on_slurm,"slurm and not image")

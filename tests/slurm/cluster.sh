@@ -1,21 +1,28 @@
 #!/usr/bin/env bash
-# A real Slurm of two nodes on this one host, for the tests. Run as root.
+# Real Slurm clusters of two nodes each on this one host, for the tests. Run as root.
 #
-#   cluster.sh start              install Slurm if need be (Debian's packages), start the daemons, prove them
-#   cluster.sh stop               cancel what runs, stop the daemons, forget all state
-#   cluster.sh user-signal on|off whether Slurm sends a job's --signal at preemption too
-#   cluster.sh kill-node NAME     SIGKILL a node's daemon; its tasks live on
-#   cluster.sh start-node NAME    start it again
+#   cluster.sh start COUNT        install Slurm if needed (Debian's packages); start clusters 0 to COUNT - 1, try them
+#   cluster.sh stop               cancel all jobs, stop the daemons of all clusters, delete their state
+#   cluster.sh NUMBER user-signal on|off   whether Slurm sends a job's --signal at preemption too
+#   cluster.sh NUMBER kill-node NAME       SIGKILL a node's daemon; its tasks live on
+#   cluster.sh NUMBER start-node NAME      start it again
 #
+# Each process of pytest has a cluster of its own, since a test's preemption stops all other jobs of a cluster.
 # Partitions: `grace` (GraceTime 4 s), `nograce` (0), both preempted by requeueing when `high` wants
-# the nodes. No accounting, so sacct fails. Nothing outside $HEALTHGYM_SLURM_DIR is touched: the daemons
-# have their own ports, munge socket and key, and clients find them by SLURM_CONF=$HEALTHGYM_SLURM_DIR/slurm.conf.
+# the nodes. No accounting, so sacct fails. Nothing outside $HEALTHGYM_SLURM_DIR is touched: each cluster has
+# ports, job numbers, a munge socket and a key of its own, and clients find it by
+# SLURM_CONF=$HEALTHGYM_SLURM_DIR/NUMBER/slurm.conf.
 set -euo pipefail
 
-DIR=${HEALTHGYM_SLURM_DIR:-/var/tmp/healthgym-slurm}
+ALL=${HEALTHGYM_SLURM_DIR:-/var/tmp/healthgym-slurm}
 NODES=(hg1 hg2)
 HOST=$(hostname -s)
-export SLURM_CONF=$DIR/slurm.conf DEBIAN_FRONTEND=noninteractive LC_ALL=C
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C
+
+choose() { # a cluster's number
+    NUMBER=$1 DIR=$ALL/$1
+    export SLURM_CONF=$DIR/slurm.conf
+}
 
 say() { printf 'cluster.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -39,14 +46,15 @@ wait_until() { # seconds, what, command...: poll five times a second
 }
 
 write_configuration() { # on|off: the user signal
-    local signal='' node port=26820
+    local signal='' node port=$((26820 + 10 * NUMBER))
     # Slurm 22.05 reads this spelling only; later versions know it too, beside PreemptParameters.
     [ "$1" = on ] && signal='SlurmctldParameters=preempt_send_user_signal'
     {
         cat <<CONF
-ClusterName=healthgym
+ClusterName=healthgym$NUMBER
 SlurmctldHost=$HOST(127.0.0.1)
-SlurmctldPort=26817
+SlurmctldPort=$((26817 + 10 * NUMBER))
+FirstJobId=$((1 + 1000 * NUMBER))
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -149,11 +157,11 @@ stop() {
 }
 
 [ "$(id -u)" = 0 ] || die "run as root: Slurm's daemons start jobs as other users"
-case "${1:-}" in
-    start) start ;;
-    stop) stop ;;
-    user-signal) write_configuration "$2" && scontrol reconfigure ;;
-    kill-node) end "$2" slurmd KILL ;;
-    start-node) start_node "$2" && wait_until 30 "idle nodes" all_idle ;;
-    *) sed -n '2,12p' "$0" && exit 2 ;;
+case "${1:-} ${2:-}" in
+    "start "[0-9]*) for ((number = 0; number < $2; number++)); do choose "$number" && start; done ;;
+    "stop ") for folder in "$ALL"/[0-9]*/; do choose "$(basename "$folder")" && stop; done ;;
+    [0-9]*" user-signal") choose "$1" && write_configuration "$3" && scontrol reconfigure ;;
+    [0-9]*" kill-node") choose "$1" && end "$3" slurmd KILL ;;
+    [0-9]*" start-node") choose "$1" && start_node "$3" && wait_until 30 "idle nodes" all_idle ;;
+    *) sed -n '2,9p' "$0" && exit 2 ;;
 esac

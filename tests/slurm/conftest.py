@@ -1,7 +1,6 @@
 """A real Slurm for the tests below, started by `make test-slurm` (tests/slurm/cluster.sh)."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,19 +11,23 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything in this folder."""
+    """Mark everything in this folder; each wait of a test has a bound of its own (`Cluster.until`)."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.slurm)
+            item.add_marker(pytest.mark.timeout(1500))
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
-    """The cluster; its absence is an error under `make test-slurm` and a reason to skip elsewhere."""
+    """This process's cluster; without one it is an error under `make test-slurm` and a skip elsewhere."""
     if not os.environ.get("HEALTHGYM_TEST_SLURM"):
         pytest.skip("needs the real Slurm that `make test-slurm` starts (as root)")
-    subprocess.run([HERE / "cluster.sh", "user-signal", "off"], check=True)
-    return Cluster(HERE / "cluster.sh")
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    os.environ["SLURM_CONF"] = f"{os.environ['HEALTHGYM_SLURM_DIR']}/{number}/slurm.conf"
+    found = Cluster(HERE / "cluster.sh", number)
+    found.control("user-signal", "off")
+    return found
 
 
 @pytest.fixture(autouse=True)

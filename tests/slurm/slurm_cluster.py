@@ -12,17 +12,22 @@ from healthgym.launch.slurm.queue import LIVE
 
 
 class Cluster:
-    """The two-node Slurm of cluster.sh."""
+    """A two-node Slurm of cluster.sh.
 
-    def __init__(self, script: Path) -> None:
-        self.script = script
+    Args:
+        script: cluster.sh.
+        number: of the cluster.
+    """
+
+    def __init__(self, script: Path, number: int) -> None:
+        self.script, self.number = script, number
 
     def control(self, *words: str) -> None:
         """Call cluster.sh."""
-        subprocess.run([self.script, *words], check=True)
+        subprocess.run([self.script, str(self.number), *words], check=True)
 
     def run(self, *command: str) -> str:
-        """Run one of Slurm's programs and return what it prints."""
+        """Run one of Slurm's programs and return its output."""
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def settings(self, folder: Path, partition: str = "grace", **more: object) -> Path:
@@ -37,7 +42,7 @@ class Cluster:
         return submission.submit(job, settings)
 
     def show(self, number: str) -> dict[str, str]:
-        """Return what scontrol knows of a job."""
+        """Return a job's fields as scontrol shows them."""
         found = dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "--oneliner", "show", "job", number)))
         return {str(name): str(value) for name, value in found.items()}
 
@@ -49,8 +54,8 @@ class Cluster:
         """Return how often a job was started again."""
         return int(self.show(number)["Restarts"])
 
-    def until(self, what: str, true: Callable[[], object], seconds: float = 90) -> None:
-        """Wait, and fail with a sentence."""
+    def until(self, what: str, true: Callable[[], object], seconds: float = 300) -> None:
+        """Wait until a condition is true, or fail with a sentence; the bound is for busy machines."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if true():
@@ -58,7 +63,7 @@ class Cluster:
             time.sleep(0.1)
         raise AssertionError(f"waited {seconds} s in vain for {what}\n{self.run('squeue', '--long')}")
 
-    def until_over(self, number: str, seconds: float = 120) -> str:
+    def until_over(self, number: str, seconds: float = 300) -> str:
         """Wait until a job is over and return its last state."""
         seen: list[str] = []
 

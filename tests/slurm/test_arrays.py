@@ -50,7 +50,7 @@ def made_at(cohort: Path) -> dict[str, int]:
 
 
 def process_of(cluster: Cluster, out: Path, task: str) -> int:
-    """Return the process of an array task, once it has said that it runs."""
+    """Return the process number of an array task, after it has recorded that it runs."""
     cluster.until("the task's start", lambda: list(out.glob(f"submissions/*/state-{task}.json")))
     [state] = out.glob(f"submissions/*/state-{task}.json")
     return int(json.loads(state.read_text())["pid"])

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.image
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that the runtime shows only when it is told to, unlike /tmp; with a prepared cohort."""
+    """A folder that the container does not see by default, unlike /tmp; with a prepared cohort."""
     monkeypatch.setenv("USER", "root")  # ch-run wants it
     folder = Path(tempfile.mkdtemp(prefix="healthgym-image-", dir="/var/tmp"))
     tiny.cohort(folder)
@@ -51,11 +51,11 @@ def saved(run: Path) -> list[Path]:
 def test_preempted(cluster: Cluster, folder: Path, partition: str) -> None:
     where = settings(cluster, folder, partition)
     undisturbed = cluster.submit(job(folder, "undisturbed"), where)
-    assert cluster.until_over(undisturbed, seconds=240) == "COMPLETED"
+    assert cluster.until_over(undisturbed) == "COMPLETED"
     number = cluster.submit(job(folder, "run"), where)
     cluster.until("a first save", lambda: saved(folder / "run"))
     cluster.preempt(number)
-    assert cluster.until_over(number, seconds=240) == "COMPLETED"
+    assert cluster.until_over(number) == "COMPLETED"
     assert cluster.restarts(number) == 1
     tiny.assert_same_run(load_checkpoint(folder / "undisturbed"), load_checkpoint(folder / "run"))
     [log] = (folder / "run" / "submissions").glob(f"*/{number}_0_log.err")

@@ -95,5 +95,5 @@ def test_work_that_saves_nothing_is_not_queued_again_at_its_limit(cluster: Clust
     ]
     places = [f"--output={tmp_path}/log", str(tmp_path / "evaluate.sbatch"), str(report), "s", "r", "c"]
     number = cluster.run("sbatch", *words, *places).strip()
-    assert cluster.until_over(number, seconds=180) == "TIMEOUT"
+    assert cluster.until_over(number) == "TIMEOUT"
     assert cluster.restarts(number) == 0

@@ -76,7 +76,7 @@ def test_pipeline(cluster: Cluster, tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(said))
     prepare, train, _, evaluate = submit_pipeline(path)
     assert cluster.state(evaluate) == "PENDING"
-    cluster.until("the training", lambda: list(work.glob("run/checkpoints/*.h5")), seconds=240)
+    cluster.until("the training", lambda: list(work.glob("run/checkpoints/*.h5")))
     cluster.run("scancel", train)
     assert cluster.until_over(prepare) == "COMPLETED"
     cluster.until("the end of those behind", lambda: cluster.state(evaluate) == "CANCELLED")

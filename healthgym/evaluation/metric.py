@@ -15,7 +15,7 @@ class Metric:
     Args:
         key: "section.metric", as in the thresholds.
         title: two or three words.
-        what: one plain sentence that says what it is.
+        what: one to three plain sentences that say what it is.
         source: where the definition comes from.
         style: how numbers are written: "number", "percent" or "count".
         note: what to know about this value.

@@ -71,7 +71,7 @@ class Result:
     Args:
         key: "section.metric", as in the thresholds.
         title: two or three words.
-        what: one plain sentence that says what it is.
+        what: one to three plain sentences that say what it is.
         source: where the definition comes from.
         value: synthetic against training data; None where it could not be judged, or would tell how many of
             a few real patients there are.

@@ -20,6 +20,7 @@ from healthgym.errors import CohortError, ConfigError, TableError
 from healthgym.evaluation.build import compare
 from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.metric import metric, metrics
+from healthgym.evaluation.pages.summary import summarise
 from healthgym.evaluation.report import SECTIONS, evaluate, file_names, make_report, write_report
 from healthgym.evaluation.result import Result, Section, Verdict, worst_section
 from healthgym.evaluation.sections import (
@@ -91,6 +92,15 @@ def test_shuffled_columns_pass_alone_and_fail_together_and_over_time() -> None:
     assert over_time["within"] is over_time["transitions"] is over_time["changes"] is Verdict.FAIL
     assert over_time["lost"] is Verdict.FAIL
     assert result(validity.section(comparison), "validity.static").value == pytest.approx(1.0, abs=0.01)
+
+
+def test_page_one_names_the_variable_that_other_patients_gave() -> None:
+    spoiled = real_patients(5)
+    rows = np.random.default_rng(0).permutation(300)
+    spoiled["rate"] = spoiled["rate"].to_numpy().reshape(300, -1)[rows].ravel()
+    comparison = compared(spoiled)
+    parts = [joint.section(comparison), dynamics.section(comparison)]
+    assert re.fullmatch(r"(All|\d+ of the) \d+ metrics that fail concern rate\.", summarise(parts).concern)
 
 
 def test_one_patient_type_repeated_is_a_collapse() -> None:

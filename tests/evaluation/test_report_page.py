@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from evaluation_cohort import SCHEMA
 
 from healthgym.evaluation.concerns import concerned, shared_concern
 from healthgym.evaluation.families import _finding, _least_size, _row
-from healthgym.evaluation.pages.figures import density
+from healthgym.evaluation.pages.figures import bars, curves, density
 from healthgym.evaluation.pages.page import render
 from healthgym.evaluation.pages.summary import findings, small_groups, summarise, table
 from healthgym.evaluation.report import Report, resembles_nobody
@@ -335,3 +336,14 @@ def test_the_csv_has_every_result() -> None:
     assert [float(rows[0][name]) for name in ("value", "low_95", "noise_limit", "independent")] == [
         pytest.approx(x) for x in (0.25, 0.2, 0.1, 0.8)
     ]
+
+
+def test_a_long_title_stands_on_two_lines() -> None:
+    long = "Autocorrelation: whether GCS was measured (same class)"
+    x = np.arange(5.0)
+    for drawn in (
+        curves("a", long, "lag, hours", x, x, x),
+        bars("b", long, ["no", "yes"], np.array([0.5, 0.5]), np.array([0.4, 0.6])),
+    ):
+        assert not any(long in text for text in re.findall(r"<text[^>]*>([^<]*)<", drawn.svg))
+        assert "(same class)" in drawn.svg

@@ -112,7 +112,7 @@ def bars(name: str, title: str, labels: Sequence[str], real: Array, synthetic: A
         axes.barh(places + 0.2, 100 * synthetic, height=0.38, color=SYNTHETIC, label="synthetic")
         axes.set_yticks(places, [shorten(label) for label in labels])
         axes.invert_yaxis()
-        axes.set(title=shorten(title, _TITLE), xlabel="%")
+        axes.set(title=_lines(title), xlabel="%")
         _legend(canvas)
         return Figure(name, _svg(canvas, name), f"{title}: share of each class")
 
@@ -248,7 +248,7 @@ def ribbons(
         if skewed:
             _logarithmic(axes, "y")
         axes.set(
-            title=f"{shorten(title, _TITLE)}: median, 10–90%",
+            title=_lines(f"{title}: median, 10–90%"),
             xlabel=shorten(step, _UNIT),
             ylabel=shorten(unit, _UNIT),
         )
@@ -269,7 +269,7 @@ def curves(name: str, title: str, label: str, x: Array, real: Array, synthetic: 
     with _Canvas(3.2, 1.9) as (canvas, axes):
         axes.plot(x, real, color=REAL, label="real")
         axes.plot(x, synthetic, color=SYNTHETIC, label="synthetic")
-        axes.set(title=shorten(title, _TITLE), xlabel=shorten(label, _UNIT))
+        axes.set(title=_lines(title), xlabel=shorten(label, _UNIT))
         axes.set_ylim(top=1.02)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _legend(canvas)
@@ -300,7 +300,7 @@ def survival(
         axes.fill_between(times, *band, color=REAL, alpha=0.15, linewidth=0, step="post")
         for share, colour, label in zip(shares, (REAL, SYNTHETIC), ("real", "synthetic"), strict=True):
             axes.step(times, share, where="post", color=colour, label=label)
-        axes.set(title=shorten(title, _TITLE), ylim=(0, 1.02))
+        axes.set(title=_lines(title), ylim=(0, 1.02))
         axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
         _numbers_at_risk(axes, ticks, at_risk)
         axes.set_xlabel(f"{shorten(unit, _UNIT)}; at risk: real, synthetic", labelpad=26)

@@ -14,6 +14,7 @@ from healthgym.evaluation.statistics.models.survival import AT_RISK
 from healthgym.evaluation.statistics.panel import Panel
 from healthgym.evaluation.statistics.relations import LAGS
 from healthgym.evaluation.statistics.scale import LARGEST
+from healthgym.evaluation.words import in_plain_words
 
 Floats = NDArray[np.float64]
 
@@ -229,7 +230,8 @@ def _trajectory_figures(comparison: Comparison) -> list[Figure]:
             )
     lags = [lag for lag in range(1, 25) if lag < min(panel.num_timesteps for panel in sides)]
     for position, name in _dynamic(sides[0]):
-        title = name if position < len(comparison.schema.reals) else f"{name} (same class)"
+        title = in_plain_words(name, comparison.schema)
+        title = title if position < len(comparison.schema.reals) else f"{title} (same class)"
         curves = [np.array([autocorrelation(panel, position, lag) for lag in lags]) for panel in sides]
         drawn.append(
             figures.curves(

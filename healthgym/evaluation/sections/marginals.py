@@ -12,6 +12,7 @@ from healthgym.evaluation.result import NotJudgedError, Section, show
 from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
 from healthgym.evaluation.statistics.panel import Floats, Panel
 from healthgym.evaluation.statistics.recorded import misrecorded_shares
+from healthgym.evaluation.words import in_plain_words
 
 _OUTER = 0.1
 _ERRORS = "errors by patients (Cochran, Sampling Techniques, 1977, chapter 6)"
@@ -98,7 +99,12 @@ def section(comparison: Comparison) -> Section:
         few = ours * comparison.train.num_patients < FEWEST_SHOWN
         shares = np.where(few, 0.0, ours), class_shares(comparison.synthetic, position)
         part.figures.append(
-            figures.bars(f"marginal-{variable.name}", variable.name, variable.labels, *shares)
+            figures.bars(
+                f"marginal-{variable.name}",
+                in_plain_words(variable.name, comparison.schema),
+                variable.labels,
+                *shares,
+            )
         )
     return part
 

@@ -8,6 +8,7 @@ from healthgym.evaluation.statistics.findings import Difference
 from healthgym.schema import Schema
 
 _FEWEST = 3  # metrics; two may meet by chance
+_MOST_NAMED = 2  # that as many metrics and rows are about
 _SINGLES = frozenset(
     {
         "distribution", "mean", "deviation", "tail", "class", "missing",
@@ -64,9 +65,13 @@ def _said(results: Sequence[Result], words: str) -> str:
     if most < _FEWEST or 2 * most <= len(results):
         return ""
     tied = [name for name, count in counts.items() if count == most]
-    name = max(tied, key=lambda each: rows[each])
+    first = sorted(name for name in tied if rows[name] == max(rows[each] for each in tied))
+    # Of a variable and one of its classes, the class says more.
+    named = [name for name in first if not any(each.startswith(f"{name} = ") for each in first)]
+    if len(named) > _MOST_NAMED:
+        return ""
     all_of = "All" if most == len(results) else f"{most} of the"
-    return f"{all_of} {len(results)} metrics {words} concern {name}."
+    return f"{all_of} {len(results)} metrics {words} concern {' and '.join(named)}."
 
 
 def _beyond(result: Result) -> Sequence[Row]:

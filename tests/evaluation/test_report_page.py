@@ -252,6 +252,15 @@ def test_the_variable_that_most_failures_share_is_named() -> None:
     )
 
 
+def test_what_is_tied_is_named_together_or_not_at_all() -> None:
+    def said(*names: str) -> str:
+        return shared_concern([section("joint", *(about(f"joint.{k}", Verdict.FAIL, names) for k in "abc"))])
+
+    assert said("MAP", "DBP") == "All 3 metrics that fail concern DBP and MAP."
+    assert said("Gender", "Gender = Female") == "All 3 metrics that fail concern Gender = Female."
+    assert said("MAP", "DBP", "HR") == ""
+
+
 def test_rows_that_pass_alone_do_not_hide_what_fails() -> None:
     rows = [Row("DBP", 0.4, about=("DBP",)), *(Row(f"x{k}", 0.0, about=(f"x{k}",)) for k in range(9))]
     fails = replace(result("validity.a", Verdict.FAIL), rows=rows, marks=(0.01, 0.1))

@@ -159,7 +159,11 @@ stop() {
 [ "$(id -u)" = 0 ] || die "run as root: Slurm's daemons start jobs as other users"
 case "${1:-} ${2:-}" in
     "start "[0-9]*) for ((number = 0; number < $2; number++)); do choose "$number" && start; done ;;
-    "stop ") for folder in "$ALL"/[0-9]*/; do choose "$(basename "$folder")" && stop; done ;;
+    "stop ")
+        failed=0
+        for folder in "$ALL"/[0-9]*/; do (choose "$(basename "$folder")" && stop) || failed=1; done
+        exit $failed
+        ;;
     [0-9]*" user-signal") choose "$1" && write_configuration "$3" && scontrol reconfigure ;;
     [0-9]*" kill-node") choose "$1" && end "$3" slurmd KILL ;;
     [0-9]*" start-node") choose "$1" && start_node "$3" && wait_until 30 "idle nodes" all_idle ;;

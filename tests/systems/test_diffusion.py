@@ -320,8 +320,8 @@ def test_matched_start_has_the_moments_of_noised_data() -> None:
     (found,) = started
     for feature in range(LAYOUT.num_features):
         assert float(found[:, feature].mean()) == pytest.approx(float(noised[:, feature].mean()), abs=0.03)
-        spread, expected = (each[:, feature].mean(-1).std() for each in (found, noised))
-        assert float(spread) == pytest.approx(float(expected), rel=0.1)
+        sd, expected = (each[:, feature].mean(-1).std() for each in (found, noised))
+        assert float(sd) == pytest.approx(float(expected), rel=0.1)
 
 
 def _noised(system: DiffusionSystem, x_BTF: Tensor) -> tuple[Tensor, Tensor, Tensor]:

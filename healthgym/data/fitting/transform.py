@@ -187,8 +187,8 @@ def _invertible(probes: Array, exponent: float) -> bool:
         ends = special.boxcox(probes[[0, -1]], exponent)
         scaled = (special.boxcox(probes, exponent) - ends[0]) / (ends[1] - ends[0])
         back = _inverse_boxcox(scaled * (ends[1] - ends[0]) + ends[0], exponent)
-    spread = (probes[6] - probes[2]) or (probes[-1] - probes[0])
-    return bool(np.all(np.abs(back - probes) <= _ROUND_TRIP_TOLERANCE * spread))
+    width = (probes[6] - probes[2]) or (probes[-1] - probes[0])
+    return bool(np.all(np.abs(back - probes) <= _ROUND_TRIP_TOLERANCE * width))
 
 
 def _inverse_boxcox(y: Array, exponent: Array | float) -> Array:

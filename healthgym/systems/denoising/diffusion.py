@@ -259,7 +259,7 @@ class DiffusionSystem(System):
     def _match(self, eta_BFP: Tensor, streams: Sequence[np.random.Generator], whole: int) -> Tensor:
         """Return noise as the last level has it, for data that are constant over time.
 
-            x_S = sqrt(alpha_bar_S) m + sqrt(1 - alpha_bar_S) eta,   m ~ N(mean, spread^2) per feature
+            x_S = sqrt(alpha_bar_S) m + sqrt(1 - alpha_bar_S) eta,   m ~ N(mean, sd^2) per feature
 
         The published schedule leaves alpha_bar_S = 0.08 of the data's variance at its last level. The
         denoiser has learned to read the mean over many timesteps from it, and reads from N(0, I) that
@@ -270,9 +270,9 @@ class DiffusionSystem(System):
         """
         count_F, sum_F, squares_F = self.means_3F.cpu()
         mean_F = sum_F / count_F.clamp(min=1.0)
-        spread_F = (squares_F / count_F.clamp(min=1.0) - mean_F.square()).clamp(min=0.0).sqrt()
+        sd_F = (squares_F / count_F.clamp(min=1.0) - mean_F.square()).clamp(min=0.0).sqrt()
         normal_BF = torch.from_numpy(np.stack([stream.standard_normal(len(mean_F)) for stream in streams]))
-        constant_BF1 = (mean_F + spread_F * normal_BF).float().to(self.device)[..., None]
+        constant_BF1 = (mean_F + sd_F * normal_BF).float().to(self.device)[..., None]
         matched_BFP = eta_BFP.clone()
         last_B = constant_level(self.schedule.num_levels - 1, eta_BFP)
         kept_BFT = eta_BFP[..., :whole]

@@ -5,7 +5,7 @@
 # make test-slurm  start two real Slurms of two nodes each on this host (Debian, as root) and run the tests on them
 # make test-cuda   what needs a GPU
 # make test-triton  the GPU's kernels in Triton's interpreter, without a GPU (installs Triton, 1 GB)
-# make test-browser  how pages print, in Chromium (needs chromium and pdftotext of poppler-utils)
+# make test-browser  how pages print, in Chromium (installs it and poppler-utils: Debian, as root)
 # make test-image  build the image (minutes, as root), run the tests inside, and train in it on that Slurm
 # make bench-cuda  the same on a GPU (6 minutes)
 # make bench       what it costs, against the published training step (under 8 minutes)
@@ -69,7 +69,11 @@ test-triton: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[kernels]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m triton tests/networks
 
+WAIT := -o DPkg::Lock::Timeout=300
 test-browser: $(INSTALLED)
+	@command -v chromium >/dev/null && command -v pdftotext >/dev/null \
+	  || { echo "installing chromium and poppler-utils"; apt-get $(WAIT) update -qq; \
+	       apt-get $(WAIT) install -y -qq --no-install-recommends chromium poppler-utils >/dev/null; }
 	$(BIN)/python -m pytest -m browser tests/evaluation
 
 # Here the absence of Slurm is an error; `make test` skips these tests.

@@ -80,7 +80,7 @@ test-browser: $(INSTALLED)
 SLURM_DIR ?= /var/tmp/healthgym-slurm
 IMAGE_DIR ?= /var/tmp/healthgym-image
 on_slurm = tests/slurm/cluster.sh start 2; status=0; HEALTHGYM_TEST_SLURM=1 \
-  $(BIN)/python -m pytest -n 2 --dist worksteal -m $(1) $(SLURM_WORDS) tests/slurm || status=$$?; \
+  $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist worksteal -m $(1) $(SLURM_WORDS) tests/slurm || status=$$?; \
   tests/slurm/cluster.sh stop; exit $$status
 test-slurm test-image: export HEALTHGYM_SLURM_DIR := $(SLURM_DIR)
 test-slurm: $(INSTALLED)

@@ -11,18 +11,28 @@ _MEASURED = " (M)"  # ends the name of a flag that says whether a variable was m
 
 def in_plain_words(text: str, schema: Schema) -> str:
     """Return a text without names that only the schema explains, and in its unit of time."""
-    for variable in schema.categoricals:
-        stem = variable.name.removesuffix(_MEASURED)
-        if stem != variable.name and len(variable.labels) == 2:
-            for label, word in zip(variable.labels, ("not measured", "measured"), strict=True):
-                text = text.replace(f"{variable.name} = {label}", f"{stem} {word}")
-            text = text.replace(
-                f"how often {variable.name} changes", f"how often {stem} begins or ceases to be measured"
-            )
-            text = text.replace(variable.name, f"whether {stem} was measured")
+    flags = [each for each in schema.categoricals if each.name.endswith(_MEASURED) and len(each.labels) == 2]
+    for flag in sorted(flags, key=lambda each: -len(each.name)):  # a name may end another one
+        stem = flag.name.removesuffix(_MEASURED)
+        sentences = {
+            f"{flag.name} = {flag.labels[0]}": f"{stem} not measured",
+            f"{flag.name} = {flag.labels[1]}": f"{stem} measured",
+            f"how often {flag.name} changes": f"how often {stem} begins or ceases to be measured",
+            flag.name: f"whether {stem} was measured",
+        }
+        text = _replaced(text, sentences)
     text = text.replace(" = <", " <").replace(" = >", " >")
     unit = schema.timestep_unit
-    return re.sub(r"\btimestep(s?)\b", rf"{unit}\1", text) if unit.isalpha() else text
+    if not unit.isalpha():
+        return text
+    kept = {each.name: each.name for each in schema.variables if "timestep" in each.name}
+    return _replaced(text, kept | {"timesteps": f"{unit}s", "timestep": unit}, whole=True)
+
+
+def _replaced(text: str, words: dict[str, str], whole: bool = False) -> str:
+    """Return a text with each of some words replaced by another, the first that fits; they begin a word."""
+    pattern = "|".join(map(re.escape, words))
+    return re.sub(rf"(?<!\w)({pattern})" + (r"(?!\w)" if whole else ""), lambda m: words[m[0]], text)
 
 
 def reword(section: Section, schema: Schema) -> None:

@@ -215,6 +215,21 @@ def test_flags_in_summaries_and_regressions_are_said_in_words() -> None:
     assert effects.phrase("timestep with sex", "BP") == "the coefficient of time with sex for BP"
 
 
+def test_a_name_that_ends_another_one_is_left_alone() -> None:
+    flags = ("BP (M)", "DBP (M)", "Pa CO2 (M)", "CO2 (M)")
+    kinds = [{"name": name, "kind": "binary", "classes": {0: "False", 1: "True"}} for name in flags]
+    variables = [*kinds, {"name": "timestep width", "kind": "real"}]
+    schema = Schema.model_validate({"name": "icu", "timestep_unit": "hour", "variables": variables})
+    for said, meant in (
+        ("how often DBP (M) changes", "how often DBP begins or ceases to be measured"),
+        ("DBP (M) at the first timestep", "whether DBP was measured at the first hour"),
+        ("BP (M) = True and DBP (M) = False", "BP measured and DBP not measured"),
+        ("Pa CO2 (M) and CO2 (M)", "whether Pa CO2 was measured and whether CO2 was measured"),
+        ("timestep width after 3 timesteps", "timestep width after 3 hours"),
+    ):
+        assert in_plain_words(said, schema) == meant
+
+
 def panel_of(schema: Schema) -> Panel:
     frame = pd.DataFrame(
         {

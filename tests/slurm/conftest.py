@@ -23,8 +23,9 @@ def cluster() -> Cluster:
     """This process's cluster; without one it is an error under `make test-slurm` and a skip elsewhere."""
     if not os.environ.get("HEALTHGYM_TEST_SLURM"):
         pytest.skip("needs the real Slurm that `make test-slurm` starts (as root)")
+    folder = os.environ.get("HEALTHGYM_SLURM_DIR", "/var/tmp/healthgym-slurm")
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    os.environ["SLURM_CONF"] = f"{os.environ['HEALTHGYM_SLURM_DIR']}/{number}/slurm.conf"
+    os.environ["SLURM_CONF"] = f"{folder}/{number}/slurm.conf"
     found = Cluster(HERE / "cluster.sh", number)
     found.control("user-signal", "off")
     return found

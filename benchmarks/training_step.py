@@ -155,7 +155,7 @@ def measure_length(options: argparse.Namespace, length: int, clock: measure.Cloc
             arguments = (name, options.system, options.variables, options.batch, length)
             extra = (options.device, options.threads, precisions[name])
             row[name]["peak_megabytes"] = round(measure.in_new_process(peak, *arguments, *extra) / 1e6)
-    with mock.patch.object(recurrent, "_streams", return_value=(...,)):
+    with mock.patch.object(recurrent, "streams_of", return_value=(...,)):
         # What ours would launch on CUDA, where both directions of an LSTM run at once.
         together = measure.count_operations(steps_of("ours", x_BTF[:8]), device)
         row["ours"]["operations_together"] = together

@@ -42,7 +42,7 @@ class SelfAttentionBlock(nn.Module):
     def forward(self, x_BTH: Tensor) -> Tensor:
         """Return y_BTH, each timestep a mixture of all timesteps."""
         split = self.query_key_value(x_BTH).unflatten(-1, (3, self.num_heads, -1))
-        if _by_heads(x_BTH):
+        if by_heads(x_BTH):
             heads = zip(*(part.unbind(-2) for part in split.unbind(-3)), strict=True)
             mixed_BTH = torch.cat([(self.scale * q @ k.mT).softmax(-1) @ v for q, k, v in heads], -1)
         else:
@@ -53,7 +53,7 @@ class SelfAttentionBlock(nn.Module):
         return normed
 
 
-def _by_heads(x_BTH: Tensor) -> bool:
+def by_heads(x_BTH: Tensor) -> bool:
     """Return whether to compute one head after the other, each for all patients at once.
 
     On a CPU torch's fused kernel works on blocks of a few timesteps of one patient. Of short sequences it

@@ -44,7 +44,7 @@ from healthgym.nn.recurrent_passes import Tape
 from healthgym.nn.side_by_side import side_by_side
 
 # Patients times width from which two directions in parallel, in a thread each, are faster than one by one.
-_ENOUGH_FOR_TWO_THREADS = 4096
+ENOUGH_FOR_TWO_THREADS = 4096
 
 
 class BiLSTM(nn.Module):
@@ -106,7 +106,7 @@ class _Weights:
 _Stream = int | EllipsisType
 
 
-def _streams(x_TBI: Tensor) -> tuple[_Stream, ...]:
+def streams_of(x_TBI: Tensor) -> tuple[_Stream, ...]:
     """Return how the directions are run: one after the other on a CPU, together elsewhere."""
     return (0, 1) if x_TBI.device.type == "cpu" else (...,)
 
@@ -120,13 +120,13 @@ def _in_order(x_TBI: Tensor, stream: _Stream) -> Sequence[Tensor]:
 
 def _apart(x_TBI: Tensor, hidden_dim: int) -> bool:
     """Return whether the directions run in parallel, each in its own thread."""
-    enough = x_TBI.shape[1] * hidden_dim >= _ENOUGH_FOR_TWO_THREADS
-    return enough and len(_streams(x_TBI)) == 2 and torch.get_num_threads() > 1
+    enough = x_TBI.shape[1] * hidden_dim >= ENOUGH_FOR_TWO_THREADS
+    return enough and len(streams_of(x_TBI)) == 2 and torch.get_num_threads() > 1
 
 
 def _tapes(run: Callable[[_Stream], Tape], x_TBI: Tensor, apart: bool) -> dict[_Stream, Tape]:
     """Return the tape of a pass for each stream."""
-    streams = _streams(x_TBI)
+    streams = streams_of(x_TBI)
     tapes = side_by_side(run, streams) if apart else [run(stream) for stream in streams]
     return dict(zip(streams, tapes, strict=True))
 
@@ -140,7 +140,7 @@ class _InputGradient:
     """
 
     def __init__(self, x_TBI: Tensor, apart: bool) -> None:
-        (T, B, I), self._together = x_TBI.shape, len(_streams(x_TBI)) == 1
+        (T, B, I), self._together = x_TBI.shape, len(streams_of(x_TBI)) == 1
         self._apart = apart
         self._dx_STBI = x_TBI.new_empty(2 if apart or self._together else 1, I, T, B).permute(0, 2, 3, 1)
 
@@ -247,7 +247,7 @@ def _fused() -> Hoisted | None:
     return Hoisted(TritonPointwise())
 
 
-def _passes_for(x_TBI: Tensor) -> _Passes:
+def passes_for(x_TBI: Tensor) -> _Passes:
     """Return the implementation of the passes for a sequence's device."""
     return (_fused() if x_TBI.device.type == "cuda" else None) or _Streams()
 
@@ -259,7 +259,7 @@ class _Forward(torch.autograd.Function):
     def forward(
         ctx: Any, x_TBI: Tensor, weight_DGK: Tensor, bias_DG: Tensor, weights: _Weights, last_only: bool
     ) -> Tensor:
-        passes = _passes_for(x_TBI)
+        passes = passes_for(x_TBI)
         hidden, tape = passes.forward(x_TBI, weight_DGK, bias_DG, last_only)
         ctx.passes, ctx.tape, ctx.weights, ctx.last_only = passes, tape, weights, last_only
         ctx.save_for_backward(x_TBI)

@@ -182,7 +182,8 @@ def check_files(folder: Path) -> None:
             assert each["what"].endswith(".")
             assert each["source"]
             assert each["threshold"]
-            assert each["value"] is not None or each["verdict"] == "not judged"
+            hidden = each["key"] == "collapse.groups"  # a ratio to few patients or to nobody
+            assert each["value"] is not None or each["verdict"] == "not judged" or hidden
             assert each["value"] is not None or each["note"].endswith(".")
     page = (folder / "report.html").read_text()
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)

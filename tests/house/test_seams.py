@@ -12,20 +12,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SETTERS = {"setattr", "delattr", "object", "patch"}  # of pytest's monkeypatch and of unittest.mock
 
-# Kernels and CUDA graphs whose choice depends on the device; remove an entry when it has a seam.
-KNOWN = {
-    ("launches.py", "_passes_for"),
-    ("test_attention.py", "_by_heads"),
-    ("test_autoregressive.py", "_MOST_ATTEMPTS"),
-    ("test_recorded_course.py", "_dense"),
-    ("test_recorded_course.py", "_draw_course"),
-    ("test_recorded_course.py", "_recorded"),
-    ("test_recurrent_streams.py", "_ENOUGH_FOR_TWO_THREADS"),
-    ("test_recurrent_streams.py", "_passes_for"),
-    ("test_recurrent_streams.py", "_streams"),
-    ("test_recurrent_triton.py", "_passes_for"),
-}
-
 
 def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__") and name != "_"
@@ -77,7 +63,7 @@ def test_tests_set_no_private_attribute() -> None:
         for path in (ROOT / "tests").rglob("*.py")
         for name in private_sets(path.read_text(), names)
     }
-    assert found == KNOWN
+    assert found == set()
 
 
 @pytest.mark.parametrize(

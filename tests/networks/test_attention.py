@@ -43,18 +43,18 @@ def test_fused_attention_equals_that_of_heads_in_turn(monkeypatch: pytest.Monkey
     torch.manual_seed(0)
     block, x = SelfAttentionBlock(8, 2).double(), torch.randn(3, 5, 8, dtype=torch.float64)
     in_turn = block(x)
-    monkeypatch.setattr(attention, "_by_heads", lambda x_BTH: False)
+    monkeypatch.setattr(attention, "by_heads", lambda x_BTH: False)
     torch.testing.assert_close(block(x), in_turn, rtol=1e-12, atol=1e-14)
 
 
 def test_heads_are_taken_in_turn_in_short_sequences_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def longest() -> int:
-        return max(T for T in range(1, 200) if attention._by_heads(torch.zeros(1, T, 8)))
+        return max(T for T in range(1, 200) if attention.by_heads(torch.zeros(1, T, 8)))
 
     exact = longest()
     monkeypatch.setattr(attention, "bfloat16_is_wanted", lambda device: True)
     assert 60 <= exact < longest() < 150
-    assert not attention._by_heads(torch.zeros(1, 5, 8, device="meta"))
+    assert not attention.by_heads(torch.zeros(1, 5, 8, device="meta"))
 
 
 def test_many_patients_without_gradients_are_those_with_them() -> None:

@@ -17,10 +17,10 @@ from healthgym.nn.recurrent_passes import Tape
 def lstm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[BiLSTM]:
     threads = torch.get_num_threads()
     streams = (...,) if request.param == "together" else (0, 1)
-    monkeypatch.setattr(recurrent, "_streams", lambda x_TBI: streams)
-    monkeypatch.setattr(recurrent, "_ENOUGH_FOR_TWO_THREADS", 1)
+    monkeypatch.setattr(recurrent, "streams_of", lambda x_TBI: streams)
+    monkeypatch.setattr(recurrent, "ENOUGH_FOR_TWO_THREADS", 1)
     if request.param == "hoisted":
-        monkeypatch.setattr(recurrent, "_passes_for", lambda x_TBI: Hoisted(PlainPointwise()))
+        monkeypatch.setattr(recurrent, "passes_for", lambda x_TBI: Hoisted(PlainPointwise()))
     torch.set_num_threads(2 if request.param == "at once" else 1)
     torch.manual_seed(0)
     yield BiLSTM(3, 4).double()

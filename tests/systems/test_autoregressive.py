@@ -20,6 +20,7 @@ from healthgym.strict import parse
 from healthgym.systems.autoregressive.deciders import Drawn
 from healthgym.systems.autoregressive.history import NUM_GAPS, NUM_MOVES, NUM_REFERENCES, Context, History
 from healthgym.systems.autoregressive.sampling import Past, Patients, draw_timestep
+from healthgym.systems.autoregressive.static import draw_patients
 from healthgym.systems.autoregressive.system import AutoregressiveSystem
 from healthgym.systems.autoregressive.tables import ValueTable
 from healthgym.systems.autoregressive.values import FASTER, Others, ValueHead
@@ -499,11 +500,11 @@ def test_a_group_of_few_real_patients_is_refused() -> None:
         system.check_conditions(Conditions({0: frozenset({1})}))
 
 
-def test_who_cannot_be_found_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("healthgym.systems.autoregressive.static._MOST_ATTEMPTS", 3)
+def test_patients_who_cannot_be_found_are_an_error() -> None:
     layout, facts, *_ = small()
+    system, nobody = build(layout, facts), Conditions(timesteps=(9, 9))
     with pytest.raises(CohortError, match=r"20 patients of the kind that is asked for were not found in 3"):
-        build(layout, facts).make(SampleDraws(0, 0, 20), conditions=Conditions(timesteps=(9, 9)))
+        draw_patients(system.network, system.cells, SampleDraws(0, 0, 20), nobody, most_attempts=3)
 
 
 def test_a_patient_without_conditions_is_the_same_where_it_meets_them_anyway() -> None:

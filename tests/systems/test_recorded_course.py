@@ -82,14 +82,13 @@ def test_a_recorded_timestep_makes_the_patients_of_the_other_path(
 ) -> None:
     monkeypatch.setattr(sampling, "NOISE_AT_ONCE", at_once)
     usual, own = system(layout=layout), system(layout=layout)
-    monkeypatch.setattr(type(own), "_dense", property(lambda self: self is own))
-    own._recorded = recorded = as_recorded(own, 200)
+    recorders = iter([Again(pure=False)])  # a second one would be an error
+    own.new_recorder = lambda: next(recorders)
     for first in (0, 200):  # the second block must see nothing of the first
         draws = SampleDraws(3, first, 200)
         expected, found = usual.make(draws), own.make(draws)
         assert len(set(found.lengths_B)) > 2
         assert list(kept(found)) == list(kept(expected))
-    assert own._recorded is recorded
 
 
 def test_a_timestep_waits_for_nothing_and_copies_nothing() -> None:
@@ -163,14 +162,14 @@ def test_patients_of_a_gpu_are_those_of_the_cpu_but_for_rounding() -> None:
 @pytest.mark.cuda
 def test_nothing_waits_for_the_timesteps_of_a_block_that_was_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     own = system(torch.device("cuda"))
-    expected, draw = list(kept(own.make(SampleDraws(3, 0, 200)))), own._draw_course
+    expected, draw = list(kept(own.make(SampleDraws(3, 0, 200)))), RecordedCourse.__call__
 
     def drawn(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
         course = draw(*arguments)
         torch.cuda.set_sync_debug_mode("error")
         return course
 
-    monkeypatch.setattr(own, "_draw_course", drawn)
+    monkeypatch.setattr(RecordedCourse, "__call__", drawn)
     try:
         making = own.begin_make(SampleDraws(3, 0, 200))
     finally:

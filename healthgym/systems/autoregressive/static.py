@@ -17,7 +17,7 @@ from healthgym.systems.autoregressive.network import Network
 from healthgym.systems.base import SampleDraws
 from healthgym.systems.conditions import NO_CONDITIONS, Conditions
 
-_MOST_ATTEMPTS = 5_000
+MOST_ATTEMPTS = 5_000
 _TRIED = 20_000  # patients by whom the share of a group is estimated
 
 
@@ -60,6 +60,7 @@ def draw_patients(
     conditions: Conditions = NO_CONDITIONS,
     timesteps: int | None = None,
     temperature: float = 1.0,
+    most_attempts: int = MOST_ATTEMPTS,
 ) -> Static:
     """Sample the static variables of patients and their numbers of timesteps.
 
@@ -70,15 +71,16 @@ def draw_patients(
         conditions: on the patients.
         timesteps: of each patient; None to sample it.
         temperature: divides logits.
+        most_attempts: of each patient.
 
     Raises:
-        CohortError: some are not found in 5,000 attempts.
+        CohortError: some are not found in so many attempts.
     """
     everyone = np.arange(draws.num_patients)
     static = _drawn(network, cells, draws, everyone, 0, timesteps, temperature)
     wanted_B = conditions.wanted(draws.uniform_rows((), "shares")) if conditions.shares else None
     left = everyone
-    for attempt in range(1, _MOST_ATTEMPTS):
+    for attempt in range(1, most_attempts):
         good_B = conditions.accept(static.classes, static.reals, static.lengths_B, wanted_B)
         left = np.flatnonzero(~good_B)
         if not len(left):
@@ -87,7 +89,7 @@ def draw_patients(
         static = static.replaced(left, again)
     raise CohortError(
         f"--where, --shares: {len(left)} patients of the kind that is asked for were not found in "
-        f"{_MOST_ATTEMPTS:,} attempts each. Ask for a larger group."
+        f"{most_attempts:,} attempts each. Ask for a larger group."
     )
 
 

@@ -4,7 +4,8 @@ Shapes: B batch, T timesteps, R reals, K binary and categorical variables, S dec
 """
 
 import copy
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from healthgym.config import AutoregressiveConfig
 from healthgym.distributed.share import Part
 from healthgym.errors import ConfigError
 from healthgym.nn.causal import Drop, keep
-from healthgym.nn.recording import CudaRecorder
+from healthgym.nn.recording import CudaRecorder, Recorder
 from healthgym.schema.cells import LEAST_PATIENTS, Cells
 from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.autoregressive.network import RARE, Course, Network, Sizes
@@ -76,6 +77,10 @@ def dropout_for(config: AutoregressiveConfig, num_patients: int) -> float:
 class AutoregressiveSystem(System):
     """A network of the likelihood of decisions, and the decoding of decisions to patients.
 
+    Attributes:
+        new_recorder: returns what captures a timestep as a CUDA graph; None on a CPU, where there is no graph
+            and shapes may depend on the data.
+
     Args:
         config: all settings.
         layout: of the variables.
@@ -112,6 +117,8 @@ class AutoregressiveSystem(System):
         self.optimiser = Optimiser(self.network, config.optimiser)
         self.best = copy.deepcopy(self.network).requires_grad_(False)
         self.best_nats = torch.full((), torch.inf, dtype=torch.float64)
+        on_gpu = device.type != "cpu"
+        self.new_recorder: Callable[[], Recorder] | None = partial(CudaRecorder, device) if on_gpu else None
         self.block = 0 if self._dense else _BLOCK  # a GPU takes a small block as long as a larger one
         self._recorded: RecordedCourse | None = None
         self._mean_length = max(facts.mean_length, 1.0)
@@ -164,8 +171,8 @@ class AutoregressiveSystem(System):
 
     @property
     def _dense(self) -> bool:
-        """Whether shapes must not depend on the data: on a GPU, for CUDA graphs."""
-        return self.device.type != "cpu"
+        """Whether shapes must not depend on the data, for CUDA graphs."""
+        return self.new_recorder is not None
 
     def check_length(self, length: int) -> None:
         if length > self.network.max_length:
@@ -267,11 +274,11 @@ class AutoregressiveSystem(System):
 
         lengths_B = to_device(static.lengths_B[order_B], self.device)
         sums_BD, temperature = static.sums_BD[order], self.config.temperature
-        if not self._dense:
+        if self.new_recorder is None:
             return draw_course(network, sums_BD, lengths_B, noise, temperature)
         course = self._recorded
         if course is None or course.network is not network or course.num_patients != len(order):
-            course = RecordedCourse(network, len(order), CudaRecorder(self.device), temperature)
+            course = RecordedCourse(network, len(order), self.new_recorder(), temperature)
             self._recorded = course
         return course(sums_BD, lengths_B, int(static.lengths_B.max()), noise)
 

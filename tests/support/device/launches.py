@@ -61,7 +61,7 @@ def as_on_a_gpu() -> Iterator[Launches]:
     with (
         mock.patch("torch.optim.Adam.step"),
         mock.patch("torch.autocast", return_value=nullcontext()),
-        mock.patch.object(recurrent, "_passes_for", return_value=hoisted),
+        mock.patch.object(recurrent, "passes_for", return_value=hoisted),
         launches,
     ):
         yield launches

@@ -182,13 +182,9 @@ class Head(nn.Module):
             )
             sum_NE = self._added(sum_NE, name, step.classes[k])
         for r in self.slots.held:
-            name, present_N = f"held {r}", is_measured(self.flag_of_reals.get(r))
-            rows = decider.wants(_both(present_N, before[r] < self.num_pieces[r]))
-            logit_1n = affine(cast(nn.Linear, self.outputs[name]), read(name, rows))
-            logits_2n = torch.cat([torch.zeros_like(logit_1n), logit_1n])
-            chosen_n = decider.choose("held", r, logits_2n, rows)
-            step.held[r] = rows.put(chosen_n, filled(2))
-            sum_NE = self._added(sum_NE, name, step.held[r])
+            present_N = is_measured(self.flag_of_reals.get(r))
+            step.held[r] = self._decide_held(r, before[r], decider, read, present_N)
+            sum_NE = self._added(sum_NE, f"held {r}", step.held[r])
         known = Known([context[r] for r in self.slots.values], self.static)
         for r in self.slots.values:
             present_N = is_measured(self.flag_of_reals.get(r))
@@ -200,6 +196,20 @@ class Head(nn.Module):
             sum_NE = self._added(sum_NE, f"value {r}", token_N)
             sum_NE = self._with_value(sum_NE, r, step.pieces[r], before[r])
         return step, sum_NE
+
+    def _decide_held(
+        self,
+        r: int,
+        before_N: Tensor,
+        decider: Decider,
+        read: Callable[[str, Rows], Tensor],
+        present_N: Tensor | None,
+    ) -> Tensor:
+        """Decide whether a real variable keeps its value; return 0 new, 1 held, 2 no value or none before."""
+        rows = decider.wants(_both(present_N, before_N < self.num_pieces[r]))
+        logit_1n = affine(cast(nn.Linear, self.outputs[f"held {r}"]), read(f"held {r}", rows))
+        logits_2n = torch.cat([torch.zeros_like(logit_1n), logit_1n])
+        return rows.put(decider.choose("held", r, logits_2n, rows), torch.full_like(before_N, 2))
 
     def _decide_value(
         self,

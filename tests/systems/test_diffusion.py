@@ -309,19 +309,25 @@ def test_matched_start_has_the_moments_of_noised_data() -> None:
     x[..., 1] = torch.rand(4000, 1)  # constant within a patient
     system.train_step(Batch.of_features(LAYOUT, x), draws(0))
     noised = system.schedule.add_noise(*_noised(system, x))
-    started: list[Tensor] = []
-
-    def only_the_start(schedule: object, denoise: object, draw: object, start: Tensor) -> Tensor:
-        started.append(start)
-        return start
-
-    system.sampler = only_the_start
-    system.sample_features(8, 0, 0, 4000)
-    (found,) = started
+    found = start_of(system, 4000)
     for feature in range(LAYOUT.num_features):
         assert float(found[:, feature].mean()) == pytest.approx(float(noised[:, feature].mean()), abs=0.03)
         sd, expected = (each[:, feature].mean(-1).std() for each in (found, noised))
         assert float(sd) == pytest.approx(float(expected), rel=0.1)
+
+
+def start_of(system: DiffusionSystem, num_patients: int) -> Tensor:
+    """Return what sampling begins with; the system's sampler is replaced."""
+    starts = []
+
+    def only_the_start(schedule: Any, denoise: Any, draw: Any, start: Tensor) -> Tensor:
+        starts.append(start)
+        return start
+
+    system.sampler = only_the_start
+    system.sample_features(8, 0, 0, num_patients)
+    (start,) = starts
+    return start
 
 
 def _noised(system: DiffusionSystem, x_BTF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -333,15 +339,7 @@ def _noised(system: DiffusionSystem, x_BTF: Tensor) -> tuple[Tensor, Tensor, Ten
 def test_published_start_is_standard_normal() -> None:
     system = make()
     system.train_step(Batch.of_features(LAYOUT, batch()), draws(0))
-    starts = []
-
-    def only_the_start(schedule: Any, denoise: Any, draw: Any, start: Tensor) -> Tensor:
-        starts.append(start)
-        return start
-
-    system.sampler = only_the_start
-    system.sample_features(8, 0, 0, 2000)
-    (start,) = starts
+    start = start_of(system, 2000)
     assert float(start.mean()) == pytest.approx(0, abs=0.02)
     assert float(start.std()) == pytest.approx(1, abs=0.02)
 

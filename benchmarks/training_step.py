@@ -2,7 +2,7 @@
 
     python benchmarks/training_step.py [--system v2] [--lengths 10 30 60] [--device cpu] [--json FILE]
 
-Ratios say how many times faster ours is; on CUDA also as one recorded graph. The floor is the time that
+Ratios say how many times faster ours is; on CUDA also as one captured graph. The floor is the time that
 the step's matrix products alone need at the rate measured here; nothing exact can be faster. Operations are
 kernels on CUDA, calls below autograd on a CPU. `--precision` is ours alone: the published side keeps float32.
 """
@@ -28,7 +28,7 @@ from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.base import Batch, PositionDraws, System
 from healthgym.systems.build import build_system
 from healthgym.systems.denoising.diffusion import DiffusionSystem
-from healthgym.training.graphs import CudaRecorder, GraphSteps
+from healthgym.training.graphs import CudaCapture, GraphSteps
 
 LAYOUTS = {
     # ART for HIV: the notebooks' 7 variables, and all 13.
@@ -65,7 +65,7 @@ def make_side(side: str, system: str, layout: str, device: torch.device) -> Syst
 
 
 def stepper(
-    side: System | Published, x_BTF: Tensor, recorded: bool = False
+    side: System | Published, x_BTF: Tensor, captured: bool = False
 ) -> Callable[[], dict[str, Tensor]]:
     """Return a call that takes the next step."""
     taken = iter(range(10**9))
@@ -76,7 +76,7 @@ def stepper(
     if not isinstance(side, System):
         return lambda: side.train_step(x_BTF, draws())
     batch = Batch.of_features(side.layout, x_BTF)
-    take = GraphSteps(side, CudaRecorder(x_BTF.device)) if recorded else side.train_step
+    take = GraphSteps(side, CudaCapture(x_BTF.device)) if captured else side.train_step
     return lambda: take(batch, draws())
 
 
@@ -140,9 +140,9 @@ def measure_length(options: argparse.Namespace, length: int, clock: measure.Cloc
     steps: measure.Sides = {name: steps_of(name, x_BTF) for name in SIDES}
     if device.type == "cuda":
         again = make_side("ours", options.system, options.variables, device)
-        steps["graph"] = measure.at_precision(options.precision, stepper(again, x_BTF, recorded=True))
+        steps["graph"] = measure.at_precision(options.precision, stepper(again, x_BTF, captured=True))
         for _ in range(5):
-            steps["graph"]()  # the fourth step is recorded
+            steps["graph"]()  # the fourth step is captured
     seconds = measure.alternate(steps, options.rounds, clock)
     needed = operations_needed(options.system, layout, options.batch, length)
     row: dict[str, Any] = {"length": length}

@@ -45,7 +45,7 @@ from healthgym.synthesis.source import Source, open_source
 from healthgym.systems.base import Batch, PositionDraws, System
 from healthgym.systems.build import build_system
 from healthgym.systems.patients import CohortFacts
-from healthgym.training.graphs import CudaRecorder, GraphSteps
+from healthgym.training.graphs import CudaCapture, GraphSteps
 
 _FLOAT = 4  # bytes
 _LEAST_SECONDS = 5.0  # no part is begun with less left
@@ -80,16 +80,16 @@ def step(
     device, layout = torch.device(options.device), LAYOUTS["7"]
     clock, x_BTF = measure.Clock(device), patients(layout, options.batch, length, device)
 
-    def of(side: str, recorded: bool = False) -> Callable[[], object]:
+    def of(side: str, captured: bool = False) -> Callable[[], object]:
         made = make_side(side, system, "7", device)
         wanted = "highest" if side == "published" else precision
-        return measure.at_precision(wanted, stepper(made, x_BTF, recorded))
+        return measure.at_precision(wanted, stepper(made, x_BTF, captured))
 
     sides = {"published": of("published"), "ours": of("ours")}
     if device.type == "cuda":
-        sides["graph"] = of("ours", recorded=True)
+        sides["graph"] = of("ours", captured=True)
         for _ in range(5):
-            sides["graph"]()  # the fourth step is recorded
+            sides["graph"]()  # the fourth step is captured
     seconds = {name: measure.median(all_) for name, all_ in _alternate(sides, clock, options).items()}
     needed = operations_needed(system, layout, options.batch, length)
     rate = card["float32 highest" if precision == "highest" else "float32 high"]
@@ -240,20 +240,20 @@ def autoregressive(options: argparse.Namespace) -> dict[str, Any]:
     )
     batch = Batch(layout, *(each.to(device) for each in tensors))
 
-    def taking(recorded: bool) -> Callable[[], object]:
+    def taking(captured: bool) -> Callable[[], object]:
         system, numbers = build(), iter(range(10**9))
-        take = GraphSteps(system, CudaRecorder(device)) if recorded else system.train_step
+        take = GraphSteps(system, CudaCapture(device)) if captured else system.train_step
         return lambda: take(batch, PositionDraws(0, next(numbers), device))
 
-    sides = {"ours": taking(recorded=False)}
+    sides = {"ours": taking(captured=False)}
     if device.type == "cuda":
-        sides["graph"] = taking(recorded=True)
+        sides["graph"] = taking(captured=True)
         for _ in range(5):
             sides["graph"]()
     return {
         "seconds": {name: measure.median(all_) for name, all_ in _alternate(sides, clock, options).items()},
         "kernels": {name: measure.count_operations(call, device) for name, call in sides.items()},
-        "peak bytes": measure.peak_memory(lambda: taking(recorded=False), device),
+        "peak bytes": measure.peak_memory(lambda: taking(captured=False), device),
     }
 
 

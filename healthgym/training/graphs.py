@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 from healthgym.errors import ConfigError
-from healthgym.nn.recording import CudaRecorder, Recorder, Results
+from healthgym.nn.cuda_graphs import Capture, CudaCapture, Results
 from healthgym.systems.base import Batch, Draws, KeptDraws, System
 
 Losses = Results
@@ -29,7 +29,7 @@ class _Kind:
     kept: Batch
     draws: KeptDraws = field(default_factory=KeptDraws)
     usual_steps: int = 0
-    repeat: Callable[[], None] | None = None
+    replay: Callable[[], None] | None = None
     losses: Losses = field(default_factory=dict)
 
     @classmethod
@@ -55,7 +55,7 @@ class GraphSteps:
 
     Args:
         system: to be trained.
-        recorder: captures and replays.
+        capture: captures steps.
         say: called with the reason if a step cannot be captured.
         give_up: whether to continue with eager steps if one cannot be captured; otherwise this is an error.
     """
@@ -63,11 +63,11 @@ class GraphSteps:
     def __init__(
         self,
         system: System,
-        recorder: Recorder,
+        capture: Capture,
         say: Callable[[str], None] = lambda text: None,
         give_up: bool = False,
     ) -> None:
-        self._system, self._recorder, self._say, self._give_up = system, recorder, say, give_up
+        self._system, self._capture, self._say, self._give_up = system, capture, say, give_up
         self._kinds: dict[Hashable, _Kind] = {}
         self._told = self._given_up = False
 
@@ -88,10 +88,10 @@ class GraphSteps:
         kind.renew(batch, draws)
         if kind.usual_steps < _USUAL_STEPS:
             kind.usual_steps += 1
-            return self._recorder.rehearse(lambda: self._system.train_step(kind.batch, kind.draws))
-        if kind.repeat is None:
+            return self._capture.rehearse(lambda: self._system.train_step(kind.batch, kind.draws))
+        if kind.replay is None:
             try:
-                kind.repeat, kind.losses = self._recorder.record(
+                kind.replay, kind.losses = self._capture.capture(
                     lambda: self._system.compute_step(kind.batch, kind.draws)
                 )
             except RuntimeError as error:
@@ -108,7 +108,7 @@ class GraphSteps:
                     f"This step cannot be captured as a CUDA graph ({reason}). Start the same run again with "
                     f"training.cuda_graphs=false: it resumes from the last checkpoint."
                 ) from error
-        kind.repeat()
+        kind.replay()
         self._system.count_step(kind.kept)
         return kind.losses
 
@@ -131,7 +131,7 @@ def choose_steps(
     if wanted == "auto" and not system.share.ranks.alone:
         return (
             system.train_step,
-            f"{one_by_one}: several processes record them with training.cuda_graphs=true",
+            f"{one_by_one}: with several processes, set training.cuda_graphs=true to use CUDA graphs",
         )
-    recorder = CudaRecorder(system.device)
-    return GraphSteps(system, recorder, say, give_up=wanted == "auto"), "steps as CUDA graphs"
+    capture = CudaCapture(system.device)
+    return GraphSteps(system, capture, say, give_up=wanted == "auto"), "steps as CUDA graphs"

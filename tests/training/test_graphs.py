@@ -21,7 +21,7 @@ from healthgym.errors import ConfigError
 from healthgym.strict import parse
 from healthgym.systems.base import Batch, Draws, KeptDraws, PositionDraws, System
 from healthgym.systems.build import build_system
-from healthgym.training.graphs import CudaRecorder, GraphSteps, Losses, choose_steps
+from healthgym.training.graphs import CudaCapture, GraphSteps, Losses, choose_steps
 from healthgym.training.trainer import to_arrays
 
 LENGTHS = [3, 6] * 9  # the latent memory of 20 slots is filling, overflows in step 3, and is full
@@ -31,20 +31,20 @@ class Tape:
     """Repeats a call by making it again, always into the same memory, as a graph does."""
 
     def __init__(self) -> None:
-        self.recorded = self.repeated = 0
+        self.captured = self.replayed = 0
 
     def rehearse(self, call: Callable[[], Losses]) -> Losses:
         return call()
 
-    def record(self, call: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
-        self.recorded += 1
+    def capture(self, call: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
+        self.captured += 1
         losses: Losses = {}
 
-        def repeat() -> None:
-            self.repeated += 1
+        def replay() -> None:
+            self.replayed += 1
             losses.update(call())
 
-        return repeat, losses
+        return replay, losses
 
 
 def run(
@@ -73,8 +73,8 @@ def test_cuda_graph_steps_equal_single_operations_bit_for_bit(name: str) -> None
         run(usual, usual.train_step, LENGTHS, CPU),
         run(other, GraphSteps(other, tape), LENGTHS, CPU),
     )
-    assert tape.repeated >= 8
-    assert tape.recorded == 2  # of each length; while the memory is filling too few steps are alike
+    assert tape.replayed >= 8
+    assert tape.captured == 2  # of each length; while the memory is filling too few steps are alike
     assert found == expected
     assert flat(other) == flat(usual)
     np.testing.assert_array_equal(made_of(other, 0, 0, 4).reals_RTB, made_of(usual, 0, 0, 4).reals_RTB)
@@ -134,7 +134,7 @@ def on_meta() -> Iterator[HostTensors]:
 
 @pytest.mark.parametrize("micro_batch_size", [None, 3])
 def test_a_step_takes_nothing_from_the_hosts_memory(name: str, micro_batch_size: int | None) -> None:
-    """A graph cannot record a copy from there. The meta device shows it without a GPU."""
+    """A graph cannot capture a copy from there. The meta device shows it without a GPU."""
     run_config = parse(settings.RunConfig, {"system": tiny.SYSTEMS[name]}, "test")
     meta = torch.device("meta")
     system = build_system(run_config.system, LAYOUT, torch.eye(LAYOUT.num_features), meta, 3, tiny.facts(T))
@@ -166,13 +166,13 @@ def test_micro_batches_are_captured_too(name: str) -> None:
     usual.share = other.share = Share(micro_batch_size=3)
     expected = run(usual, usual.train_step, [T] * 9, CPU)
     assert run(other, GraphSteps(other, tape), [T] * 9, CPU) == expected
-    assert tape.recorded == 1
+    assert tape.captured == 1
     assert flat(other) == flat(usual)
 
 
 def test_a_step_that_cannot_be_captured_says_what_to_do() -> None:
     class Broken(Tape):
-        def record(self, call: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
+        def capture(self, call: Callable[[], Losses]) -> tuple[Callable[[], None], Losses]:
             raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
     v1 = build("v1")
@@ -190,9 +190,9 @@ def test_padded_batches_are_taken_as_usual_where_a_system_cannot_capture_them(na
     padded = replace(padded, is_padded=True)
     for step in range(5):
         steps(padded, PositionDraws(1, step, CPU))
-    recorded = name in ("v3", "ar")
-    assert tape.recorded == recorded
-    assert len(said) == (not recorded)
+    captured = name in ("v3", "ar")
+    assert tape.captured == captured
+    assert len(said) == (not captured)
 
 
 class TwoProcesses(Ranks):
@@ -200,7 +200,7 @@ class TwoProcesses(Ranks):
 
 
 @pytest.mark.parametrize(
-    ("device", "wanted", "ranks", "recorded", "said"),
+    ("device", "wanted", "ranks", "captured", "said"),
     [
         ("cuda", "auto", Ranks(), True, "steps as CUDA graphs"),
         ("cuda", True, TwoProcesses(), True, "steps as CUDA graphs"),
@@ -209,7 +209,7 @@ class TwoProcesses(Ranks):
             "auto",
             TwoProcesses(),
             False,
-            "several processes record them with training.cuda_graphs=true",
+            "with several processes, set training.cuda_graphs=true to use CUDA graphs",
         ),
         ("cuda", False, Ranks(), False, "one operation at a time (training.cuda_graphs=false)"),
         ("cpu", "auto", Ranks(), False, ""),
@@ -217,13 +217,13 @@ class TwoProcesses(Ranks):
     ],
 )
 def test_graphs_are_chosen_where_they_can_be(
-    device: str, wanted: Any, ranks: Ranks, recorded: bool, said: str
+    device: str, wanted: Any, ranks: Ranks, captured: bool, said: str
 ) -> None:
     system = build("v1")
     system.device, system.share = torch.device(device), Share(ranks)
-    with mock.patch("healthgym.training.graphs.CudaRecorder"):
+    with mock.patch("healthgym.training.graphs.CudaCapture"):
         steps, words = choose_steps(system, wanted, print)
-    assert isinstance(steps, GraphSteps) == recorded
+    assert isinstance(steps, GraphSteps) == captured
     assert words.endswith(said)
     assert bool(words) == bool(said)
 
@@ -231,7 +231,7 @@ def test_graphs_are_chosen_where_they_can_be(
 def test_other_threads_may_pin_memory_while_a_graph_is_captured() -> None:
     """In torch's default mode an allocation in any thread, as by the reader of batches, spoils the graph."""
     with mock.patch("torch.cuda", autospec=True) as cuda:
-        CudaRecorder(torch.device("cuda")).record(dict)
+        CudaCapture(torch.device("cuda")).capture(dict)
     assert cuda.graph.call_args.kwargs["capture_error_mode"] == "thread_local"
 
 
@@ -239,11 +239,11 @@ def test_other_threads_may_pin_memory_while_a_graph_is_captured() -> None:
 def test_graphs_give_what_single_operations_give_on_a_gpu(name: str) -> None:
     device, sides = torch.device("cuda"), []
     run_config = parse(settings.RunConfig, {"system": tiny.SYSTEMS[name]}, "test")
-    for recorded in (False, True):
+    for captured in (False, True):
         system = build_system(
             run_config.system, LAYOUT, torch.eye(LAYOUT.num_features), device, 3, tiny.facts(T)
         )
-        step = GraphSteps(system, CudaRecorder(device)) if recorded else system.train_step
+        step = GraphSteps(system, CudaCapture(device)) if captured else system.train_step
         sides.append(run(system, step, LENGTHS, device))
     for usual, repeated in zip(*sides, strict=True):
         torch.testing.assert_close(repeated, usual, rtol=1e-4, atol=1e-5)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from healthgym.config import AdamConfig
 from healthgym.distributed.share import Moments, Part, correlation_of
-from healthgym.nn.recording import CudaRecorder, RecordedMap
+from healthgym.nn.cuda_graphs import CapturedMap, CudaCapture
 from healthgym.systems.adversarial.critic import Critic, gradient_penalty
 from healthgym.systems.adversarial.latent import UniformLatent
 from healthgym.systems.adversarial.losses import correlation_loss, correlation_matrix, rows_of
@@ -77,14 +77,14 @@ class WGANSystem(System):
             draws = SampleDraws(seed, first_patient, num_patients)
             z_BTZ = self.latent.draw_patients(length, draws)
             if self.device.type == "cuda":
-                return self._recorded(z_BTZ)["x_BTF"]
+                return self._captured(z_BTZ)["x_BTF"]
             x_BTF: Tensor = self.generator(z_BTZ)
         return x_BTF
 
     @cached_property
-    def _recorded(self) -> RecordedMap:
+    def _captured(self) -> CapturedMap:
         """The generator as a CUDA graph for each shape of a batch."""
-        return RecordedMap(lambda z_BTZ: {"x_BTF": self.generator(z_BTZ)}, CudaRecorder(self.device))
+        return CapturedMap(lambda z_BTZ: {"x_BTF": self.generator(z_BTZ)}, CudaCapture(self.device))
 
     def state(self) -> State:
         latent = self.latent.state()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from healthgym.nn.causal import Cache
-from healthgym.nn.recording import Recorder
+from healthgym.nn.cuda_graphs import Capture
 from healthgym.systems.autoregressive.deciders import Drawn
 from healthgym.systems.autoregressive.decisions import Step
 from healthgym.systems.autoregressive.history import History
@@ -202,7 +202,7 @@ def draw_course(
     return classes_TBK, values_TBR
 
 
-class RecordedCourse:
+class CapturedCourse:
     """Sampling of all timesteps of patients as one CUDA graph, replayed once per timestep.
 
     The timestep's number is a tensor that the graph increases, and everything else that it reads and writes
@@ -211,14 +211,14 @@ class RecordedCourse:
     Args:
         network: trained; its weights may change in place.
         num_patients: B, of every call.
-        recorder: captures the graph.
+        capture: captures the graph.
         temperature: divides logits.
     """
 
     def __init__(
-        self, network: Network, num_patients: int, recorder: Recorder, temperature: float = 1.0
+        self, network: Network, num_patients: int, capture: Capture, temperature: float = 1.0
     ) -> None:
-        self.network, self.num_patients, self._recorder = network, num_patients, recorder
+        self.network, self.num_patients, self._capture = network, num_patients, capture
         self._temperature, slots, start = temperature, network.varying, network.start
         B, T, at_once = num_patients, network.max_length, min(NOISE_AT_ONCE, network.max_length)
         lengths_B = torch.ones(B, dtype=torch.int64, device=start.device)
@@ -231,7 +231,7 @@ class RecordedCourse:
         self._value_u_TBR = start.new_zeros(at_once, B, len(slots.values))
         self._classes_TBK = torch.zeros(T, B, len(slots.classes), dtype=torch.uint8, device=start.device)
         self._values_TBR = start.new_zeros(T, B, len(slots.values))
-        self._repeat: Callable[[], None] | None = None
+        self._replay: Callable[[], None] | None = None
 
     @torch.no_grad()
     def __call__(
@@ -243,15 +243,15 @@ class RecordedCourse:
             sums_BD, lengths_B, noise: as for `draw_course`; in any order.
             num_timesteps: T, known without reading the device.
         """
-        if self._repeat is None:
-            self._repeat = self._record()
+        if self._replay is None:
+            self._replay = self._capture_call()
         self._renew(Patients.of(self.network, sums_BD, lengths_B))
         for t in range(num_timesteps):
             if t % NOISE_AT_ONCE == 0:
                 now = range(t, min(t + NOISE_AT_ONCE, num_timesteps))
                 for kept, numbers in zip((self._u_TBS, self._value_u_TBR), noise(now), strict=True):
                     kept[: len(now)].copy_(numbers)
-            self._repeat()
+            self._replay()
         return self._classes_TBK[:num_timesteps], self._values_TBR[:num_timesteps]
 
     def _renew(self, patients: Patients) -> None:
@@ -261,16 +261,16 @@ class RecordedCourse:
         for kept, new in zip(self._past.tensors(), self._empty.tensors(), strict=True):
             kept.copy_(new)
 
-    def _record(self) -> Callable[[], None]:
+    def _capture_call(self) -> Callable[[], None]:
         def call() -> dict[str, Tensor]:
             self.timestep()
             return {}
 
         for _ in range(2):  # libraries choose their algorithms
             self._renew(self._patients)
-            self._recorder.rehearse(call)
+            self._capture.rehearse(call)
         self._renew(self._patients)
-        return self._recorder.record(call)[0]
+        return self._capture.capture(call)[0]
 
     def timestep(self) -> None:
         """Sample the next timestep."""

@@ -17,11 +17,11 @@ from healthgym.config import AutoregressiveConfig
 from healthgym.distributed.share import Part
 from healthgym.errors import ConfigError
 from healthgym.nn.causal import Drop, keep
-from healthgym.nn.recording import CudaRecorder, Recorder
+from healthgym.nn.cuda_graphs import Capture, CudaCapture
 from healthgym.schema.cells import LEAST_PATIENTS, Cells
 from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.autoregressive.network import RARE, Course, Network, Sizes
-from healthgym.systems.autoregressive.sampling import RecordedCourse, draw_course
+from healthgym.systems.autoregressive.sampling import CapturedCourse, draw_course
 from healthgym.systems.autoregressive.static import Static, draw_patients, share_of
 from healthgym.systems.base import Batch, Draws, Made, Making, SampleDraws, State, System
 from healthgym.systems.conditions import NO_CONDITIONS, Conditions
@@ -78,7 +78,7 @@ class AutoregressiveSystem(System):
     """A network of the likelihood of decisions, and the decoding of decisions to patients.
 
     Attributes:
-        new_recorder: returns what captures a timestep as a CUDA graph; None on a CPU, where there is no graph
+        new_capture: returns what captures a timestep as a CUDA graph; None on a CPU, where there is no graph
             and shapes may depend on the data.
 
     Args:
@@ -118,9 +118,9 @@ class AutoregressiveSystem(System):
         self.best = copy.deepcopy(self.network).requires_grad_(False)
         self.best_nats = torch.full((), torch.inf, dtype=torch.float64)
         on_gpu = device.type != "cpu"
-        self.new_recorder: Callable[[], Recorder] | None = partial(CudaRecorder, device) if on_gpu else None
+        self.new_capture: Callable[[], Capture] | None = partial(CudaCapture, device) if on_gpu else None
         self.block = 0 if self._dense else _BLOCK  # a GPU takes a small block as long as a larger one
-        self._recorded: RecordedCourse | None = None
+        self._captured: CapturedCourse | None = None
         self._mean_length = max(facts.mean_length, 1.0)
 
     # --- training --------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class AutoregressiveSystem(System):
     @property
     def _dense(self) -> bool:
         """Whether shapes must not depend on the data, for CUDA graphs."""
-        return self.new_recorder is not None
+        return self.new_capture is not None
 
     def check_length(self, length: int) -> None:
         if length > self.network.max_length:
@@ -274,12 +274,12 @@ class AutoregressiveSystem(System):
 
         lengths_B = to_device(static.lengths_B[order_B], self.device)
         sums_BD, temperature = static.sums_BD[order], self.config.temperature
-        if self.new_recorder is None:
+        if self.new_capture is None:
             return draw_course(network, sums_BD, lengths_B, noise, temperature)
-        course = self._recorded
+        course = self._captured
         if course is None or course.network is not network or course.num_patients != len(order):
-            course = RecordedCourse(network, len(order), self.new_recorder(), temperature)
-            self._recorded = course
+            course = CapturedCourse(network, len(order), self.new_capture(), temperature)
+            self._captured = course
         return course(sums_BD, lengths_B, int(static.lengths_B.max()), noise)
 
     def _with_static(

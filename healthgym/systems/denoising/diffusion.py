@@ -20,8 +20,8 @@ from torch.nn import functional
 from healthgym.config import ClampConfig, DiffusionConfig, DPMSolverSamplerConfig, OptimiserConfig
 from healthgym.distributed.share import Part
 from healthgym.errors import ConfigError
+from healthgym.nn.cuda_graphs import Capture, CapturedMap, CudaCapture
 from healthgym.nn.precision import bfloat16_is_wanted, get_precision
-from healthgym.nn.recording import CudaRecorder, RecordedMap, Recorder
 from healthgym.nn.unet import UNet1d, shape_table
 from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.base import Batch, Draws, Made, SampleDraws, State, System
@@ -40,8 +40,8 @@ class DiffusionSystem(System):
     """A U-Net that predicts noise, with a sampler and a guardrail.
 
     Attributes:
-        new_recorder: makes a recorder that captures the denoiser for sampling; None to sample without, as on
-            a CPU.
+        new_capture: returns what captures the denoiser as a CUDA graph for sampling; None to sample without
+            graphs, as on a CPU.
 
     Args:
         config: all settings.
@@ -65,8 +65,8 @@ class DiffusionSystem(System):
         # Of the patients' time means in [-1, 1]: their number, sum and sum of squares.
         self.means_3F = torch.zeros(3, layout.num_features, dtype=torch.float64, device=device)
         on_cuda = device.type == "cuda"
-        self.new_recorder: Callable[[], Recorder] | None = (lambda: CudaRecorder(device)) if on_cuda else None
-        self._maps: dict[tuple[object, ...], RecordedMap] = {}
+        self.new_capture: Callable[[], Capture] | None = (lambda: CudaCapture(device)) if on_cuda else None
+        self._maps: dict[tuple[object, ...], CapturedMap] = {}
         self.trained_length = 0
         # Whether stages divide the patients by length, so that each length has patients of its own kind.
         self.divided = False
@@ -223,8 +223,8 @@ class DiffusionSystem(System):
 
         def denoise(x_BFP: Tensor, level: int) -> Prediction:
             level_1 = constant_level(level, x_BFP[:1])
-            if self.new_recorder is not None:
-                return Prediction(**self._recorded(whole, self.new_recorder)(x_BFP, level_1))
+            if self.new_capture is not None:
+                return Prediction(**self._captured(whole, self.new_capture)(x_BFP, level_1))
             return self._denoise(x_BFP, level_1, whole)
 
         start_BFP = draw()
@@ -247,12 +247,12 @@ class DiffusionSystem(System):
             eps_BFP = self.schedule.noise_in(x_BFP, clean_BFP, level_1)
         return Prediction(clean_BFP, eps_BFP)
 
-    def _recorded(self, whole: int, new_recorder: Callable[[], Recorder]) -> RecordedMap:
+    def _captured(self, whole: int, new_capture: Callable[[], Capture]) -> CapturedMap:
         """`_denoise` as a CUDA graph for each shape of a batch; one graph serves all noise levels."""
         kind = type(self.guardrail), whole, get_precision()
         if kind not in self._maps:
-            self._maps[kind] = RecordedMap(
-                lambda x_BFP, level_1: self._denoise(x_BFP, level_1, whole)._asdict(), new_recorder()
+            self._maps[kind] = CapturedMap(
+                lambda x_BFP, level_1: self._denoise(x_BFP, level_1, whole)._asdict(), new_capture()
             )
         return self._maps[kind]
 

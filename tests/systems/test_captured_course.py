@@ -22,7 +22,7 @@ from healthgym.schema.layout import FeatureLayout
 from healthgym.strict import parse
 from healthgym.systems.autoregressive import sampling
 from healthgym.systems.autoregressive.decoding import Decoding
-from healthgym.systems.autoregressive.sampling import RecordedCourse
+from healthgym.systems.autoregressive.sampling import CapturedCourse
 from healthgym.systems.autoregressive.system import AutoregressiveSystem
 from healthgym.systems.base import Made, SampleDraws
 from healthgym.systems.build import build_system
@@ -71,19 +71,19 @@ def kept(made: Made) -> Iterator[bytes]:
         yield made.reals_RTB[:, :length, i].tobytes() + made.codes_KTB[:, :length, i].tobytes()
 
 
-def as_recorded(own: AutoregressiveSystem, num_patients: int) -> RecordedCourse:
-    return RecordedCourse(own._sampled, num_patients, Again(pure=False))
+def as_captured(own: AutoregressiveSystem, num_patients: int) -> CapturedCourse:
+    return CapturedCourse(own._sampled, num_patients, Again(pure=False))
 
 
 @pytest.mark.parametrize("layout", [LAYOUT, FeatureLayout(0, (3,), (3,)), FeatureLayout(1, (), ())])
 @pytest.mark.parametrize("at_once", [5, 64])
-def test_a_recorded_timestep_makes_the_patients_of_the_other_path(
+def test_a_captured_timestep_makes_the_patients_of_the_other_path(
     layout: FeatureLayout, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampling, "NOISE_AT_ONCE", at_once)
     usual, own = system(layout=layout), system(layout=layout)
-    recorders = iter([Again(pure=False)])  # a second one would be an error
-    own.new_recorder = lambda: next(recorders)
+    captures = iter([Again(pure=False)])  # a second one would be an error
+    own.new_capture = lambda: next(captures)
     for first in (0, 200):  # the second block must see nothing of the first
         draws = SampleDraws(3, first, 200)
         expected, found = usual.make(draws), own.make(draws)
@@ -92,7 +92,7 @@ def test_a_recorded_timestep_makes_the_patients_of_the_other_path(
 
 
 def test_a_timestep_waits_for_nothing_and_copies_nothing() -> None:
-    course = as_recorded(system(), 8)
+    course = as_captured(system(), 8)
     with torch.no_grad(), Reads(set()) as reads, Copies() as copies:
         for _ in range(3):
             course.timestep()
@@ -112,7 +112,7 @@ def test_a_training_step_waits_for_nothing_and_copies_nothing() -> None:
 
 def test_a_timestep_launches_few_kernels_and_reads_nothing_of_the_host() -> None:
     own = system(META)
-    course = as_recorded(own, 8)
+    course = as_captured(own, 8)
     with torch.no_grad(), HostTensors() as host, as_on_a_gpu() as launches:
         course.timestep()
     assert host.found == []
@@ -162,14 +162,14 @@ def test_patients_of_a_gpu_are_those_of_the_cpu_but_for_rounding() -> None:
 @pytest.mark.cuda
 def test_nothing_waits_for_the_timesteps_of_a_block_that_was_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     own = system(torch.device("cuda"))
-    expected, draw = list(kept(own.make(SampleDraws(3, 0, 200)))), RecordedCourse.__call__
+    expected, draw = list(kept(own.make(SampleDraws(3, 0, 200)))), CapturedCourse.__call__
 
     def drawn(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
         course = draw(*arguments)
         torch.cuda.set_sync_debug_mode("error")
         return course
 
-    monkeypatch.setattr(RecordedCourse, "__call__", drawn)
+    monkeypatch.setattr(CapturedCourse, "__call__", drawn)
     try:
         making = own.begin_make(SampleDraws(3, 0, 200))
     finally:

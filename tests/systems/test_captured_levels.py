@@ -50,16 +50,16 @@ def test_a_captured_denoiser_makes_the_patients_of_the_other_path(
     guardrail: str, sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accept_half(monkeypatch)
-    usual, own, recorder = system(guardrail, sampler), system(guardrail, sampler), Again()
-    own.new_recorder = lambda: recorder
+    usual, own, capture = system(guardrail, sampler), system(guardrail, sampler), Again()
+    own.new_capture = lambda: capture
     for first in (0, 64):
         expected, found = (each.sample_features(6, 5, first, 64) for each in (usual, own))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    assert recorder.recorded == 1  # all levels, and candidates that are tried again
-    assert recorder.repeated >= 2 * 3
+    assert capture.captured == 1  # all levels, and candidates that are tried again
+    assert capture.replayed >= 2 * 3
     own.sample_features(4, 5, 0, 64)  # another canvas
     own.sample_features(6, 5, 0, 80)
-    assert recorder.recorded == 3
+    assert capture.captured == 3
 
 
 @pytest.mark.parametrize("guardrail", GUARDRAILS)

@@ -10,17 +10,17 @@ Results = dict[str, Tensor]
 _FEWEST = 64
 
 
-class Recorder(Protocol):
+class Capture(Protocol):
     """The interface of capturing calls."""
 
     def rehearse(self, call: Callable[[], Results]) -> Results:
         """Make a call as it will be captured."""
 
-    def record(self, call: Callable[[], Results]) -> tuple[Callable[[], None], Results]:
+    def capture(self, call: Callable[[], Results]) -> tuple[Callable[[], None], Results]:
         """Return a function that replays a call, and the memory of its results; nothing is computed yet."""
 
 
-class CudaRecorder:
+class CudaCapture:
     """Captures CUDA graphs that share one memory pool: each may overwrite intermediate results of another."""
 
     def __init__(self, device: torch.device) -> None:
@@ -35,7 +35,7 @@ class CudaRecorder:
         usual.wait_stream(self._stream)
         return results
 
-    def record(self, call: Callable[[], Results]) -> tuple[Callable[[], None], Results]:
+    def capture(self, call: Callable[[], Results]) -> tuple[Callable[[], None], Results]:
         graph, mode = (
             torch.cuda.CUDAGraph(),
             "thread_local",
@@ -45,21 +45,21 @@ class CudaRecorder:
         return graph.replay, results
 
 
-class RecordedMap:
+class CapturedMap:
     """A map of rows to rows without gradients, captured once for each shape of its inputs.
 
-    Every result is a recorded one, also the first of a shape: kernels that a library chooses while it records
-    may round otherwise than those it takes outside. Batches are filled up with zeros to a power of two, so
-    that few shapes are met.
+    Every result comes from a replay, also the first of a shape: the kernels that a library chooses during
+    capture may round differently from those it chooses otherwise. Batches are padded with zeros to a power of
+    two, so that few shapes are met.
 
     Args:
         call: maps (B, ...), and tensors that all rows share, to named (B, ...), row by row; the weights that
             it reads may change in place.
-        recorder: captures it.
+        capture: captures the map.
     """
 
-    def __init__(self, call: Callable[..., Results], recorder: Recorder) -> None:
-        self._call, self._recorder = call, recorder
+    def __init__(self, call: Callable[..., Results], capture: Capture) -> None:
+        self._call, self._capture = call, capture
         self._kept: dict[tuple[int, ...], tuple[list[Tensor], Callable[[], None], Results]] = {}
 
     @torch.no_grad()
@@ -68,19 +68,19 @@ class RecordedMap:
         count = len(x)
         shape = (max(1 << (count - 1).bit_length(), _FEWEST), *x.shape[1:])
         if shape not in self._kept:
-            self._kept[shape] = self._record([x.new_zeros(shape), *map(torch.clone, shared)])
-        (kept, *kept_shared), repeat, results = self._kept[shape]
+            self._kept[shape] = self._capture_call([x.new_zeros(shape), *map(torch.clone, shared)])
+        (kept, *kept_shared), replay, results = self._kept[shape]
         kept[:count].copy_(x)
         kept[count:].zero_()
         for memory, new in zip(kept_shared, shared, strict=True):
             memory.copy_(new)
-        repeat()
+        replay()
         return {name: result[:count].clone() for name, result in results.items()}
 
-    def _record(self, kept: list[Tensor]) -> tuple[list[Tensor], Callable[[], None], Results]:
+    def _capture_call(self, kept: list[Tensor]) -> tuple[list[Tensor], Callable[[], None], Results]:
         def call() -> Results:
             return self._call(*kept)
 
         for _ in range(2):  # libraries choose their algorithms
-            self._recorder.rehearse(call)
-        return kept, *self._recorder.record(call)
+            self._capture.rehearse(call)
+        return kept, *self._capture.capture(call)

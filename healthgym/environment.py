@@ -1,7 +1,7 @@
 """Environment variables that a scheduler sets for a process: job, restarts, rank, task, cores.
 
-This is the only Python module that names Slurm's variables. Each docstring says what is returned outside a
-scheduler.
+Other code asks here; only `healthgym.launch.slurm` and the batch scripts name Slurm's variables too. Each
+docstring says what is returned outside a scheduler.
 """
 
 import os

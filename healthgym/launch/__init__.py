@@ -1,1 +1,1 @@
-"""Launch: each job on this machine or on a SLURM cluster, by the same command."""
+"""Launch: each job on this machine or on a Slurm cluster, by the same command."""

@@ -10,7 +10,7 @@ from healthgym.errors import HealthgymError, LaunchError
 from healthgym.launch import records
 from healthgym.launch.perform import Job, perform
 
-PLACES = ("here", "debug", "local")
+TARGETS = ("here", "debug", "local")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def launch(job: Job, on: str = "here", dry_run: bool = False) -> int:
 
 
 def _launch(job: Job, on: str, dry_run: bool) -> int:
-    if on in PLACES:
+    if on in TARGETS:
         if dry_run:
             job.check()
             job.rehearse()
@@ -53,7 +53,7 @@ def _launch(job: Job, on: str, dry_run: bool) -> int:
         return run_here(job, plain_errors=on == "debug")
     settings_path = Path(on)
     if settings_path.suffix not in {".yaml", ".yml"}:
-        raise LaunchError(f"--on {on}: expected {', '.join(PLACES)} or a YAML file of Slurm settings.")
+        raise LaunchError(f"--on {on}: expected {', '.join(TARGETS)} or a YAML file of Slurm settings.")
     from healthgym.launch import submission
 
     if dry_run:
@@ -70,4 +70,4 @@ def run_here(job: Job, plain_errors: bool = False) -> int:
     job.check()
     if not environment.job(os.environ):
         return perform(job, None, plain_errors)
-    return perform(job, records.plain_submission(job.target, job.kind, job.place), plain_errors)
+    return perform(job, records.plain_submission(job.target, job.kind, job.task), plain_errors)

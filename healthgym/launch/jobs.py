@@ -34,7 +34,7 @@ class TrainJob:
     config_json: str
 
     kind = "train"
-    place = ""
+    task = ""
     saves = True
     ranks = True
 
@@ -114,16 +114,20 @@ class SynthesizeJob:
     Args:
         out: the cohort's folder, absolute.
         request_json: a `SynthesisRequest`, with absolute paths.
-        place: "i/n", the i-th of n tasks; empty for the whole.
+        task: "i/n", the i-th of n tasks; empty for the whole.
     """
 
     out: Path
     request_json: str
-    place: str = ""
+    task: str = ""
 
     kind = "synthesize"
     saves = True
     ranks = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the values of a job that was queued; earlier versions call the task "place"."""
+        self.__dict__.update({"task" if name == "place" else name: value for name, value in state.items()})
 
     @classmethod
     def of(cls, **request: Any) -> "SynthesizeJob":
@@ -136,8 +140,8 @@ class SynthesizeJob:
 
         request = {"task": environment.task(os.environ)} | _settled(request)
         settled = parse(SynthesisRequest, request, "the command line")
-        place = "" if settled.task.endswith("/1") else settled.task
-        return cls(settled.out, settled.model_dump_json(), place)
+        task = "" if settled.task.endswith("/1") else settled.task
+        return cls(settled.out, settled.model_dump_json(), task)
 
     @property
     def target(self) -> Path:
@@ -180,7 +184,7 @@ class SynthesizeJob:
         from healthgym.synthesis.cohort import find_receipt, make_plan
         from healthgym.synthesis.plan import read_plan, settle, shards_of_task
 
-        if self.place:
+        if self.task:
             return [self]
         request, begun = self._request, read_plan(self.out)
         num_shards = -(-request.patients // request.patients_per_shard)
@@ -189,21 +193,20 @@ class SynthesizeJob:
             plan = settle(self.out, make_plan(request, begun.checkpoint_sha256, begun.device))
             num_shards = plan.num_shards
             missing = {shard for shard in range(num_shards) if find_receipt(self.out, plan, shard) is None}
-        places = [(task, f"{task}/{num_tasks}") for task in range(num_tasks)]
         left = [
-            place
-            for task, place in places
+            f"{task}/{num_tasks}"
+            for task in range(num_tasks)
             if missing.intersection(shards_of_task(num_shards, task, num_tasks))
         ]
         if num_tasks == 1 or not missing:
             return [self]
-        return [replace(self, place=place) for place in left]
+        return [replace(self, task=task) for task in left]
 
     def __call__(self) -> Outcome:
         """Make the shards."""
         from healthgym.synthesis.cohort import synthesize
 
-        made = synthesize(self._request.model_copy(update={"task": self.place or "0/1"}))
+        made = synthesize(self._request.model_copy(update={"task": self.task or "0/1"}))
         said = str(made)
         if made.state == "complete" and made.data and made.data.exists():
             said += f"\n{next_step(self.kind, made.data, self.out, self._request.patients)}"
@@ -223,7 +226,7 @@ class PrepareJob:
     request_json: str
 
     kind = "prepare"
-    place = ""
+    task = ""
     saves = False
     ranks = False
 
@@ -310,7 +313,7 @@ class EvaluateJob:
     request_json: str
 
     kind = "evaluate"
-    place = ""
+    task = ""
     saves = False
     ranks = False
 

@@ -67,7 +67,7 @@ class Job(Protocol):
         """Files and folders that must be visible on the node of the job."""
 
     @property
-    def place(self) -> str:
+    def task(self) -> str:
         """The task of an array job, as "3/16"; empty for the whole job."""
 
     @property

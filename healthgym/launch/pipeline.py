@@ -4,6 +4,7 @@ Submitting again resumes: finished stages are skipped, queued or running ones ar
 submitted.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from healthgym.launch.requests import EvaluateRequest, TrainRequest
 from healthgym.launch.tracking import Tracked, track
 from healthgym.strict import StrictModel, load
 from healthgym.synthesis.request import SynthesisRequest
+
+# The end of a job's record in earlier versions, which call the task "place".
+_OLD_TASK = re.compile(r", place='([^']*)'\)$")
 
 
 class PrepareStage(PrepareRequest):
@@ -130,6 +134,8 @@ def _state(stages: Iterable[tuple[Job, Path]]) -> list[str]:
 
 def _done(job: Job, found: list[Tracked]) -> bool:
     """Return whether the last submission for the target was of the same job, and all its tasks finished."""
-    last = {one.place: one for one in found}
-    work = [said.get("work") for _, said in records.submissions(job.target)]
-    return bool(last) and work[-1] == repr(job) and all(one.state == "finished" for one in last.values())
+    last = {one.task: one for one in found}
+    work = [str(said.get("work")) for _, said in records.submissions(job.target)]
+    if not last or _OLD_TASK.sub(r", task='\1')", work[-1]) != repr(job):
+        return False
+    return all(one.state == "finished" for one in last.values())

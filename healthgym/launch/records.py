@@ -1,7 +1,8 @@
 """Records of submissions and their states, as small JSON files: `status` does not need accounting.
 
 A submission's folder has `submission.json`, written when the job has a number, and per job (or array
-task) a `state-NUMBER.json` that the job itself writes when it starts and when it exits.
+task) a `state-NUMBER.json` that the job itself writes when it starts and when it exits. "places" in the
+former has the task of each number.
 """
 
 import contextlib
@@ -61,13 +62,13 @@ def new_submission(target: Path) -> Path:
     return folder
 
 
-def plain_submission(target: Path, kind: str, place: str) -> Path:
+def plain_submission(target: Path, kind: str, task: str) -> Path:
     """Return the folder for the records of a job queued by plain sbatch, the same after each restart.
 
     Args:
         target: the job's folder or file.
         kind: of the job.
-        place: task of an array job.
+        task: of an array job, as "3/16"; empty for the whole job.
     """
     number = job_number(os.environ)
     first = number.partition("_")[0]
@@ -75,7 +76,7 @@ def plain_submission(target: Path, kind: str, place: str) -> Path:
     folder.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if scheduled.rank(os.environ) == 0:
-        said = {"kind": kind, "name": scheduled.job_name(os.environ), "places": {number: place}}
+        said = {"kind": kind, "name": scheduled.job_name(os.environ), "places": {number: task}}
         write_json(folder / f"submission-{number}.json", said)
     return folder
 

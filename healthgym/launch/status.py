@@ -31,14 +31,15 @@ def report(target: Path, everything: bool = False) -> dict[str, Any]:
     return {
         "folder": str(target),
         "progress": progress(target),
-        "jobs": [dataclasses.asdict(job) | {"folder": str(job.folder)} for job in shown],
+        # "place" is the task's name in earlier versions; programs may read it.
+        "jobs": [dataclasses.asdict(job) | {"place": job.task, "folder": str(job.folder)} for job in shown],
     }
 
 
 def _latest(jobs: list[Tracked]) -> list[Tracked]:
     """Return the last job of each task, and those that are queued or running."""
-    last = {job.place: job for job in jobs}
-    return [job for job in jobs if job.live or last[job.place] is job]
+    last = {job.task: job for job in jobs}
+    return [job for job in jobs if job.live or last[job.task] is job]
 
 
 def as_text(said: dict[str, Any]) -> str:
@@ -56,7 +57,7 @@ def as_text(said: dict[str, Any]) -> str:
 
 
 def _line(job: dict[str, Any]) -> str:
-    task = f" (task {job['place']})" if job["place"] else ""
+    task = f" (task {job['task']})" if job["place"] else ""
     lives = f", started {job['life'] + 1} times" if job["life"] else ""
     detail = f": {job['detail']}" if job["detail"] else ""
     logs = f"\n      logs {job['folder']}" if job["state"] in {"failed", "lost", "unknown", "fenced"} else ""

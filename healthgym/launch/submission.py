@@ -123,14 +123,14 @@ def _tasks_not_live(job: Job, num_tasks: int) -> list[Job]:
     """Return the tasks to submit: unfinished ones without those of an earlier submission that are live."""
     live = [tracked for tracked in track(job.target) if tracked.live]
     of_as_many = f"/{num_tasks}"
-    if any(not tracked.place.endswith(of_as_many) for tracked in live):
+    if any(not tracked.task.endswith(of_as_many) for tracked in live):
         numbers = sorted({tracked.number.partition("_")[0] for tracked in live})
         raise LaunchError(
             f"Job {', '.join(numbers)} is queued or running for {job.target}. Wait for it (python -m "
             f"healthgym status {shlex.quote(str(job.target))}) or cancel it (scancel {' '.join(numbers)})."
         )
-    busy = {tracked.place for tracked in live}
-    return [task for task in job.split(num_tasks) if task.place not in busy]
+    busy = {tracked.task for tracked in live}
+    return [task for task in job.split(num_tasks) if task.task not in busy]
 
 
 def _record(job: Job, tasks: Sequence[Job], folder: Path, number: str, settings_path: Path) -> None:
@@ -144,7 +144,7 @@ def _record(job: Job, tasks: Sequence[Job], folder: Path, number: str, settings_
             "submitted": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": shlex.join(sys.argv),
             "work": repr(job),
-            "places": dict(zip(numbers, (task.place for task in tasks), strict=True)),
+            "places": dict(zip(numbers, (task.task for task in tasks), strict=True)),
         },
     )
 
@@ -188,6 +188,6 @@ def _require_one_rank(job: Job, settings: SlurmSettings, settings_path: Path) ->
     ranks = settings.nodes * settings.tasks_per_node
     if ranks > 1 and not job.ranks:
         raise LaunchError(
-            f"{settings_path} asks for {ranks} processes (nodes times tasks_per_node), and {job.kind} is "
-            f"runs in one process. Set both to 1; for bulk synthesis set array.tasks."
+            f"{settings_path} asks for {ranks} processes (nodes times tasks_per_node), but {job.kind} "
+            f"runs in one. Set both to 1; for bulk synthesis set array.tasks."
         )

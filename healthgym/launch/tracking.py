@@ -19,7 +19,7 @@ class Tracked:
     Args:
         kind: prepare, train, synthesize or evaluate.
         number: the scheduler's, e.g. "12", "12_3", "local-345".
-        place: task of an array job, e.g. "3/16"; empty for the whole job.
+        task: of an array job, e.g. "3/16"; empty for the whole job.
         state: queued, preempted (saved or stopped, waits to be restarted), running, finished, interrupted
             (saved, and not requeued), failed, fenced, cancelled, lost, unknown.
         detail: the reason, or the node.
@@ -29,7 +29,7 @@ class Tracked:
 
     kind: str
     number: str
-    place: str
+    task: str
     state: str
     detail: str
     life: int
@@ -48,11 +48,11 @@ def track(target: Path) -> list[Tracked]:
     found = []
     for folder, said in known:
         own = records.states(folder)
-        for number, place in said.get("places", {}).items():
+        for number, task in said.get("places", {}).items():
             mine = own.get(number, {})
             state, detail = judge(queued.get((said.get("name", ""), number)), mine)
             life = int(mine.get("life", 0))
-            found.append(Tracked(said.get("kind", "?"), number, place, state, detail, life, folder))
+            found.append(Tracked(said.get("kind", "?"), number, task, state, detail, life, folder))
     return found
 
 
@@ -79,8 +79,12 @@ def judge(queued: Queued | None, own: Mapping[str, Any]) -> tuple[str, str]:
     if queued:
         return "failed", f"Slurm says {queued.state}"
     if word == "running":
-        return ("running", f"on {own['host']}") if _alive_here(own) else ("lost", "it ended without a word")
-    return "unknown", "neither the scheduler nor the job itself says anything"
+        return (
+            ("running", f"on {own['host']}")
+            if _alive_here(own)
+            else ("lost", "it ended without recording an outcome")
+        )
+    return "unknown", "neither Slurm nor the job has recorded a state"
 
 
 def _alive_here(own: Mapping[str, Any]) -> bool:

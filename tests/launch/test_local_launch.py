@@ -91,7 +91,7 @@ def test_a_killed_job_is_not_taken_for_a_finished_one(run: Path, capsys: pytest.
     assert program.returncode == 1
     assert "error: The job ended without a result" in err
     assert main(["status", str(run)]) == 0
-    assert "lost: it ended without a word" in capsys.readouterr().out
+    assert "lost: it ended without recording an outcome" in capsys.readouterr().out
 
 
 def test_an_error_reaches_the_user(run: Path, capfd: pytest.CaptureFixture[str]) -> None:

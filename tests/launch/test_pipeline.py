@@ -108,6 +108,16 @@ def test_submitting_again_resumes(slurm: FakeSlurm, pipeline: Path, tmp_path: Pa
     assert dependency(places["evaluate"]) == "afterok:45"
 
 
+def test_stages_recorded_by_earlier_versions_are_done(pipeline: Path, tmp_path: Path) -> None:
+    submit_pipeline(pipeline)
+    for target in targets(tmp_path).values():
+        finish(target)
+        [record] = submissions_folder(target).glob("*/submission.json")
+        said = json.loads(record.read_text())
+        record.write_text(json.dumps(said | {"work": said["work"].replace(", task='')", ", place='')")}))
+    assert submit_pipeline(pipeline) == []
+
+
 def test_on_a_full_disk_no_job_is_queued_without_its_record(
     slurm: FakeSlurm, pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from fake_slurm import FakeSlurm
 
 from healthgym.errors import HealthgymError, LaunchError
 from healthgym.launch import executor, submission
-from healthgym.launch.jobs import TrainJob
+from healthgym.launch.jobs import SynthesizeJob, TrainJob
 
 
 @pytest.fixture
@@ -63,6 +63,13 @@ def test_only_plain_values_are_pickled(slurm: FakeSlurm, tmp_path: Path) -> None
         submitted = pickle.load(stream).function
     assert vars(submitted) == {"job": CountJob(tmp_path / "run"), "folder": path.parent}
     assert path.stat().st_size < 2000
+
+
+def test_a_task_queued_by_an_earlier_version_makes_its_shards_only() -> None:
+    job = SynthesizeJob(Path("cohort"), "{}", "1/3")
+    queued = pickle.dumps(job, protocol=2).replace(b"X\4\0\0\0task", b"X\5\0\0\0place")
+    assert b"place" in queued
+    assert pickle.loads(queued) == job
 
 
 def test_an_array(slurm: FakeSlurm, tmp_path: Path) -> None:
@@ -183,7 +190,7 @@ def test_charliecloud_s_mount_points(slurm: FakeSlurm, tmp_path: Path) -> None:
 
 
 def test_ranks_for_work_of_one(slurm: FakeSlurm, tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match=r"asks for 2 processes .* runs in one process"):
+    with pytest.raises(LaunchError, match=r"asks for 2 processes .*, but count runs in one\. Set both to 1"):
         submission.submit(CountJob(tmp_path / "run", ranks=False), settings(tmp_path, nodes=2))
 
 
@@ -197,7 +204,7 @@ def test_the_job_s_own_check_comes_before_the_queue(slurm: FakeSlurm, tmp_path: 
     assert "#SBATCH --dependency=afterok:40\n" in script.read_text()
 
 
-def test_not_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_not_a_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert executor.launch(CountJob(tmp_path / "run"), "slurm") == 1
     assert "expected here, debug, local or a YAML file" in capsys.readouterr().err
     assert executor.launch(CountJob(tmp_path / "run"), str(tmp_path / "none.yaml")) == 1

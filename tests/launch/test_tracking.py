@@ -108,7 +108,9 @@ def test_status_for_people(slurm: FakeSlurm, run: Path, capsys: pytest.CaptureFi
     assert "count job 41_1 (task 1/3) failed: Slurm says FAILED" in shown
     assert f"logs {run}/submissions/" in shown
     assert main(["status", "--json", str(run)]) == 0
-    assert [job["number"] for job in json.loads(capsys.readouterr().out)["jobs"]] == ["41_0", "41_1", "41_2"]
+    jobs = json.loads(capsys.readouterr().out)["jobs"]
+    assert [job["number"] for job in jobs] == ["41_0", "41_1", "41_2"]
+    assert [job["task"] for job in jobs] == [job["place"] for job in jobs] == ["0/3", "1/3", "2/3"]
 
 
 def test_a_large_array_is_counted(

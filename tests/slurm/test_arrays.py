@@ -65,8 +65,8 @@ def test_more_tasks_than_shards(cluster: Cluster, tmp_path: Path, undisturbed: P
     out = tmp_path / "cohort"
     settings = cluster.settings(tmp_path, array="{tasks: 8}")
     array = cluster.submit(request(undisturbed / "run", out), settings)
-    places = [tracked.place for tracked in track(out)]
-    assert places == [f"{task}/8" for task in range(SHARDS)], "tasks without shards are not submitted"
+    tasks = [tracked.task for tracked in track(out)]
+    assert tasks == [f"{task}/8" for task in range(SHARDS)], "tasks without shards are not submitted"
     for task in range(SHARDS):
         assert cluster.until_over(f"{array}_{task}") == "COMPLETED"
     assert_same_cohort(out, undisturbed)
@@ -93,7 +93,7 @@ def test_failed_task_is_submitted_again_alone(cluster: Cluster, tmp_path: Path, 
     settings = cluster.settings(tmp_path, array="{tasks: 3}", restarts_after_crash=0)
     job = request(undisturbed / "run", out)
     array = cluster.submit(job, settings)
-    cluster.until("its start", lambda: any(t.place == "1/3" and t.state == "running" for t in track(out)))
+    cluster.until("its start", lambda: any(t.task == "1/3" and t.state == "running" for t in track(out)))
     with pytest.raises(LaunchError, match=r"Nothing to submit .* queued or running already"):
         cluster.submit(job, settings)
     os.kill(process_of(cluster, out, f"{array}_1"), signal.SIGKILL)
@@ -101,11 +101,11 @@ def test_failed_task_is_submitted_again_alone(cluster: Cluster, tmp_path: Path, 
     for task in (0, 2):
         assert cluster.until_over(f"{array}_{task}") == "COMPLETED"
     assert not (out / "_manifest.json").exists(), "an incomplete cohort was declared complete"
-    assert {t.place: t.state for t in track(out)} == {"0/3": "finished", "1/3": "failed", "2/3": "finished"}
+    assert {t.task: t.state for t in track(out)} == {"0/3": "finished", "1/3": "failed", "2/3": "finished"}
     before = made_at(out)
     again = cluster.submit(job, settings)
     assert cluster.until_over(again) == "COMPLETED"
-    assert [t.place for t in track(out)][3:] == ["1/3"]
+    assert [t.task for t in track(out)][3:] == ["1/3"]
     assert_same_cohort(out, undisturbed)
     assert made_at(out).items() >= before.items(), "a finished shard was made again"
 

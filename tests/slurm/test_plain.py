@@ -66,7 +66,7 @@ def test_synthesize(cluster: Cluster, folder: Path, tmp_path: Path) -> None:
     again = sbatch(cluster, tmp_path, [*options, "--array=1"], "synthesize", cohort, *arguments)
     assert cluster.until_over(f"{again}_1") == "COMPLETED"
     open_cohort(cohort).verify()
-    assert sorted(job.place for job in track(cohort) if job.state == "finished") == ["0/3", "1/3", "2/3"]
+    assert sorted(job.task for job in track(cohort) if job.state == "finished") == ["0/3", "1/3", "2/3"]
 
 
 def test_wrong_words_end_at_once(cluster: Cluster, tmp_path: Path) -> None:

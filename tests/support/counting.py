@@ -27,7 +27,7 @@ class CountJob:
     steps: int = 60
     pause: float = 0.05
     save_every: int = 20
-    place: str = ""
+    task: str = ""
     kind: str = "count"
     saves: bool = True
     ranks: bool = True
@@ -43,13 +43,13 @@ class CountJob:
         """One chain per task, each in a folder of its own; those that are done are left out."""
         if num_tasks == 1:
             return [self]
-        tasks = [replace(self, place=f"{index}/{num_tasks}") for index in range(num_tasks)]
+        tasks = [replace(self, task=f"{index}/{num_tasks}") for index in range(num_tasks)]
         return [task for task in tasks if not task.done()]
 
     @property
     def folder(self) -> Path:
         """Where this chain is saved."""
-        return self.target / self.place.replace("/", "-of-") if self.place else self.target
+        return self.target / self.task.replace("/", "-of-") if self.task else self.target
 
     def done(self) -> bool:
         """Whether the chain is complete."""

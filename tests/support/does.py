@@ -14,7 +14,7 @@ class Does:
     what: Callable[[], Outcome]
     saves: bool = True
     kind: str = "count"
-    place: str = ""
+    task: str = ""
     ranks: bool = False
     target: Path = Path("unused")
     reads: tuple[Path, ...] = ()

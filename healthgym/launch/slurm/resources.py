@@ -1,4 +1,4 @@
-"""Resources of a SLURM job: strict settings, read from slurm/NAME.yaml.
+"""Resources of a Slurm job: strict settings, read from slurm/NAME.yaml.
 
 They do not affect results, so that a run can move to another cluster.
 """
@@ -30,7 +30,7 @@ _TIME = re.compile(r"^(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?$")
 
 
 def parse_minutes(text: str) -> int:
-    """Return whole minutes (rounded up) of SLURM's "M", "M:S", "H:M:S", "D-H", "D-H:M" or "D-H:M:S".
+    """Return whole minutes (rounded up) of Slurm's "M", "M:S", "H:M:S", "D-H", "D-H:M" or "D-H:M:S".
 
     Raises:
         ValueError: the text is none of these.
@@ -48,7 +48,7 @@ def parse_minutes(text: str) -> int:
 
 
 class MailSettings(StrictModel):
-    """Recipient and occasions of SLURM's mails."""
+    """Recipient and occasions of Slurm's mails."""
 
     to: Annotated[Line, Field(pattern=r"^[^\s@]+@[^\s@]+$")]
     when: tuple[Literal["BEGIN", "END", "FAIL", "REQUEUE", "TIME_LIMIT", "TIME_LIMIT_80", "ALL"], ...] = (
@@ -103,7 +103,7 @@ class SlurmSettings(StrictModel):
         cpus_per_task, memory_gb: of each task, of each node.
         gpus_per_node, gpu_type: e.g. 1 and a100.
         exclusive: whole nodes.
-        warning_seconds: time before the limit at which the job is signalled to save. SLURM is up to a minute
+        warning_seconds: time before the limit at which the job is signalled to save. Slurm is up to a minute
             late, so: 60 plus the duration of a save.
         restarts_after_crash: how often in a row a killed job (node failure, out of memory) is requeued;
             preemptions and time limits do not count.

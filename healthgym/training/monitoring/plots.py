@@ -9,7 +9,7 @@ from typing import Any
 from healthgym.files import atomic_path
 from healthgym.training.monitoring.metrics import read_metrics
 
-_PLACES = {"step", "epoch", "length", "seconds", "sequences_per_second", "planned_steps"}
+_POSITIONS = {"step", "epoch", "length", "seconds", "sequences_per_second", "planned_steps"}
 _FIGURES = {
     "validation_distance": "mean of all",
     "validation_ks": "values (KS)",
@@ -42,7 +42,7 @@ def draw_losses(metrics_path: Path, plot_path: Path) -> bool:
     from matplotlib.figure import Figure
 
     validated = any("validation_nats" in record for record in records)
-    names = [name for name in records[-1] if name not in _PLACES | _VALIDATION]
+    names = [name for name in records[-1] if name not in _POSITIONS | _VALIDATION]
     if validated:
         names = ["nats", *(name for name in names if name != "nats")]
     if any("validation_distance" in record for record in records):

@@ -24,6 +24,7 @@ from healthgym.evaluation.result import (
     rows_of,
     show,
     undecided,
+    unfailing,
 )
 from healthgym.evaluation.settings import ReportConfig, Threshold
 from healthgym.evaluation.statistics.anchors import Anchors
@@ -38,6 +39,10 @@ _LEVEL = 0.001
 TOO_FEW = (
     "Not judged: too few patients. Samples of real patients this small differ from each other as much as a "
     "faulty cohort would."
+)
+_UNFAILING = (
+    "Not judged: the noise floor is so uncertain that no value could fail. More patients, or more splits of "
+    "the real ones (num_splits in the report's settings), would make it more certain."
 )
 
 
@@ -216,7 +221,7 @@ class Comparison:
     ) -> Result:
         """Judge a value, or its interval, against the threshold of its key and its anchors."""
         threshold = self.config.threshold(about.key)
-        verdict = judge(value, noise, threshold, interval)
+        verdict = judge(value, noise, threshold, interval, about.style)
         return Result(
             key=about.key,
             title=about.title,
@@ -227,7 +232,9 @@ class Comparison:
             interval=interval,
             verdict=verdict,
             limit=in_words(threshold, noise, about.style),
-            marks=limits(threshold, noise) if threshold else None,
+            marks=None
+            if threshold is None or unfailing(threshold, noise, about.style)
+            else limits(threshold, noise),
             style=about.style,
             reason=" ".join(
                 filter(None, [self._why(verdict, value, noise, interval, threshold, about.style), about.note])
@@ -262,7 +269,11 @@ class Comparison:
         """Say why a metric with a value is not judged."""
         if verdict is not Verdict.NOT_JUDGED or threshold is None:
             return ""
-        if indistinct(threshold, noise) or interval is None:
+        if indistinct(threshold, noise):
+            return TOO_FEW
+        if unfailing(threshold, noise, style):
+            return _UNFAILING
+        if interval is None:
             return TOO_FEW
         num_real = self.train.num_patients + (self.holdout.num_patients if self.holdout else 0)
         passes = limits(threshold, noise)[0]

@@ -236,13 +236,13 @@ def _sampled(comparison: Comparison, section: Section) -> list[str]:
         for side in (comparison.train, comparison.synthetic)
         if side.panel.num_patients < side.num_patients
     ]
-    if not sampled or section.key == "privacy":  # it says so itself
+    if not sampled:
         return []
     chosen = f"{' and '.join(sampled)}, chosen at random"
     counted = [result.title for result in section.results if result.counts_all]
     if not counted:
         return [f"The metrics use {chosen}."]
-    return [f"All patients are counted for: {', '.join(counted).lower()}. Other metrics use {chosen}."]
+    return [f"All patients are counted for: {', '.join(counted).lower()}. All other metrics use {chosen}."]
 
 
 def write_report(report: Report, folder: Path) -> None:

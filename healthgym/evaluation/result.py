@@ -205,18 +205,19 @@ def judge(
     noise: Noise | None,
     threshold: Threshold | None,
     interval: tuple[float, float] | None = None,
+    style: str = "number",
 ) -> Verdict:
     """Compare a value, or its interval, with its limits.
 
     It passes only if the end of the interval that is nearer to failing passes, and fails only if the other
     end fails; it asks for caution if the whole interval lies beyond passing. What is none of these is not
-    judged: more patients would decide. Nor is what independent variables would pass too.
+    judged: more patients would decide. Nor is what independent variables, or every value, would pass.
     """
     if value is None:
         return Verdict.NOT_JUDGED
     if threshold is None:
         return Verdict.SHOWN
-    if indistinct(threshold, noise):
+    if indistinct(threshold, noise) or unfailing(threshold, noise, style):
         return Verdict.NOT_JUDGED
     passes, fails = limits(threshold, noise)
     low, high = interval or (value, value)
@@ -235,6 +236,15 @@ def indistinct(threshold: Threshold, noise: Noise | None) -> bool:
         return False
     passes, _ = limits(threshold, noise)
     return noise.independent <= passes if threshold.at_most is not None else noise.independent >= passes
+
+
+def unfailing(threshold: Threshold, noise: Noise | None, style: str = "number") -> bool:
+    """Return whether the noise floor lets every value pass: a share is at most 1, a ratio at least 0."""
+    if noise is None:
+        return False
+    if threshold.at_least is not None:
+        return noise.limit <= 0 < threshold.at_least
+    return style == "percent" and threshold.at_most is not None and noise.limit >= 1 > threshold.at_most
 
 
 def limits(threshold: Threshold, noise: Noise | None) -> tuple[float, float]:
@@ -264,6 +274,8 @@ def in_words(threshold: Threshold | None, noise: Noise | None, style: str = "num
     """Say a threshold in a sentence: "passes up to 0.05, fails above 0.1"."""
     if threshold is None:
         return "no threshold: shown for information"
+    if unfailing(threshold, noise, style):
+        return "no value could fail: the noise floor is too uncertain"
     passes, fails = limits(threshold, noise)
     if threshold.at_most is None:
         text = f"passes from {show(passes, style)}, fails below {show(fails, style)}"

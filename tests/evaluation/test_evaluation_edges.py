@@ -1,5 +1,6 @@
 """Edge cases of the report: few patients, absent variables, large cohorts, near copies."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -198,6 +199,16 @@ def test_a_section_says_what_was_sampled(monkeypatch: pytest.MonkeyPatch) -> Non
     sampled = "100 of 300 patients (training data) and 100 of 300 patients (synthetic), chosen at random"
     assert any(sampled in note for note in large.notes)
     assert not any("at random" in note for note in small.notes)
+
+
+def test_privacy_and_rules_name_the_metrics_that_count_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "SECTIONS", {"privacy": privacy.section, "validity": rules.section})
+    comparison = replace(compared(patients(3), "num_patients=100"), raw_static={"sex": 0.0})
+    sections = report.make_report(comparison, {}).sections
+    counted = [next(n for n in section.notes if n.startswith("All patients are counted for")) for section in sections]
+    assert "for: copied patients, identity disclosure risk. All other metrics use 100 of 300" in counted[0]
+    for title in ("static variables constant", "values that do not fit", "static variables before decoding"):
+        assert title in counted[1]
 
 
 def test_disclosure_counts_every_patient_of_a_large_cohort() -> None:

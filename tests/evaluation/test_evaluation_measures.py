@@ -72,6 +72,16 @@ def test_what_independent_variables_would_pass_is_not_judged() -> None:
     assert judge(0.05, Noise(0.02, 0.05, 0.4), threshold) is Verdict.PASS
 
 
+def test_what_no_value_could_fail_is_not_judged() -> None:
+    ratio = Threshold(at_least=0.7, fail_below=0.4)
+    assert judge(0.01, Noise(0.9, -0.868), ratio) is Verdict.NOT_JUDGED
+    assert judge(0.01, Noise(0.9, 0.1), ratio) is Verdict.FAIL
+    share = Threshold(at_most=0.1, fail_above=0.2)
+    assert judge(0.99, Noise(0.2, 1.3), share, style="percent") is Verdict.NOT_JUDGED
+    assert judge(0.99, Noise(0.2, 1.3), share) is Verdict.PASS  # a number may be larger than 1.3
+    assert "no value could fail" in in_words(share, Noise(0.2, 1.3), "percent")
+
+
 def test_an_interval_passes_or_fails_only_as_a_whole() -> None:
     threshold = Threshold(at_most=0.55, fail_above=0.6)
     found = {

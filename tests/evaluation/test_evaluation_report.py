@@ -204,8 +204,19 @@ def test_without_a_holdout_membership_is_not_judged_and_says_why() -> None:
     passing = validity.section(comparison)
     assert worst_section([passing, section]) is Verdict.NOT_JUDGED
     assert worst_section([passing]) is Verdict.PASS
-    assert verdicts(utility.section(comparison))["next_step"] is Verdict.PASS
-    assert any("no holdout" in note for note in utility.section(comparison).notes)
+
+
+def test_without_a_holdout_no_model_is_judged_unless_it_fails() -> None:
+    section = utility.section(compared(real_patients(3), False))
+    found = result(section, "utility.next_step")
+    assert found.verdict is section.verdict is Verdict.NOT_JUDGED
+    assert found.value is not None
+    assert "tested on patients that the cohort was made from" in found.reason
+    assert result(section, "utility.effects").verdict is Verdict.PASS  # compares coefficients, tests no model
+    assert not any("training models" in use.purpose for use in summarise([section]).uses if use.verdict is Verdict.PASS)
+    assert any("no holdout" in note for note in section.notes)
+    spoiled = utility.section(compared(shuffled(real_patients(1)), False))
+    assert result(spoiled, "utility.next_step").verdict is spoiled.verdict is Verdict.FAIL
 
 
 def test_single_timesteps_leave_dynamics_unjudged() -> None:
@@ -301,7 +312,7 @@ def test_a_large_cohort_is_counted_whole_and_sampled_for_the_rest() -> None:
     assert comparison.synthetic.panel.num_patients == 100
     assert comparison.synthetic.num_patients == comparison.synthetic.statistics.num_patients == 700
     assert comparison.train.statistics.num_patients == 300
-    assert any("use all 700" in note for note in privacy.section(comparison).notes)
+    assert any("all 700 synthetic patients" in note for note in privacy.section(comparison).notes)
     again = compared(cohort(700, 3), True, "num_patients=100")
     np.testing.assert_array_equal(comparison.synthetic.panel.reals_NTR, again.synthetic.panel.reals_NTR)
 

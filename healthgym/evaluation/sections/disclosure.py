@@ -39,6 +39,7 @@ DISCLOSURE = metric(
     "El Emam et al., JMIR 2020, doi 10.2196/23139, as in the v1 paper; every match counts as teaching "
     "something and as verified, which makes the risk larger than the paper's. All patients",
     "percent",
+    counts_all=True,
 )
 
 

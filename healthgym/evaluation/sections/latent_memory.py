@@ -179,7 +179,7 @@ def _result(
         value,
         noise,
         interval=interval,
-        verdict=judge(value, noise, threshold, interval),
+        verdict=judge(value, noise, threshold, interval, about.style),
         limit=in_words(threshold, noise, about.style),
         marks=limits(threshold, noise) if threshold else None,
         style=about.style,

@@ -86,6 +86,7 @@ COPIES = metric(
     "All synthetic patients, values as float32; own definition of chance: by how often real patients with "
     "about as many values are equal, or differ in one variable only",
     "count",
+    counts_all=True,
 )
 NEAR_COPIES = metric(
     "privacy.near_copies",
@@ -130,11 +131,11 @@ def section(comparison: Comparison) -> Section:
         "compared, and real patients whom the maker never saw show what honest similarity looks like.",
     )
     part.notes += comparison.unused
-    if comparison.all_synthetic is not None:
+    if comparison.all_synthetic is not None and comparison.holdout:
         part.notes.append(
-            f"Membership inference and the search for copies use all {comparison.synthetic.num_patients:,} "
-            f"synthetic patients, the membership of at most {_ATTACKED:,} training and {_ATTACKED:,} holdout "
-            f"patients. Other distances use {comparison.synthetic.panel.num_patients:,} synthetic patients."
+            f"Membership inference compares all {comparison.synthetic.num_patients:,} synthetic patients with "
+            f"at most {_ATTACKED:,} training and {_ATTACKED:,} holdout patients. Near copies are searched for "
+            "among these and among the sampled patients."
         )
     part.essential = frozenset(about.key for about in (MEMBERSHIP, SHADOW))
     found = _Distances.of(comparison)

@@ -70,6 +70,7 @@ UNFIT = metric(
     "column counts. Other metrics treat such values as missing.",
     "The schema's kinds and classes; all rows of the cohort's table",
     "percent",
+    counts_all=True,
 )
 RAW_STATIC = metric(
     "validity.raw_static",
@@ -78,6 +79,7 @@ RAW_STATIC = metric(
     " patient was given. The worst variable counts.",
     "The cohort's manifest; all synthetic timesteps",
     "percent",
+    counts_all=True,
 )
 
 

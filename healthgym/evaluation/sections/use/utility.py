@@ -8,7 +8,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 
 from healthgym.evaluation.comparison import Comparison, noise_of
 from healthgym.evaluation.metric import metric
-from healthgym.evaluation.result import NotJudgedError, Result, Row, Section, indistinct, show
+from healthgym.evaluation.result import NotJudgedError, Result, Row, Section, Verdict, indistinct, show
 from healthgym.evaluation.sections.use.effects import effects_result
 from healthgym.evaluation.sections.use.learning import Sets, learning_sets
 from healthgym.evaluation.sections.use.policies import policy_results
@@ -24,6 +24,9 @@ Floats = NDArray[np.float64]
 _NEXT_STEP_ROWS = 3000
 _FEWEST_EVENTS = 20
 _NO_SKILL = 0.5
+_NO_HOLDOUT = (
+    "No patients are held out: the models were tested on patients that the cohort was made from."
+)
 _TRAINED_ON = "Train on synthetic, test on real (Esteban et al. 2017, arXiv 1706.02633)"
 
 NEXT_STEP = metric(
@@ -62,6 +65,9 @@ def section(comparison: Comparison) -> Section:
     for policy in comparison.config.policies:
         if policy.schema_name == name:
             part.results += policy_results(comparison, sets, policy)
+    if comparison.holdout is None:
+        part.results = [_without_holdout(result) for result in part.results]
+        part.essential = frozenset(result.key for result in part.results)
     part.results.append(effects_result(comparison))
     if len(part.results) == 2:
         part.notes.append(
@@ -69,6 +75,13 @@ def section(comparison: Comparison) -> Section:
             f"'{name}'."
         )
     return part
+
+
+def _without_holdout(result: Result) -> Result:
+    """Return what was tested on patients that the cohort was made from: it may fail but not pass."""
+    if result.verdict is not Verdict.PASS:
+        return result
+    return replace(result, verdict=Verdict.NOT_JUDGED, reason=f"{_NO_HOLDOUT} {result.reason}".strip())
 
 
 # --- the next timestep ---------------------------------------------------------------------------

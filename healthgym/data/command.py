@@ -177,7 +177,10 @@ def _summary(cohort: PreparedCohort, source: Source, out: Path, done: str, table
         lines.append(f"  grid      {cohort.grid}")
     lines += _training_lines(cohort)
     if not holdout.num_patients:
-        lines.append("  note      no patients are held out: a report cannot judge privacy or utility")
+        lines.append(
+            "  note      no patients are held out: a report judges neither membership inference nor use for "
+            "learning"
+        )
     if tables is not None:
         lines.append(f"  tables    {tables / 'train.csv'}, {tables / 'holdout.csv'}")
     run = typed(Path("runs") / out.stem)

@@ -10,7 +10,7 @@ from healthgym.evaluation.settings import Threshold
 
 
 class Verdict(StrEnum):
-    """From best to worst; a section's verdict is the worst of its metrics."""
+    """The result of comparing a metric with its threshold; `worst` has the order of severity."""
 
     PASS = "pass"
     CAUTION = "caution"

@@ -54,7 +54,7 @@ _CELLS_REMAIN = (
     "several training patients (at least 10, unless it was prepared otherwise), and how many rows each has",
     *_REMAINS[1:],
 )
-_FLOOR = "The noise floor is the mean of a metric over random splits of real patients into two groups."
+_FLOOR = "The noise floor is the difference expected between two samples of real patients of this size."
 
 
 def read_report(path: Path) -> dict[str, Any]:

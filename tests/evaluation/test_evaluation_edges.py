@@ -205,7 +205,9 @@ def test_privacy_and_rules_name_the_metrics_that_count_everybody(monkeypatch: py
     monkeypatch.setattr(report, "SECTIONS", {"privacy": privacy.section, "validity": rules.section})
     comparison = replace(compared(patients(3), "num_patients=100"), raw_static={"sex": 0.0})
     sections = report.make_report(comparison, {}).sections
-    counted = [next(n for n in section.notes if n.startswith("All patients are counted for")) for section in sections]
+    counted = [
+        next(n for n in section.notes if n.startswith("All patients are counted for")) for section in sections
+    ]
     assert "for: copied patients, identity disclosure risk. All other metrics use 100 of 300" in counted[0]
     for title in ("static variables constant", "values that do not fit", "static variables before decoding"):
         assert title in counted[1]

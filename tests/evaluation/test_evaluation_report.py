@@ -213,7 +213,9 @@ def test_without_a_holdout_no_model_is_judged_unless_it_fails() -> None:
     assert found.value is not None
     assert "tested on patients that the cohort was made from" in found.reason
     assert result(section, "utility.effects").verdict is Verdict.PASS  # compares coefficients, tests no model
-    assert not any("training models" in use.purpose for use in summarise([section]).uses if use.verdict is Verdict.PASS)
+    assert not any(
+        "training models" in use.purpose for use in summarise([section]).uses if use.verdict is Verdict.PASS
+    )
     assert any("no holdout" in note for note in section.notes)
     spoiled = utility.section(compared(shuffled(real_patients(1)), False))
     assert result(spoiled, "utility.next_step").verdict is spoiled.verdict is Verdict.FAIL

@@ -133,9 +133,9 @@ def section(comparison: Comparison) -> Section:
     part.notes += comparison.unused
     if comparison.all_synthetic is not None and comparison.holdout:
         part.notes.append(
-            f"Membership inference compares all {comparison.synthetic.num_patients:,} synthetic patients with "
-            f"at most {_ATTACKED:,} training and {_ATTACKED:,} holdout patients. Near copies are searched for "
-            "among these and among the sampled patients."
+            f"Membership inference compares all {comparison.synthetic.num_patients:,} synthetic patients "
+            f"with at most {_ATTACKED:,} training and {_ATTACKED:,} holdout patients. Near copies are "
+            "searched for among these and among the sampled patients."
         )
     part.essential = frozenset(about.key for about in (MEMBERSHIP, SHADOW))
     found = _Distances.of(comparison)

@@ -7,8 +7,8 @@
 # make test-triton  the GPU's kernels in Triton's interpreter, without a GPU (installs Triton, 1 GB)
 # make test-browser  how pages print, in Chromium (installs it and poppler-utils: Debian, as root)
 # make test-image  build the image (minutes, as root), run the tests inside, and train in it on that Slurm
-# make bench-cuda  the same on a GPU (6 minutes)
 # make bench       what it costs, against the published training step (under 8 minutes)
+# make bench-cuda  time and memory on a GPU (6 minutes)
 # make lint types  what CI checks besides
 # make docs        the pages of docs/ as HTML, in build/docs
 # make lock        pin today's newest versions anew

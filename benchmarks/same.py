@@ -3,10 +3,10 @@
     python benchmarks/same.py OLD [NEW] [--epochs N] [--patients N] [--no-report]
 
 Each commit is checked out into a temporary folder, where its own programs prepare simulated patients,
-train the demo's configuration, make a small cohort and judge it. What is compared: the bytes of the prepared
-cohort and of every shard, the metrics of training except times, and the report's sections. NEW is a commit,
-or "." for the working tree as it stands (the default). Exit status: 0 all the same, 1 something differs,
-2 a commit failed. Two minutes on one core.
+train the demo's v2 and ar, make a small cohort of each and judge that of v2. What is compared: the bytes of
+the prepared cohort and of every shard, the metrics of training except times, and the report's sections. NEW
+is a commit, or "." for the working tree as it stands (the default). Exit status: 0 all the same, 1 something
+differs, 2 a commit failed. Three minutes on one core.
 
 Both sides run with the same Python, packages and number of threads.
 """
@@ -26,7 +26,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = "configs/schemas/art_hiv.yaml"
-TIMES = ("seconds", "sequences_per_second")
+CONFIGS = {"v2": "configs/demo.yaml", "ar": "configs/demo_ar.yaml"}
+TIMES = {"seconds", "sequences_per_second"}
 
 
 @contextmanager
@@ -44,21 +45,24 @@ def checked_out(commit: str, folder: Path) -> Iterator[Path]:
 
 
 def commands(out: Path, epochs: int, patients: int, report: bool) -> list[str]:
-    """Return what is run, in order: `make demo`, smaller."""
+    """Return what is run, in order: `make demo` with fewer patients and epochs."""
     per_shard = -(-patients // 2)
-    made = [
+    lines = [
         f"jobs/prepare.py {SCHEMA} --dataset simulated_art_hiv --max-patients 300 --out {out}/prepared.h5 "
-        f"--tables {out}/tables",
-        f"jobs/train.py configs/demo.yaml --data {out}/prepared.h5 --run-dir {out}/run "
-        f"--set training.epochs={epochs}",
-        f"jobs/synthesize.py --run-dir {out}/run --patients {patients} --patients-per-shard {per_shard} "
-        f"--out {out}/cohort",
+        f"--tables {out}/tables"
     ]
+    for system, config in CONFIGS.items():
+        lines += [
+            f"jobs/train.py {config} --data {out}/prepared.h5 --run-dir {out}/run-{system} "
+            f"--set training.epochs={epochs}",
+            f"jobs/synthesize.py --run-dir {out}/run-{system} --patients {patients} "
+            f"--patients-per-shard {per_shard} --out {out}/cohort-{system}",
+        ]
     judged = (
         f"jobs/evaluate.py --schema {SCHEMA} --real {out}/tables/train.csv "
-        f"--holdout {out}/tables/holdout.csv --synthetic {out}/cohort --out {out}/report"
+        f"--holdout {out}/tables/holdout.csv --synthetic {out}/cohort-v2 --out {out}/report"
     )
-    return [*made, judged] if report else made
+    return [*lines, judged] if report else lines
 
 
 def run(commit: str, out: Path, lines: list[str]) -> None:
@@ -87,18 +91,25 @@ def run(commit: str, out: Path, lines: list[str]) -> None:
 
 def results(out: Path) -> dict[str, Any]:
     """Return what is compared, by name."""
-    files = [out / "prepared.h5", *sorted((out / "cohort" / "shards").glob("*"))]
-    found: dict[str, Any] = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    for line in (out / "run" / "metrics.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        values = {name: value for name, value in record.items() if name not in TIMES}
-        found |= {f"metrics, step {record['step']}, {name}": value for name, value in values.items()}
+    found: dict[str, Any] = {"prepared.h5": digest(out / "prepared.h5")}
+    for system in CONFIGS:
+        for shard in sorted((out / f"cohort-{system}" / "shards").glob("*")):
+            found[f"{system}, {shard.name}"] = digest(shard)
+        for line in (out / f"run-{system}" / "metrics.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            for name in sorted(record.keys() - TIMES):
+                found[f"{system}, step {record['step']}, {name}"] = record[name]
     if (out / "report").exists():
         report = json.loads((out / "report" / "report.json").read_text())
         for section in report["sections"]:
             for name, value in flat(section):
                 found[f"report, {section.get('key') or section.get('title')}, {name}"] = value
     return found
+
+
+def digest(file: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def flat(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -129,8 +140,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("old", help="a commit")
     parser.add_argument("new", nargs="?", default=".", help='a commit; "." (default) is the working tree')
-    parser.add_argument("--epochs", type=int, default=2, help="of the demo's configuration")
-    parser.add_argument("--patients", type=int, default=200, help="in the cohort")
+    parser.add_argument("--epochs", type=int, default=2, help="of each system")
+    parser.add_argument("--patients", type=int, default=200, help="in each cohort")
     parser.add_argument("--no-report", action="store_true", help="leave the report out")
     options = parser.parse_args()
     found = []

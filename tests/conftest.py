@@ -53,7 +53,7 @@ def goldens(request: pytest.FixtureRequest) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared cohort, a short run of each system, and a report's settings for few patients; for reading.
 
-    `report.yaml` has the noise floor of the usual number of splits, `quick.yaml` of one.
+    `report.yaml` has the noise floor of the usual number of splits, `quick.yaml` of three splits.
     """
     folder = tmp_path_factory.mktemp("trained")
     tiny.train_each(folder)

@@ -38,7 +38,9 @@ def compare_runs(
     overrides: Sequence[str] = (),
     sampling: Sequence[str] = (),
 ) -> list[Judged]:
-    """Make a cohort of each run's newest checkpoint and compare them; existing results are kept.
+    """Make a cohort of each run's best checkpoint (the newest if none is known to be best) and compare them.
+
+    Existing results are kept.
 
     Args:
         runs: run folders, checkpoint files, releases, or folders that hold one release.

@@ -243,7 +243,7 @@ def prune_checkpoints(folder: Path, keep: int, best: int | None = None) -> None:
 
 
 def write_best(folder: Path, step: int) -> None:
-    """Leave word which checkpoint did best in validation, where it is one of its own."""
+    """Record the step of the checkpoint that is best in validation."""
     write_json(folder / _BEST_FILE, {"step": step})
 
 

@@ -185,7 +185,9 @@ def named_system(request: SynthesisRequest) -> Path:
 
 
 def find_checkpoint(request: SynthesisRequest, begun: SynthesisPlan | None) -> Path:
-    """Return the checkpoint the cohort was begun with if it still exists, else the newest intact one.
+    """Return the checkpoint the cohort was begun with if it still exists, else the best intact one.
+
+    Without validation, or with `--checkpoint newest`, that is the newest.
 
     Raises:
         StorageError: there is none.

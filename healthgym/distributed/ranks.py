@@ -100,7 +100,7 @@ class Ranks:
         if self._agreed or isinstance(error, RankError):
             return error
         with contextlib.suppress(RuntimeError):  # if the store is gone, no other process reports
-            if self._ask_for_the_word("failed") != f"failed/{self.process.rank}":
+            if self._claim_report("failed") != f"failed/{self.process.rank}":
                 return RankError("")
         where = f"process {self.process.rank} of {self.process.num_processes}, at step {self.step}"
         error.add_note(where)
@@ -150,15 +150,15 @@ class Ranks:
                 lambda: self._has("word") or all(self._has(f"waiting/{rank}") for rank in everybody), patience
             )
             missing = [rank for rank in everybody if not self._has(f"waiting/{rank}")]
-            word = self._ask_for_the_word("lost")
+            word = self._claim_report("lost")
         except RuntimeError:  # the store was lost with its process: the next process reports
             missing, word = [0], "lost/1"
         lost = word.startswith("lost")
         self._missing = set(missing) if lost else set()
         return RankError(self._obituary(missing, cause) if word == f"lost/{self.process.rank}" else "", lost)
 
-    def _ask_for_the_word(self, why: str) -> str:
-        """Return the process that reports the error, as "why/rank": the first to ask."""
+    def _claim_report(self, why: str) -> str:
+        """Return the process that reports the error, as "why/rank": the first to claim it."""
         word = self._store.compare_set("word", "", f"{why}/{self.process.rank}")
         return str(word.decode() if isinstance(word, bytes) else word)
 

@@ -56,9 +56,9 @@ class SelfAttentionBlock(nn.Module):
 def by_heads(x_BTH: Tensor) -> bool:
     """Return whether to compute one head after the other, each for all patients at once.
 
-    On a CPU torch's fused kernel works on blocks of a few timesteps of one patient. Of short sequences it
-    takes an eighth longer than whole batches do, and up to four times as long where each block is rounded
-    to bfloat16 first; of longer ones less, and its memory does not grow with the square of T.
+    On a CPU torch's fused kernel works on blocks of a few timesteps of one patient. For short sequences it
+    takes an eighth longer than one head at a time, and up to four times as long if each block is rounded to
+    bfloat16 first. For longer ones it is faster, and its memory does not grow with the square of T.
     """
     short = _SHORT_ROUNDED if bfloat16_is_wanted(x_BTH.device) else _SHORT
     return x_BTH.device.type == "cpu" and x_BTH.shape[1] <= short

@@ -31,8 +31,8 @@ def side_by_side(job: Callable[[Item], Result], items: Sequence[Item]) -> list[R
         return [job(item) for item in items]
     if not _helpers:
         _helpers.extend(ThreadPoolExecutor(1, "side") for _ in items)
-    # Neither in the caller's thread: there, workers that fewer threads have no use for end, and new ones
-    # would take subnormal numbers as the place has it where they start.
+    # Not in the caller's thread: torch would end worker threads there that it no longer needs, and new ones
+    # would start with the default treatment of subnormal numbers.
     mode, shares = _subnormals_are_zero(), (threads // 2, threads - threads // 2)
     jobs = [
         helper.submit(_like, mode, share, job, item)

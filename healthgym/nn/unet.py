@@ -1,6 +1,6 @@
 """The denoiser of v3: a one-dimensional U-Net along clinical time.
 
-Inside it is a two-dimensional one on pictures of height 1 with the channels last in memory: the layout in
+Inside it is a two-dimensional one on images of height 1 with the channels last in memory: the layout in
 which libraries convolve fastest (a sixth less time on a CPU), and which tensor cores want.
 
 Shapes: B batch, F features, T timesteps, C channels, E width of a level's embedding, S noise levels.

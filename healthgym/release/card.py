@@ -179,7 +179,7 @@ def in_words(card: dict[str, Any], reports: str) -> str:
         *("", "## Latent memory", "", *_memory_in_words(card["latent_memory"])),
         *("", "## Membership by likelihood", "", *_likelihood_in_words(card["membership_by_likelihood"])),
         *("", "## Effect on the report", "", *_effect_in_words(effect, reports)),
-        *("", "## What it still tells", "", *(f"- {item}" for item in card["still_in_it"])),
+        *("", "## What it still discloses", "", *(f"- {item}" for item in card["still_in_it"])),
         *("", "## Report on the checkpoint", "", *_report_in_words(card["report"], effect)),
         *("", "## Variables", "", *_variables_in_words(card["variables"])),
         *("", "## Configuration", "", *_json(card["configuration"])),
@@ -224,7 +224,7 @@ def _memory_in_words(memory: dict[str, Any] | None) -> list[str]:
         f"least {memory['at_least']} {memory['counted']}."
     ]
     if "effect" not in memory:
-        return [*lines, "", "The audit was not taken: give --data, the prepared cohort it was trained on."]
+        return [*lines, "", "The audit was not run: give --data, the prepared cohort it was trained on."]
     rows = [
         (
             row["title"],
@@ -240,8 +240,8 @@ def _memory_in_words(memory: dict[str, Any] | None) -> list[str]:
 def _likelihood_in_words(audit: dict[str, Any] | None) -> list[str]:
     if audit is None:
         return [
-            "Not asked: this system gives no likelihoods, or --data, the prepared cohort it was trained on "
-            "with a holdout, was not given."
+            "Not computed: this system gives no likelihoods, or --data, the prepared cohort it was trained "
+            "on with a holdout, was not given."
         ]
     low, high = audit["auc_interval"]
     least, most = audit["true_positive_rate_interval"]

@@ -89,20 +89,20 @@ class Trainer:
         self._seconds_before = self.seconds
         self._writing: Future[None] | None = None
         with ThreadPoolExecutor(1) as self._writer:
-            stop, save = self._wishes()
+            stop, save = self._stop_or_save()
             while not stop and not self.finished:
                 self._take_step()
                 planned = self._plan()
                 measured = self._validate()
                 if planned or measured or self._log_is_due():
                     self._log(planned | measured)
-                stop, save = self._wishes()
+                stop, save = self._stop_or_save()
                 if save or planned or self._is_new_best():
                     self._snapshot()
             self._save_last()
         return self.finished
 
-    def _wishes(self) -> tuple[bool, bool]:
+    def _stop_or_save(self) -> tuple[bool, bool]:
         """Return whether some process wants to stop, and whether one wants to save: all do the same."""
         stop, save, late = self._ranks.any(
             bool(stopping.requested()), self._save_is_due(), self.pace.is_late(self.seconds)

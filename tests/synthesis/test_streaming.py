@@ -40,9 +40,9 @@ def test_bfloat16_logits_are_those_of_float32_but_for_rounding(length: int) -> N
         )
     assert rounded.dtype == torch.float32
     assert rounded.shape == exact.shape
-    spread_F = exact.flatten(1).std(1)
+    deviation_F = exact.flatten(1).std(1)
     error_F = (rounded - exact).flatten(1).square().mean(1).sqrt()
-    assert (error_F < 0.03 * spread_F).all()
+    assert (error_F < 0.03 * deviation_F).all()
     assert len(rounded.unique()) > 0.9 * rounded.numel()  # no grid
 
 

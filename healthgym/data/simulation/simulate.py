@@ -1,11 +1,11 @@
 """A simulated ART-for-HIV cohort, so that a demo, a test or a benchmark needs no download.
 
-Calibrated to published figures of the public cohort (`art_hiv_statistics.json`): the share of every
+Calibrated to published statistics of the public cohort (`art_hiv_statistics.json`): the share of every
 class; the cross-tables of gender, ethnicity and regimen; the quartiles of VL, CD4 and Rel CD4 and, as
 limits, their extremes; how often VL and CD4 are measured and drugs recorded, by ethnicity and gender;
 the share of patients who ever change regimen; roughly, the static correlations.
 
-Assumed, because no month-to-month figures are published: all dynamics. Most patients enter before
+Assumed, because no month-to-month statistics are published: all dynamics. Most patients enter before
 therapy and start after a while, later with more CD4 cells. VL then falls within months to the patient's
 own residual level; it rebounds to the set point when therapy pauses, and part of the way when it fails.
 CD4 and Rel CD4 rise slowly while VL is low and fall slowly while it is high. A failure that a visit

@@ -67,8 +67,8 @@ look() {
     inside localhost/healthgym python -m healthgym --help
 }
 
-tests_inside() { # those of the package; tests/house checks the checkout, which is not in the image
-    inside localhost/healthgym-test python -m pytest -p no:cacheprovider --ignore=tests/house \
+tests_inside() { # those of the package; tests/checkout checks the checkout, which is not in the image
+    inside localhost/healthgym-test python -m pytest -p no:cacheprovider --ignore=tests/checkout \
         -m "not slow and not nightly and not slurm and not cuda and not triton and not browser"
 }
 

@@ -9,7 +9,7 @@ from healthgym.errors import ConfigError
 from healthgym.launch.slurm.resources import SlurmSettings, parse_minutes
 from healthgym.strict import load, parse
 
-SHIPPED = sorted((Path(__file__).parents[2] / "slurm").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[3] / "slurm").glob("*.yaml"))
 SHIPPED = [path for path in SHIPPED if path.stem != "pipeline"]
 
 

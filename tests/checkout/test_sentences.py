@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted(path for room in ("healthgym", "jobs", "benchmarks") for path in (ROOT / room).rglob("*.py"))
+SOURCES = sorted(
+    path for folder in ("healthgym", "jobs", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,7 +1,7 @@
 """The text of the batch scripts for given settings.
 
 The expected texts are tests/data/sbatch/NAME.sh. After a wanted change, look at the difference and
-write them anew: python tests/launch/test_sbatch_text.py
+write them anew: python tests/launch/slurm/test_sbatch_text.py
 """
 
 import shutil
@@ -15,8 +15,8 @@ from healthgym.launch.slurm.resources import SlurmSettings
 from healthgym.launch.slurm.sbatch import REQUEUE_LINES, make_executor
 from healthgym.strict import parse
 
-EXPECTED = Path(__file__).parents[1] / "data" / "sbatch"
-SLURM = Path(__file__).parents[2] / "slurm"
+EXPECTED = Path(__file__).parents[2] / "data" / "sbatch"
+SLURM = Path(__file__).parents[3] / "slurm"
 FOLDER = Path("/scratch/u/run a/submissions/20260101-000000-abcdef")
 DATA = Path("/projects/p/data")
 
@@ -82,7 +82,7 @@ def test_plain_scripts_end_with_the_same_lines(path: Path) -> None:
 
 
 def test_shell_scripts_are_clean() -> None:
-    scripts = [*SLURM.glob("*.sbatch"), *Path(__file__).parents[1].glob("slurm/*.sh")]
+    scripts = [*SLURM.glob("*.sbatch"), *Path(__file__).parents[2].glob("slurm/*.sh")]
     assert scripts
     for script in scripts:
         subprocess.run(["bash", "-n", script], check=True)

@@ -1,18 +1,47 @@
-"""The wheel and the source archive are complete."""
+"""The wheel and the source archive are complete, and name the packages that they need."""
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 BUILD = (
     "from setuptools.build_meta import build_sdist, build_wheel\nbuild_sdist('dist')\nbuild_wheel('dist')\n"
 )
+
+OPTIONAL = {"triton", "IPython"}  # the extra "kernels"; used only within IPython
+
+
+def imported(folder: Path) -> Iterator[str]:
+    """Yield the top-level modules that a package's modules import, also within functions."""
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                yield node.module.partition(".")[0]
+
+
+def test_every_imported_package_is_a_dependency() -> None:
+    """The environment of the tests below has all packages of this one, so it would not notice."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    modules = set(imported(ROOT / "healthgym")) - sys.stdlib_module_names - OPTIONAL - {"healthgym"}
+    distributions = packages_distributions()
+    needed = {name: {canonicalize_name(each) for each in distributions[name]} for name in modules}
+    assert {name for name, providers in needed.items() if not providers & named} == set()
+    assert named == {each for providers in needed.values() for each in providers & named}  # and no other
 
 
 def run(*command: str, cwd: Path, **environment: str) -> str:

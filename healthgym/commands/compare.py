@@ -9,7 +9,7 @@ import sys
 
 from healthgym import shipped, stopping
 from healthgym.commands.asking import answer
-from healthgym.release.requests import CompareRequest
+from healthgym.comparing.request import CompareRequest
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
 
 def _compare(asked: CompareRequest) -> int:
-    from healthgym.release.compare_runs import compare_runs
+    from healthgym.comparing.runs import compare_runs
 
     try:
         compare_runs(

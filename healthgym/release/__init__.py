@@ -1,1 +1,1 @@
-"""Giving a trained system away: the release and its card, the audits behind it, and runs compared."""
+"""Giving a trained system away: the release and its card, and the audits behind it."""

@@ -1,4 +1,4 @@
-"""Arguments of `healthgym compare`, `healthgym release` and `healthgym audit`."""
+"""Arguments of `healthgym release` and `healthgym audit`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,32 +7,11 @@ from pydantic import Field
 
 from healthgym import shipped
 from healthgym.options import Option
-from healthgym.strict import Positive, StrictModel
+from healthgym.strict import StrictModel
 
 _Thresholds = Annotated[
     Path, Option("settings and thresholds (YAML)"), Field(default_factory=shipped.thresholds)
 ]
-
-
-class CompareRequest(StrictModel):
-    """Several trained systems that are compared on one page."""
-
-    runs: Annotated[
-        tuple[Path, ...],
-        Option("run folders, checkpoints or releases; each gets a column", positional=True),
-    ]
-    schema_path: Annotated[Path, Option("YAML file: what the columns mean", name="schema")]
-    real: Annotated[Path, Option("training patients: CSV, Parquet or prepared.h5")]
-    holdout: Annotated[
-        Path | None, Option("real patients unseen in training (prepared.h5 brings its own)")
-    ] = None
-    out: Annotated[Path, Option("folder for compare.html, cohorts and reports")]
-    patients: Annotated[Positive, Option("patients in each synthetic cohort")] = 2000
-    seed: Annotated[int, Option("of the cohorts")] = 0
-    batch_size: Annotated[Positive, Option("patients sampled at once")] = 512
-    config: _Thresholds
-    sampling: Annotated[tuple[str, ...], Option("e.g. system.sampler.kind=dpmpp", metavar="KEY=VALUE")] = ()
-    set: Annotated[tuple[str, ...], Option("change a setting of the report", metavar="KEY=VALUE")] = ()
 
 
 class ReleaseRequest(StrictModel):

@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from healthgym import stopping
+from healthgym.comparing.runs import compare_runs
 from healthgym.config import preset_of
 from healthgym.data.prepare import prepare
 from healthgym.errors import ConfigError, HealthgymError, StorageError
@@ -20,7 +21,6 @@ from healthgym.evaluation.comparing.page import best_of, duration, render_compar
 from healthgym.evaluation.comparing.systems import compare_systems, to_json
 from healthgym.evaluation.report import Report
 from healthgym.evaluation.result import Noise, Result, Section
-from healthgym.release.compare_runs import compare_runs
 from healthgym.release.release import release
 from healthgym.release.trained import find_trained
 from healthgym.storage.checkpoint import load_checkpoint

@@ -11,13 +11,13 @@ import tiny
 import yaml
 from full_disk import Disk
 
+from healthgym.comparing.runs import compare_runs
 from healthgym.data import command
 from healthgym.data.request import PrepareRequest
 from healthgym.evaluation import report
 from healthgym.evaluation.report import evaluate
 from healthgym.evaluation.sections import marginals, validity
 from healthgym.launch.programs import ended
-from healthgym.release.compare_runs import compare_runs
 from healthgym.release.memory_audit import audit_memory
 from healthgym.release.release import release
 from healthgym.strict import parse

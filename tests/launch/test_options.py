@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel
 
+from healthgym.comparing.request import CompareRequest
 from healthgym.data.request import DescribeRequest, PrepareRequest
 from healthgym.launch.pipeline import Pipeline
 from healthgym.launch.requests import (
@@ -17,7 +18,7 @@ from healthgym.launch.requests import (
     TrainRequest,
 )
 from healthgym.options import Option, add_options
-from healthgym.release.requests import AuditRequest, CompareRequest, ReleaseRequest
+from healthgym.release.requests import AuditRequest, ReleaseRequest
 from healthgym.strict import Positive, StrictModel
 from healthgym.synthesis.cohort import SynthesisRequest
 

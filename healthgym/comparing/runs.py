@@ -1,4 +1,4 @@
-"""Trained systems on one page: a cohort of each, then `healthgym.evaluation.comparing.systems`."""
+"""Making a cohort of each trained system, and comparing them on one page."""
 
 import re
 from collections.abc import Mapping, Sequence

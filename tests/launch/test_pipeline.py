@@ -99,13 +99,13 @@ def test_each_stage_waits_for_the_one_before(pipeline: Path, tmp_path: Path) -> 
 
 def test_submitting_again_resumes(slurm: FakeSlurm, pipeline: Path, tmp_path: Path) -> None:
     submit_pipeline(pipeline)
-    places = targets(tmp_path)
-    finish(places["prepare"])
-    [said] = [json.loads(path.read_text()) for path in places["train"].glob("submissions/*/submission.json")]
+    folders = targets(tmp_path)
+    finish(folders["prepare"])
+    [said] = [json.loads(path.read_text()) for path in folders["train"].glob("submissions/*/submission.json")]
     slurm.says("squeue", f"{said['name']}|42|RUNNING|n1\n")  # the rest was cancelled
     assert submit_pipeline(pipeline) == ["45", "46"]
-    assert dependency(places["synthesize"]) == "afterok:42"
-    assert dependency(places["evaluate"]) == "afterok:45"
+    assert dependency(folders["synthesize"]) == "afterok:42"
+    assert dependency(folders["evaluate"]) == "afterok:45"
 
 
 def test_stages_recorded_by_earlier_versions_are_done(pipeline: Path, tmp_path: Path) -> None:
@@ -125,10 +125,10 @@ def test_on_a_full_disk_no_job_is_queued_without_its_record(
     cancelled.mkdir()
     slurm.says("scancel")  # and then a script that needs no room to note its call
     (slurm.folder / "scancel").write_text(f"#!/bin/sh\nmkdir {cancelled}/$1\n")
-    whole, places = tmp_path / "work", targets(tmp_path).values()
+    whole, wanted = tmp_path / "work", targets(tmp_path).values()
 
     def forget() -> None:
-        for target in places:
+        for target in wanted:
             shutil.rmtree(submissions_folder(target), ignore_errors=True)
 
     def numbers(folder: Path) -> dict[str, str]:
@@ -145,7 +145,7 @@ def test_on_a_full_disk_no_job_is_queued_without_its_record(
         said = capsys.readouterr().err
         assert "error: Cannot " in said, said
         assert "the file would be larger" in said, said
-        folders = [folder for target in places for folder in submissions_folder(target).glob("*")]
+        folders = [folder for target in wanted for folder in submissions_folder(target).glob("*")]
         recorded = {number.partition("_")[0] for folder in folders for number in numbers(folder)}
         queued = {str(number) for number in range(first, int((tmp_path / "count").read_text()))}
         taken_back = {path.name for path in cancelled.iterdir()} & queued

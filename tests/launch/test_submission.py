@@ -121,7 +121,7 @@ def test_a_refusal_after_the_trial(slurm: FakeSlurm, tmp_path: Path) -> None:
     assert not list((tmp_path / "run" / "submissions").iterdir()), "a refused submission left its folder"
 
 
-def test_a_place_that_nodes_do_not_share(slurm: FakeSlurm, tmp_path: Path) -> None:
+def test_a_folder_that_nodes_do_not_share(slurm: FakeSlurm, tmp_path: Path) -> None:
     path = settings(tmp_path, node_local=f"[{tmp_path / 'scratch'}]")
     with pytest.raises(
         LaunchError, match=r"which compute nodes do not share .* correct node_local in .*site.yaml"

@@ -159,7 +159,7 @@ class History:
         """
         count = self.count.clamp_min(1.0)
         mean = self.total / count
-        spread = (self.squares / count - mean.square()).clamp_min(0.0).sqrt()
+        deviation = (self.squares / count - mean.square()).clamp_min(0.0).sqrt()
         share = self.changes / (count - 1).clamp_min(1.0)
         per_real = [
             self.score,
@@ -168,7 +168,7 @@ class History:
             mean,
             self._mean_move(),
         ]
-        per_real += [share, spread, self.average, self.absent_for.log1p()]
+        per_real += [share, deviation, self.average, self.absent_for.log1p()]
         lasted = [self.class_held_for == steps for steps in range(_EXACTLY)]
         per_class = [self.class_held_for.log1p(), *(exactly.to(mean.dtype) for exactly in lasted)]
         per_class += self._paces().unbind(-1)

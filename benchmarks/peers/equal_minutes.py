@@ -29,7 +29,7 @@ METRICS = {
     "dynamics.changes": "changes",
     "joint.same_time": "relations",
     "collapse.knn_coverage": "covered",
-    "discriminability.boosting": "told apart",
+    "discriminability.boosting": "classifier AUC",
     "privacy.membership_auc": "membership",
 }
 

@@ -93,8 +93,8 @@ class Side:
         return self._statistics.num_patients if self._statistics else self.panel.num_patients
 
 
-Measure = Callable[[Side, Side], Mapping[str, float]]
-"""(real, synthetic) -> {variable: value}; raises NotJudgedError with the reason."""
+Compute = Callable[[Side, Side], Mapping[str, float]]
+"""Of a metric: (real, synthetic) -> {variable: value}; raises NotJudgedError with the reason."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Comparison:
 
     @cached_property
     def anchors(self) -> Anchors:
-        """What real patients do among themselves at these sizes, and what independent variables do."""
+        """The noise between samples of real patients of these sizes, and independent variables."""
         if self.shared_anchors:
             return self.shared_anchors
         return anchors_of(self.config, self.train, self.holdout, self.synthetic.panel.num_patients)
@@ -157,37 +157,21 @@ class Comparison:
         other = panel.take(np.sort(order[half : half + second]))
         return first, Side("other half", other, self.combinations, seed=seed)
 
-    def measured(
-        self,
-        about: Metric,
-        measure: Measure,
-        summary: Literal["mean", "largest", "smallest"] = "largest",
-        num_splits: int | None = None,
-        independence: bool = False,
+    def metric_result(
+        self, about: Metric, compute: Compute, counts: Literal["largest", "smallest"] = "largest"
     ) -> Result:
-        """Compute a metric of synthetic and training patients, of real ones, and of independent variables.
+        """Compute a metric of synthetic and training patients, and its noise floor.
 
         Args:
             about: what the metric is.
-            measure: (real, synthetic) -> {variable: value}; 0 is perfect unless the smallest value counts.
-            summary: which of the variables' values is the metric.
-            num_splits: of the real patients; by default those of the settings.
-            independence: whether a cohort of independent variables is the other anchor.
+            compute: (real, synthetic) -> {variable: value}; 0 is perfect unless the smallest value counts.
+            counts: which of the variables' values is the metric.
         """
-        reduce = {"mean": _mean, "largest": _largest, "smallest": _smallest}[summary]
+        small_is_good = counts == "largest"
+        reduce = max if small_is_good else min
         try:
-            value = dict(measure(self.train, self.synthetic))
-            splits = self.anchors.once(
-                f"{about.key} noise", lambda: self._noise(measure, summary, num_splits)
-            )
-            apart = (
-                self.anchors.once(
-                    f"{about.key} independent",
-                    lambda: dict(measure(self.train, self._side(self.anchors.independent))),
-                )
-                if independence
-                else {}
-            )
+            value = dict(compute(self.train, self.synthetic))
+            splits = self.anchors.once(f"{about.key} noise", lambda: self._noise(compute, small_is_good))
         except NotJudgedError as reason:
             return self.not_judged(about, str(reason))
         if not value:
@@ -200,15 +184,14 @@ class Comparison:
             if any(name in numbers for numbers in splits)
         }
         noise = noise_of(
-            [reduce(numbers) for numbers in splits if numbers],
-            reduce(apart) if apart else None,
-            small_is_good=summary != "smallest",
+            [reduce(numbers.values()) for numbers in splits if numbers], None, small_is_good=small_is_good
         )
         rows = [
             replace(row, about=variables_in([row.name], self.schema))
-            for row in rows_of(value, per_variable, worst_high=summary != "smallest")
+            for row in rows_of(value, per_variable, worst_high=small_is_good)
         ]
-        return self.result(about, reduce(value), noise, rows=rows, finding=_said(rows, noise, about.style))
+        finding = _said(rows, noise, small_is_good, about.style)
+        return self.result(about, reduce(value.values()), noise, rows=rows, finding=finding)
 
     def result(
         self,
@@ -282,14 +265,14 @@ class Comparison:
     def _side(self, panel: Panel) -> Side:
         return Side("real patients", panel, self.combinations, seed=self.config.seed)
 
-    def _noise(self, measure: Measure, summary: str, num_splits: int | None) -> list[dict[str, float]]:
-        """Return a measure between sets of real patients, as it would be at the sizes at hand."""
+    def _noise(self, compute: Compute, small_is_good: bool) -> list[dict[str, float]]:
+        """Return the metric between sets of real patients, scaled to the sample sizes compared."""
         found = []
-        for number in range(num_splits or self.config.num_splits):
+        for number in range(self.config.num_splits):
             first, other = self.anchors.once(f"sides {number}", partial(self._split, number))
             widening = self.anchors.widening(first.num_patients, other.num_patients)
-            factor = 1.0 if summary == "smallest" else widening
-            found.append({name: x / factor for name, x in measure(first, other).items()})
+            factor = widening if small_is_good else 1.0
+            found.append({name: x / factor for name, x in compute(first, other).items()})
         return found
 
     def _split(self, number: int) -> tuple[Side, Side]:
@@ -314,20 +297,9 @@ def noise_of(values: Sequence[float], independent: float | None, small_is_good: 
     return Noise(mean, mean + (1 if small_is_good else -1) * quantile * deviation, independent)
 
 
-def _said(rows: Sequence[Row], noise: Noise | None, style: str) -> str:
-    """Say the worst variable's value, and what real patients reach among themselves."""
+def _said(rows: Sequence[Row], noise: Noise | None, small_is_good: bool, style: str) -> str:
+    """Say the worst variable's value, and what samples of real patients reach."""
     name = f"{rows[0].name}: " if len(rows) > 1 else ""
-    real = f", real patients among themselves {show(noise.limit, style)}" if noise else ""
+    end = "most" if small_is_good else "least"
+    real = f" (between samples of real patients at {end} {show(noise.limit, style)})" if noise else ""
     return f"{name}{show(rows[0].value, style)}{real}"
-
-
-def _mean(numbers: Mapping[str, float]) -> float:
-    return float(np.mean(list(numbers.values())))
-
-
-def _largest(numbers: Mapping[str, float]) -> float:
-    return max(numbers.values())
-
-
-def _smallest(numbers: Mapping[str, float]) -> float:
-    return min(numbers.values())

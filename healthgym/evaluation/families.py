@@ -7,7 +7,7 @@ import numpy as np
 from healthgym.evaluation.comparison import TOO_FEW, Comparison
 from healthgym.evaluation.concerns import concerned
 from healthgym.evaluation.metric import Metric
-from healthgym.evaluation.result import Result, Row, Verdict, show
+from healthgym.evaluation.result import Result, Row, Verdict, in_words, show
 from healthgym.evaluation.statistics.columns import FEWEST_SHOWN
 from healthgym.evaluation.statistics.findings import Compared, Difference
 from healthgym.schema import Schema
@@ -17,7 +17,7 @@ _MOST_ROWS = 40
 _SHARES = ("class", "transition", "missing", "measured", "distribution")
 _LOGARITHMS = ("tail", "deviation", "own deviation", "step", "switch")
 _CORRELATIONS = ("same time", "within", "lag", "changes", "between", "baseline", "stratum")
-_BY_CHANCE = "Larger than the limit, but not more than chance allows at this size."
+_BY_CHANCE = "Larger than the limit, but within chance variation at this sample size."
 
 
 def family_result(
@@ -72,13 +72,13 @@ def family_result(
         value=size,
         interval=interval,
         verdict=verdict,
-        limit=_limit(cut, caution, fail, logarithmic),
+        limit=_limit(cut, caution, fail, logarithmic) if threshold else in_words(None, None),
         marks=(caution, fail) if threshold else None,
         style=about.style,
         reason=_reason(verdict, size > caution, detectable, about.note),
         rows=[_row(d, num_real, comparison.schema) for d in beyond[:_MOST_ROWS] or [worst]],
         finding=_finding(worst, num_real, about.style),
-        shown=f"{show(float(np.exp(size)))} times" if logarithmic else "",
+        shown=f"{show(float(np.exp(worst.size)))} times" if logarithmic else "",
     )
 
 
@@ -105,7 +105,7 @@ def _reason(verdict: Verdict, is_large: bool, detectable: float, note: str) -> s
     notes = [
         TOO_FEW if verdict is Verdict.NOT_JUDGED else "",
         _BY_CHANCE if verdict is Verdict.PASS and is_large else "",
-        f"At these numbers of patients a typical difference of {show(detectable)} would be seen.",
+        f"With this many patients, a typical difference of at least {show(detectable)} is detectable.",
         note,
     ]
     return " ".join(filter(None, notes))
@@ -113,7 +113,10 @@ def _reason(verdict: Verdict, is_large: bool, detectable: float, note: str) -> s
 
 def _limit(cut: float, caution: float, fail: float, logarithmic: bool) -> str:
     times = f" (logarithms: {show(np.exp(caution))} and {show(np.exp(fail))} times)" if logarithmic else ""
-    return f"caution beyond the noise (z of {cut:.1f} or more) and {caution:g}, fails beyond {fail:g}{times}"
+    return (
+        f"caution for a difference above {caution:g} with z of at least {cut:.1f}, fails if the 95% interval "
+        f"of such a difference lies above {fail:g}{times}"
+    )
 
 
 def _few(difference: Difference, num_real: int) -> bool:
@@ -138,8 +141,8 @@ def _row(difference: Difference, num_real: int, schema: Schema) -> Row:
     if _few(difference, num_real):
         return Row(f"{phrase} (fewer than {FEWEST_SHOWN} real patients)", None, about=about)
     if difference.family in _LOGARITHMS:
-        side = "larger" if difference.size > 0 else "smaller"
-        return Row(f"{phrase}: times {side}", float(np.exp(abs(difference.size))), about=about)
+        ratio = "synthetic over real" if difference.size > 0 else "real over synthetic"
+        return Row(f"{phrase}: {ratio}", float(np.exp(abs(difference.size))), about=about)
     return Row(
         phrase, abs(difference.size), real=difference.real, synthetic=difference.synthetic, about=about
     )
@@ -150,9 +153,7 @@ def _finding(difference: Difference, num_real: int, style: str) -> str:
         return _hidden(difference, num_real, style)
     name, real, synthetic = difference.phrase, difference.real, difference.synthetic
     if difference.family in _LOGARITHMS:
-        times = show(float(np.exp(abs(difference.size))))
-        size = "larger" if difference.size > 0 else "smaller"
-        return f"{name}: {times} times {size} than in real patients"
+        return f"{name}: {show(float(np.exp(difference.size)))} times the value in real patients"
     if difference.family == "mean":
         side = "higher" if difference.size > 0 else "lower"
         return f"{name}: {show(abs(difference.size))} standard deviations {side} than in real patients"
@@ -185,6 +186,6 @@ def two_decimals(number: float) -> str:
 def _told(
     comparison: Comparison, keys: Sequence[str], cut: float, size: float, apart: Mapping[str, Compared] | None
 ) -> bool:
-    """Return whether a cohort of independent variables of this size would be told from real patients."""
+    """Return whether a cohort of independent variables of this size would be detected."""
     apart = comparison.anchors.independent_compared if apart is None else apart
     return any(each.beyond(cut, size) for key, each in apart.items() if key in keys)

@@ -19,7 +19,9 @@ class Metric:
         source: where the definition comes from.
         style: how numbers are written: "number", "percent" or "count".
         note: what to know about this value.
-        counts_all: whether all synthetic patients are counted where others see a sample.
+        counts_all: whether all patients are counted where other metrics see a sample.
+        gross: whether only a cohort that resembles hardly any real patient fails it; attacks on such a cohort
+            fail without being evidence of privacy.
     """
 
     key: str
@@ -29,6 +31,7 @@ class Metric:
     style: str = "number"
     note: str = ""
     counts_all: bool = False
+    gross: bool = False
 
     def of(self, name: str, what: str, source: str) -> "Metric":
         """Return the metric of one of several things that the settings name, such as an endpoint."""
@@ -41,14 +44,21 @@ _METRICS: dict[str, dict[str, Metric]] = {}
 
 
 def metric(
-    key: str, title: str, what: str, source: str, style: str = "number", *, counts_all: bool = False
+    key: str,
+    title: str,
+    what: str,
+    source: str,
+    style: str = "number",
+    *,
+    counts_all: bool = False,
+    gross: bool = False,
 ) -> Metric:
     """Declare a metric of a section, at the top of its module; a threshold can then be given for it.
 
     Raises:
         ValueError: there is one of this key already.
     """
-    declared = Metric(key, title, what, source, style, counts_all=counts_all)
+    declared = Metric(key, title, what, source, style, counts_all=counts_all, gross=gross)
     section, _, name = key.partition(".")
     if name in _METRICS.setdefault(section, {}):
         raise ValueError(f"There are two metrics '{key}'.")

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from healthgym.data.sequences import PreparedCohort
 from healthgym.evaluation.build import compare, refuse_few
 from healthgym.evaluation.comparison import Comparison
+from healthgym.evaluation.metric import metrics
 from healthgym.evaluation.pages.page import render
 from healthgym.evaluation.pages.summary import small_groups, table
 from healthgym.evaluation.result import Section, Verdict, show, worst_section
@@ -45,12 +46,9 @@ from healthgym.schema import Schema
 
 REPORT_VERSION = 2
 _LONGEST_NAME = 80
-# What only a cohort that is like no real patients fails.
-_GROSS = ("joint.lost", "dynamics.lost", "collapse.knn_coverage", "collapse.diversity")
-
 _LEAD = (
-    "What a synthetic cohort is worth, measured against the real patients it was made from, against the "
-    "noise among those patients, and against patients its maker never saw."
+    "Compares a synthetic cohort with the real patients it was made from and with held-out patients, "
+    "relative to the differences between samples of real patients."
 )
 
 SECTIONS: dict[str, Callable[[Comparison], Section]] = {
@@ -206,17 +204,18 @@ def make_report(
 def resembles_nobody(sections: Sequence[Section]) -> str:
     """Mark passing privacy metrics as not judged if the synthetic patients resemble no real ones.
 
-    Distances to such patients are large, attacks fail, and that says nothing about privacy. Returns that in a
+    Distances to such patients are large, so attacks fail without being evidence of privacy. Returns that in a
     sentence, empty if they do resemble real patients.
     """
-    results = {result.key: result for section in sections for result in section.results}
-    gross = [results[key] for key in _GROSS if key in results and results[key].verdict is Verdict.FAIL]
+    keys = {each.key for section in metrics().values() for each in section.values() if each.gross}
+    results = [result for section in sections for result in section.results if result.key in keys]
+    gross = [result for result in results if result.verdict is Verdict.FAIL]
     if not gross:
         return ""
     said = (
         f"The cohort resembles hardly any real patient ({gross[0].title.lower()}: "
-        f"{show(gross[0].value, gross[0].style)}, which fails): that attacks find nothing says nothing about "
-        "privacy."
+        f"{show(gross[0].value, gross[0].style)}, which fails): failed attacks are therefore no evidence "
+        "of privacy."
     )
     for section in sections:
         if section.key == "privacy":

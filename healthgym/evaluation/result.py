@@ -54,8 +54,9 @@ class Noise:
     """The two anchors of a metric.
 
     Args:
-        mean: what the metric is, on average, among real patients at the sizes at hand.
-        limit: what one cohort of real patients in a thousand reaches.
+        mean: the noise floor, that is, what the metric is on average between samples of real patients of
+            these sizes.
+        limit: what one sample of real patients in a thousand reaches.
         independent: what it is for a cohort of independent variables; None where that says nothing.
     """
 
@@ -85,7 +86,7 @@ class Result:
         rows: the metric per variable, worst first.
         finding: what was found, in words and units, for people who read no more than that.
         shown: what stands in the place of the value on the page; empty where the value itself does.
-        counts_all: whether all synthetic patients are counted where others see a sample.
+        counts_all: whether all patients are counted where other metrics see a sample.
     """
 
     key: str
@@ -107,7 +108,7 @@ class Result:
 
     @property
     def floor(self) -> float | None:
-        """The mean noise among real patients."""
+        """The noise floor: the difference expected between two samples of real patients of this size."""
         return self.noise.mean if self.noise else None
 
     def __post_init__(self) -> None:
@@ -250,8 +251,8 @@ def unfailing(threshold: Threshold, noise: Noise | None, style: str = "number") 
 def limits(threshold: Threshold, noise: Noise | None) -> tuple[float, float]:
     """Return up to (or from) where a value passes, and beyond where it fails.
 
-    What real patients do among themselves passes. A value fails beyond the limit of the threshold, or beyond
-    the middle between noise and independent variables if that is stricter.
+    The noise between samples of real patients passes. A value fails beyond the limit of the threshold, or
+    beyond the midpoint of noise and independent variables if that is stricter.
     """
     small_is_good = threshold.at_most is not None
     passes, fails = (
@@ -285,9 +286,10 @@ def in_words(threshold: Threshold | None, noise: Noise | None, style: str = "num
         if style == "percent" and fails >= 1 > passes:  # no share is larger
             text = f"passes up to {show(passes, style)}, asks for caution above it and never fails"
     if noise is not None:
-        text += f"; real patients among themselves reach {show(noise.limit, style)}"
+        end = "least" if threshold.at_most is None else "most"
+        text += f"; between samples of real patients at {end} {show(noise.limit, style)}"
         if noise.independent is not None:
-            text += f", independent variables {show(noise.independent, style)}"
+            text += f", with independent variables {show(noise.independent, style)}"
     return text
 
 
@@ -336,6 +338,6 @@ def rows_of(
     floor: Mapping[str, float],
     worst_high: bool = True,
 ) -> list[Row]:
-    """Line up a measure's values per variable, the worst first."""
+    """Line up a metric's values per variable, the worst first."""
     order = sorted(value, key=lambda name: -value[name] if worst_high else value[name])
     return [Row(name, value[name], floor.get(name)) for name in order]

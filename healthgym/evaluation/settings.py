@@ -15,8 +15,8 @@ from healthgym.strict import Positive, StrictModel, load
 class Threshold(StrictModel):
     """Where a metric passes and where it fails; between the two it asks for caution.
 
-    What real patients do among themselves passes whatever stands here: it is no fault. And what has lost more
-    than half of what independent variables lose fails, whatever stands here.
+    A value within the noise floor passes, whatever the limits: it is no fault of the cohort. A metric that
+    has lost more than half of what independent variables lose fails, whatever the limits.
 
     Args:
         at_most: passes up to here; with `fail_above`, where it begins to fail.
@@ -109,8 +109,8 @@ class ReportConfig(StrictModel):
 
     Args:
         seed: of every sample, split and classifier.
-        num_patients: at most this many patients of each set enter measures that do not add up over
-            patients (distances, classifiers, Kolmogorov-Smirnov); the rest sees all.
+        num_patients: at most this many patients of each set enter metrics that are no sums over patients
+            (distances, classifiers, Kolmogorov-Smirnov); the others count all.
         min_patients: with fewer patients than this in a set, what needs it is not judged.
         num_splits: how often the real patients are split to learn how metrics vary among them.
         coverage: static variables crossed in the collapse section; `auto` takes every pair.

@@ -198,7 +198,7 @@ def test_without_a_holdout_membership_is_not_judged_and_says_why() -> None:
     found = result(privacy.section(comparison), "privacy.membership_auc")
     assert found.verdict is Verdict.NOT_JUDGED
     assert found.value is None
-    assert "Needs a holdout" in found.reason
+    assert "needs enough held-out patients" in found.reason
     section = privacy.section(comparison)
     assert section.verdict is Verdict.NOT_JUDGED  # distances alone prove no privacy
     passing = validity.section(comparison)
@@ -319,7 +319,7 @@ def test_a_large_cohort_is_counted_whole_and_sampled_for_the_rest() -> None:
     np.testing.assert_array_equal(comparison.synthetic.panel.reals_NTR, again.synthetic.panel.reals_NTR)
 
 
-def test_a_small_cohort_is_measured_against_the_noise_of_a_small_one() -> None:
+def test_a_small_cohort_is_compared_with_the_noise_of_a_small_one() -> None:
     small, large = compared(cohort(60, 3)), compared(real_patients(3))
     assert small.halves[1].num_patients == 60
     assert large.halves[1].num_patients == 150

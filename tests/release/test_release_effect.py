@@ -43,7 +43,7 @@ def means(comparison: Comparison) -> Section:
         }
 
     about = Metric("means.distance", "Distance of means", "Largest of all variables.", "This test")
-    return Section("means", "Means", "", [comparison.measured(about, distances)])
+    return Section("means", "Means", "", [comparison.metric_result(about, distances)])
 
 
 @pytest.fixture(autouse=True)

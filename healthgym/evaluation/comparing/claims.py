@@ -18,7 +18,7 @@ class Trained:
         parameters: trained numbers.
         steps, seconds: of training, over all starts.
         computed_on: hardware of the last start, in a few words.
-        acceptance_rate: share of sampled patients that a guardrail kept; None where none draws anew.
+        acceptance_rate: share of sampled patients that a guardrail kept; None without rejection.
         cohort: its synthetic patients, a folder, CSV or Parquet.
         released: whether it is a release, which carries no record of training.
         losses: a plot of its training (PNG), if there is one.
@@ -73,7 +73,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Claim:
-    """Something published, and whether it showed here: yes, no, or not to be said."""
+    """Something published, and whether it showed here: yes, no, or undecided (None)."""
 
     text: str
     source: str

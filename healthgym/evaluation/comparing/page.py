@@ -70,7 +70,7 @@ def _costs(trained: Sequence[Trained]) -> list[tuple[str, list[str]]]:
     ]
     kept = [each.acceptance_rate for each in trained]
     if any(rate is not None for rate in kept):
-        shown = ["draws none anew" if rate is None else show(rate, "percent") for rate in kept]
+        shown = ["no rejection" if rate is None else show(rate, "percent") for rate in kept]
         rows.append(("Sampled patients accepted by the guardrail", shown))
     return rows
 

@@ -25,8 +25,8 @@ _WORDS = {
 _PRIVACY = "privacy"
 _SENTENCES = {
     Verdict.PASS: "Every metric that could be judged passes its threshold.",
-    Verdict.CAUTION: "No metric fails, but some lie between passing and failing: read those before use.",
-    Verdict.NOT_JUDGED: "Nothing fails, but a section could not be judged: it says what is missing.",
+    Verdict.CAUTION: "No metric fails, but some lie between passing and failing: read these before use.",
+    Verdict.NOT_JUDGED: "Nothing fails, but at least one section could not be judged; the section says why.",
     Verdict.SHOWN: "Nothing was judged against a threshold.",
 }
 
@@ -57,7 +57,7 @@ def _sentence(verdict: Verdict, sections: Sequence[Section]) -> str:
         return _SENTENCES[verdict]
     failing = [each.title for each in sections if each.verdict is Verdict.FAIL and each.key != _PRIVACY]
     if not failing:
-        return "Nothing but privacy fails."
+        return "Only the privacy section fails."
     return f"Do not rely on the cohort for what these sections are about, which fail: {listed(failing)}."
 
 

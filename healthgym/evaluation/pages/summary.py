@@ -15,11 +15,11 @@ _ORDER = (Verdict.FAIL, Verdict.CAUTION, Verdict.PASS, Verdict.NOT_JUDGED, Verdi
 _USES = {
     "validity": "testing software on tables of this form",
     "marginals": "describing single variables: means, ranges, shares",
-    "joint": "studying how variables go together, in all patients or in groups",
-    "dynamics": "studying courses over time and what follows what",
+    "joint": "studying relations between variables, in all patients or in groups",
+    "dynamics": "studying courses over time, and what precedes what",
     "follow_up": "studying how long patients are followed, and events",
     "collapse": "counting kinds of patients and studying rare ones",
-    "discriminability": "passing for real patients, as in teaching or simulation",
+    "discriminability": "standing in for real patients in teaching or simulation",
     "utility": "training models that are then used on real patients",
 }
 _WORDS = {
@@ -66,12 +66,12 @@ _COPIES = {
     "privacy.courses": "repeat a stretch of one's course",
 }
 _ADVICE = {
-    Verdict.PASS: "No attack found anything that speaks against giving the cohort away.",
-    Verdict.CAUTION: "Read the privacy findings before the cohort is given away.",
+    Verdict.PASS: "No attack that was tried speaks against sharing the cohort.",
+    Verdict.CAUTION: "Read the privacy findings before the cohort is shared.",
     Verdict.FAIL: "It exposes patients of the training data.",
-    Verdict.NOT_JUDGED: "Whether the cohort may be given away cannot be said from this report: see privacy.",
+    Verdict.NOT_JUDGED: "This report cannot decide whether the cohort may be shared: see Privacy.",
 }
-_WITHIN = "Only where the cohort stays with those who hold the training data:"
+_WITHIN = "Only within the environment that holds the training data:"
 SMALL = 10
 _EVENTS = "follow_up.events"
 _COLUMNS = (
@@ -79,8 +79,8 @@ _COLUMNS = (
     "independent", "threshold", "finding", "note",
 )  # fmt: skip
 LEAVES = (
-    f"Nothing on this page or in report.json describes fewer than {SMALL} real patients: the page itself may "
-    "leave the place where they are kept."
+    f"Nothing on this page or in report.json describes fewer than {SMALL} real patients, so this page may be "
+    "shared outside the environment that holds the data."
 )
 
 
@@ -99,14 +99,14 @@ class Summary:
     """What stands on page one.
 
     Args:
-        release: whether the cohort may be given away, and for what; the first line of the page.
+        release: whether the cohort may be shared, and for what; the first line of the page.
         colour: of that line: passing only where no use is limited.
         advice: what to do with the cohort, in a sentence.
         within: where what is said of uses holds; empty if everywhere.
         uses: what it may be used for and what not.
         privacy: sentences.
         concern: which variable or class most metrics that do not pass are about; empty if there is none.
-        leaves: whether the page itself may be given away.
+        leaves: whether the page itself may be shared.
     """
 
     release: str
@@ -124,7 +124,7 @@ def summarise(sections: Sequence[Section], resembles_nobody: str = "") -> Summar
 
     Args:
         sections: of the report.
-        resembles_nobody: why attacks that find nothing say nothing about privacy; empty if they do.
+        resembles_nobody: why failed attacks are no evidence of privacy; empty if they are.
     """
     by_key = {section.key: section for section in sections}
     privacy = by_key.get("privacy")
@@ -146,11 +146,11 @@ def summarise(sections: Sequence[Section], resembles_nobody: str = "") -> Summar
 
 
 def _release(privacy: Verdict, verdicts: Mapping[str, Verdict]) -> tuple[str, Verdict]:
-    """Return whether a cohort may be given away and for what, and the verdict whose colour that has."""
+    """Return whether a cohort may be shared and for what, and the verdict whose colour that has."""
     if privacy is Verdict.FAIL:
-        return "Release: no. Do not give the cohort away.", Verdict.FAIL
+        return "Release: no. Do not share the cohort.", Verdict.FAIL
     if privacy is not Verdict.PASS and privacy is not Verdict.CAUTION:
-        return "Release: cannot be said.", Verdict.NOT_JUDGED
+        return "Release: undecided.", Verdict.NOT_JUDGED
     named = {
         verdict: ", ".join(short for key, short in _SHORT.items() if verdicts.get(key) is verdict)
         for verdict in _WORDS
@@ -164,10 +164,10 @@ def _release(privacy: Verdict, verdicts: Mapping[str, Verdict]) -> tuple[str, Ve
     said = "; ".join(f"{opening[verdict]} {names}" for verdict, names in named.items() if names)
     usable = named[Verdict.PASS] or named[Verdict.CAUTION]
     if not usable:
-        return f"Release: no. It is of no use: {said}.", Verdict.FAIL
+        return f"Release: no. It is not fit for any use: {said}.", Verdict.FAIL
     limited = any(named[verdict] for verdict in _WORDS if verdict is not Verdict.PASS)
     if privacy is Verdict.CAUTION:
-        return f"Release: not before its privacy is weighed; then {said}.", Verdict.CAUTION
+        return f"Release: only after a review of its privacy; then {said}.", Verdict.CAUTION
     return f"Release: yes, {said}.", Verdict.CAUTION if limited else Verdict.PASS
 
 
@@ -259,7 +259,7 @@ def small_groups(counts: Mapping[str, Sequence[int]]) -> str:
 def _privacy(section: Section, resembles_nobody: str = "") -> list[str]:
     """Say what attacks found, what is copied, and what is guaranteed.
 
-    Of a cohort that resembles nobody only what speaks against it is said: the rest would reassure.
+    If the cohort resembles no real patients, only failing attacks are reported.
     """
     results = {result.key: result for result in section.results if result.value is not None}
     if resembles_nobody:

@@ -28,10 +28,10 @@ _TWIN = 0.05
 _NUM_SAMPLES = 5
 _SURE = 1.96
 _MOST_ROWS = 40
-_NOBODY = "No synthetic patient is in the worst group, so that no ratio is given."
+_NOBODY = "No synthetic patient is in the worst group, so there is no ratio."
 _FEW = (
-    f"The worst group has fewer than {FEWEST_SHOWN} real patients: the ratio would tell how many, and is not "
-    "given."
+    f"The worst group has fewer than {FEWEST_SHOWN} real patients: the ratio would disclose their number and "
+    "is not shown."
 )
 
 GROUPS = metric(
@@ -61,6 +61,7 @@ KNN_COVERAGE = metric(
     "Coverage of Naeem et al., ICML 2020, arXiv 2002.09797, with k = 5, between whole patients; equally many "
     f"of each, at most {_MOST_PATIENTS:,}",
     "percent",
+    gross=True,
 )
 DIVERSITY = metric(
     "collapse.diversity",
@@ -69,6 +70,7 @@ DIVERSITY = metric(
     "the same distance among real patients. 1 means equally diverse; near 0, the same patient is "
     "repeated.",
     f"Own definition, on equally many patients of each, at most {_MOST_PATIENTS:,}",
+    gross=True,
 )
 DUPLICATES = metric(
     "collapse.duplicates",
@@ -91,9 +93,9 @@ def section(comparison: Comparison) -> Section:
     part.results = [
         _groups_result(comparison),
         _twins_result(comparison),
-        comparison.measured(KNN_COVERAGE, knn_coverage, "smallest"),
-        comparison.measured(DIVERSITY, diversity, "smallest"),
-        comparison.measured(DUPLICATES, duplicates),
+        comparison.metric_result(KNN_COVERAGE, knn_coverage, "smallest"),
+        comparison.metric_result(DIVERSITY, diversity, "smallest"),
+        comparison.metric_result(DUPLICATES, duplicates),
     ]
     for names in _crossed(comparison.train) if comparison.drawn else []:
         part.figures += _heat_maps(comparison, names)
@@ -109,7 +111,10 @@ def _groups_result(comparison: Comparison) -> Result:
     if not differ:
         seen = _detectable(comparison)
         result = comparison.result(GROUPS, 1.0, finding=f"none of {len(groups)} groups differs beyond chance")
-        return replace(result, reason=f"A group of fewer than {seen} real patients could vanish unseen.")
+        return replace(
+            result,
+            reason=f"A group of fewer than {seen} real patients could be missing without being detected.",
+        )
     worst = max(differ, key=_times)
     value, (low, high) = _times(worst), worst.ratio_interval
     interval = (low, high) if worst.ratio > 1 else (1 / high, 1 / low)
@@ -183,7 +188,7 @@ def _twins_result(comparison: Comparison) -> Result:
         share,
         interval=(max(0.0, share - half), min(1.0, share + half)),
         finding=f"{100 * share:.1f}% of synthetic patients have a twin, where {100 * _TWIN:.0f}% is "
-        "natural and fewer is no fault",
+        "expected; fewer is not a fault",
     )
 
 

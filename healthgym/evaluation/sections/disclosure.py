@@ -1,4 +1,4 @@
-"""Disclosure: what the cohort teaches about a person whom somebody knows in part."""
+"""Disclosure: what an attacker who knows a person in part can learn from the cohort."""
 
 import math
 
@@ -17,7 +17,9 @@ from healthgym.schema import Schema
 
 Floats = NDArray[np.float64]
 
-NEEDS_HOLDOUT = "Needs a holdout: real patients whom the maker of the cohort never saw, enough of them."
+NEEDS_HOLDOUT = (
+    "Not judged: this needs enough held-out patients, that is, real patients that were not used for training."
+)
 _MOST_GROUPS = 1_000_000
 
 ATTRIBUTE = metric(

@@ -1,4 +1,4 @@
-"""Can a classifier tell a synthetic patient from a real one, and by what?"""
+"""Classifier two-sample tests: can a classifier distinguish synthetic from real patients, and by what?"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,13 +31,13 @@ _MOST_TELLING = 6
 _SURE = 5.0
 _MOST_IN_SPLIT = 1000
 _BELOW = (
-    "The classifier does worse than guessing ({:.1f}%): it met patients whose near doubles of the other kind "
-    "it had learned from. The cohort has near copies of training patients; see the privacy section."
+    "The classifier does worse than guessing ({:.1f}%): for some test patients it was trained on a near copy "
+    "with the other label. The cohort has near copies of training patients; see the privacy section."
 )
 
 BOOSTING = metric(
     "discriminability.boosting",
-    "Told apart by summaries",
+    "Classifier on summaries",
     "How well a classifier (gradient boosting) tells real from synthetic patients by summaries of each "
     "variable: mean, standard deviation, slope, changes, shares of classes. 50% is guessing, 100% is "
     "always right.",
@@ -47,9 +47,9 @@ BOOSTING = metric(
 )
 COVARIANCES = metric(
     "discriminability.covariances",
-    "Told apart by how variables move together",
+    "Classifier on covariances",
     "How well a linear classifier tells real from synthetic patients by how variables vary together "
-    "within each patient over time. It finds, for example, a variable that comes an hour late, which "
+    "within each patient over time. It finds, for example, a variable that is delayed by an hour, which "
     "summaries of single variables do not show. 50% is guessing.",
     "AUC over five folds of ridge regression on covariances within patients at lags 0 and 1 and of changes; "
     "interval by DeLong et al. 1988, noise by the same classifier on real patients",
@@ -58,11 +58,12 @@ COVARIANCES = metric(
 
 
 def section(comparison: Comparison) -> Section:
-    """Judge whether patients can be told apart."""
+    """Judge how well classifiers distinguish real from synthetic patients."""
     part = Section(
         "discriminability",
         "Real or synthetic?",
-        "A classifier is told to tell real from synthetic patients. What it cannot see, few analyses will.",
+        "Classifiers are trained to distinguish real from synthetic patients (a classifier two-sample test, "
+        "C2ST).",
     )
     real, synthetic = comparison.train.panel, comparison.synthetic.panel
     count = min(real.num_patients, synthetic.num_patients)

@@ -28,7 +28,7 @@ WITHIN = metric(
     "Worst relation within patients",
     "Two variables within a patient, at the same timestep or one, three or six timesteps apart: how far"
     " their correlation is from the real one. The largest difference that noise does not explain. It "
-    "finds variables that come too late or run backwards.",
+    "finds variables that are delayed or reversed in time.",
     f"Pearson correlation of rank scores, class numbers and single classes about each patient's mean; "
     f"{_ERRORS}",
 )
@@ -42,7 +42,7 @@ CHANGES = metric(
 )
 BASELINE = metric(
     "dynamics.baseline",
-    "From start to course",
+    "Baseline and later mean",
     "A variable at the first timestep and the later average of another: how far their correlation is "
     "from the real one. The largest difference that noise does not explain.",
     f"Pearson correlation over patients; {_ERRORS}",
@@ -85,6 +85,7 @@ LOST = metric(
     "or of changes), the share that the cohort has lost by more than half.",
     f"All correlations of this section; {_ERRORS}",
     "percent",
+    gross=True,
 )
 TRAJECTORIES = metric(
     "dynamics.trajectories",
@@ -112,7 +113,7 @@ def section(comparison: Comparison) -> Section:
         family_result(comparison, MOVES, ["own deviation", "step", "trend"], relations=False),
         family_result(comparison, SWITCHES, ["switch"], relations=False),
         family_result(comparison, TRANSITIONS, ["transition"], relations=False),
-        comparison.measured(TRAJECTORIES, trajectory_distances),
+        comparison.metric_result(TRAJECTORIES, trajectory_distances),
     ]
     part.essential = frozenset({LOST.key})
     if not comparison.drawn:

@@ -1,4 +1,4 @@
-"""Follow-up: how many visits, at which gaps, until which event, and for whom."""
+"""Follow-up: numbers of visits, times between them, events, and these by group."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,8 +29,7 @@ Floats = NDArray[np.float64]
 LENGTHS = metric(
     "follow_up.lengths",
     "Number of timesteps",
-    "The share of patients who would need another number of timesteps for the lengths to be distributed"
-    " as in real data.",
+    "The share of patients whose number of timesteps would have to change to match the real distribution.",
     "Largest difference of the cumulative shares of lengths (Kolmogorov-Smirnov); all synthetic patients",
     "percent",
     counts_all=True,
@@ -38,14 +37,14 @@ LENGTHS = metric(
 LENGTHS_BY_GROUP = metric(
     "follow_up.lengths_by_group",
     "Timesteps by outcome and group",
-    "Among the patients of one class, such as those who died, the share who would need another number "
-    "of timesteps for the lengths to be distributed as in real data. The worst class counts.",
+    "Among the patients of one class, such as those who died, the share whose number of timesteps would "
+    "have to change to match the real distribution. The worst class counts.",
     f"Kolmogorov-Smirnov, of classes with {AT_RISK} patients or more on both sides; sampled patients",
     "percent",
 )
 LENGTH_RELATIONS = metric(
     "follow_up.length_relations",
-    "What goes with the length",
+    "Correlations with length",
     "How much the correlation of the number of timesteps with a static variable, or with the last value"
     " of another variable, differs from the real one. The worst counts.",
     "Spearman's rank correlation over sampled patients",
@@ -89,27 +88,27 @@ def section(comparison: Comparison) -> Section:
     part = Section(
         "follow_up",
         "Follow-up",
-        "Are synthetic patients followed as long as real ones, seen as often, until the same events, and do "
-        "the same ones leave early?",
+        "Do synthetic patients have the same lengths of follow-up, visit frequencies and events as real "
+        "ones, and do the same kinds of patients leave early?",
     )
     schema = comparison.schema
-    part.results = [comparison.measured(LENGTHS, length_distance)]
+    part.results = [comparison.metric_result(LENGTHS, length_distance)]
     if np.ptp(comparison.train.panel.lengths_N):
         part.results += [
-            comparison.measured(LENGTHS_BY_GROUP, lengths_by_group),
-            comparison.measured(LENGTH_RELATIONS, length_relations),
+            comparison.metric_result(LENGTHS_BY_GROUP, lengths_by_group),
+            comparison.metric_result(LENGTH_RELATIONS, length_relations),
         ]
     if schema.gap:
-        part.results.append(comparison.measured(GAPS, gaps_by_event))
+        part.results.append(comparison.metric_result(GAPS, gaps_by_event))
     if schema.follow_up:
         events, survival = (
-            comparison.measured(EVENTS, event_shares),
-            comparison.measured(SURVIVAL, survival_distances),
+            comparison.metric_result(EVENTS, event_shares),
+            comparison.metric_result(SURVIVAL, survival_distances),
         )
         part.results += [
             replace(events, finding=_events_in_words(comparison) or events.finding),
             replace(survival, finding=_survival_in_words(comparison) or survival.finding),
-            comparison.measured(ORDER, late_rows),
+            comparison.metric_result(ORDER, late_rows),
         ]
         part.essential = frozenset({EVENTS.key, SURVIVAL.key})
         if getattr(comparison, "drawn", True):

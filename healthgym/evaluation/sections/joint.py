@@ -58,6 +58,7 @@ LOST = metric(
     "independent.",
     _SCORES,
     "percent",
+    gross=True,
 )
 _FAMILIES = ("same time", "between", "stratum")
 

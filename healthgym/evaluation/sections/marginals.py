@@ -77,7 +77,7 @@ def section(comparison: Comparison) -> Section:
         family_result(comparison, TAILS, ["tail"], relations=False),
         family_result(comparison, CLASSES, ["class"], relations=False),
         family_result(comparison, MISSING, ["missing"], relations=False),
-        comparison.measured(RECORDED, recorded),
+        comparison.metric_result(RECORDED, recorded),
     ]
     if not comparison.drawn:
         return part
@@ -132,12 +132,11 @@ def _in_units(comparison: Comparison) -> str:
     sides = comparison.synthetic.panel.real(position), comparison.train.panel.real(position)
     if min(map(len, sides)) == 0 or comparison.train.panel.num_patients < FEWEST_SHOWN / _OUTER:
         return ""
-    said = []
+    unit, said = comparison.schema.reals[position].unit, []
     for values in sides:
         low, middle, high = (show(float(x)) for x in np.quantile(values, [_OUTER, 0.5, 1 - _OUTER]))
-        said.append(f"{low} to {high} (median {middle})")
-    unit = comparison.schema.reals[position].unit
-    ranges = f"most synthetic values lie from {said[0]}, real ones from {said[1]} {unit}".strip()
+        said.append(f"between {low} and {high} {unit}".rstrip() + f" (median {middle})")
+    ranges = f"most synthetic values are {said[0]}, most real ones {said[1]}"
     if min(worst.real, 1 - worst.real) * comparison.train.panel.num_patients < FEWEST_SHOWN:
         return f"{worst.name[0]}: {ranges}"
     shares = f"synthetic {show(worst.synthetic, 'percent')}, real {show(worst.real, 'percent')}"

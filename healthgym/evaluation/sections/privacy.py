@@ -1,4 +1,4 @@
-"""Privacy of whole patients: does the cohort give away who was in the training data?"""
+"""Privacy of whole patients: does the cohort disclose who was in the training data?"""
 
 from dataclasses import dataclass, replace
 
@@ -72,7 +72,7 @@ SHADOW = metric(
     "privacy.membership_shadow",
     "Membership inference, trained attack",
     "How well a classifier tells training patients from others by their distances to the closest "
-    "synthetic patients, after it was taught with patients whose membership it knew. 50% is guessing.",
+    "synthetic patients, trained on patients whose membership is known. 50% is guessing.",
     f"AUC of a logistic regression on the distances to the {ATTACK_NEIGHBOURS} nearest synthetic patients, "
     "in five folds. It knows the other patients' membership, which a real attacker would have to guess by "
     "training shadow generators; no generator is trained here",
@@ -91,8 +91,8 @@ COPIES = metric(
 NEAR_COPIES = metric(
     "privacy.near_copies",
     "Near copies",
-    "The number of synthetic patients who lie so close to a training patient that chance would not "
-    "bring one about in hundreds of cohorts. Distances are relative to that patient's closest other "
+    "The number of synthetic patients who are closer to a training patient than expected by chance in "
+    "one of a thousand cohorts. Distances are relative to that patient's closest other "
     f"real patient, and are taken over all variables and over the {KEPT:.0%} in which the two differ "
     "least. Exact copies that chance explains are not counted again.",
     f"Own definition: ratio of distances below {LARGEST_RATIO:g} (in most variables "
@@ -127,8 +127,8 @@ def section(comparison: Comparison) -> Section:
     part = Section(
         "privacy",
         "Privacy",
-        "Does the cohort give away who was in the training data, or what they had? Whole patients are "
-        "compared, and real patients whom the maker never saw show what honest similarity looks like.",
+        "Does the cohort disclose who was in the training data, or what they had? Whole patients are "
+        "compared, and held-out patients show how similar unrelated patients are.",
     )
     part.notes += comparison.unused
     if comparison.all_synthetic is not None and comparison.holdout:
@@ -246,7 +246,10 @@ def _membership(comparison: Comparison, found: _Distances) -> list[Result]:
     members, outsiders = (-distances[:, 0] for distances in found.attacked)
     trained = trained_attack(*found.attacked, comparison.config.seed)
     rate = true_positive_rate(members, outsiders)
-    few = f"1% of {len(outsiders)} holdout patients is nobody: the rate is that without any false accusation."
+    few = (
+        f"With {len(outsiders)} held-out patients, 1% is less than one patient: the rate is given for no "
+        "false positive."
+    )
     value, taught = auc(members, outsiders), auc(*trained)
     return [
         comparison.result(
@@ -319,14 +322,14 @@ def _near_copies(comparison: Comparison, found: _Distances) -> Result:
         )
     ratios = copy_ratios(found.synthetic, found.train, found.own)
     near = ratios < limit
-    say = f"Nearer than {limit:.2f} of the distance between real patients counts"
+    say = f"A near copy is nearer than {limit:.2f} times the distance between real patients"
     if found.changed:
         most = relative(*found.changed.trimmed.nearest(found.synthetic, found.train), found.changed.own)
         limit_of_most = copy_limit(
             found.changed.honest, comparison.synthetic.num_patients, LARGEST_TRIMMED_RATIO
         )
         near |= most < limit_of_most
-        say += f", in the {KEPT:.0%} of variables that differ least nearer than {limit_of_most:.2f}"
+        say += f", or {limit_of_most:.2f} times over the {KEPT:.0%} of variables that differ least"
     count = int(near.sum())
     if comparison.all_synthetic is not None and found.attacked is not None:
         nearest = found.attacked[0][:, 0]
@@ -362,7 +365,7 @@ def _real_courses(comparison: Comparison, window: int) -> tuple[Courses, int]:
 
 
 def _count_result(comparison: Comparison, about: Metric, count: int, by_chance: float) -> Result:
-    """Judge a number of patients; what chance makes among real patients is the noise."""
+    """Judge a number of patients; the number that chance explains is the noise."""
     found = (
         f"{count:,} of {comparison.synthetic.num_patients:,} synthetic patients" if count else "none found"
     )
@@ -378,9 +381,8 @@ def _nearer(comparison: Comparison, found: _Distances) -> Result:
     to_train, to_holdout = (squared_distances(found.synthetic, real) for real in (found.train, found.holdout))
     shared = effective_nearest(to_train, to_holdout)
     few = (
-        f"The synthetic patients share few nearest real ones, in effect {shared:.0f}: whether these happen "
-        "to be training patients is chance as much as a leak, so that a collapsed cohort can fail here "
-        "without copying anybody. The interval says how much."
+        f"The nearest real patients are few ({shared:.0f} in effect). Whether these are training patients is "
+        "partly chance, so a collapsed cohort can fail here without copies; see the interval."
     )
     return comparison.result(
         replace(NEARER, note=few if shared < _FEW_NEAREST else ""),

@@ -1,9 +1,9 @@
-"""The two anchors of a verdict: what real patients do among themselves, and what independent variables do.
+"""The two anchors of a verdict: the noise between samples of real patients, and independent variables.
 
 Both are computed from the real patients at the sizes at hand. The noise is a distribution, drawn by splitting
 the real patients (training and holdout together, where there is a holdout) again and again into one set for
 the training data and one for the cohort. In the independent cohort every variable has the courses of other
-patients: each variable alone is right, and nothing goes together.
+patients: each variable is distributed correctly, but all relations are lost.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Anchors:
         train: real patients that the cohort was made from.
         holdout: real patients that its maker never saw, or None.
         num_synthetic: synthetic patients that are compared.
-        num_splits: of the real patients, behind the noise of a metric.
+        num_splits: of the real patients, from which the noise of a metric is computed.
         seed: of splits and permutations.
     """
 
@@ -102,7 +102,7 @@ class Anchors:
 
     @cached_property
     def independent(self) -> Panel:
-        """As many patients as the cohort has, in whom no variable knows of another."""
+        """As many patients as the cohort has, whose variables are independent."""
         rng = stream(self.seed, "which patients are independent")
         count = self.num_synthetic
         rows = rng.choice(self.train.num_patients, count, replace=count > self.train.num_patients)
@@ -115,7 +115,7 @@ class Anchors:
 
 
 def independent(panel: Panel, seed: int) -> Panel:
-    """Return patients each of whose variables is another patient's, drawn out or cut to their own lengths."""
+    """Return patients each of whose variables is another patient's, extended or cut to their own lengths."""
     reals, codes = panel.reals_NTR.copy(), panel.codes_NTK.copy()
     for array, what in ((reals, "real"), (codes, "class")):
         for position in range(array.shape[2]):

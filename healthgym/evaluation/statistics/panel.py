@@ -1,4 +1,4 @@
-"""Patients as arrays: what every measure works on.
+"""Patients as arrays: what every metric is computed from.
 
 N patients, T timesteps, R real and K binary or categorical variables, V = R + K.
 """

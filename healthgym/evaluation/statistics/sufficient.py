@@ -1,4 +1,4 @@
-"""Sums over patients: what can be had of a cohort of any size, one shard at a time.
+"""Sufficient statistics: counts and sums over patients, computed shard by shard.
 
 V = R + K variables, C = all classes: five bins per real variable, then the classes of each other one.
 """

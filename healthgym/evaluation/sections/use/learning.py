@@ -1,4 +1,4 @@
-"""Who is learned from and who is tested on, for what the utility section measures."""
+"""Training and test sets of the utility metrics."""
 
 from dataclasses import dataclass
 
@@ -14,14 +14,14 @@ _NUM_DRAWS = 6
 
 @dataclass(frozen=True)
 class Sets:
-    """Who is learned from and who is tested on.
+    """Training and test sets of the utility metrics.
 
     Args:
-        real, synthetic: learned from.
-        draws: real patients drawn with replacement, as many as the cohort has: what so few teach.
-        halves: pairs of disjoint sets of real patients: how far two lessons differ.
-        independent: as many patients in whom no variable knows of another.
-        test: real patients whom nobody learned from.
+        real, synthetic: training sets.
+        draws: bootstrap samples of real patients of the cohort's size.
+        halves: disjoint halves of real patients, for the noise.
+        independent: the cohort of independent variables.
+        test: real patients not used for training.
     """
 
     real: Panel
@@ -34,7 +34,7 @@ class Sets:
 
 
 def learning_sets(comparison: Comparison, part: Section) -> Sets:
-    """Return who is learned from; without a holdout, a third of the training patients is tested on."""
+    """Return training and test sets; without a holdout, a third of the training patients is the test set."""
     real, seed = comparison.train.panel, comparison.config.seed
     if comparison.holdout:
         test = comparison.holdout.panel
@@ -44,7 +44,7 @@ def learning_sets(comparison: Comparison, part: Section) -> Sets:
         test, real = real.take(order[:third]), real.take(order[third:])
         part.notes.append(
             "There is no holdout: a third of the training patients is the test set instead of unseen "
-            "patients. The cohort was also made from them, so its results are too good."
+            "patients. The cohort was also made from them, so its results are optimistic."
         )
     count = min(comparison.synthetic.panel.num_patients, real.num_patients)
     draws = tuple(

@@ -22,7 +22,7 @@ POLICY = metric(
     "Policy",
     "The share of decisions in real patients at which the policy learned from synthetic patients "
     "advises another treatment than the policy learned from real patients, or none.",
-    "Tabular Q-iteration on clustered states, as the off-policy lesson of the v2 paper (doi "
+    "Tabular Q-iteration on clustered states, as the off-policy learning of the v2 paper (doi "
     "10.1016/j.jbi.2023.104514)",
     "percent",
 )
@@ -53,10 +53,10 @@ def policy_results(comparison: Comparison, sets: Sets, policy: Policy) -> list[R
 
 @dataclass(frozen=True)
 class _Taught:
-    """What real and independent patients teach.
+    """Policies learned from real and from independent patients.
 
     Args:
-        test: decisions of real patients whom nobody learned from.
+        test: decisions of real patients not used for training.
         real, independent: policies.
         pairs: policies of disjoint sets of real patients.
     """
@@ -68,7 +68,7 @@ class _Taught:
 
 
 def _taught(sets: Sets, policy: Policy) -> _Taught | str:
-    """Return what is learned from all but the cohort, or a sentence why nothing can be."""
+    """Return what is learned from all sets but the cohort, or a sentence why nothing can be."""
     try:
         states = fit_states(sets.real, policy, sets.seed)
         real, apart = (
@@ -93,7 +93,10 @@ def _agreement(comparison: Comparison, about: Metric, taught: _Taught, learned: 
     apart = max(disagreement(taught.real, taught.independent, taught.test), by_lot)
     noise = noise_of([disagreement(one, other, taught.test) for one, other in taught.pairs], apart)
     value = disagreement(taught.real, learned, taught.test)
-    say = f"the policy learned advises another treatment at {100 * value:.0f}% of decisions"
+    say = (
+        f"the policy learned from synthetic patients advises another treatment at {100 * value:.0f}% of "
+        "decisions"
+    )
     return comparison.result(about, value, noise, finding=say)
 
 
@@ -110,13 +113,16 @@ def _worth(
     best, found = value(taught.real), value(learned)
     losses = [(value(one) - value(other)) / deviation for one, other in taught.pairs]
     rows = [
-        Row("value of the policy learned from real", best),
-        Row("value of the policy learned from synthetic", found),
-        Row("value of what was done", float(returns.mean())),
+        Row("value of the policy learned from real patients", best),
+        Row("value of the policy learned from synthetic patients", found),
+        Row("value of the recorded treatment", float(returns.mean())),
     ]
     lost = (best - found) / deviation
     side = "less" if lost > 0 else "more"
-    say = f"{abs(lost):.2f} standard deviations of the returns {side} than the policy learned from real"
+    say = (
+        f"the policy learned from synthetic patients is worth {abs(lost):.2f} standard deviations of the "
+        f"returns {side} than the one learned from real patients"
+    )
     return comparison.result(
         about, (best - found) / deviation, noise_of(losses, None), rows=rows, finding=say
     )

@@ -105,8 +105,8 @@ def _next_step(comparison: Comparison, sets: Sets) -> Result:
     if threshold and indistinct(threshold, noise):
         return comparison.not_judged(
             NEXT_STEP,
-            f"Independent variables teach the next timestep nearly as well (they lose {apart:.3f}): a "
-            "variable's own last value predicts it, so that nothing follows from it here.",
+            "A model trained on independent variables predicts the next timestep nearly as well (loss "
+            f"{apart:.3f}): the variable's own last value is sufficient, so this metric cannot be judged.",
         )
     losses = {name: skill - synthetic.get(name, 0.0) for name, skill in real.items()}
     rows = [
@@ -208,7 +208,9 @@ def _endpoint(comparison: Comparison, sets: Sets, endpoint: Endpoint) -> Result:
         synthetic, low, high = auc(*learned), *auc_interval(*learned)
     except NotJudgedError as reason:  # nothing can be learned of an event that all or none have
         synthetic, low, high = _NO_SKILL, _NO_SKILL, _NO_SKILL
-        about = replace(about, note=f"Synthetic patients teach nothing here: {reason}")
+        about = replace(
+            about, note=f"A model trained on synthetic patients cannot predict the event: {reason}"
+        )
     rows = [Row("AUC, learned from real", real), Row("AUC, learned from synthetic", synthetic)]
     # The interval is that of the synthetic AUC on these test patients; that of the real one moves with it.
     return comparison.result(
@@ -277,7 +279,7 @@ def _in_words(endpoint: Endpoint) -> str:
         if condition.above is not None
         else f"'{condition.is_}'"
     )
-    return (
-        f"{condition.variable} {what} on at least {endpoint.num_steps} of the timesteps {endpoint.window[0]} "
-        f"to {endpoint.window[1]}"
-    )
+    first, last = endpoint.window
+    if first == last:
+        return f"{condition.variable} {what} at timestep {first}"
+    return f"{condition.variable} {what} on at least {endpoint.num_steps} of the timesteps {first} to {last}"

@@ -1,4 +1,4 @@
-"""How many patients equal a training patient by chance, told from real patients who are almost equal.
+"""Expected number of chance copies, estimated from real patients who differ in one variable.
 
 N patients, V variables, G groups of patients by how many values are recorded of them.
 """

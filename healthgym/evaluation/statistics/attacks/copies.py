@@ -110,8 +110,8 @@ def repeated_courses(real: Courses, other: Courses) -> int:
 def chance_courses(real: Courses, other: Courses) -> int:
     """Return how many patients of `other` repeat a course of some patient of `real` by chance.
 
-    Those who repeat courses of two variables are left out: they are rather people who stand in the table
-    twice, and would allow a cohort as many copies.
+    Those who repeat courses of two variables are left out: they are probably patients recorded twice, and
+    would allow a cohort as many copies.
     """
     return int((_repeats(real, other) == 1).sum())
 

@@ -104,7 +104,7 @@ def nearest_in_first(to_first: Floats, to_second: Floats) -> Floats:
 
 
 def effective_nearest(to_first: Floats, to_second: Floats) -> float:
-    """Return how many patients of two sets, were all equally often the nearest, would be as few as these.
+    """Return the effective number of nearest real patients (inverse Simpson index).
 
     It is the reciprocal of the chance that two queries share their nearest, estimated without bias from
     pairs of queries; infinite if no two share one. Of equally near patients one is taken by lot.
@@ -119,7 +119,7 @@ def effective_nearest(to_first: Floats, to_second: Floats) -> float:
 
 
 def _nearest(to_first: Floats, to_second: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return who of each set is as near to a query as anybody, shapes (Q, N) and (Q, M)."""
+    """Return masks of the nearest patients of each set, ties included, shapes (Q, N) and (Q, M)."""
     least = np.minimum(to_first.min(axis=1), to_second.min(axis=1))[:, None]
     limit = least + _SAME * (1 + np.abs(least))
     return to_first <= limit, to_second <= limit

@@ -40,8 +40,8 @@ class Curve:
     Source: Kaplan and Meier, J. Am. Stat. Assoc. 53, 1958; the 95% band by Greenwood's formula.
 
     Args:
-        time_E: when somebody had the event, rising.
-        share_E: who has not had it from then on.
+        time_E: times of events, rising.
+        share_E: share without the event from each time on.
         error_E: standard error of that.
         ends_N: when each patient's follow-up ended, rising.
     """
@@ -86,7 +86,7 @@ def kaplan_meier(found: FollowUp, chosen_N: Choice, event: int | None = None) ->
 
     Args:
         found: of all patients.
-        chosen_N: of whom.
+        chosen_N: mask of the patients of the curve.
         event: a class of event, others counting as censored; any event if None.
     """
     known_N = chosen_N & np.isfinite(found.time_N) & (found.event_N >= 0)

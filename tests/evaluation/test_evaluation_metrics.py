@@ -1,4 +1,4 @@
-"""The measures of the report against closed forms, brute force, published examples and recorded numbers."""
+"""The metrics of the report against closed forms, brute force, published examples and recorded numbers."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_a_value_passes_up_to_the_larger_of_threshold_and_noise() -> None:
     assert verdicts(0.01, 0.1, 0.15, 0.21) == [Verdict.PASS, Verdict.CAUTION, Verdict.FAIL]
     assert verdicts(0.16, 0.15, 0.17, 0.21) == [Verdict.PASS, Verdict.CAUTION, Verdict.FAIL]
     assert verdicts(0.3, 0.29, 0.31) == [Verdict.PASS, Verdict.FAIL]
-    assert "real patients among themselves reach 0.16" in in_words(threshold, Noise(0.08, 0.16))
+    assert "between samples of real patients at most 0.16" in in_words(threshold, Noise(0.08, 0.16))
 
 
 def test_a_value_fails_beyond_the_middle_between_noise_and_independence() -> None:
@@ -114,7 +114,7 @@ def test_a_value_passes_from_at_least_up() -> None:
     assert verdicts == [Verdict.PASS, Verdict.CAUTION, Verdict.FAIL]
 
 
-def test_nothing_measured_is_not_a_pass() -> None:
+def test_no_value_is_not_a_pass() -> None:
     assert judge(None, None, Threshold(at_most=1, fail_above=1)) is Verdict.NOT_JUDGED
     assert worst([Verdict.NOT_JUDGED, Verdict.SHOWN]) is Verdict.NOT_JUDGED
     assert worst([]) is Verdict.NOT_JUDGED
@@ -147,7 +147,7 @@ def test_numbers_are_written_for_people() -> None:
 # --- collapse ------------------------------------------------------------------------------------
 
 
-def test_collapse_measures_see_the_same_patient_again_and_again() -> None:
+def test_collapse_metrics_see_the_same_patient_again_and_again() -> None:
     panel = panel_of(400)
     everybody = Side("real", panel, COMBINATIONS)
     repeated = Side("one patient", panel.take(np.zeros(400, dtype=np.int64)), COMBINATIONS)

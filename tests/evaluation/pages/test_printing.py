@@ -75,7 +75,7 @@ def test_wide_results_get_half_of_a_printed_page() -> None:
 def test_the_comparison_says_of_each_system_whether_it_may_be_released() -> None:
     page = comparison()
     for name in ("a-run-0", "a-run-1"):
-        assert re.search(rf"{name}\.</b> <span[^>]*>Release: cannot be said\.", page)
+        assert re.search(rf"{name}\.</b> <span[^>]*>Release: undecided\.", page)
 
 
 @pytest.mark.browser

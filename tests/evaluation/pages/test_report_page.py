@@ -49,8 +49,8 @@ def test_uses_follow_the_verdicts_of_sections() -> None:
     ]
     assert "single variables" in found.uses[0].purpose
     assert "exposes patients" in found.advice
-    assert found.release == "Release: no. Do not give the cohort away."
-    assert "stays with those who hold" in found.within
+    assert found.release == "Release: no. Do not share the cohort."
+    assert "within the environment that holds" in found.within
     assert "3 equal a training patient" in " ".join(found.privacy)
     assert "No membership inference attack could be made" in found.privacy[1]
 
@@ -73,10 +73,10 @@ def test_the_strongest_attack_is_the_one_of_the_worst_verdict() -> None:
     ("privacy", "joint", "said", "colour"),
     [
         (Verdict.PASS, Verdict.PASS, "Release: yes, for relations between variables.", Verdict.PASS),
-        (Verdict.PASS, Verdict.FAIL, "Release: no. It is of no use", Verdict.FAIL),
-        (Verdict.FAIL, Verdict.PASS, "Release: no. Do not give the cohort away.", Verdict.FAIL),
-        (Verdict.NOT_JUDGED, Verdict.PASS, "Release: cannot be said.", Verdict.NOT_JUDGED),
-        (Verdict.CAUTION, Verdict.PASS, "Release: not before its privacy is weighed", Verdict.CAUTION),
+        (Verdict.PASS, Verdict.FAIL, "Release: no. It is not fit for any use", Verdict.FAIL),
+        (Verdict.FAIL, Verdict.PASS, "Release: no. Do not share the cohort.", Verdict.FAIL),
+        (Verdict.NOT_JUDGED, Verdict.PASS, "Release: undecided.", Verdict.NOT_JUDGED),
+        (Verdict.CAUTION, Verdict.PASS, "Release: only after a review of its privacy", Verdict.CAUTION),
     ],
 )
 def test_the_first_line_says_whether_to_release(
@@ -184,8 +184,14 @@ def test_findings_are_in_the_words_of_readers() -> None:
     ):
         assert in_plain_words(said, icu) == meant
     slower = Difference("step", ("x", ""), "the size of steps of x", -1.0, -1.0 + np.log(2), 0.01)
-    row = _row(slower, 3000, icu)
-    assert (row.name, row.value) == ("the size of steps of x: times larger", pytest.approx(2))
+    for difference, ratio, times in (
+        (slower, "synthetic over real", "2 times"),
+        (replace(slower, synthetic=-1.0 - np.log(2)), "real over synthetic", "0.5 times"),
+    ):
+        row = _row(difference, 3000, icu)
+        assert (row.name, row.value) == (f"the size of steps of x: {ratio}", pytest.approx(2))
+        said = _finding(difference, 3000, "number")
+        assert said == f"the size of steps of x: {times} the value in real patients"
 
 
 def test_flags_in_summaries_and_regressions_are_said_in_words() -> None:

@@ -27,7 +27,7 @@ from healthgym.storage.checkpoint import load_checkpoint
 from healthgym.synthesis.source import trained_system
 from healthgym.training.run import train
 
-REPORT = Path(__file__).parents[2] / "configs" / "report.yaml"
+REPORT = Path(__file__).parents[3] / "configs" / "report.yaml"
 FULL = {"lengths": [6]}
 
 

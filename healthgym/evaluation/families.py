@@ -75,7 +75,7 @@ def family_result(
         limit=_limit(cut, caution, fail, logarithmic) if threshold else in_words(None, None),
         marks=(caution, fail) if threshold else None,
         style=about.style,
-        reason=_reason(verdict, size > caution, detectable, about.note),
+        reason=_reason(verdict, size > caution, detectable, logarithmic, about.note),
         rows=[_row(d, num_real, comparison.schema) for d in beyond[:_MOST_ROWS] or [worst]],
         finding=_finding(worst, num_real, about.style),
         shown=f"{show(float(np.exp(worst.size)))} times" if logarithmic else "",
@@ -101,11 +101,12 @@ def _size(difference: Difference, num_real: int) -> tuple[float, tuple[float, fl
     return size, (max(0.0, size - half), size + half)
 
 
-def _reason(verdict: Verdict, is_large: bool, detectable: float, note: str) -> str:
+def _reason(verdict: Verdict, is_large: bool, detectable: float, logarithmic: bool, note: str) -> str:
+    scale = " (as a logarithm)" if logarithmic else ""
     notes = [
         TOO_FEW if verdict is Verdict.NOT_JUDGED else "",
         _BY_CHANCE if verdict is Verdict.PASS and is_large else "",
-        f"With this many patients, a typical difference of at least {show(detectable)} is detectable.",
+        f"With this many patients, a typical difference of at least {show(detectable)}{scale} is detectable.",
         note,
     ]
     return " ".join(filter(None, notes))

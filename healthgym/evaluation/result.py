@@ -23,7 +23,7 @@ _SEVERITY = (Verdict.FAIL, Verdict.CAUTION, Verdict.PASS, Verdict.NOT_JUDGED, Ve
 _SEVERITY_OF_SECTIONS = (Verdict.FAIL, Verdict.CAUTION, Verdict.NOT_JUDGED, Verdict.PASS, Verdict.SHOWN)
 
 
-_OBTAINABLE = 10  # times the real patients at hand
+_OBTAINABLE = 10  # times the real patients at hand, as the sentence says
 
 
 class NotJudgedError(Exception):
@@ -304,19 +304,19 @@ def undecided(
     """Say that an interval holds the limit, and about how many patients would decide.
 
     The width of an interval falls with the root of the number of patients. No more are named than ten times
-    the real patients at hand, since nobody could have them.
+    the real patients at hand, which could hardly be obtained.
     """
     width = max(abs(value - end) for end in interval)
     wanted = num_patients * (width / max(abs(value - passes), 1e-9)) ** 2
     amount = (
         f"about {int(float(f'{wanted:.2g}')):,} patients would decide"
         if wanted <= _OBTAINABLE * num_real
-        else "it would take more patients to decide than could be had"
+        else "more than ten times the real patients at hand would be needed to decide"
     )
     low, high = (show(end, style) for end in interval)
     return (
         f"Inconclusive: from {low} to {high}, the 95% interval lies on both sides of {show(passes, style)}, "
-        f"the limit of passing; {amount}."
+        f"the limit for a pass; {amount}."
     )
 
 

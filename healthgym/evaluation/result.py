@@ -321,10 +321,12 @@ def undecided(
 
 
 def show(number: float | None, style: str = "number") -> str:
-    """Write a number for people: three significant digits, percent with one decimal."""
+    """Write a number for people: three significant digits; percent with one decimal, or one digit below 0.1."""
     if number is None:
         return "–"
     if style == "percent":
+        if 0 < abs(number) < 0.0005:
+            return f"{100 * number:.1g}%"
         return f"{round(100 * number, 1) + 0.0:.1f}%"
     if style == "count":
         return f"{number:,.0f}"

@@ -321,7 +321,7 @@ def undecided(
 
 
 def show(number: float | None, style: str = "number") -> str:
-    """Write a number for people: three significant digits; percent with one decimal, or one digit below 0.1."""
+    """Write a number for people: three significant digits; percent with one decimal, or one digit if tiny."""
     if number is None:
         return "–"
     if style == "percent":

@@ -18,7 +18,14 @@ from healthgym.schema.cells import ABSENT, NONE, Cells
 from healthgym.schema.layout import FeatureLayout
 from healthgym.strict import parse
 from healthgym.systems.autoregressive.deciders import Drawn
-from healthgym.systems.autoregressive.history import NUM_GAPS, NUM_MOVES, NUM_REFERENCES, Context, History
+from healthgym.systems.autoregressive.history import (
+    NUM_GAPS,
+    NUM_LEFT,
+    NUM_MOVES,
+    NUM_REFERENCES,
+    Context,
+    History,
+)
 from healthgym.systems.autoregressive.sampling import Past, Patients, draw_timestep
 from healthgym.systems.autoregressive.static import draw_patients
 from healthgym.systems.autoregressive.system import AutoregressiveSystem
@@ -29,6 +36,7 @@ from healthgym.systems.conditions import Conditions
 from healthgym.systems.patients import CohortFacts
 
 CPU = torch.device("cpu")
+NO_LEFT = torch.zeros(1, 0)
 
 
 def build(layout: FeatureLayout, facts: CohortFacts, **changes: Any) -> AutoregressiveSystem:
@@ -317,11 +325,11 @@ def test_history_keeps_what_was_measured_while_nothing_is() -> None:
 def test_what_a_value_refers_to_by_hand() -> None:
     """The second variable is measured once, at the second of four timesteps; the third one never."""
     history = History.empty(1, 3, 1, CPU)
-    assert history.contexts((0, 1, 2))[1].gaps.tolist() == [[0.0, 0.0, 1.0]]
+    assert history.contexts((0, 1, 2), NO_LEFT)[1].gaps.tolist() == [[0.0, 0.0, 1.0]]
     for first, second in ((0.1, None), (0.2, 0.5), (0.3, None), (0.4, None)):
         here = [True, second is not None, False]
         history = added(history, [first, 0.0 if first < 0.2 else 0.5, 0.0], here, here)
-    contexts = history.contexts((0, 1, 2))
+    contexts = history.contexts((0, 1, 2), NO_LEFT)
     torch.testing.assert_close(contexts[0].gaps, torch.tensor([[0.0, 0.0, 0.0]]))
     torch.testing.assert_close(
         contexts[1].gaps, torch.tensor([[np.log(3), np.log(3), 0.0]], dtype=torch.float32)
@@ -335,7 +343,7 @@ def test_how_often_a_class_changed_by_hand() -> None:
     history = History.empty(1, 0, 1, CPU)
     for code in ("same", "new", "absent", "same", "new", "absent", "absent"):
         history = added(history, [], [], [], code)
-    last = history.last_classes((7,), torch.tensor([[3]]))[7]
+    last = history.last_classes((7,), torch.tensor([[3]]), NO_LEFT)[7]
     assert last.code_N.tolist() == [3]
     assert last.held_for_N.tolist() == [2]
     torch.testing.assert_close(
@@ -352,13 +360,74 @@ def test_scales_follow_the_time_since_a_value_was_measured() -> None:
         head.gaps.weight.view(head.num_components, -1, NUM_GAPS)[:, -1, 1] = 0.5 / FASTER
         gaps_n3 = torch.tensor([[0.0, 0.0, 0.0], [0.0, float(np.log(16.0)), 0.0]])
         context = Context(
-            torch.zeros(2, NUM_REFERENCES), torch.ones(2, NUM_MOVES), gaps_n3, torch.zeros(2, 1)
+            torch.zeros(2, NUM_REFERENCES), torch.ones(2, NUM_MOVES), gaps_n3, torch.zeros(2, 1), NO_LEFT
         )
         nothing = torch.zeros(2, 0)
         known = torch.zeros(2, dtype=torch.int64)
         mixture = head.prediction(torch.zeros(2, 4), known, context, Others(nothing, nothing))
     assert mixture is not None
     torch.testing.assert_close(mixture.scale_Gn[:, 1], 4 * mixture.scale_Gn[:, 0])
+
+
+def test_values_follow_the_number_of_timesteps_left() -> None:
+    """With a weight of -2 on "none is left" the last value is expected 2 volatilities lower."""
+    table = ValueTable(cells_of(np.random.default_rng(0).normal(size=(500, 1, 1)).round(2)).variables[0])
+    head = ValueHead(table, hidden_dim=4, static=False, num_others=0, num_before=0, num_left=NUM_LEFT)
+    assert head.left is not None
+    with torch.no_grad():
+        head.left.view(head.num_components, -1, NUM_LEFT)[:, -2, 1] = -2 / FASTER
+        left_n3 = torch.tensor([[float(np.log(6.0)), 0.0, 0.0], [0.0, 1.0, 0.0]])
+        context = Context(
+            torch.zeros(2, NUM_REFERENCES),
+            torch.ones(2, NUM_MOVES),
+            torch.zeros(2, 3),
+            torch.zeros(2, 1),
+            left_n3,
+        )
+        nothing = torch.zeros(2, 0)
+        known = torch.zeros(2, dtype=torch.int64)
+        mixture = head.prediction(torch.zeros(2, 4), known, context, Others(nothing, nothing))
+    assert mixture is not None
+    volatility = head.volatility.abs().sum()
+    torch.testing.assert_close(
+        mixture.location_Gn[:, 1] - mixture.location_Gn[:, 0], (-2 * volatility).expand(head.num_components)
+    )
+
+
+def test_the_timesteps_left_are_read_only_where_patients_differ_in_them() -> None:
+    layout, facts, *_ = small()
+    assert any("left" in name for name in build(layout, facts).network.state_dict())
+    alike = CohortFacts(cells_of(np.random.default_rng(0).normal(size=(50, 3, 1)).round(1)), 50, 3, 3)
+    assert not any("left" in name for name in build(layout, alike).network.state_dict())
+
+
+def test_static_values_of_few_patients_are_not_learned_by_heart() -> None:
+    """Two static reals and a number of timesteps that have nothing to do with each other."""
+
+    def patients(seed: int, N: int) -> tuple[np.ndarray, np.ndarray]:
+        random = np.random.default_rng(seed)
+        values = np.repeat(random.normal(size=(N, 1, 2)).round(1), 6, 1)
+        return values, random.integers(1, 7, N)
+
+    layout = FeatureLayout(2, (), (), static_reals=(True, True))
+    values, lengths = patients(0, 200)
+    facts = CohortFacts(cells_of(values, lengths), 200, 6, lengths.mean())
+    assert facts.cells is not None
+    batch = batch_of(layout, facts.cells, values, np.zeros((200, 6, 0), np.int64), lengths)
+    system = trained(build(layout, facts, hidden_dim=64), batch, 100)
+    others, of_others = patients(1, 2000)
+    unseen = batch_of(layout, facts.cells, others, np.zeros((2000, 6, 0), np.int64), of_others)
+    tables = [*facts.cells.variables, facts.cells.length]
+    pieces = [
+        np.searchsorted(table.bounds, x, side="right")
+        for table, x in zip(tables, (others[:, 0, 0], others[:, 0, 1], of_others), strict=True)
+    ]
+    independent = sum(
+        float(-np.log(table.new_P[p] / table.new_P.sum()).mean())
+        for table, p in zip(tables, pieces, strict=True)
+    )
+    found = float(system.nats_by_patient(unseen).mean())
+    assert found < independent + 0.3  # 4.4 with random marks and without dropout
 
 
 def test_what_is_measured_once_a_day_is_measured_after_a_day() -> None:

@@ -51,10 +51,11 @@ class Transitions(nn.Module):
 
     Of two classes (a measured flag) also by how many timesteps the last one has held: what is measured every
     four hours or once a day changes after that many. The logit of staying is shifted in proportion to how
-    often the variable changed so far, since patients differ in it.
+    often the variable changed so far, since patients differ in it. Logits also depend on the number of
+    timesteps left where patients differ in it.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, num_left: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.num_durations = _DURATIONS if num_classes == 2 else 1
@@ -62,14 +63,17 @@ class Transitions(nn.Module):
         self.stay = nn.Embedding(num_classes + 1, NUM_PACES)
         for table in (self.table, self.stay):
             nn.init.zeros_(table.weight)
+        self.left = nn.Parameter(torch.zeros(num_classes, num_left)) if num_left else None
 
     def forward(self, last: LastClass) -> Tensor:
         duration_n = last.held_for_N.clamp(max=self.num_durations - 1)
         table_nK = self.table(last.code_N * self.num_durations + duration_n)
         stay_n = (self.stay(last.code_N) * last.paces_NP).sum(1)
         same_Kn = last.code_N == torch.arange(self.num_classes, device=stay_n.device).unsqueeze(1)
-        logits_Kn: Tensor = FASTER * (table_nK.t() + stay_n * same_Kn)
-        return logits_Kn
+        logits_Kn: Tensor = table_nK.t() + stay_n * same_Kn
+        if self.left is not None:
+            logits_Kn = torch.addmm(logits_Kn, self.left, last.left_NX.t())
+        return FASTER * logits_Kn
 
 
 class Head(nn.Module):
@@ -84,6 +88,7 @@ class Head(nn.Module):
         summary_dim, sum_dim, hidden_dim: D, E, M.
         static: whether these are the static variables.
         keeps_sum: whether the running sum is read when all is decided; else the last decision is not added.
+        num_left: number of features of the timesteps left.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class Head(nn.Module):
         hidden_dim: int,
         static: bool,
         keeps_sum: bool,
+        num_left: int,
     ) -> None:
         super().__init__()
         self.slots, self.num_classes, self.sum_dim, self.static = slots, dict(num_classes), sum_dim, static
@@ -114,12 +120,12 @@ class Head(nn.Module):
         )
         # Most classes stay as they were, of each class with its own chance.
         self.transitions = nn.ModuleDict(
-            {f"class {k}": Transitions(num_classes[k]) for k in slots.classes if not static}
+            {f"class {k}": Transitions(num_classes[k], num_left) for k in slots.classes if not static}
         )
         self.values = nn.ModuleDict(
             {
                 f"{r}": ValueHead(
-                    tables[r], hidden_dim, static, i if static else 2 * (len(slots.values) - 1), i
+                    tables[r], hidden_dim, static, i if static else 2 * (len(slots.values) - 1), i, num_left
                 )
                 for i, r in enumerate(slots.values)
                 if r in self.decided
@@ -131,7 +137,12 @@ class Head(nn.Module):
         tokens |= {f"value {r}": tables[r].num_bins + 1 for r in self.decided}
         if tokens and not keeps_sum:
             tokens.popitem()
-        self.embeddings = nn.ModuleDict({n: embedding(count, sum_dim) for n, count in tokens.items()})
+        # A bin of a static value has a normal score to be known by. An embedding that begins at random would
+        # mark the few patients of a small cohort, who would then be learned by heart.
+        no_marks = {f"value {r}" for r in self.decided} if static else set()
+        self.embeddings = nn.ModuleDict(
+            {n: embedding(count, sum_dim, 0.0 if n in no_marks else 0.5) for n, count in tokens.items()}
+        )
         self.scores = nn.ParameterDict(
             {n: nn.Parameter(0.3 * torch.randn(2, sum_dim)) for n in tokens if n.startswith("value")}
         )

@@ -13,6 +13,7 @@ NUM_REFERENCES = 5
 MEAN = 2  # index of the mean so far
 NUM_MOVES = 3
 NUM_GAPS, IS_FIRST = 3, 2
+NUM_LEFT = 3
 NUMBERS_PER_REAL = 9
 _EXACTLY = 7  # timesteps
 NUM_PACES = 3
@@ -33,12 +34,15 @@ class Context:
         gaps: log(1 + number of timesteps) since the last change and since the last measurement, and whether
             there is no value before, (N, 3).
         others: normal scores of all variables when this one last changed, 0 before its first value, (N, R).
+        left: log(1 + number of timesteps left), whether none is, and whether one is, (N, 3); (N, 0) where all
+            patients have as many timesteps.
     """
 
     references: Tensor
     moves: Tensor
     gaps: Tensor
     others: Tensor
+    left: Tensor
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Context":
         """Return the context with a function applied to each tensor."""
@@ -55,15 +59,17 @@ class LastClass:
         paces_NP: how often the variable changed so far: the logarithm of the share of its measurements,
             whether the last one was a change, and log(1 + timesteps since the last one). A first measurement
             later than the first timestep counts as a change.
+        left_NX: as `Context.left`.
     """
 
     code_N: Tensor
     held_for_N: Tensor
     paces_NP: Tensor
+    left_NX: Tensor
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "LastClass":
         """Return this with a function applied to each tensor."""
-        return LastClass(function(self.code_N), function(self.held_for_N), function(self.paces_NP))
+        return LastClass(*(function(getattr(self, each.name)) for each in fields(self)))
 
 
 @dataclass
@@ -174,18 +180,23 @@ class History:
         per_class += self._paces().unbind(-1)
         return torch.cat([*per_real, *per_class], -1)
 
-    def contexts(self, reals: Sequence[int]) -> dict[int, Context]:
-        """Return what the mixture of each real variable refers to."""
-        tensors = (self.references(), self.moves(), self.gaps(), self.others)
-        columns = zip(*(x.unbind(-2) for x in tensors), strict=True)
-        return {r: Context(*column) for r, column in zip(reals, columns, strict=True)}
+    def contexts(self, reals: Sequence[int], left: Tensor) -> dict[int, Context]:
+        """Return what the mixture of each real variable refers to, given `Context.left`."""
+        columns = zip(
+            self.references().unbind(-2),
+            self.moves().unbind(-2),
+            self.gaps().unbind(-2),
+            self.others.unbind(-2),
+            strict=True,
+        )
+        return {r: Context(*column, left) for r, column in zip(reals, columns, strict=True)}
 
-    def last_classes(self, classes: Sequence[int], codes: Tensor) -> dict[int, LastClass]:
-        """Return the last known class of each variable, from their codes (..., K)."""
+    def last_classes(self, classes: Sequence[int], codes: Tensor, left: Tensor) -> dict[int, LastClass]:
+        """Return the last known class of each variable, from their codes (..., K), given `Context.left`."""
         columns = zip(
             codes.unbind(-1), self.class_held_for.long().unbind(-1), self._paces().unbind(-2), strict=True
         )
-        return {k: LastClass(*column) for k, column in zip(classes, columns, strict=True)}
+        return {k: LastClass(*column, left) for k, column in zip(classes, columns, strict=True)}
 
     def references(self) -> Tensor:
         """Return the five references of each real variable, (..., R, 5)."""

@@ -22,6 +22,7 @@ from healthgym.systems.autoregressive.decoding import Decoding
 from healthgym.systems.autoregressive.head import Head
 from healthgym.systems.autoregressive.history import (
     NUM_GAPS,
+    NUM_LEFT,
     NUM_MOVES,
     NUM_REFERENCES,
     NUMBERS_PER_CLASS,
@@ -36,7 +37,8 @@ from healthgym.systems.optimiser import module_state
 
 _TIMES = 6
 _RARE = 20_000  # new values of a variable; with fewer, its networks overfit while others still learn
-HEAD, RARE = "head", "head/rare"
+_FEW = 1_000  # training patients; with fewer, the network tells one from another by the static variables
+HEAD, RARE, STATIC, KNOWN = "head", "head/rare", "static", "known"  # names of dropout
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Network(nn.Module):
         num_classes_K = torch.tensor(layout.num_classes, dtype=torch.int64)
         self.register_buffer("num_classes_K", num_classes_K, persistent=False)
         self.static, self.varying = static_slots(layout), timestep_slots(layout, cells)
+        self.num_left = NUM_LEFT if tables[-1].num_pieces > 1 else 0
         flags = dict(zip(layout.flags, layout.measured_classes, strict=True))
 
         def head(slots: Slots, static: bool, keeps_sum: bool) -> Head:
@@ -107,6 +110,7 @@ class Network(nn.Module):
                 hidden_dim=sizes.hidden_dim,
                 static=static,
                 keeps_sum=keeps_sum,
+                num_left=0 if static else self.num_left,
             )
 
         self.static_head, self.step_head = head(self.static, True, True), head(self.varying, False, False)
@@ -133,7 +137,9 @@ class Network(nn.Module):
         self.summary_trunk, self.summary_inputs = nn.Linear(width, width), nn.Linear(width, width, bias=False)
         self.summary_static = nn.Linear(sum_dim, width, bias=False)
         self.hidden_dim = sizes.hidden_dim
-        self.rare = {f"value {r}" for r in self.varying.values if cells.variables[r].new_P.sum() < _RARE}
+        counted = {**dict(enumerate(cells.variables)), layout.num_reals: cells.length}
+        self.rare = {f"value {r}" for r, each in counted.items() if each.new_P.sum() < _RARE}
+        self.few = cells.length.new_P.sum() < _FEW
 
     none_R: Tensor
     num_classes_K: Tensor
@@ -178,8 +184,11 @@ class Network(nn.Module):
             by_patient: whether each patient's is wanted.
         """
         B, T = course.pieces_BTR.shape[:2]
-        static_BD, static_nats = self._score_static(course, dense, by_patient)
+        static_BD, static_nats = self._score_static(course, drop, dense, by_patient)
+        if self.few:
+            static_BD = drop(KNOWN, static_BD)
         inputs_BTX, earlier, last_BTK = self._inputs(course)
+        left_BTX = self.left(self.times(torch.arange(T, device=inputs_BTX.device), course.lengths_B))
         x_BTD = self.embed(inputs_BTX) + self.positions[:T] + self.embed_static(static_BD).unsqueeze(1)
         x_BTD = drop("trunk", x_BTD)
         summary_BTD = self.summary(drop("summary", self.trunk(x_BTD, drop)), x_BTD, static_BD.unsqueeze(1))
@@ -192,8 +201,8 @@ class Network(nn.Module):
 
         before_BTR = torch.cat([self.none_R.expand(B, 1, -1), course.pieces_BTR[:, :-1]], 1)
         before = {r: flat(before_BTR[..., r]) for r in self.varying.values}
-        last = earlier.last_classes(self.varying.classes, last_BTK)
-        context = earlier.contexts(self.varying.values)
+        last = earlier.last_classes(self.varying.classes, last_BTK, left_BTX)
+        context = earlier.contexts(self.varying.values, left_BTX)
         targets = self._targets(self.varying, course, flat)
         given = Given(targets, mask_BT.flatten() if dense else None, by_patient)
         ones_BTM = x_BTD.new_ones(B, T, self.hidden_dim)
@@ -214,13 +223,21 @@ class Network(nn.Module):
             nats = torch.zeros(B, device=nats.device).index_add(0, patient, nats)
         return nats + static_nats
 
-    def _score_static(self, course: Course, dense: bool, by_patient: bool) -> tuple[Tensor, Tensor]:
+    def _score_static(
+        self, course: Course, drop: Drop, dense: bool, by_patient: bool
+    ) -> tuple[Tensor, Tensor]:
         targets = self._targets(self.static, course, lambda x: x[:, 0])
         length_B = torch.searchsorted(self.length_bounds, course.lengths_B.double(), right=True)
         self._add_value_targets(targets, self.layout.num_reals, length_B)
         ones_B = course.lengths_B > 0 if dense else None
         given = Given(targets, ones_B, by_patient)
-        _, static_BD = self.static_head(*self._static_inputs(len(length_B)), given, None)
+        ones_BM = self.start.new_ones(len(length_B), self.hidden_dim)
+        mask_BM = drop(STATIC, ones_BM)
+        _, static_BD = self.static_head(
+            *self._static_inputs(len(length_B)),
+            given,
+            None if drop is keep else lambda name: mask_BM if name in self.rare else ones_BM,
+        )
         return static_BD, given.total(static_BD)
 
     def _static_inputs(
@@ -234,6 +251,7 @@ class Network(nn.Module):
             torch.zeros(count, NUM_REFERENCES, device=device),
             torch.ones(count, NUM_MOVES, device=device),
             torch.zeros(count, NUM_GAPS, device=device),
+            torch.zeros(count, 0, device=device),
             torch.zeros(count, 0, device=device),
         )
         return self.start.expand(count, -1), {}, before, dict.fromkeys(self.static.values, nothing)
@@ -324,6 +342,10 @@ class Network(nn.Module):
             left_BT.log1p(),
         ]
         return torch.stack([*parts, left_BT == 0, left_BT == 1], -1)
+
+    def left(self, times: Tensor) -> Tensor:
+        """Return the features of `times` that tell how many timesteps are left (..., 3), or none (..., 0)."""
+        return times[..., times.shape[-1] - self.num_left :]
 
     def shortened_state(self, max_length: int) -> State:
         """Return the state of the same network for patients of fewer timesteps.

@@ -125,9 +125,10 @@ def draw_timestep(
     position_1D = network.positions.index_select(0, t_1)
     x_BD = network.embed(inputs_BX) + position_1D + patients.embedded_BD
     summary_BD = network.summary(network.trunk.step(x_BD, cache), x_BD, patients.sums_BD)
-    context = past.history.contexts(reals)
+    left_BX = network.left(times_BX)
+    context = past.history.contexts(reals, left_BX)
     before = {r: past.pieces_BR[:, i] for i, r in enumerate(reals)}
-    last = past.history.last_classes(network.varying.classes, past.known_BK)
+    last = past.history.last_classes(network.varying.classes, past.known_BK, left_BX)
     step, _ = network.step_head(summary_BD, last, before, context, drawn, None)
     return _after(network, step, past, t_1, value_u_BR)
 

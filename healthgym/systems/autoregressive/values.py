@@ -35,10 +35,10 @@ def affine(layer: nn.Linear, v_nM: Tensor) -> Tensor:
     return torch.addmm(layer.bias.unsqueeze(1), layer.weight, v_nM.t())
 
 
-def embedding(count: int, width: int) -> nn.Embedding:
-    """Return an embedding with weights of standard deviation .5."""
+def embedding(count: int, width: int, std: float = 0.5) -> nn.Embedding:
+    """Return an embedding with weights of this standard deviation."""
     layer = nn.Embedding(count, width)
-    nn.init.normal_(layer.weight, std=0.5)
+    nn.init.normal_(layer.weight, std=std)
     return layer
 
 
@@ -128,7 +128,8 @@ class ValueHead(nn.Module):
     change, to what the other variables did since this one last changed, and to how far those decided before
     are from their own means. Scales are in units of the patient's own volatility, and of the standard
     deviation over all patients for a patient's first value. All of this also depends on the time since the
-    last change and the last measurement; the linear prediction of a first value has weights of its own. The
+    last change and the last measurement, and on the number of timesteps left where patients differ in it; the
+    linear prediction of a first value has weights of its own. The
     mixture over discretised values is that of Salimans et al., *PixelCNN++*, ICLR 2017.
 
     A static variable has no value before; there the components begin as a standard normal distribution about
@@ -140,10 +141,17 @@ class ValueHead(nn.Module):
         static: whether the variable is static.
         num_others: number of scores of other variables: of each its own and, unless static, its mean.
         num_before: number of variables decided before it.
+        num_left: number of features of the timesteps left.
     """
 
     def __init__(
-        self, table: ValueTable, hidden_dim: int, static: bool, num_others: int, num_before: int
+        self,
+        table: ValueTable,
+        hidden_dim: int,
+        static: bool,
+        num_others: int,
+        num_before: int,
+        num_left: int = 0,
     ) -> None:
         super().__init__()
         self.table, self.static = table, static
@@ -172,6 +180,7 @@ class ValueHead(nn.Module):
         self.coupling = None if static else nn.Linear(hidden_dim, count * (1 + num_others // 2 + num_before))
         self.first_level = None if static or not has_level else nn.Parameter(torch.zeros(1 + num_others))
         self.gaps = None if static else nn.Linear(NUM_GAPS, count * width, bias=False)
+        self.left = nn.Parameter(torch.zeros(count * width, num_left)) if num_left else None
         for layer in (self.level, self.coupling, self.gaps):
             if layer is not None:
                 for parameter in layer.parameters():
@@ -184,6 +193,8 @@ class ValueHead(nn.Module):
         o_Xn = affine(self.mixture, v_nM)
         if self.gaps is not None:
             o_Xn = torch.addmm(o_Xn, self.gaps.weight, context.gaps.t(), alpha=FASTER)
+        if self.left is not None:
+            o_Xn = torch.addmm(o_Xn, self.left, context.left.t(), alpha=FASTER)
         o_GXn = o_Xn.unflatten(0, (self.num_components, self.num_references + 3))
         shift_Gn, scale_Gn = o_GXn[:, -2], o_GXn[:, -1].clamp(-3, 3).exp()
         references = [] if self.static else [context.references.t()]

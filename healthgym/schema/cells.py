@@ -32,8 +32,11 @@ HELD = 0x1000
 ABSENT = 0x2000
 """Bit of a row without a value; its piece is that of the previous value."""
 
+MOST_PIECES = NONE
+"""Largest number of pieces of a variable: more do not fit into the code of a row."""
+
 MOST_DECIMALS = 6
-"""Largest number of decimals that is distinguished."""
+"""Largest number of decimals that is distinguished, unless a variable's values are very small."""
 
 
 _VALUES = ("low_P", "high_P", "step_P", "bounds")
@@ -184,12 +187,20 @@ class Cells:
     variables: tuple[VariableCells, ...]
     length: VariableCells
 
+    @property
+    def all(self) -> tuple[VariableCells, ...]:
+        """Those of the variables and of the length."""
+        return (*self.variables, self.length)
+
     def encode(self, raw_NR: Array, lengths_N: NDArray[np.integer[Any]]) -> NDArray[np.int16]:
         """Return each row's code of each variable: its piece, with the bits HELD and ABSENT, int16 (rows, R).
 
         Args:
             raw_NR: values of complete patients, one after the other, in the variables' units; NaN if missing.
             lengths_N: number of timesteps of each patient.
+
+        Raises:
+            ValueError: a variable has more than `MOST_PIECES`.
         """
         codes = np.empty(raw_NR.shape, np.int16)
         for r, cells in enumerate(self.variables):
@@ -210,6 +221,8 @@ class Cells:
 
 
 def _codes(cells: VariableCells, values_N: Array, lengths_N: NDArray[np.integer[Any]]) -> Ints:
+    if cells.num_pieces > MOST_PIECES:
+        raise ValueError(f"{cells.num_pieces} pieces; codes have room for {MOST_PIECES}")
     present_N = ~np.isnan(values_N)
     before_N, inside_N = last_present(values_N, present_N, lengths_N)
     piece_N = np.where(present_N, cells.encode(np.where(present_N, values_N, 0.0)), NONE)

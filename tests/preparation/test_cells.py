@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from healthgym.data.fitting import columns, fit_cells
 from healthgym.data.fitting.columns import in_memory
-from healthgym.schema.cells import ABSENT, HELD, NONE, Cells, VariableCells, to_lists
+from healthgym.schema.cells import ABSENT, HELD, MOST_PIECES, NONE, Cells, VariableCells, to_lists
 
 K = 10
 
@@ -165,6 +165,24 @@ def test_odd_cohorts_have_cells_too() -> None:
 def test_cells_in_words() -> None:
     cells = fit(np.repeat([[1.0, 2.5]], 20, 0))
     assert str(cells) == "2 single values and 0 intervals in 2 bins, from 1 to 2.5, 1 decimals"
+
+
+def test_no_more_pieces_than_a_code_has_room_for() -> None:
+    common, rare = np.repeat(np.arange(2100.0), 24), np.repeat(np.arange(2100) + 0.5, 11)
+    values = np.concatenate([common, rare])[:, None]
+    cells = fit(values)
+    assert cells.num_pieces <= MOST_PIECES
+    code = Cells((cells,), cells).encode(values, np.ones(len(values), np.int64))[:, 0]
+    np.testing.assert_array_equal(code, cells.encode(values.ravel()))
+    assert patients_with(values, cells.encode(values), cells.num_pieces).min() >= K
+
+
+def test_codes_of_too_many_pieces_are_not_made() -> None:
+    many = np.arange(float(MOST_PIECES + 1))
+    counts = np.ones(len(many), np.int64)
+    cells = VariableCells(many, many, counts, many[1:], counts, counts, 0 * counts, 0 * counts, 0, False)
+    with pytest.raises(ValueError, match="4096 pieces; codes have room for 4095"):
+        Cells((cells,), cells).encode(many[:, None], np.ones(len(many), np.int64))
 
 
 def test_there_and_back_through_a_file() -> None:

@@ -11,11 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.data.fitting.columns import Blocks, by_patients, in_memory, quantiles
-from healthgym.schema.cells import MOST_DECIMALS, Array, Cells, Ints, VariableCells, last_present
+from healthgym.schema.cells import (
+    MOST_DECIMALS,
+    MOST_PIECES,
+    Array,
+    Cells,
+    Ints,
+    VariableCells,
+    last_present,
+)
 
 MOST_DISTINCT = 1 << 16  # values that are counted one by one; quantiles are used if there are more
 NUM_QUANTILES = 4096
-_MOST_PIECES = 2048  # of each kind: single values, intervals
+_SHARES = (
+    2048,
+    1024,
+    512,
+)  # a piece has about this part of the rows or more; the first that gives few enough
+_FIGURES = 5  # significant digits of a variable's typical value that are distinguished at least
 _MOST_CELLS = 16  # of a bin
 _HARDLY = 0.02  # a variable that repeats less often than this gets no "held" decision
 _GRIDS = (1, 2, 5, 10, 20, 25, 50, 100)  # in units of the last decimal
@@ -48,7 +61,7 @@ def fit_variable(
     rows = _Rows(column, lengths_N)
     units = _count(rows, _known_values(rows))
     labels, atom_P = _pool(units, rows, least_patients)
-    decimals = _decimals(units)
+    decimals = _decimals(rows, units)
     low, high, step, bounds = _ends(units, labels, atom_P, decimals)
     kept = np.maximum(labels, -1 - labels)  # an absorbed unit's label is -1 minus its piece
     new_P, all_P = (np.bincount(kept, each).astype(np.int64) for each in (units.new, units.all))
@@ -155,9 +168,18 @@ def _count(rows: _Rows, known: Array) -> _Units:
 def _pool(units: _Units, rows: _Rows, least: int) -> tuple[Ints, NDArray[np.bool_]]:
     """Return the piece of each unit, and whether each piece is a single value.
 
-    A unit that is counted in a piece without widening it has the label -1 minus that piece.
+    A unit that is counted in a piece without widening it has the label -1 minus that piece. There are at most
+    `MOST_PIECES`.
     """
-    fewest_rows = units.new.sum() / _MOST_PIECES
+    for share in _SHARES:
+        labels, atom_P = _pooled(units, rows, least, units.new.sum() / share)
+        if len(atom_P) <= MOST_PIECES:
+            break
+    return labels, atom_P
+
+
+def _pooled(units: _Units, rows: _Rows, least: int, fewest_rows: float) -> tuple[Ints, NDArray[np.bool_]]:
+    """Return the piece of each unit; a single value that is one has half of these rows or more."""
     atom = units.single & (units.patients >= least) & (units.new >= fewest_rows / 2)
     labels, counts = _first_pools(units, atom, least, fewest_rows), units.patients
     while True:
@@ -225,14 +247,32 @@ def _absorbed(
     return found.astype(np.int64), atom[first[enough]]
 
 
-def _decimals(units: _Units) -> int:
-    """Return the number of decimals of the recorded values, at most six."""
-    values, weights = units.high[units.single], units.new[units.single]
-    for decimals in range(MOST_DECIMALS):
-        scaled = values * 10.0**decimals
-        if (weights * (np.abs(scaled - np.rint(scaled)) > 1e-6 * np.maximum(np.abs(scaled), 1))).sum() == 0:
-            return decimals
-    return MOST_DECIMALS
+def _decimals(rows: _Rows, units: _Units) -> int:
+    """Return the number of decimals of the recorded values, at most six or what `_FIGURES` need."""
+    typical = _typical(units)
+    most = max(MOST_DECIMALS, _FIGURES - 1 - int(np.floor(np.log10(typical))))
+    decimals = 0
+    for values in rows.new_values():
+        while decimals < most and _off_grid(values, decimals, typical):
+            decimals += 1
+    return decimals
+
+
+def _typical(units: _Units) -> float:
+    """Return the median size of the values that are not 0; 1 if all are."""
+    size, weight = np.abs(units.high), units.new * (units.high != 0)
+    if not weight.sum():
+        return 1.0
+    order = np.argsort(size)
+    return float(size[order][np.searchsorted(np.cumsum(weight[order]), weight.sum() / 2)])
+
+
+def _off_grid(values: Array, decimals: int, typical: float) -> bool:
+    """Return whether a value has more decimals, beyond errors of arithmetic and of float32."""
+    scale = 10.0**decimals
+    size = np.maximum(np.abs(values) * scale, min(typical * scale, 1.0))
+    error = 1e-6 * size if decimals else np.minimum(1e-6 * size, 0.1)
+    return bool((np.abs(values * scale - np.rint(values * scale)) > error).any())
 
 
 def _ends(

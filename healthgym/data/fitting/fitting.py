@@ -16,7 +16,10 @@ from healthgym.data.fitting.transform import BOXCOX_EPS, Transform
 from healthgym.data.tables.missing import Fills
 from healthgym.errors import TableError, listed
 from healthgym.schema import Schema, Variable
-from healthgym.schema.cells import Cells
+from healthgym.schema.cells import Cells, VariableCells
+
+_SMALLEST = 1e-12
+_LARGEST_EXACT = 1 << 24
 
 
 def fit(
@@ -53,9 +56,9 @@ def fit(
         )
     fills = Fills({name: value for name, value in values.items() if value is not None})
     filled = [columns.filled(variable, fills) for variable in schema.reals]
-    _refuse_constant(
-        {v.name: extremes(each) for v, each in zip(schema.reals, filled, strict=True)}, schema, source
-    )
+    ends = {v.name: extremes(each) for v, each in zip(schema.reals, filled, strict=True)}
+    _refuse_constant(ends, schema, source)
+    _refuse_tiny(ends, source)
 
     def keep(blocks: Iterator[Array]) -> Blocks:
         (folder / "logarithms").unlink(missing_ok=True)
@@ -65,9 +68,12 @@ def fit(
         return kept
 
     by_patient = [columns.by_row(variable, fills) for variable in schema.reals]
-    ends = [group_ends(column, train.lengths_N, least_patients) for column in by_patient]
-    transform = Transform.fit_columns(filled, schema, keep, ends)
-    return fills, transform, fit_cells(by_patient, train.lengths_N, least_patients)
+    means = [group_ends(column, train.lengths_N, least_patients) for column in by_patient]
+    transform = Transform.fit_columns(filled, schema, keep, means)
+    cells = fit_cells(by_patient, train.lengths_N, least_patients)
+    for variable, column, own in zip(schema.reals, by_patient, cells.variables, strict=True):
+        _refuse_inexact(variable, column, own, schema, source)
+    return fills, transform, cells
 
 
 class _Columns:
@@ -136,6 +142,38 @@ def _refuse_constant(found: Mapping[str, tuple[float, float]], schema: Schema, s
             "There is nothing to learn from them: remove them from the "
             f"schema.{_constant_time(constant, schema)}"
         )
+
+
+def _refuse_tiny(found: Mapping[str, tuple[float, float]], source: str) -> None:
+    """Box-Cox adds a constant (`BOXCOX_EPS`), beside which such values would not be told apart."""
+    for name, (low, high) in found.items():
+        if (size := max(abs(low), abs(high))) < _SMALLEST:
+            raise TableError(
+                f"{source}: no value of column '{name}' is larger than {size:g}; the largest should be at "
+                f"least {_SMALLEST:g}, or rounding would change the values. Give the variable in a smaller "
+                "unit, so that its numbers are larger."
+            )
+
+
+def _refuse_inexact(
+    variable: Variable, column: Blocks, cells: VariableCells, schema: Schema, source: str
+) -> None:
+    """Cohorts have float32, which has 24 bits: 99,999,999 would become 100,000,000.
+
+    Whole numbers must be exact, and single values that are frequent, such as a code for a missing value.
+    """
+    if variable in (schema.gap, schema.follow_up and schema[schema.follow_up.time]):
+        return
+    single = cells.low_P[cells.low_P == cells.high_P]
+    for block in column() if cells.decimals == 0 else [single]:
+        changed = block[(np.abs(block) > _LARGEST_EXACT) & (block.astype(np.float32) != block)]
+        if len(changed):
+            raise TableError(
+                f"{source}: column '{variable.name}' has numbers that a synthetic cohort could not contain "
+                f"exactly, such as {changed[0]:,.0f} (written as {np.float32(changed[0]):,.0f}): numbers "
+                f"above {_LARGEST_EXACT:,} are rounded to 24 bits. Give the variable in a larger unit, such "
+                "as thousands; if the number stands for a missing value, leave the cell empty."
+            )
 
 
 def _constant_time(constant: Sequence[str], schema: Schema) -> str:

@@ -18,7 +18,7 @@ from healthgym.distributed.share import Part
 from healthgym.errors import ConfigError
 from healthgym.nn.causal import Drop, keep
 from healthgym.nn.cuda_graphs import Capture, CudaCapture
-from healthgym.schema.cells import LEAST_PATIENTS, Cells
+from healthgym.schema.cells import LEAST_PATIENTS, MOST_PIECES, Cells
 from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.autoregressive.network import KNOWN, RARE, STATIC, Course, Network, Sizes
 from healthgym.systems.autoregressive.sampling import CapturedCourse, draw_course
@@ -102,6 +102,12 @@ class AutoregressiveSystem(System):
             raise ConfigError(
                 "This cohort was prepared by an older version of healthgym, without the cells that system ar "
                 "learns from. Prepare it anew with healthgym prepare."
+            )
+        if max(each.num_pieces for each in facts.cells.all) > MOST_PIECES:
+            raise ConfigError(
+                f"A variable of this cohort has more than {MOST_PIECES:,} pieces, so that some of its values "
+                "were stored as others: it was prepared by version 0.1.0. Prepare it anew with healthgym "
+                "prepare."
             )
         self.config, self.layout, self.device, self.facts = config, layout, device, facts
         self.cells: Cells = facts.cells

@@ -1,1 +1,1 @@
-"""Judging a cohort made by anybody: fidelity, dynamics, collapse, utility and privacy in one report."""
+"""Judging a cohort of any origin: fidelity, dynamics, collapse, utility and privacy in one report."""

@@ -59,7 +59,11 @@ def family_result(
     elif beyond:
         verdict = Verdict.FAIL if failing else Verdict.CAUTION
     else:
-        few = not _told(comparison, keys, cut, caution, apart) if relations else detectable > 2 * fail
+        few = (
+            not _independence_detected(comparison, keys, cut, caution, apart)
+            if relations
+            else detectable > 2 * fail
+        )
         verdict = Verdict.NOT_JUDGED if few else Verdict.PASS
     num_real = comparison.train.panel.num_patients
     size, interval = _size(worst, num_real)
@@ -184,7 +188,7 @@ def two_decimals(number: float) -> str:
     return f"{round(number, 2) + 0.0:.2f}"
 
 
-def _told(
+def _independence_detected(
     comparison: Comparison, keys: Sequence[str], cut: float, size: float, apart: Mapping[str, Compared] | None
 ) -> bool:
     """Return whether a cohort of independent variables of this size would be detected."""

@@ -66,7 +66,7 @@ def read_foreign(cohort: Path | pd.DataFrame, schema: Schema) -> Foreign:
     table = pd.concat(parts, ignore_index=True)
     _check_can_be_judged(table, schema, path)
     problems = Problems(path)
-    problems.read_whole(_places(parts))
+    problems.read_whole(_row_names(parts))
     columns = _read_columns(table, schema, problems)
     empty = [v.name for v in schema.variables if v.name not in columns or columns[v.name].isna().all()]
     reduced = without(schema, empty, timed=schema.keys.timestep in table)
@@ -116,16 +116,16 @@ def lenient(schema: Schema) -> Schema:
     return Schema(**values | {"variables": variables, "follow_up": None})
 
 
-def _places(parts: Sequence[pd.DataFrame]) -> Callable[[int], str]:
+def _row_names(parts: Sequence[pd.DataFrame]) -> Callable[[int], str]:
     """Return what says where a row of the joined parts stands."""
     starts = np.cumsum([0, *map(len, parts)])
 
-    def place(row: int) -> str:
+    def name_of(row: int) -> str:
         part = int(np.searchsorted(starts, row, side="right")) - 1
         index = parts[part].index
         return f"{index.name or 'row'} {index[row - int(starts[part])]}"
 
-    return place
+    return name_of
 
 
 def _check_can_be_judged(table: pd.DataFrame, schema: Schema, path: str) -> None:
@@ -233,10 +233,10 @@ def _in_order(
 def _counted(problems: Problems, num_rows: int) -> tuple[dict[str, float], list[str]]:
     """Return the share of rows of each kind, and a sentence on each; absent values are counted elsewhere."""
     unfit, remarks = {}, []
-    for column, what, count, places in problems.found():
+    for column, what, count, rows in problems.found():
         if what != _NO_VALUE:
             unfit[f"{column}: {what}"] = count / num_rows
-            remarks.append(f"'{column}', {what}: {places}.")
+            remarks.append(f"'{column}', {what}: {rows}.")
     return unfit, remarks
 
 

@@ -74,8 +74,8 @@ class Result:
         title: two or three words.
         what: one to three plain sentences that say what it is.
         source: where the definition comes from.
-        value: synthetic against training data; None where it could not be judged, or would tell how many of
-            a few real patients there are.
+        value: synthetic against training data; None where it could not be judged, or would disclose how
+            many of a few real patients there are.
         noise: the two anchors; None where the metric has none.
         interval: 95% interval of the value.
         verdict: against `threshold`.
@@ -85,7 +85,7 @@ class Result:
         reason: why it could not be judged, or what to know about the value.
         rows: the metric per variable, worst first.
         finding: what was found, in words and units, for people who read no more than that.
-        shown: what stands in the place of the value on the page; empty where the value itself does.
+        shown: what the page shows instead of the value; empty where the value itself does.
         counts_all: whether all patients are counted where other metrics see a sample.
     """
 

@@ -22,7 +22,7 @@ _AT_A_GLANCE = frozenset(
 
 @dataclass(frozen=True)
 class _Line:
-    """A metric of the report across the systems; `best` are the places of the best values."""
+    """A metric of the report across the systems; `best` are the positions of the best values."""
 
     result: Result
     cells: Sequence[Result]
@@ -42,15 +42,15 @@ def render_comparison(judged: Sequence[Judged], title: str) -> str:
             facts=judged[0].report.facts,
             distances=_distances(judged),
             costs=_costs([each.trained for each in judged]),
-            sections=[(section, _lines(judged, place)) for place, section in enumerate(sections)],
-            figures=[(section.title, _rows(judged, place)) for place, section in enumerate(sections)],
+            sections=[(section, _lines(judged, position)) for position, section in enumerate(sections)],
+            figures=[(section.title, _rows(judged, position)) for position, section in enumerate(sections)],
         )
     )
 
 
-def _lines(judged: Sequence[Judged], place: int) -> list[_Line]:
+def _lines(judged: Sequence[Judged], position: int) -> list[_Line]:
     """Return a line per metric that any of the systems has; some metrics are of one kind of system."""
-    results = {result.key: result for each in judged for result in each.report.sections[place].results}
+    results = {result.key: result for each in judged for result in each.report.sections[position].results}
     lines = []
     for key, result in results.items():
         none = Result(key, result.title, result.what, result.source, reason="Does not apply to this system.")
@@ -86,12 +86,12 @@ def duration(seconds: float) -> str:
 
 def _distances(judged: Sequence[Judged]) -> list[_Line]:
     """Return the metrics of the short table."""
-    lines = [line for place in range(len(judged[0].report.sections)) for line in _lines(judged, place)]
+    lines = [line for position in range(len(judged[0].report.sections)) for line in _lines(judged, position)]
     return [line for line in lines if line.result.key in _AT_A_GLANCE]
 
 
 def best_of(cells: Sequence[Result], thresholds: Mapping[str, Any]) -> frozenset[int]:
-    """Return the places of the best values, where a threshold says which way is better.
+    """Return the positions of the best values, where a threshold says which way is better.
 
     What is as good as real patients among themselves is no better for being better still.
     """
@@ -102,24 +102,24 @@ def best_of(cells: Sequence[Result], thresholds: Mapping[str, Any]) -> frozenset
     small_is_good = threshold.get("at_most") is not None
     enough, better = (max, min) if small_is_good else (min, max)
     values = {
-        place: cell.value if cell.floor is None else enough(cell.value, cell.floor)
-        for place, cell in enumerate(cells)
+        position: cell.value if cell.floor is None else enough(cell.value, cell.floor)
+        for position, cell in enumerate(cells)
         if cell.value is not None
     }
     if len(set(values.values())) < 2:
         return frozenset()
     best = better(values.values())
-    return frozenset(place for place, value in values.items() if value == best)
+    return frozenset(position for position, value in values.items() if value == best)
 
 
-def _rows(judged: Sequence[Judged], place: int) -> list[list[tuple[str, Figure]]]:
+def _rows(judged: Sequence[Judged], position: int) -> list[list[tuple[str, Figure]]]:
     """Return a row per plot: one for each system, or one alone where all are the same."""
     rows = []
-    for figure in judged[0].report.sections[place].figures:
+    for figure in judged[0].report.sections[position].figures:
         row = [
             (each.trained.name, found)
             for each in judged
-            for found in each.report.sections[place].figures
+            for found in each.report.sections[position].figures
             if found.name == figure.name
         ]
         same = len({found.svg for _, found in row}) == 1

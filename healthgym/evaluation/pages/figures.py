@@ -106,11 +106,11 @@ def _height(curves: Sequence[Array]) -> float:
 
 def bars(name: str, title: str, labels: Sequence[str], real: Array, synthetic: Array) -> Figure:
     """Draw the share of each class, real beside synthetic."""
-    places = np.arange(len(labels))
+    positions = np.arange(len(labels))
     with _Canvas(3.2, max(1.5, 0.55 + 0.3 * len(labels))) as (canvas, axes):
-        axes.barh(places - 0.2, 100 * real, height=0.38, color=REAL, label="real")
-        axes.barh(places + 0.2, 100 * synthetic, height=0.38, color=SYNTHETIC, label="synthetic")
-        axes.set_yticks(places, [shorten(label) for label in labels])
+        axes.barh(positions - 0.2, 100 * real, height=0.38, color=REAL, label="real")
+        axes.barh(positions + 0.2, 100 * synthetic, height=0.38, color=SYNTHETIC, label="synthetic")
+        axes.set_yticks(positions, [shorten(label) for label in labels])
         axes.invert_yaxis()
         axes.set(title=_lines(title), xlabel="%")
         _legend(canvas)

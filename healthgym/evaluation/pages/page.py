@@ -81,10 +81,10 @@ def gauge(result: Result) -> Markup:
         for start, end, colour in zones
     ]
     if result.floor is not None:
-        place = _GAUGE * min(max((result.floor - least) / (most - least), 0.0), 1.0)
-        drawn.append(f'<rect x="{place - 0.75:.1f}" y="2" width="1.5" height="12" fill="#5a6675"/>')
-    place = _GAUGE * (result.value - least) / (most - least)
-    drawn.append(f'<circle cx="{place:.1f}" cy="8" r="5" fill="#1d2530" stroke="#fff" stroke-width="1.5"/>')
+        x_floor = _GAUGE * min(max((result.floor - least) / (most - least), 0.0), 1.0)
+        drawn.append(f'<rect x="{x_floor - 0.75:.1f}" y="2" width="1.5" height="12" fill="#5a6675"/>')
+    x_value = _GAUGE * (result.value - least) / (most - least)
+    drawn.append(f'<circle cx="{x_value:.1f}" cy="8" r="5" fill="#1d2530" stroke="#fff" stroke-width="1.5"/>')
     label = f"{show(result.value, result.style)}; {result.limit}"
     return Markup(
         f'<svg class="gauge" viewBox="-7 0 {_GAUGE + 14:.0f} 16" role="img" aria-label="{escape(label)}">'

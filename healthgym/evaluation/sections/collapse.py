@@ -126,7 +126,7 @@ def _groups_result(comparison: Comparison) -> Result:
         result = replace(result, verdict=Verdict.CAUTION)
     if worst.real >= FEWEST_SHOWN and worst.synthetic:
         return result
-    # A ratio to nobody is no number, and one to a few patients tells how many they are.
+    # A ratio to no patient is no number, and one to a few patients discloses how many they are.
     few = worst.real < FEWEST_SHOWN
     return replace(
         result,

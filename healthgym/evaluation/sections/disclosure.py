@@ -38,8 +38,8 @@ DISCLOSURE = metric(
     "The probability that somebody who knows a person's static variables finds that person's record "
     "through the cohort. The search goes from the population to the training data or the other way; the"
     " larger probability counts. 9% is the accepted limit.",
-    "El Emam et al., JMIR 2020, doi 10.2196/23139, as in the v1 paper; every match counts as teaching "
-    "something and as verified, which makes the risk larger than the paper's. All patients",
+    "El Emam et al., JMIR 2020, doi 10.2196/23139, as in the v1 paper; every match counts as "
+    "informative and as verified, which makes the risk larger than the paper's. All patients",
     "percent",
     counts_all=True,
 )

@@ -38,8 +38,8 @@ _BELOW = (
 BOOSTING = metric(
     "discriminability.boosting",
     "Classifier on summaries",
-    "How well a classifier (gradient boosting) tells real from synthetic patients by summaries of each "
-    "variable: mean, standard deviation, slope, changes, shares of classes. 50% is guessing, 100% is "
+    "How well a classifier (gradient boosting) distinguishes real from synthetic patients by summaries of "
+    "each variable: mean, standard deviation, slope, changes, shares of classes. 50% is guessing, 100% is "
     "always right.",
     "AUC over five folds on equally many sampled patients of each kind, scikit-learn's "
     "HistGradientBoostingClassifier; interval by DeLong et al. 1988",
@@ -48,7 +48,7 @@ BOOSTING = metric(
 COVARIANCES = metric(
     "discriminability.covariances",
     "Classifier on covariances",
-    "How well a linear classifier tells real from synthetic patients by how variables vary together "
+    "How well a linear classifier distinguishes real from synthetic patients by how variables vary together "
     "within each patient over time. It finds, for example, a variable that is delayed by an hour, which "
     "summaries of single variables do not show. 50% is guessing.",
     "AUC over five folds of ridge regression on covariances within patients at lags 0 and 1 and of changes; "
@@ -102,7 +102,7 @@ def _covariances(comparison: Comparison) -> tuple[Floats, Floats]:
 
 
 def _noise(comparison: Comparison) -> Noise | None:
-    """Return how well the classifier tells real patients from other real ones.
+    """Return how well the classifier distinguishes real patients from other real ones.
 
     With about as many features as patients its AUC varies more than the interval over patients says. Beyond
     the threshold of failing nothing passes: a few splits do not know the tail of their distribution.
@@ -133,7 +133,7 @@ def _result(
     names: list[str] | None = None,
     noise: Noise | None = None,
 ) -> Result:
-    """Return how well a classifier tells the cohort from training data."""
+    """Return how well a classifier distinguishes the cohort from training data."""
     scores = scores_of(features, comparison.config.seed)
     value, interval = auc(*scores), auc_interval(*scores)
     if interval[1] < _DOUBLES:
@@ -160,7 +160,7 @@ def _result(
 
 
 def _in_words(telling: Telling, name: str) -> str:
-    """Say what a feature gives away: "standard deviation of HR within a patient is too large"."""
+    """Say how a feature differs: "standard deviation of HR within a patient is too large"."""
     return f"{name} is too {'large' if telling.auc > 0.5 else 'small'}"
 
 

@@ -188,13 +188,13 @@ def _within_figures(comparison: Comparison) -> list[Figure]:
     if found is None:
         return []
     names = _dynamic_names(comparison.train.panel)
-    place = {name: i for i, name in enumerate(names)}
+    index = {name: i for i, name in enumerate(names)}
     matrices = np.full((2, len(names), len(names)), np.nan)
     for k, (one, other) in enumerate(found.family.names):
-        if one in place and other in place:
+        if one in index and other in index:
             values = found.family.estimate_K[k], found.synthetic_K[k]
             for matrix, value in zip(matrices, values, strict=True):
-                matrix[place[one], place[other]] = matrix[place[other], place[one]] = value
+                matrix[index[one], index[other]] = matrix[index[other], index[one]] = value
     if not np.isfinite(matrices).any():
         return []
     return triangles("within", "Within patients", matrices[0], matrices[1], names)

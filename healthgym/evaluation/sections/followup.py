@@ -238,8 +238,8 @@ def _curves(panel: Panel) -> dict[str, Curve | None]:
 
 def _gaps(panel: Panel, chosen_N: NDArray[np.bool_]) -> Floats:
     assert panel.schema.gap
-    place = [v.name for v in panel.schema.reals].index(panel.schema.gap.name)
-    values = panel.reals_NTR[chosen_N][:, 1:, place]
+    position = [v.name for v in panel.schema.reals].index(panel.schema.gap.name)
+    values = panel.reals_NTR[chosen_N][:, 1:, position]
     return np.asarray(values[np.isfinite(values)])
 
 

@@ -1,4 +1,4 @@
-"""Variables together: do they go together as in real patients, in all of them and in each group?"""
+"""Variables together: are they related as in real patients, in all of them and in each group?"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,11 +64,11 @@ _FAMILIES = ("same time", "between", "stratum")
 
 
 def section(comparison: Comparison) -> Section:
-    """Judge how variables go together."""
+    """Judge relations between variables."""
     part = Section(
         "joint",
         "Variables together",
-        "Do variables go together as they do in real patients, at one time, between patients and in each "
+        "Are variables related as they are in real patients: at one time, between patients and in each "
         "group?",
     )
     part.results = [

@@ -28,8 +28,8 @@ _INTRO = (
     "Can they be linked back to the patients?"
 )
 _INTRO_COARSE = (
-    "The same questions where {:,} centroids, each of several slots, take the place of the slots: what a "
-    "released checkpoint would give away."
+    "The same questions where {:,} centroids, each of several slots, replace the slots: what a "
+    "released checkpoint would disclose."
 )
 
 MEMBERSHIP = metric(

@@ -55,8 +55,8 @@ MISSING = metric(
 RECORDED = metric(
     "marginals.recorded",
     "Recorded precision",
-    "The share of synthetic values with a precision that nobody records (such as an oxygen saturation "
-    "of 97.31%), or of real values that never occur in the cohort, whichever is larger. The worst "
+    "The share of synthetic values with a precision that real values do not have (such as an oxygen "
+    "saturation of 97.31%), or of real values that never occur in the cohort, whichever is larger. The worst "
     "variable counts.",
     "Own definition: values outside the set of training values, of variables whose values repeat",
     "percent",

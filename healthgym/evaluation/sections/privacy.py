@@ -71,7 +71,7 @@ MEMBERSHIP_TPR = metric(
 SHADOW = metric(
     "privacy.membership_shadow",
     "Membership inference, trained attack",
-    "How well a classifier tells training patients from others by their distances to the closest "
+    "How well a classifier distinguishes training patients from others by their distances to the closest "
     "synthetic patients, trained on patients whose membership is known. 50% is guessing.",
     f"AUC of a logistic regression on the distances to the {ATTACK_NEIGHBOURS} nearest synthetic patients, "
     "in five folds. It knows the other patients' membership, which a real attacker would have to guess by "
@@ -157,7 +157,7 @@ class _Distances:
 
     Args:
         own: each training patient's distance to the nearest other one.
-        honest: how close real patients who are not copies come to training patients, as ratios; of the
+        unrelated: how close real patients who are not copies come to training patients, as ratios; of the
             holdout, or of one half of the training data to the other.
         changed: the same of distances over most variables; None where too few vary.
         attacked: distances of training and of holdout patients to the nearest of all synthetic ones.
@@ -167,29 +167,29 @@ class _Distances:
     holdout: Vectors | None
     synthetic: Vectors
     own: Floats
-    honest: Floats
+    unrelated: Floats
     changed: "_Changed | None"
     attacked: tuple[Floats, Floats] | None
 
     @classmethod
     def of(cls, comparison: Comparison) -> "_Distances":
         steps = max(comparison.train.panel.num_timesteps, comparison.synthetic.panel.num_timesteps)
-        train, holdout, own, honest = comparison.anchors.once(
+        train, holdout, own, unrelated = comparison.anchors.once(
             f"privacy {steps}", lambda: _real_distances(comparison, steps)
         )
         changed = comparison.anchors.once(f"changed copies {steps}", lambda: _Changed.of(comparison, steps))
         synthetic = sequence_vectors(comparison.synthetic.panel, steps)
         attacked = None if holdout is None else _attacked(comparison, train, holdout, synthetic, steps)
-        return cls(train, holdout, synthetic, own, honest, changed, attacked)
+        return cls(train, holdout, synthetic, own, unrelated, changed, attacked)
 
 
 @dataclass(frozen=True)
 class _Changed:
-    """What `_Distances` has of own distances and honest ratios, over the variables that differ least."""
+    """As `own` and `unrelated` of `_Distances`, over the variables that differ least."""
 
     trimmed: Trimmed
     own: Floats
-    honest: Floats
+    unrelated: Floats
 
     @classmethod
     def of(cls, comparison: Comparison, steps: int) -> "_Changed | None":
@@ -250,7 +250,7 @@ def _membership(comparison: Comparison, found: _Distances) -> list[Result]:
         f"With {len(outsiders)} held-out patients, 1% is less than one patient: the rate is given for no "
         "false positive."
     )
-    value, taught = auc(members, outsiders), auc(*trained)
+    value, value_trained = auc(members, outsiders), auc(*trained)
     return [
         comparison.result(
             MEMBERSHIP, value, interval=auc_interval(members, outsiders), finding=_of_pairs(value)
@@ -262,7 +262,9 @@ def _membership(comparison: Comparison, found: _Distances) -> list[Result]:
             finding=f"{100 * rate:.1f}% of training patients are found while 1% of others are accused "
             "wrongly; guessing finds 1%",
         ),
-        comparison.result(SHADOW, taught, interval=auc_interval(*trained), finding=_of_pairs(taught)),
+        comparison.result(
+            SHADOW, value_trained, interval=auc_interval(*trained), finding=_of_pairs(value_trained)
+        ),
     ]
 
 
@@ -315,10 +317,10 @@ def _near_copies(comparison: Comparison, found: _Distances) -> Result:
 
     Of a cohort of which a sample is compared, all patients are walked through for some training patients.
     """
-    limit = copy_limit(found.honest, comparison.synthetic.num_patients)
+    limit = copy_limit(found.unrelated, comparison.synthetic.num_patients)
     if limit < _LEAST_LIMIT:
         return comparison.not_judged(
-            NEAR_COPIES, "Real patients are too like each other for a near copy to be told from chance."
+            NEAR_COPIES, "Real patients are too similar to each other to distinguish near copies from chance."
         )
     ratios = copy_ratios(found.synthetic, found.train, found.own)
     near = ratios < limit
@@ -326,7 +328,7 @@ def _near_copies(comparison: Comparison, found: _Distances) -> Result:
     if found.changed:
         most = relative(*found.changed.trimmed.nearest(found.synthetic, found.train), found.changed.own)
         limit_of_most = copy_limit(
-            found.changed.honest, comparison.synthetic.num_patients, LARGEST_TRIMMED_RATIO
+            found.changed.unrelated, comparison.synthetic.num_patients, LARGEST_TRIMMED_RATIO
         )
         near |= most < limit_of_most
         say += f", or {limit_of_most:.2f} times over the {KEPT:.0%} of variables that differ least"

@@ -1,4 +1,4 @@
-"""Real against synthetic, statistic by statistic: how large a difference is, and how sure.
+"""Real against synthetic, statistic by statistic: how large a difference is, and its standard error.
 
 The standard error of a difference is never smaller than that which the real patients alone predict for so
 many synthetic ones: a cohort of few different patients has no small error of its own.
@@ -88,7 +88,7 @@ class Compared:
         )
 
     def beyond(self, cut: float, size: float) -> list[Difference]:
-        """Return the differences of at least a size that are beyond the noise, the surest first."""
+        """Return the differences of at least a size that are beyond the noise, the clearest first."""
         chosen = (np.abs(self.z_K) >= cut) & (np.abs(np.nan_to_num(self.difference_K)) >= size)
         order = np.flatnonzero(chosen)
         return [self.at(int(k)) for k in order[np.argsort(-np.abs(self.z_K[order]), kind="stable")]]
@@ -113,8 +113,8 @@ def compare_families(real: Families, synthetic: Families, ratio: float) -> dict[
             continue
         values, errors = other.estimate_K, other.error_K
         if list(other.names) != list(family.names):
-            place = {name: k for k, name in enumerate(other.names)}
-            at = np.array([place.get(name, -1) for name in family.names])
+            index = {name: k for k, name in enumerate(other.names)}
+            at = np.array([index.get(name, -1) for name in family.names])
             values, errors = (np.where(at < 0, np.nan, x[at]) for x in (values, errors))
         predicted = family.error_K * np.sqrt(ratio)
         if family.is_relation and key != "stratum":  # a column that never varies goes with nothing

@@ -158,7 +158,7 @@ def k_nearest(queries: Vectors, others: Vectors, count: int) -> tuple[Floats, ND
         block = queries[start : start + _BLOCK]
         squares = norms[None, :] - 2 * (block @ others.T)
         kept = np.argpartition(squares, count - 1, axis=1)[:, :count]
-        # The product tells near from far but leaves a trace of rounding between equal patients.
+        # The product is accurate for distant patients but leaves rounding errors between equal ones.
         exact = np.stack([np.linalg.norm(block - others[column], axis=1) for column in kept.T], axis=1)
         order = np.argsort(exact, axis=1)
         indices[start : start + len(block)] = np.take_along_axis(kept, order, axis=1)

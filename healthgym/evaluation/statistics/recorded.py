@@ -32,7 +32,7 @@ def _patients_with(panel: Panel, position: int, grid: NDArray[np.float64]) -> ND
     """Return how many patients ever have each value."""
     values = panel.reals_NTR[:, :, position]
     known = np.isfinite(values)
-    place = np.searchsorted(grid, values[known])
+    index = np.searchsorted(grid, values[known])
     patient = np.nonzero(known)[0]
-    pairs = np.unique(patient.astype(np.int64) * len(grid) + place)
+    pairs = np.unique(patient.astype(np.int64) * len(grid) + index)
     return np.bincount(pairs % len(grid), minlength=len(grid))

@@ -95,7 +95,7 @@ def _both(found: Compared) -> Floats:
 
 
 def _rows(found: Compared, schema: Schema) -> list[Row]:
-    """Return the coefficients side by side with their intervals, the surest differences first."""
+    """Return the coefficients side by side with their intervals, the clearest differences first."""
     order = np.argsort(-np.abs(found.z_K), kind="stable")
     known = [int(k) for k in order if np.isfinite(found.difference_K[k])]
     widths = _SURE * np.nan_to_num(found.family.error_K)

@@ -39,20 +39,20 @@ def policy_results(comparison: Comparison, sets: Sets, policy: Policy) -> list[R
     details = f"{POLICY.source}; {policy.num_states} states. {policy.reason}".rstrip(". ")
     agree = POLICY.of(policy.name, POLICY.what, details)
     worth = VALUE.of(policy.name, VALUE.what, VALUE.source)
-    taught = comparison.anchors.once(f"policy {policy.name}", lambda: _taught(sets, policy))
-    if isinstance(taught, str):
-        return [comparison.not_judged(about, taught) for about in (agree, worth)]
+    reference = comparison.anchors.once(f"policy {policy.name}", lambda: _reference(sets, policy))
+    if isinstance(reference, str):
+        return [comparison.not_judged(about, reference) for about in (agree, worth)]
     learned = learn(
         decisions_of(sets.synthetic, policy, fit_states(sets.real, policy, sets.seed)), policy.discount
     )
     return [
-        _agreement(comparison, agree, taught, learned),
-        _worth(comparison, worth, taught, learned, policy.discount),
+        _agreement(comparison, agree, reference, learned),
+        _worth(comparison, worth, reference, learned, policy.discount),
     ]
 
 
 @dataclass(frozen=True)
-class _Taught:
+class _Reference:
     """Policies learned from real and from independent patients.
 
     Args:
@@ -67,7 +67,7 @@ class _Taught:
     pairs: tuple[tuple[Policies, Policies], ...]
 
 
-def _taught(sets: Sets, policy: Policy) -> _Taught | str:
+def _reference(sets: Sets, policy: Policy) -> _Reference | str:
     """Return what is learned from all sets but the cohort, or a sentence why nothing can be."""
     try:
         states = fit_states(sets.real, policy, sets.seed)
@@ -82,17 +82,17 @@ def _taught(sets: Sets, policy: Policy) -> _Taught | str:
             )
             for one, other in sets.halves
         )
-        return _Taught(decisions_of(sets.test, policy, states), real, apart, pairs)
+        return _Reference(decisions_of(sets.test, policy, states), real, apart, pairs)
     except NotJudgedError as reason:
         return str(reason)
 
 
-def _agreement(comparison: Comparison, about: Metric, taught: _Taught, learned: Policies) -> Result:
-    """Return how often the policies differ; policies drawn by lot are the other anchor."""
-    by_lot = 1 - 1 / taught.test.num_actions
-    apart = max(disagreement(taught.real, taught.independent, taught.test), by_lot)
-    noise = noise_of([disagreement(one, other, taught.test) for one, other in taught.pairs], apart)
-    value = disagreement(taught.real, learned, taught.test)
+def _agreement(comparison: Comparison, about: Metric, reference: _Reference, learned: Policies) -> Result:
+    """Return how often the policies differ; random policies are the other anchor."""
+    at_random = 1 - 1 / reference.test.num_actions
+    apart = max(disagreement(reference.real, reference.independent, reference.test), at_random)
+    noise = noise_of([disagreement(one, other, reference.test) for one, other in reference.pairs], apart)
+    value = disagreement(reference.real, learned, reference.test)
     say = (
         f"the policy learned from synthetic patients advises another treatment at {100 * value:.0f}% of "
         "decisions"
@@ -101,17 +101,17 @@ def _agreement(comparison: Comparison, about: Metric, taught: _Taught, learned: 
 
 
 def _worth(
-    comparison: Comparison, about: Metric, taught: _Taught, learned: Policies, discount: float
+    comparison: Comparison, about: Metric, reference: _Reference, learned: Policies, discount: float
 ) -> Result:
     """Return what is lost of the real policy's value."""
-    returns = taught.test.returns(discount)
+    returns = reference.test.returns(discount)
     deviation = max(float(returns.std()), 1e-9)
 
     def value(policies: Policies) -> float:
-        return policy_value(taught.test, policies, discount)
+        return policy_value(reference.test, policies, discount)
 
-    best, found = value(taught.real), value(learned)
-    losses = [(value(one) - value(other)) / deviation for one, other in taught.pairs]
+    best, found = value(reference.real), value(learned)
+    losses = [(value(one) - value(other)) / deviation for one, other in reference.pairs]
     rows = [
         Row("value of the policy learned from real patients", best),
         Row("value of the policy learned from synthetic patients", found),

@@ -145,11 +145,11 @@ def next_step_skills(train: Panel, test: Panel, seed: int) -> dict[str, float]:
 
 def _steps(panel: Panel, seed: int) -> tuple[NDArray[np.float32], Floats]:
     """Return some random timesteps: what is known then (F), and all values at the next (V)."""
-    places = np.argwhere(panel.present_NT[:, 1:])
-    if not len(places):
+    steps = np.argwhere(panel.present_NT[:, 1:])
+    if not len(steps):
         raise NotJudgedError("Patients have one timestep only.")
     rng = stream(seed, "next step")
-    chosen = places[rng.choice(len(places), min(_NEXT_STEP_ROWS, len(places)), replace=False)]
+    chosen = steps[rng.choice(len(steps), min(_NEXT_STEP_ROWS, len(steps)), replace=False)]
     now = timestep_features(panel)[chosen[:, 0], chosen[:, 1]]
     return now, panel.values_NTV[chosen[:, 0], chosen[:, 1] + 1]
 

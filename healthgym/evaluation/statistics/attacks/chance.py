@@ -37,7 +37,7 @@ class Coincidences:
         """Return how many of so many outsiders equal a training patient in 99 of 100 cohorts, shape (G,).
 
         The number is negative binomial: Poisson, with a mean known from `pairs_G` pairs only. Fewer than
-        three pairs show no chance; they may be one person who stands in the table twice.
+        three pairs show no chance; they may be one person recorded twice.
         """
         known = (self.pairs_G >= _LEAST_PAIRS) & (self.rate_G > 0)
         expected, pairs = self.rate_G * num_patients, np.maximum(self.pairs_G, 1.0)
@@ -53,11 +53,11 @@ def coincidences(train: Panel, holdout: Panel | None, times: float = 1.0) -> Coi
     that they agree in v, given equally many timesteps, the chance that v alone differs is P (1 / q - 1). P
     is the number of all these pairs over the sum of their exposures (maximum likelihood for Poisson counts).
     Variables in which no such pair differs are left out: they may be determined by others. Training patients
-    who are equal among themselves are not counted: they may stand in the table twice.
+    who are equal among themselves are not counted: they may be recorded twice.
 
     Args:
         train: training patients, or a sample of them.
-        holdout: patients whom the maker of the cohort never saw.
+        holdout: held-out patients.
         times: training patients for each one of the sample.
     """
     reals = join([train, holdout]) if holdout else train
@@ -90,8 +90,8 @@ def _others(hashes_N: Hashes) -> Counts:
 def _times(hashes: Hashes, wanted: Hashes) -> Counts:
     """Return how often each wanted number is there."""
     values, counts = np.unique(hashes, return_counts=True)
-    place = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
-    return np.where(values[place] == wanted, counts[place], 0).astype(np.int64)
+    index = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
+    return np.where(values[index] == wanted, counts[index], 0).astype(np.int64)
 
 
 def _by_group(counts_N: Counts, group_N: Groups) -> Floats:
@@ -101,6 +101,6 @@ def _by_group(counts_N: Counts, group_N: Groups) -> Floats:
 def copied_by_group(synthetic_N: Hashes, train_N: Hashes, group_N: Groups) -> Counts:
     """Return how many synthetic patients equal a training patient, by the latter's group, shape (G,)."""
     known, first = np.unique(train_N, return_index=True)
-    place = np.minimum(np.searchsorted(known, synthetic_N), len(known) - 1)
-    equal = known[place] == synthetic_N
-    return np.bincount(group_N[first[place[equal]]], minlength=NUM_GROUPS).astype(np.int64)
+    index = np.minimum(np.searchsorted(known, synthetic_N), len(known) - 1)
+    equal = known[index] == synthetic_N
+    return np.bincount(group_N[first[index[equal]]], minlength=NUM_GROUPS).astype(np.int64)

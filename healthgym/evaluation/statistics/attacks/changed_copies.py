@@ -66,8 +66,8 @@ class Trimmed:
     def _trimmed(self, parts: Sequence[Vectors], theirs: Sequence[Vectors]) -> Floats:
         """Return the sum of the smallest squared differences of variables, shape (Q, N)."""
         squares_VQN = np.empty((len(parts), len(parts[0]), len(theirs[0])), np.float32)
-        for place, (part, other, scale) in enumerate(zip(parts, theirs, self._scales, strict=True)):
-            squares_VQN[place] = _squares(part, other) / scale
+        for part_index, (part, other, scale) in enumerate(zip(parts, theirs, self._scales, strict=True)):
+            squares_VQN[part_index] = _squares(part, other) / scale
         squares_VQN[squares_VQN < _EQUAL] = 0.0
         kept = int(np.ceil(KEPT * len(parts)))
         return np.asarray(np.partition(squares_VQN, kept - 1, axis=0)[:kept].sum(axis=0, dtype=np.float64))

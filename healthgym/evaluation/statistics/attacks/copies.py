@@ -17,7 +17,7 @@ Courses = list[tuple[Hashes, NDArray[np.int64]]]
 """Of each real variable a number for every course, and whose it is."""
 
 LARGEST_RATIO = 0.5
-_EXPECTED = 0.001  # near copies of an honest cohort, by each of two distances
+_EXPECTED = 0.001  # near copies expected in a cohort without copies, by each of two distances
 _TAILS = (5, 10, 20, 50)
 _WINDOW = 16
 _BLOCK = 500
@@ -48,8 +48,8 @@ def nearest_other(vectors: Vectors) -> Floats:
     return k_nearest(vectors, vectors, 2)[0][:, -1]
 
 
-def copy_limit(honest_ratios: Floats, num_queries: int, largest: float = LARGEST_RATIO) -> float:
-    """Return the ratio below which one patient of a thousand honest cohorts would lie.
+def copy_limit(unrelated_ratios: Floats, num_queries: int, largest: float = LARGEST_RATIO) -> float:
+    """Return the ratio below which one patient of a thousand cohorts without copies would lie.
 
     The smallest ratios of real patients who are not copies follow a power law, whose exponent is estimated
     from the 5, 10, 20 and 50 smallest of them; the strictest of these limits counts, since single pairs of
@@ -58,12 +58,12 @@ def copy_limit(honest_ratios: Floats, num_queries: int, largest: float = LARGEST
     Source: Hill, Annals of Statistics 1975.
 
     Args:
-        honest_ratios: of real patients whom the cohort's maker never saw.
+        unrelated_ratios: of held-out patients.
         num_queries: patients of the cohort.
         largest: the limit is never above it: a table of thousands may hold a pair of real patients half as
             far apart as all others.
     """
-    ratios = np.sort(honest_ratios[np.isfinite(honest_ratios)])
+    ratios = np.sort(unrelated_ratios[np.isfinite(unrelated_ratios)])
     if len(ratios) <= _TAILS[0] or ratios[0] <= 0:
         return 0.0
     limits = [largest, ratios[0]]

@@ -1,4 +1,4 @@
-"""Classifiers that tell two sets of patients apart, and what gives one away.
+"""Classifiers that distinguish two sets of patients, and the features that do.
 
 N patients, F features.
 """
@@ -86,7 +86,7 @@ class Telling:
     Args:
         position: of the feature.
         auc: the chance that a synthetic patient has more of it than a real one.
-        z: how sure, in standard errors.
+        z: of the test, in standard errors.
         real, synthetic: medians.
     """
 
@@ -98,9 +98,9 @@ class Telling:
 
 
 def telling_features(synthetic: Floats, real: Floats, most: int) -> list[Telling]:
-    """Return the features that alone tell synthetic from real patients, the most telling first.
+    """Return the features that alone distinguish synthetic from real patients, the clearest first.
 
-    Mann and Whitney's test, with ties (scipy.stats.mannwhitneyu); a feature of one value tells nothing.
+    Mann and Whitney's test, with ties (scipy.stats.mannwhitneyu); a feature of one value is left out.
     """
     found = []
     for position in range(synthetic.shape[1]):

@@ -1,4 +1,4 @@
-"""How well a score tells two groups apart, and how sure that is."""
+"""How well a score separates two groups, with intervals."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ def auc_interval(positive: Floats, negative: Floats) -> tuple[float, float]:
     centre = float(above.mean())
     variance = above.var(ddof=1) / m + below.var(ddof=1) / n
     if variance <= 0 or not 0 < centre < 1:
-        bound = 1 - 0.025 ** (1 / max(m, n))  # all told apart: the exact bound of no error in that many
+        bound = 1 - 0.025 ** (1 / max(m, n))  # all separated: the exact bound of no error in that many
         return (max(centre - bound, 0.0), min(centre + bound, 1.0))
     half = 1.96 * float(np.sqrt(variance)) / (centre * (1 - centre))
     middle = np.log(centre / (1 - centre))

@@ -151,8 +151,8 @@ def last_values(panel: Panel) -> dict[str, Floats]:
         else:
             values = panel.codes_NTK[:, :, position - len(panel.schema.reals)].astype(np.float64)
             known = values >= 0
-        place = values.shape[1] - 1 - known[:, ::-1].argmax(axis=1)
-        last = np.where(known.any(axis=1), values[rows_N, place], np.nan)
+        latest = values.shape[1] - 1 - known[:, ::-1].argmax(axis=1)
+        last = np.where(known.any(axis=1), values[rows_N, latest], np.nan)
         name = variable.name if variable.static else f"last {variable.name}"
         if real:
             columns[name] = last

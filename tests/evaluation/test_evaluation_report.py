@@ -421,7 +421,7 @@ def test_endpoint_and_policy_of_the_settings() -> None:
     chosen = (
         "endpoints=[{name: shock, schema: toy, event: {variable: pressure, below: 85}, num_steps: 3, "
         "history: 8, window: [8, 15]},"
-        "{name: never, schema: toy, event: {variable: pressure, below: 0}, history: 8, window: [8, 15]}]",
+        "{name: never, schema: toy, event: {variable: pressure, below: 0}, history: 8, window: [9, 9]}]",
         "policies=[{name: drug, schema: toy, action: drug, num_states: 8, "
         "reward: [{when: {variable: pressure, above: 85}, weight: 1}]},"
         "{name: odd, schema: toy, action: nothing, reward: [{when: {variable: rate, above: 85}, weight: 1}]"
@@ -431,6 +431,8 @@ def test_endpoint_and_policy_of_the_settings() -> None:
     assert fresh.verdict is Verdict.PASS, verdicts(fresh)
     assert "have the event" in result(fresh, "utility.endpoint:never").reason
     assert "no categorical 'nothing'" in result(fresh, "utility.policy_value:odd").reason
+    assert "below 85 on at least 3 of the timesteps 8 to 15" in result(fresh, "utility.endpoint:shock").source
+    assert "below 0 at timestep 9" in result(fresh, "utility.endpoint:never").source
     spoiled = utility.section(compared(shuffled(real_patients(1)), True, *chosen))
     assert result(spoiled, "utility.endpoint:shock").verdict is Verdict.FAIL
     assert result(spoiled, "utility.next_step").verdict is Verdict.FAIL

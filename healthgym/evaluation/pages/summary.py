@@ -221,10 +221,12 @@ def _lost_in_a_group(result: Result) -> bool:
 
 
 def _said(result: Result) -> str:
-    """Return what was found; of a metric that does not pass, at least its value and threshold."""
+    """Return what was found; of a metric that does not pass, at least its value, interval and threshold."""
     if result.finding or result.verdict not in (Verdict.FAIL, Verdict.CAUTION):
         return result.finding
-    return f"{show(result.value, result.style)} ({result.limit})"
+    ends = [show(end, result.style) for end in result.interval or ()]
+    interval = f", 95% interval {' to '.join(ends)}" if ends else ""
+    return f"{show(result.value, result.style)}{interval} ({result.limit})"
 
 
 def table(sections: Sequence[Section]) -> str:

@@ -331,6 +331,8 @@ def test_a_metric_that_fails_is_named_even_without_words_of_its_own() -> None:
     said = "0.4 (passes up to 0.1, fails above 0.2)."
     assert findings(part)[0] == (fails, said)
     assert summarise([part]).uses[0].because == f"Title: {said}"
+    part.results[1] = replace(fails, interval=(0.15, 0.65))
+    assert findings(part)[0][1] == "0.4, 95% interval 0.15 to 0.65 (passes up to 0.1, fails above 0.2)."
 
 
 def test_copies_come_first_where_they_fail_and_chance_is_said_where_they_pass() -> None:

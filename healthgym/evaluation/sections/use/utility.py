@@ -25,8 +25,8 @@ _NEXT_STEP_ROWS = 3000
 _FEWEST_EVENTS = 20
 _NO_SKILL = 0.5
 _NO_HOLDOUT = (
-    "Not judged without enough held-out patients: the models were tested on patients that the cohort was made "
-    "from."
+    "Not judged without enough held-out patients: the models were tested on patients that the cohort was "
+    "made from."
 )
 _TRAINED_ON = "Train on synthetic, test on real (Esteban et al. 2017, arXiv 1706.02633)"
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -107,7 +108,10 @@ def prepare(
         source = Source("the data frame", f"data frame {_digest(given)}", lambda: [given])
     else:
         source = find_source(declared, given, None, seed, max_patients, None)
-    return command.prepare_once(source, declared, Path(out), split, sort, overwrite)[0]
+    cohort = command.prepare_once(source, declared, Path(out), split, sort, overwrite)[0]
+    if few := command.few_patients(cohort):
+        warnings.warn(f"{few.replace('--least-patients', 'least_patients')}.", stacklevel=2)
+    return cohort
 
 
 def schema_of(schema: AnySchema) -> Schema:

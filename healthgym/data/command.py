@@ -12,7 +12,7 @@ from healthgym.data.sequences import PreparedCohort
 from healthgym.data.stages import stages_of, usage_of
 from healthgym.data.tables.dialect import Given
 from healthgym.data.tables.sources import Source, find_source
-from healthgym.errors import ConfigError, StorageError, UnreadableError
+from healthgym.errors import ConfigError, StorageError, UnreadableError, listed
 from healthgym.faults import refused
 from healthgym.files import atomic_path, typed
 from healthgym.schema import Schema, load_schema
@@ -78,6 +78,20 @@ def prepare_once(
     if cohort is None:
         cohort = _prepare(source, schema, out, split, sort, recipe)
     return cohort, done
+
+
+def few_patients(cohort: PreparedCohort) -> str:
+    """Return a sentence on variables that too few training patients have a value of; empty if none."""
+    cells = cohort.cells
+    few = cells.too_few([v.name for v in cohort.schema.reals]) if cells else {}
+    if cells is None or not few:
+        return ""
+    shown = listed(f"'{name}' ({count:,})" for name, count in few.items())
+    return (
+        f"fewer than {cells.least_patients} training patients (--least-patients) have a value of {shown}: "
+        "what is trained on them may imitate single people. Use more patients, or remove these variables "
+        "from the schema"
+    )
 
 
 def check(holdout: float, max_patients: int | None, least_patients: int) -> None:
@@ -181,6 +195,8 @@ def _summary(cohort: PreparedCohort, source: Source, out: Path, done: str, table
             "  note      no patients are held out: a report judges neither membership inference nor use for "
             "learning"
         )
+    if few := few_patients(cohort):
+        lines.append(f"  note      {few}")
     if tables is not None:
         lines.append(f"  tables    {tables / 'train.csv'}, {tables / 'holdout.csv'}")
     run = typed(Path("runs") / out.stem)

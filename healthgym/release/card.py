@@ -10,7 +10,7 @@ from typing import Any
 
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.stages import in_a_sentence
-from healthgym.errors import ConfigError
+from healthgym.errors import ConfigError, listed
 from healthgym.evaluation.result import show
 from healthgym.release.dossier import (
     attacks_in_rows,
@@ -21,6 +21,7 @@ from healthgym.release.dossier import (
     variables_of,
 )
 from healthgym.release.effect import SIDES
+from healthgym.schema.cells import Cells
 from healthgym.storage.checkpoint import Checkpoint
 
 CARD_VERSION = 2
@@ -51,8 +52,13 @@ _EXTREMES_REMAIN = (
 )
 _CELLS_REMAIN = (
     "for each real variable the single values and intervals that its values were pooled into, each of "
-    "several training patients (at least 10, unless it was prepared otherwise), and how many rows each has",
-    *_REMAINS[1:],
+    "several training patients (at least {least}), and how many rows each has"
+)
+_UNKNOWN = "10, unless it was prepared otherwise"  # by version 0.1.0
+_FEWER = "{least}, BY --least-patients; {usual} is usual"
+_FEW_REMAIN = (
+    "THE CELLS OF VARIABLES THAT FEWER TRAINING PATIENTS HAVE: {few}. Remove these from the schema, or use "
+    "more patients, prepare the table again and train again to release a system without them"
 )
 _FLOOR = "The noise floor is the difference expected between two samples of real patients of this size."
 
@@ -126,18 +132,30 @@ def make_card(
         "latent_memory": memory,
         "membership_by_likelihood": likelihood,
         "report_effect": effect,
-        "still_in_it": _remains(released),
+        "still_in_it": remains(released),
         "report": _report_part(report, source) if report else None,
     }
 
 
-def _remains(released: Checkpoint) -> list[str]:
+def remains(released: Checkpoint) -> list[str]:
     """Return what a release still discloses about its training patients."""
     if released.cells:
-        return list(_CELLS_REMAIN)
+        return [*_cells_remain(released), *_REMAINS[1:]]
     patients = int(released.transform.get("patients", 1))
     said = _REMAINS if patients >= AT_LEAST else _EXTREMES_REMAIN
     return [line.format(patients=patients) for line in said]
+
+
+def _cells_remain(released: Checkpoint) -> list[str]:
+    """Return what the cells of a release disclose."""
+    cells, known = Cells.from_tree(released.cells), "least_patients" in released.cells
+    least = str(cells.least_patients) if known else _UNKNOWN
+    if cells.least_patients < AT_LEAST:
+        least = _FEWER.format(least=cells.least_patients, usual=AT_LEAST)
+    lines = [_CELLS_REMAIN.format(least=least)]
+    if few := cells.too_few([v.name for v in released.schema.reals]):
+        lines.append(_FEW_REMAIN.format(few=listed(f"'{name}' ({count})" for name, count in few.items())))
+    return lines
 
 
 def _report_part(report: dict[str, Any], source: Checkpoint) -> dict[str, Any]:

@@ -122,11 +122,14 @@ def _longest(source: Checkpoint, system: System, at_least: int) -> int:
     """Return the largest number of timesteps of a patient made from the release.
 
     It is the largest that `at_least` training patients reach, or, if the system generates it, the upper end
-    of the cells of lengths: the mean of as many patients as the cohort was prepared with.
+    of the cells of lengths: what as many patients reach as the cohort was prepared with. (In checkpoints of
+    version 0.1.0 the end may be beyond.)
     """
-    if system.makes_lengths:
-        return max(1, round(float(Cells.from_tree(source.cells).length.high_P[-1])))
-    return reached(source.statistics.lengths_2U, at_least)
+    if not system.makes_lengths:
+        return reached(source.statistics.lengths_2U, at_least)
+    cells = Cells.from_tree(source.cells)
+    end = max(1, round(float(cells.length.high_P[-1])))
+    return min(end, reached(source.statistics.lengths_2U, cells.least_patients))
 
 
 def reached(lengths_2U: NDArray[np.int64], at_least: int) -> int:

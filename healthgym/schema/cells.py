@@ -11,7 +11,7 @@ nearest piece, and the outer ends of the two extreme pieces are derived from a m
 Legend: N rows, P pieces, C bins, J cells of a bin.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -61,6 +61,7 @@ class VariableCells:
         cell_P: cell of each piece within its bin, from 0, increasing.
         decimals: number of decimals of the recorded values.
         holds: whether the value repeats often enough for a separate decision "unchanged".
+        patients: number of training patients with a value; 0 in files of version 0.1.0, which lack it.
     """
 
     low_P: Array
@@ -73,6 +74,7 @@ class VariableCells:
     cell_P: Ints
     decimals: int
     holds: bool
+    patients: int = 0
 
     def __str__(self) -> str:
         single = int((self.low_P == self.high_P).sum())
@@ -171,8 +173,8 @@ class VariableCells:
         """Read the result of `to_tree`."""
         low, high, step, bounds = (np.asarray(tree[name], np.float64) for name in _VALUES)
         new, everything, bins, cells = (np.asarray(tree[name], np.int64) for name in _COUNTS)
-        decimals, holds = int(tree["decimals"]), bool(tree["holds"])
-        return cls(low, high, step, bounds, new, everything, bins, cells, decimals, holds)
+        decimals, holds, patients = int(tree["decimals"]), bool(tree["holds"]), int(tree.get("patients", 0))
+        return cls(low, high, step, bounds, new, everything, bins, cells, decimals, holds, patients)
 
 
 @dataclass(frozen=True)
@@ -182,15 +184,22 @@ class Cells:
     Args:
         variables: of each real variable, in the schema's order.
         length: of the number of timesteps.
+        least_patients: k, with which they were fitted; 10 in files of version 0.1.0, which lack it.
     """
 
     variables: tuple[VariableCells, ...]
     length: VariableCells
+    least_patients: int = LEAST_PATIENTS
 
     @property
     def all(self) -> tuple[VariableCells, ...]:
         """Those of the variables and of the length."""
         return (*self.variables, self.length)
+
+    def too_few(self, names: Sequence[str]) -> dict[str, int]:
+        """Return the variables of which fewer than k training patients have a value, with their number."""
+        patients = {name: each.patients for name, each in zip(names, self.variables, strict=True)}
+        return {name: count for name, count in patients.items() if 0 < count < self.least_patients}
 
     def encode(self, raw_NR: Array, lengths_N: NDArray[np.integer[Any]]) -> NDArray[np.int16]:
         """Return each row's code of each variable: its piece, with the bits HELD and ABSENT, int16 (rows, R).
@@ -210,14 +219,19 @@ class Cells:
     def to_tree(self) -> dict[str, Any]:
         """Return the fitted numbers, for a file."""
         named = {f"{r}": cells.to_tree() for r, cells in enumerate(self.variables)}
-        return {"variables": named, "length": self.length.to_tree()}
+        return {
+            "variables": named,
+            "length": self.length.to_tree(),
+            "least_patients": self.least_patients,
+        }
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> "Cells":
         """Read the result of `to_tree`."""
         named = tree.get("variables", {})
         variables = tuple(VariableCells.from_tree(named[f"{r}"]) for r in range(len(named)))
-        return cls(variables, VariableCells.from_tree(tree["length"]))
+        least = int(tree.get("least_patients", LEAST_PATIENTS))
+        return cls(variables, VariableCells.from_tree(tree["length"]), least)
 
 
 def _codes(cells: VariableCells, values_N: Array, lengths_N: NDArray[np.integer[Any]]) -> Ints:

@@ -146,7 +146,7 @@ def _check_conditions(system: System, source: Source, plan: SynthesisPlan) -> No
             "(configs/ar.yaml). Leave them out, and select patients from a larger cohort."
         )
     if source.class_counts is not None:
-        refuse_rare_classes(conditions, source.class_counts, source.schema)
+        refuse_rare_classes(conditions, source.class_counts, source.schema, source.least_patients)
     system.check_conditions(conditions)
 
 

@@ -55,8 +55,10 @@ def read_conditions(where: Sequence[str], shares: str, schema: Schema) -> Condit
     return Conditions(classes, reals, timesteps, _shares(value, variable), shared)
 
 
-def refuse_rare_classes(conditions: Conditions, counts: ClassCounts, schema: Schema) -> None:
-    """Refuse classes that fewer than 10 training patients had together.
+def refuse_rare_classes(
+    conditions: Conditions, counts: ClassCounts, schema: Schema, least: int = LEAST_PATIENTS
+) -> None:
+    """Refuse classes that fewer training patients had together than the cohort was prepared with (`least`).
 
     Each class that has a share must be frequent enough.
 
@@ -70,13 +72,13 @@ def refuse_rare_classes(conditions: Conditions, counts: ClassCounts, schema: Sch
         shared = names[conditions.shared]
         groups = [asked | {shared: frozenset({k})} for k, share in conditions.shares.items() if share]
     for group in groups:
-        if counts.number_with(group) < LEAST_PATIENTS:
+        if counts.number_with(group) < least:
             words = " together with ".join(
                 f"{name} = {' or '.join(schema[name].labels[k] for k in sorted(classes))}"
                 for name, classes in group.items()
             )
             raise ConfigError(
-                f"--where, --shares: fewer than {LEAST_PATIENTS} of the {counts.counts_G.sum():,} training "
+                f"--where, --shares: fewer than {least} of the {counts.counts_G.sum():,} training "
                 f"patients had {words}; synthetic patients would resemble individuals. Ask for a larger "
                 f"group."
             )

@@ -167,6 +167,29 @@ def test_cells_in_words() -> None:
     assert str(cells) == "2 single values and 0 intervals in 2 bins, from 1 to 2.5, 1 decimals"
 
 
+def test_a_file_of_version_0_1_0_was_prepared_with_ten_patients() -> None:
+    values = np.round(np.random.default_rng(3).lognormal(2, 1, (50, 7)), 1)
+    fitted = fit_cells.fit_cells([in_memory(values.ravel())], np.full(50, 7), 20)
+    assert Cells.from_tree(to_lists(fitted.to_tree())).least_patients == 20
+    tree = to_lists(fitted.to_tree())
+    del tree["least_patients"], tree["variables"]["0"]["patients"]
+    old = Cells.from_tree(tree)
+    assert old.least_patients == K
+    assert old.too_few(["x"]) == {}, "their number is unknown"
+
+
+@given(
+    st.lists(st.sampled_from([1, 5, 6, 12, 20, 49, 50, 51, 200]), min_size=K, max_size=80), st.integers(1, 15)
+)
+@settings(max_examples=60, deadline=None)
+def test_the_greatest_length_is_one_that_enough_patients_reach(lengths: list[int], least: int) -> None:
+    lengths_N = np.array(lengths)
+    length = fit_cells.fit_cells([], lengths_N, least).length
+    if len(lengths) >= least:
+        assert (lengths_N >= length.high_P[-1]).sum() >= least
+    assert np.all(length.low_P <= length.high_P)
+
+
 def test_no_more_pieces_than_a_code_has_room_for() -> None:
     common, rare = np.repeat(np.arange(2100.0), 24), np.repeat(np.arange(2100) + 0.5, 11)
     values = np.concatenate([common, rare])[:, None]

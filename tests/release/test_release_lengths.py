@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ import pytest
 import tiny
 import torch
 
+from healthgym.data.fitting import fit_cells
 from healthgym.data.length_groups import LengthGroup, from_text, to_text
 from healthgym.data.prepare import prepare
 from healthgym.data.sequences import PreparedCohort
 from healthgym.release.release import common_groups, common_lengths, reached, release
+from healthgym.schema.cells import VariableCells
 from healthgym.storage.checkpoint import load_checkpoint
 from healthgym.storage.shards import open_cohort
 from healthgym.synthesis.source import trained_system
-from healthgym.systems.base import Batch
+from healthgym.systems.base import Batch, SampleDraws
 from healthgym.training.run import train
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +85,48 @@ def test_ar_with_fewer_positions_is_the_same_function(tmp_path: Path) -> None:
     batch = Batch(systems[0].layout, *map(torch.from_numpy, cohort.train.gather(six, 6, "cells")))
     before, after = (system.nats_by_patient(batch) for system in systems)
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+
+
+def test_a_release_makes_the_patients_of_its_checkpoint(tmp_path: Path) -> None:
+    """The mean of the long lengths is so near to the greatest that the cells once ended beyond it."""
+    lengths = [3, 4, 5, 6] * 20 + [14] + [27, 29, 30] * 6 + [30] * 2
+    longest = tiny.table(len(lengths), 30)
+    frame = longest[longest["Timestep"] < np.array(lengths)[longest["PatientID"]]]
+    cohort = prepare(frame, tiny.SCHEMA, tmp_path / "prepared.h5")
+    assert cohort.cells is not None
+    counts = cohort.train.lengths_N
+    assert 0 < (counts == 30).sum() < 10
+    end = int(cohort.cells.length.high_P[-1])
+    assert (counts >= end).sum() >= 10 > (counts > end).sum()
+    config = tiny.config(tmp_path, "ar", training={"epochs": 1}, curriculum={"lengths": "auto"})
+    assert train(tmp_path / "run", config)
+    release(tmp_path / "run", tmp_path / "r.h5", ROOT / "configs" / "report.yaml")
+    systems = [trained_system(load_checkpoint(tmp_path / name), "cpu") for name in ("run", "r.h5")]
+    before, after = (system.make(SampleDraws(0, 0, 600)) for system in systems)
+    np.testing.assert_array_equal(after.lengths_B, before.lengths_B)
+    assert before.lengths_B.max() == end == load_checkpoint(tmp_path / "r.h5").statistics.stages.max()
+    inside = np.arange(before.reals_RTB.shape[1])[:, None] < before.lengths_B
+    same = (before.reals_RTB == after.reals_RTB).all(0)[inside]
+    assert same.mean() > 0.999  # sums of float32 in another order
+
+
+def test_cells_that_end_beyond_the_longest_patient_as_in_version_0_1_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def beyond(cells: VariableCells, *_: Any) -> VariableCells:
+        return replace(cells, high_P=np.append(cells.high_P[:-1], 14.0))
+
+    monkeypatch.setattr(fit_cells, "_reached", beyond)
+    trained(tmp_path, "ar")
+    release(tmp_path / "run", tmp_path / "r.h5", ROOT / "configs" / "report.yaml")
+    assert load_checkpoint(tmp_path / "r.h5").statistics.stages.tolist() == [6]
+
+
+def test_a_network_is_not_lengthened(tmp_path: Path) -> None:
+    trained(tmp_path, "ar")
+    system = trained_system(load_checkpoint(tmp_path / "run"), "cpu")
+    with pytest.raises(ValueError, match="10 timesteps; this network is for 9"):
+        system.released_state(10)
 
 
 def test_so_many_patients_reach_a_length() -> None:

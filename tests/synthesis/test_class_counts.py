@@ -35,6 +35,13 @@ def check(*where: str, shares: str = "") -> None:
     refuse_rare_classes(read_conditions(where, shares, SCHEMA), COUNTS, SCHEMA)
 
 
+def test_as_many_patients_are_needed_as_the_cohort_was_prepared_with() -> None:
+    conditions = read_conditions(("age=very old",), "", SCHEMA)
+    refuse_rare_classes(conditions, COUNTS, SCHEMA, 19)
+    with pytest.raises(ConfigError, match="fewer than 20 of the 79 training patients had age = very old"):
+        refuse_rare_classes(conditions, COUNTS, SCHEMA, 20)
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, 3)), min_size=1),
     st.sets(st.integers(0, 2)),

@@ -4,7 +4,7 @@ Legend: N rows, P pieces.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,9 +49,18 @@ def fit_cells(
     """
     variables = tuple(fit_variable(column, lengths_N, least_patients, num_bins) for column in columns)
     ones_N = np.ones(len(lengths_N), np.int64)
-    return Cells(
-        variables, fit_variable(in_memory(lengths_N.astype(np.float64)), ones_N, least_patients, num_bins)
-    )
+    length = fit_variable(in_memory(lengths_N.astype(np.float64)), ones_N, least_patients, num_bins)
+    return Cells(variables, _reached(length, lengths_N, least_patients), least_patients)
+
+
+def _reached(cells: VariableCells, lengths_N: NDArray[np.integer[Any]], least: int) -> VariableCells:
+    """End the cells of lengths at the greatest one that so many patients reach: none is beyond the data."""
+    if len(lengths_N) < least:
+        return cells
+    low, high, step = cells.low_P[-1], cells.high_P.copy(), cells.step_P[-1]
+    reached = float(np.sort(lengths_N)[-least])
+    high[-1] = min(high[-1], low + np.floor(max(reached - low, 0.0) / step) * step)
+    return replace(cells, high_P=high)
 
 
 def fit_variable(
@@ -68,7 +77,9 @@ def fit_variable(
     bin_P, cell_P = _bins(new_P, num_bins)
     repeats = (units.all.sum() - units.new.sum()) / max(units.all.sum() - units.num_patients, 1)
     holds = bool(repeats > _HARDLY)
-    return VariableCells(low, high, step, bounds, new_P, all_P, bin_P, cell_P, decimals, holds)
+    return VariableCells(
+        low, high, step, bounds, new_P, all_P, bin_P, cell_P, decimals, holds, units.num_patients
+    )
 
 
 @dataclass(frozen=True)

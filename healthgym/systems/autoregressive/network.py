@@ -351,7 +351,12 @@ class Network(nn.Module):
         """Return the state of the same network for patients of fewer timesteps.
 
         The features that are shares of the number of timesteps become larger, their weights smaller.
+
+        Raises:
+            ValueError: this network is for fewer timesteps.
         """
+        if max_length > self.max_length:
+            raise ValueError(f"{max_length} timesteps; this network is for {self.max_length}")
         state = module_state(self)
         weight = state["embed.weight"].clone()
         weight[:, [-_TIMES, 2 - _TIMES]] *= max_length / self.max_length

@@ -18,7 +18,7 @@ from healthgym.distributed.share import Part
 from healthgym.errors import ConfigError
 from healthgym.nn.causal import Drop, keep
 from healthgym.nn.cuda_graphs import Capture, CudaCapture
-from healthgym.schema.cells import LEAST_PATIENTS, MOST_PIECES, Cells
+from healthgym.schema.cells import MOST_PIECES, Cells
 from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.autoregressive.network import KNOWN, RARE, STATIC, Course, Network, Sizes
 from healthgym.systems.autoregressive.sampling import CapturedCourse, draw_course
@@ -305,10 +305,10 @@ class AutoregressiveSystem(System):
 
     def check_conditions(self, conditions: Conditions) -> None:
         share = share_of(self._sampled, self.cells, conditions)
-        count = share * self.facts.num_patients
-        if count < LEAST_PATIENTS:
+        count, least = share * self.facts.num_patients, self.cells.least_patients
+        if count < least:
             raise ConfigError(
                 f"--where, --shares: about {count:.0f} of the {self.facts.num_patients:,} training patients "
-                f"were like this; at least {LEAST_PATIENTS} are needed, or single people would be imitated. "
+                f"were like this; at least {least} are needed, or single people would be imitated. "
                 f"Ask for a larger group."
             )

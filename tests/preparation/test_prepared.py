@@ -116,7 +116,7 @@ def test_fills_come_from_the_training_patients(tmp_path: Path) -> None:
     table.loc[held, "dose"] *= 1e3
     cohort = prepare(table, schema, tmp_path / "p.h5", SplitSettings(0.3, 1))
     filled = cohort.frame("holdout").query("Timestep == 0")["dose"]
-    assert filled.tolist() == [table.loc[~held, "dose"].median()] * len(filled)
+    assert filled.tolist() == [pytest.approx(table.loc[~held, "dose"].median(), rel=0.02)] * len(filled)
 
 
 def test_correlation_is_that_of_the_training_design(cohort: PreparedCohort) -> None:

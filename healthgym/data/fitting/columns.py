@@ -102,6 +102,42 @@ def median(blocks: Blocks) -> float:
     return float(np.mean(order_statistics(blocks, [(count - 1) // 2, count // 2])))
 
 
+def pooled_median(measured: Blocks, by_row: Blocks, lengths_N: NDArray[np.integer[Any]], least: int) -> float:
+    """Return the median if enough patients have this value, or else a mean around it that is nobody's value.
+
+    It is the mean of the values nearest to the median, one value a patient, of k patients or more; of all
+    patients where fewer have a value.
+
+    Args:
+        measured: at least one value.
+        by_row: the same with a value per row, repeated where one was not measured, NaN before the first.
+        lengths_N: rows of each of N patients.
+        least: k.
+    """
+    last, reach = count_of(measured) - 1, 0
+    while True:
+        ranks = [max(last // 2 - reach, 0), min((last + 1) // 2 + reach, last)]
+        low, high = order_statistics(measured, ranks)
+        patients, mean = _between(by_row, lengths_N, low, high)
+        if patients >= least or ranks == [0, last]:
+            return float(low) if low == high else mean
+        reach = 2 * reach + 1
+
+
+def _between(
+    column: Blocks, lengths_N: NDArray[np.integer[Any]], low: float, high: float
+) -> tuple[int, float]:
+    """Return how many patients have values from `low` to `high`, and the mean of their means."""
+    patients, total = 0, 0.0
+    for values, lengths in by_patients(column, lengths_N):
+        starts = (np.cumsum(lengths) - lengths)[lengths > 0]
+        inside = (values >= low) & (values <= high)
+        number = np.add.reduceat(inside, starts, dtype=np.int64)
+        mean = np.add.reduceat(np.where(inside, values, 0.0), starts)[number > 0] / number[number > 0]
+        patients, total = patients + len(mean), total + float(mean.sum())
+    return patients, total / max(patients, 1)
+
+
 def quantiles(blocks: Blocks, shares: Sequence[float]) -> Array:
     """Return quantiles of at least one value, interpolated linearly."""
     position = np.asarray(shares) * (count_of(blocks) - 1)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.data.fitting.columns import Blocks, by_patients, in_memory, quantiles
+from healthgym.data.fitting.columns import Blocks, by_patients, count_of, in_memory, order_statistics
+from healthgym.data.fitting.decimals import decimals_of
 from healthgym.schema.cells import (
-    MOST_DECIMALS,
     MOST_PIECES,
     Array,
     Cells,
@@ -28,11 +28,11 @@ _SHARES = (
     1024,
     512,
 )  # a piece has about this part of the rows or more; the first that gives few enough
-_FIGURES = 5  # significant digits of a variable's typical value that are distinguished at least
 _MOST_CELLS = 16  # of a bin
 _HARDLY = 0.02  # a variable that repeats less often than this gets no "held" decision
 _GRIDS = (1, 2, 5, 10, 20, 25, 50, 100)  # in units of the last decimal
 _MOSTLY = 0.8
+_NOISE = 1e-3  # of the last decimal: a value so near to the grid is meant to be on it
 
 
 def fit_cells(
@@ -68,9 +68,9 @@ def fit_variable(
 ) -> VariableCells:
     """Fit the cells of one variable, in a few passes over its column; see `fit_cells`."""
     rows = _Rows(column, lengths_N)
-    units = _count(rows, _known_values(rows))
+    units = _count(rows, _known_values(rows, least_patients))
     labels, atom_P = _pool(units, rows, least_patients)
-    decimals = _decimals(rows, units)
+    decimals = decimals_of(rows.new_values, _typical(units))
     low, high, step, bounds = _ends(units, labels, atom_P, decimals)
     kept = np.maximum(labels, -1 - labels)  # an absorbed unit's label is -1 minus its piece
     new_P, all_P = (np.bincount(kept, each).astype(np.int64) for each in (units.new, units.all))
@@ -132,14 +132,31 @@ class _Units:
         return np.asarray(self.index % 2 == 1)
 
 
-def _known_values(rows: _Rows) -> Array:
-    """Return all distinct values, or quantiles of the new ones if there are too many."""
+def _known_values(rows: _Rows, least: int) -> Array:
+    """Return all distinct values, or numbers between them and frequent ones if there are too many."""
     found = np.empty(0)
     for values in rows.new_values():
         found = np.union1d(found, values)
         if len(found) > MOST_DISTINCT:
-            return np.unique(quantiles(rows.new_values, np.linspace(0, 1, NUM_QUANTILES).tolist()))
+            return _without_rare(_between(rows), rows, least)
     return found
+
+
+def _between(rows: _Rows) -> Array:
+    """Return numbers at evenly spaced ranks, midway between two values of the data unless these are equal."""
+    last = count_of(rows.new_values) - 1
+    rank = np.minimum(np.floor(np.linspace(0, 1, NUM_QUANTILES) * last), last - 1).astype(int)
+    found = order_statistics(rows.new_values, [*rank, *(rank + 1)])
+    below, above = found[: len(rank)], found[len(rank) :]
+    return np.unique(below + (above - below) / 2)
+
+
+def _without_rare(known: Array, rows: _Rows, least: int) -> Array:
+    """Leave out numbers that are values of the data, but of fewer patients than may be told."""
+    units = _count(rows, known)
+    rare = units.index[units.single & (units.patients < least)] // 2
+    kept = np.delete(known, rare)
+    return kept if len(kept) else known[:1] / 2 + known[-1:] / 2
 
 
 def _unit_of(values: Array, known: Array) -> Ints:
@@ -258,17 +275,6 @@ def _absorbed(
     return found.astype(np.int64), atom[first[enough]]
 
 
-def _decimals(rows: _Rows, units: _Units) -> int:
-    """Return the number of decimals of the recorded values, at most six or what `_FIGURES` need."""
-    typical = _typical(units)
-    most = max(MOST_DECIMALS, _FIGURES - 1 - int(np.floor(np.log10(typical))))
-    decimals = 0
-    for values in rows.new_values():
-        while decimals < most and _off_grid(values, decimals, typical):
-            decimals += 1
-    return decimals
-
-
 def _typical(units: _Units) -> float:
     """Return the median size of the values that are not 0; 1 if all are."""
     size, weight = np.abs(units.high), units.new * (units.high != 0)
@@ -276,14 +282,6 @@ def _typical(units: _Units) -> float:
         return 1.0
     order = np.argsort(size)
     return float(size[order][np.searchsorted(np.cumsum(weight[order]), weight.sum() / 2)])
-
-
-def _off_grid(values: Array, decimals: int, typical: float) -> bool:
-    """Return whether a value has more decimals, beyond errors of arithmetic and of float32."""
-    scale = 10.0**decimals
-    size = np.maximum(np.abs(values) * scale, min(typical * scale, 1.0))
-    error = 1e-6 * size if decimals else np.minimum(1e-6 * size, 0.1)
-    return bool((np.abs(values * scale - np.rint(values * scale)) > error).any())
 
 
 def _ends(
@@ -300,7 +298,8 @@ def _ends(
         part = slice(first[p], last[p] + 1)
         ends = _outer_ends(units, part, bounds[p - 1 : p] if p else bounds[:0], bounds[p : p + 1], unit)
         low[p], high[p], step[p] = _on_grid(units, part, *ends, unit)
-    return np.round(low, decimals), np.round(high, decimals), step, bounds
+    low, high = (np.round(each, decimals) + 0.0 for each in (low, high))  # no negative zero
+    return low, high, step, bounds
 
 
 def _values_of_single(units: _Units, first: Ints) -> Array:
@@ -336,7 +335,10 @@ def _outer_ends(units: _Units, part: slice, before: Array, after: Array, unit: f
 
 
 def _roundest(above: float, most: float, decimals: int) -> float:
-    """Return the number in (above, most] with the fewest digits."""
+    """Return the number in (above, most] with the fewest digits.
+
+    Where all have more decimals than were recorded, it is the one midway, which is nobody's value.
+    """
     for digits in range(-9, decimals + 1):
         scaled = most * 10.0**digits
         whole = float(np.rint(scaled))
@@ -344,7 +346,8 @@ def _roundest(above: float, most: float, decimals: int) -> float:
             whole = float(np.floor(scaled))
         if above < whole / 10.0**digits:
             return round(whole / 10.0**digits, max(digits, 0))
-    return most
+    scaled, middle = most * 10.0**decimals, above + (most - above) / 2
+    return middle if abs(scaled - np.rint(scaled)) > _NOISE and above < middle else most
 
 
 def _on_grid(units: _Units, part: slice, low: float, high: float, unit: float) -> tuple[float, float, float]:

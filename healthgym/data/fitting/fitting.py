@@ -6,10 +6,21 @@ The rows are read once and written as one file per real column, which is read a 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from healthgym.data.fitting.columns import Array, Blocks, ColumnFile, count_of, extremes, group_ends, median
+from healthgym.data.fitting.columns import (
+    Array,
+    Blocks,
+    ColumnFile,
+    count_of,
+    extremes,
+    group_ends,
+    pooled_median,
+)
+from healthgym.data.fitting.decimals import decimals_of
 from healthgym.data.fitting.fit_cells import fit_cells
 from healthgym.data.fitting.stream import Patients, RowStore
 from healthgym.data.fitting.transform import BOXCOX_EPS, Transform
@@ -42,7 +53,11 @@ def fit(
     columns = _Columns(schema, folder)
     for block in train.blocks():
         columns.add(store, block)
-    values = {v.name: columns.fill(v) for v in schema.encoded if v.missing != "refuse"}
+    values = {
+        v.name: columns.fill(v, train.lengths_N, least_patients)
+        for v in schema.encoded
+        if v.missing != "refuse"
+    }
     if schema.gap and values[schema.gap.name] is None:
         raise TableError(
             f"{source}: no training patient has a second visit, so there is no time between visits to "
@@ -108,11 +123,17 @@ class _Columns:
         for name, column in self._carried.items():
             column.append(carried[name].to_numpy(np.float64))
 
-    def fill(self, variable: Variable) -> float | str | None:
-        """Return the fill of a gap at a patient's beginning; None if there is no value at all."""
+    def fill(self, variable: Variable, lengths_N: NDArray[np.integer[Any]], least: int) -> float | str | None:
+        """Return the fill of a gap at a patient's beginning; None if there is no value at all.
+
+        A number is rounded as the recorded ones, and it is not the value of fewer than `least` patients.
+        """
         if variable.kind == "real":
             column = self._measured[variable.name]
-            return median(column) if count_of(column) else None
+            if not count_of(column):
+                return None
+            found = pooled_median(column, self._carried[variable.name], lengths_N, least)
+            return round(found, decimals_of(column, abs(found) or 1.0))
         counts = self._classes[variable.name]
         return max(variable.labels, key=lambda label: counts[label]) if counts.total() else None
 

@@ -2,7 +2,7 @@
 
 With `carry_forward`, a gap at a patient's beginning has no previous value. It gets the median of the measured
 values (for classes the most frequent one) of the training patients: the patient's own later values would leak
-the future into the past.
+the future into the past. A median that only few patients have is replaced by a mean of values around it.
 """
 
 from collections.abc import Mapping

@@ -23,6 +23,11 @@ a crash and requeues the job up to its limit of crashes."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
+
+class Stopped(Exception):
+    """Work without intermediate results ended because a stop was requested."""
+
+
 _reasons: list[str] = []
 
 

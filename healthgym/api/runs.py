@@ -1,7 +1,7 @@
 """Training a system, and sampling patients from it."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -22,7 +22,7 @@ from healthgym.synthesis.request import SynthesisRequest
 from healthgym.training import run as training
 from healthgym.training.monitoring.metrics import read_metrics
 
-Wanted: TypeAlias = str | int | float | tuple[float, float] | Sequence[str]
+Wanted: TypeAlias = str | float | tuple[float, float] | Sequence[str | float | tuple[float, float]]
 
 
 class Run:
@@ -103,7 +103,7 @@ def sample(
     run: Run | AnyPath,
     n: int,
     *,
-    where: Mapping[str, Wanted] | Sequence[str] = (),
+    where: Mapping[str, Wanted] | Sequence[str] | None = (),
     shares: str = "",
     timesteps: int | Literal["training"] = "training",
     seed: int = 0,
@@ -120,9 +120,10 @@ def sample(
         run: a run, its folder, or a checkpoint or release file.
         n: number of patients.
         where: conditions on static variables or on `timesteps` (`ar` only): `{"Gender": "Female", "Age": (60,
-            80), "timesteps": (24, 48)}`; a list of classes means any of them.
+            80), "timesteps": (24, 48)}`; a list of classes, numbers or ranges means any of them.
         shares: classes and their shares (`ar` only), as "Gender=Female:0.5,Male:0.5".
-        timesteps: of each patient; `training` draws them from the lengths of the training patients.
+        timesteps: of each patient; `training` draws them from the lengths of the training patients. `ar`
+            samples patients of that length; a length that it hardly ever makes is refused.
         seed: of the patients.
         checkpoint: of a run: the best in validation, if it was validated, or the newest.
         settings: sampling settings, as `{"system.guardrail.kind": "clamp"}`.
@@ -163,16 +164,31 @@ def _trained(run: Run | AnyPath, checkpoint: str) -> dict[str, Any]:
     return {"run_dir": given} | ({"checkpoint": "newest"} if checkpoint == "newest" else {})
 
 
-def _conditions(where: Mapping[str, Wanted] | Sequence[str]) -> list[str]:
-    """Return conditions in the form of `--where`: a text for each alternative."""
-    if not isinstance(where, Mapping):
+def _conditions(where: Any) -> list[str]:
+    """Return conditions in the form of `--where`: a text for each alternative.
+
+    Raises:
+        ConfigError: they are of another type, or a variable has none.
+    """
+    if where is None:
+        return []
+    if isinstance(where, str):
+        return [where]
+    if isinstance(where, Mapping):
+        return [f"{name}={each}" for name, wanted in where.items() for each in _alternatives(name, wanted)]
+    if isinstance(where, Sequence) and all(isinstance(each, str) for each in where):
         return list(where)
-    found: list[str] = []
-    for name, wanted in where.items():
-        if isinstance(wanted, tuple) and len(wanted) == 2 and not isinstance(wanted[0], str):
-            found.append(f"{name}={wanted[0]}..{wanted[1]}")
-        elif isinstance(wanted, Sequence) and not isinstance(wanted, str):
-            found += [f"{name}={each}" for each in wanted]
-        else:
-            found.append(f"{name}={wanted}")
+    raise ConfigError(
+        f"where: expected a dictionary such as {{'Gender': 'Female', 'Age': (60, 80)}}, not {where!r}."
+    )
+
+
+def _alternatives(name: str, wanted: Any) -> list[str]:
+    if isinstance(wanted, tuple) and len(wanted) == 2 and not isinstance(wanted[0], str | tuple):
+        return [f"{wanted[0]}..{wanted[1]}"]
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+        return [str(wanted)]
+    found = [text for each in wanted for text in _alternatives(name, each)]
+    if not found:
+        raise ConfigError(f"where: '{name}' has no value. Give one, or leave the variable out.")
     return found

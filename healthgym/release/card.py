@@ -262,17 +262,26 @@ def _likelihood_in_words(audit: dict[str, Any] | None) -> list[str]:
             "on with a holdout, was not given."
         ]
     low, high = audit["auc_interval"]
-    least, most = audit["true_positive_rate_interval"]
     nats = audit["nats_per_timestep"]
     return [
         "Anyone who has the weights can compute the likelihood of any patient. By that score, the "
         f"{audit['training_patients']:,} training patients are told from the "
         f"{audit['holdout_patients']:,} held-out ones with AUC "
-        f"{audit['auc']:.3f} (95% interval {low:.3f} to {high:.3f}; 0.5 is chance). At 1% false positives "
-        f"{audit['true_positive_rate']:.1%} of them are found ({least:.1%} to {most:.1%}; 1% is chance). The "
-        f"most exposed 1% are likelier than {audit['most_exposed_above_holdout']:.1%} of the held-out ones. "
-        f"Nats per timestep: {nats['training']:.2f} and {nats['holdout']:.2f}."
+        f"{audit['auc']:.3f} (95% interval {low:.3f} to {high:.3f}; 0.5 is chance). {_rate_in_words(audit)} "
+        f"The most exposed 1% are likelier than {audit['most_exposed_above_holdout']:.1%} of the held-out "
+        f"ones. Nats per timestep: {nats['training']:.2f} and {nats['holdout']:.2f}."
     ]
+
+
+def _rate_in_words(audit: dict[str, Any]) -> str:
+    rate = audit["true_positive_rate"]
+    if rate is None:
+        return (
+            "How many are found at 1% false positives cannot be measured with fewer than 100 held-out "
+            "patients."
+        )
+    least, most = audit["true_positive_rate_interval"]
+    return f"At 1% false positives {rate:.1%} of them are found ({least:.1%} to {most:.1%}; 1% is chance)."
 
 
 def _effect_in_words(effect: dict[str, Any], reports: str) -> list[str]:

@@ -26,6 +26,7 @@ from healthgym.training.monitoring.validation import split
 
 _BATCH = 256
 _EXPOSED = 0.01
+FALSE_POSITIVES = 0.01
 
 
 def likelihood_audit(system: System, trained: Checkpoint, cohort: PreparedCohort) -> dict[str, Any] | None:
@@ -39,7 +40,8 @@ def likelihood_audit(system: System, trained: Checkpoint, cohort: PreparedCohort
     Returns:
         AUC and true-positive rate at 1% false positives, each with its 95% interval; for the most exposed
         1% of the training patients, the share of held-out patients who are less likely than the least exposed
-        of them; the mean nats per timestep of both groups.
+        of them; the mean nats per timestep of both groups. The rate is None for fewer than 100 held-out
+        patients, of whom 1% is nobody.
     """
     if not system.scores_patients or not cohort.holdout.num_patients:
         return None
@@ -47,14 +49,17 @@ def likelihood_audit(system: System, trained: Checkpoint, cohort: PreparedCohort
     learned_N, _ = split(cohort.train.num_patients, settings.validation, settings.seed)
     members = -nats_per_timestep(system, cohort.train.only(learned_N))
     others = -nats_per_timestep(system, cohort.holdout)
+    enough = len(others) * FALSE_POSITIVES >= 1
     exposed = np.sort(members)[::-1][: max(1, round(_EXPOSED * len(members)))]
     return {
         "training_patients": len(members),
         "holdout_patients": len(others),
         "auc": auc(members, others),
         "auc_interval": list(auc_interval(members, others)),
-        "true_positive_rate": true_positive_rate(members, others),
-        "true_positive_rate_interval": list(rate_interval(members, others, settings.seed)),
+        "true_positive_rate": true_positive_rate(members, others, FALSE_POSITIVES) if enough else None,
+        "true_positive_rate_interval": list(rate_interval(members, others, settings.seed))
+        if enough
+        else None,
         "most_exposed_above_holdout": float(np.mean(others < exposed[-1])),
         "nats_per_timestep": {"training": float(-members.mean()), "holdout": float(-others.mean())},
     }

@@ -34,6 +34,7 @@ from healthgym.synthesis.request import SynthesisRequest
 from healthgym.synthesis.source import Opener, Source, open_source
 from healthgym.synthesis.work import Finished, Made, Task, work_here, work_in_processes, work_with_packers
 from healthgym.systems.base import System
+from healthgym.systems.conditions import Conditions
 
 _LEFT_OVER_SECONDS = 600.0
 _SOFTWARE = ("torch", "numpy", "scipy", "h5py", "pyarrow")
@@ -96,7 +97,7 @@ def synthesize(request: SynthesisRequest, opener: Opener = open_source) -> Outco
         checkpoint = find_checkpoint(request, begun)
         source = opener(checkpoint)
         plan = make_plan(request, source.sha256, find_device(request, begun))
-        if plan.settings or plan.where or plan.shares:  # refuse bad ones before anything is written
+        if _is_changed(plan):  # refuse bad settings before anything is written
             _check_conditions(source.build("cpu", plan.settings), source, plan)
         number, num_tasks = parse_task(request.task)
         plan = agree(request.out, plan)
@@ -135,19 +136,38 @@ def rehearse(request: SynthesisRequest, opener: Opener = open_source) -> None:
     _check_conditions(source.build("cpu", plan.settings), source, plan)
 
 
+def _is_changed(plan: SynthesisPlan) -> bool:
+    """Return whether other patients are asked for than the training patients were."""
+    return bool(plan.settings or plan.where or plan.shares or plan.timesteps != "training")
+
+
 def _check_conditions(system: System, source: Source, plan: SynthesisPlan) -> None:
     """Refuse conditions that are invalid, that the system does not support, or that only few patients met."""
     conditions = read_conditions(plan.where, plan.shares, source.schema)
-    if not conditions:
-        return
-    if not system.takes_conditions:
+    timesteps = None if plan.timesteps == "training" else plan.timesteps
+    if timesteps is not None:
+        system.check_length(timesteps)
+        _refuse_contradiction(conditions, timesteps)
+    if conditions and not system.takes_conditions:
         raise ConfigError(
             "--where and --shares: this system cannot generate patients under conditions; ar can "
             "(configs/ar.yaml). Leave them out, and select patients from a larger cohort."
         )
-    if source.class_counts is not None:
+    if conditions and source.class_counts is not None:
         refuse_rare_classes(conditions, source.class_counts, source.schema, source.least_patients)
-    system.check_conditions(conditions)
+    if system.takes_conditions and (conditions or timesteps is not None):
+        system.check_conditions(conditions, timesteps)
+
+
+def _refuse_contradiction(conditions: Conditions, timesteps: int) -> None:
+    try:
+        conditions.of_length(timesteps)
+    except ValueError:
+        ranges = " or ".join(f"{low}..{high}" for low, high in conditions.timesteps)
+        raise ConfigError(
+            f"--timesteps {timesteps} contradicts --where timesteps={ranges}: no patient can meet both. "
+            f"Leave one of them out."
+        ) from None
 
 
 def make_plan(

@@ -30,18 +30,17 @@ def read_conditions(where: Sequence[str], shares: str, schema: Schema) -> Condit
         ConfigError: a condition is invalid, or its variable is unknown or not static.
     """
     classes: dict[int, frozenset[int]] = {}
-    reals: dict[int, tuple[float, float]] = {}
-    timesteps: tuple[int, int] | None = None
+    reals: dict[int, tuple[tuple[float, float], ...]] = {}
+    timesteps: tuple[tuple[int, int], ...] = ()
     for text in where:
         name, value = _split(text, "--where", "such as Gender=Female or Age=60..80")
         if name == TIMESTEPS:
-            low, high = _range(value, text)
-            timesteps = (math.ceil(low), math.floor(high))
+            timesteps += (_whole_range(value, text),)
             continue
         variable = _static(name, schema, "--where")
         if variable.kind == "real":
             k = [each.name for each in schema.reals].index(name)
-            reals[k] = _range(value, text)
+            reals[k] = (*reals.get(k, ()), _range(value, text))
         else:
             k = [each.name for each in schema.categoricals].index(name)
             classes[k] = classes.get(k, frozenset()) | {_class(value, variable, "--where")}
@@ -92,9 +91,16 @@ def _split(text: str, option: str, example: str) -> tuple[str, str]:
 
 
 def _static(name: str, schema: Schema, option: str) -> Variable:
-    static = [variable.name for variable in schema.variables if variable.static]
+    follow = schema.follow_up.time if schema.follow_up else ""
+    static = [variable.name for variable in schema.variables if variable.static and variable.name != follow]
     if name in static:
         return schema[name]
+    if name == follow:
+        raise ConfigError(
+            f"{option} {name}: the time of follow-up is known only after a patient's rows were generated, so "
+            f"patients cannot be sampled by it. Leave the condition out, make a larger cohort, and select "
+            f"patients from it."
+        )
     known = listed(f"'{each}'" for each in static) or "none: this schema has no static variable"
     why = "is not constant within a patient" if name in [v.name for v in schema.variables] else "is unknown"
     raise ConfigError(
@@ -123,6 +129,13 @@ def _range(value: str, text: str) -> tuple[float, float]:
     return low, high
 
 
+def _whole_range(value: str, text: str) -> tuple[int, int]:
+    low, high = _range(value, text)
+    if math.ceil(low) > math.floor(high):
+        raise ConfigError(f"--where {text}: expected a whole number of timesteps, or a range with one.")
+    return math.ceil(low), math.floor(high)
+
+
 def _shares(text: str, variable: Variable) -> dict[int, float]:
     shares: dict[int, float] = {}
     # A label may contain commas and colons: split only after a number.
@@ -133,7 +146,13 @@ def _shares(text: str, variable: Variable) -> dict[int, float]:
                 f"--shares {variable.name}={text}: expected a share of 0 or more behind each class, such as "
                 f"{variable.labels[0]}:0.5."
             )
-        shares[_class(label, variable, "--shares")] = float(number)
+        k = _class(label, variable, "--shares")
+        if k in shares:
+            raise ConfigError(
+                f"--shares {variable.name}={text}: '{variable.labels[k]}' has two shares; give one for each "
+                f"class."
+            )
+        shares[k] = float(number)
     if abs(sum(shares.values()) - 1) > _SUM_TOLERANCE:
         raise ConfigError(
             f"--shares {variable.name}={text}: the shares add up to {sum(shares.values()):g}, not to 1."

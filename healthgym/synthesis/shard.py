@@ -14,6 +14,7 @@ from healthgym.data.length_groups import draw_lengths
 from healthgym.data.tables.visits import follow_times, visit_times
 from healthgym.errors import CohortError
 from healthgym.schema import Schema, measured_class
+from healthgym.stopping import Stopped
 from healthgym.storage.shard import Shard, blank_code, code_dtype
 from healthgym.storage.shards import Disagreement
 from healthgym.synthesis.conditions import read_conditions
@@ -133,12 +134,15 @@ def _begun(
 ) -> Iterator[_Begun]:
     """Yield batches that were begun, shard after shard, until stopped."""
     for index in indices:
-        batches, left = _batches(source, system, plan, index), len(plan.patients(index))
+        batches, left = _batches(source, system, plan, index, stop), len(plan.patients(index))
         while left:
             if stop():
                 return
             before = system.num_candidates
-            members_B, finish = next(batches)
+            try:
+                members_B, finish = next(batches)
+            except Stopped:
+                return
             left -= len(members_B)
             yield _Begun(index, members_B, finish, system.num_candidates - before, is_last=not left)
 
@@ -183,10 +187,12 @@ def pack_shard(
     return shard, columns.disagreements
 
 
-def _batches(source: Source, system: System, plan: SynthesisPlan, index: int) -> Iterator[_Batch]:
+def _batches(
+    source: Source, system: System, plan: SynthesisPlan, index: int, stop: Callable[[], object]
+) -> Iterator[_Batch]:
     """Yield the shard's patients in batches, each begun when it is asked for."""
     if system.makes_lengths:
-        return _of_generated_lengths(source, system, plan, index)
+        return _of_generated_lengths(source, system, plan, index, stop)
     return _of_drawn_lengths(source, system, plan, index)
 
 
@@ -233,7 +239,7 @@ def _sample_given(source: Source, system: System, draws: SampleDraws, length: in
 
 
 def _of_generated_lengths(
-    source: Source, system: System, plan: SynthesisPlan, index: int
+    source: Source, system: System, plan: SynthesisPlan, index: int, stop: Callable[[], object]
 ) -> Iterator[_Batch]:
     """Yield patients whose lengths are generated with them.
 
@@ -246,7 +252,7 @@ def _of_generated_lengths(
     conditions = read_conditions(plan.where, plan.shares, source.schema)
     for start in range(patients.start // size * size, patients.stop, size):
         wanted = range(max(start, patients.start), min(start + size, patients.stop))
-        making = system.begin_make(SampleDraws(plan.seed, start, size), timesteps, conditions)
+        making = system.begin_make(SampleDraws(plan.seed, start, size), timesteps, conditions, stop)
         yield np.arange(wanted.start, wanted.stop) - patients.start, _part_of(making, wanted, start)
 
 

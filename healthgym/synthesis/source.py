@@ -19,7 +19,7 @@ from healthgym.schema import Schema
 from healthgym.schema.cells import LEAST_PATIENTS, Cells
 from healthgym.schema.timing import TimeForm
 from healthgym.storage.checkpoint import Checkpoint, load_checkpoint
-from healthgym.strict import differences, merge, parse, parse_override
+from healthgym.strict import Mark, differences, marked, merge, parse, parse_override
 from healthgym.systems.base import System
 from healthgym.systems.build import build_system
 from healthgym.systems.patients import CohortFacts
@@ -170,9 +170,16 @@ def resample(config: RunConfig, settings: Sequence[str]) -> RunConfig:
         raise ConfigError(
             "--set can change how a trained system samples, but not settings of its training:\n"
             + "\n".join(f"  - {line}" for line in learned)
-            + f"\nLeave these out; {listed(sorted(SAMPLING_SETTINGS))} may be set."
+            + f"\nLeave these out; {_may_be_set(config)}."
         )
     return changed
+
+
+def _may_be_set(config: RunConfig) -> str:
+    settings = marked(type(config.system), Mark.SAMPLING, prefix="system.")
+    if not settings:
+        return "this system has no settings of sampling"
+    return f"{listed(sorted(settings))} may be set"
 
 
 def _stages(curriculum: CurriculumConfig, longest: int) -> tuple[int, ...]:

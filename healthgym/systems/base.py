@@ -191,13 +191,29 @@ class System(ABC):
         return self.begin_make(draws, timesteps, conditions)()
 
     def begin_make(
-        self, draws: SampleDraws, timesteps: int | None = None, conditions: Conditions = NO_CONDITIONS
+        self,
+        draws: SampleDraws,
+        timesteps: int | None = None,
+        conditions: Conditions = NO_CONDITIONS,
+        stop: Callable[[], object] = lambda: None,
     ) -> Making:
-        """Begin `make`; the returned function waits for the result, which a GPU computes meanwhile."""
+        """Begin `make`; the returned function waits for the result, which a GPU computes meanwhile.
+
+        Args:
+            draws, timesteps, conditions: as for `make`.
+            stop: for systems that try several times until the conditions are met: called between attempts.
+
+        Raises:
+            Stopped: `stop` returned a true value.
+        """
         raise NotImplementedError
 
-    def check_conditions(self, conditions: Conditions) -> None:
-        """Refuse conditions met by fewer training patients than values are pooled over.
+    def check_conditions(self, conditions: Conditions, timesteps: int | None = None) -> None:
+        """Refuse conditions that too few training patients or too few sampled patients meet.
+
+        Args:
+            conditions: on the patients.
+            timesteps: the length of each patient, if the user gave one; the conditions do not exclude it.
 
         Raises:
             ConfigError: there are too few such patients.

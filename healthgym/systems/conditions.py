@@ -1,10 +1,17 @@
 """Conditions on synthetic patients: classes and ranges of static variables and of the length."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from healthgym.schema.cells import Cells, VariableCells
+
+Range: TypeAlias = tuple[float, float]
+"""Lowest and highest value."""
 
 
 @dataclass(frozen=True)
@@ -13,20 +20,30 @@ class Conditions:
 
     Args:
         classes: {static binary or categorical variable k: its allowed classes}.
-        reals: {static real variable r: (lowest, highest) value, in its unit}.
-        timesteps: (lowest, highest) number of timesteps; None for any.
+        reals: {static real variable r: ranges (lowest, highest) in its unit, one of which holds its value}.
+        timesteps: ranges (lowest, highest), one of which holds the number of timesteps; none for any.
         shares: {class: share of the patients} of the variable `shared`; the shares add up to 1.
         shared: the static variable k of `shares`; None without shares.
     """
 
     classes: Mapping[int, frozenset[int]] = field(default_factory=dict)
-    reals: Mapping[int, tuple[float, float]] = field(default_factory=dict)
-    timesteps: tuple[int, int] | None = None
+    reals: Mapping[int, tuple[Range, ...]] = field(default_factory=dict)
+    timesteps: tuple[tuple[int, int], ...] = ()
     shares: Mapping[int, float] = field(default_factory=dict)
     shared: int | None = None
 
     def __bool__(self) -> bool:
         return bool(self.classes or self.reals or self.timesteps or self.shares)
+
+    def of_length(self, timesteps: int) -> "Conditions":
+        """Return these conditions and a number of timesteps.
+
+        Raises:
+            ValueError: the conditions exclude it.
+        """
+        if self.timesteps and not inside(np.array([timesteps]), self.timesteps).any():
+            raise ValueError(f"{timesteps} timesteps are excluded")
+        return replace(self, timesteps=((timesteps, timesteps),))
 
     def wanted(self, u_B: NDArray[np.floating]) -> NDArray[np.int64] | None:
         """Return the class of the shared variable for each patient, from one uniform number per patient."""
@@ -48,13 +65,44 @@ class Conditions:
         good_B = np.ones(len(lengths_B), bool)
         for k, allowed in self.classes.items():
             good_B &= np.isin(classes[k], list(allowed))
-        for r, (low, high) in self.reals.items():
-            good_B &= (reals[r] >= low) & (reals[r] <= high)
-        if self.timesteps is not None:
-            good_B &= (lengths_B >= self.timesteps[0]) & (lengths_B <= self.timesteps[1])
+        for r, ranges in self.reals.items():
+            good_B &= inside(reals[r], ranges)
+        if self.timesteps:
+            good_B &= inside(lengths_B, self.timesteps)
         if self.shared is not None and wanted_B is not None:
             good_B &= classes[self.shared] == wanted_B
         return good_B
+
+
+def widened(conditions: Conditions, cells: Cells) -> Conditions:
+    """Return the conditions with each range of reals and timesteps extended to the ends of whole pieces.
+
+    A system that learns pieces does not distinguish the training patients of one piece: these are the
+    patients on whom patients under the conditions are modelled.
+    """
+    reals = {r: _whole_pieces(cells.variables[r], ranges) for r, ranges in conditions.reals.items()}
+    timesteps = tuple(
+        (math.floor(low), math.ceil(high)) for low, high in _whole_pieces(cells.length, conditions.timesteps)
+    )
+    return replace(conditions, reals=reals, timesteps=timesteps)
+
+
+def _whole_pieces(cells: VariableCells, ranges: tuple[Range, ...]) -> tuple[Range, ...]:
+    found = []
+    for low, high in ranges:
+        pieces = np.flatnonzero((cells.low_P <= high) & (cells.high_P >= low))
+        if len(pieces):
+            low, high = min(low, cells.low_P[pieces[0]]), max(high, cells.high_P[pieces[-1]])
+        found.append((float(low), float(high)))
+    return tuple(found)
+
+
+def inside(values_B: NDArray[Any], ranges: tuple[Range, ...]) -> NDArray[np.bool_]:
+    """Return whether each value lies in one of the ranges (lowest, highest), ends included, shape (B,)."""
+    good_B = np.zeros(len(values_B), bool)
+    for low, high in ranges:
+        good_B |= (values_B >= low) & (values_B <= high)
+    return good_B
 
 
 NO_CONDITIONS = Conditions()

@@ -158,8 +158,18 @@ def test_patients_are_made_to_order(run: hg.Run) -> None:
     pd.testing.assert_frame_equal(
         hg.sample(run, 5, where=["sex=Male"]), hg.sample(run, 5, where={"sex": "Male"})
     )
+    ends = hg.sample(run, 40, where={"timesteps": [(2, 3), 6]})
+    assert set(ends.groupby("PatientID").size()) == {2, 3, 6}
+    pd.testing.assert_frame_equal(hg.sample(run, 5, where=None), hg.sample(run, 5))
+    pd.testing.assert_frame_equal(
+        hg.sample(run, 5, where="sex=Male"), hg.sample(run, 5, where={"sex": "Male"})
+    )
     with pytest.raises(ConfigError, match="Femal"):
         hg.sample(run, 5, where={"sex": "Femal"})
+    with pytest.raises(ConfigError, match=r"^where: expected a dictionary such as .* not 5\."):
+        hg.sample(run, 5, where=5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^where: 'sex' has no value"):
+        hg.sample(run, 5, where={"sex": []})
 
 
 def test_an_interrupt_is_an_interrupt(run: hg.Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -315,6 +315,11 @@ def test_auc_and_its_interval() -> None:
     assert auc_interval(np.arange(10.0) + 20, np.arange(10.0))[1] == 1.0
 
 
+def test_one_patient_does_not_bound_an_auc() -> None:
+    many = np.arange(10.0)
+    assert auc_interval(many, np.array([5.5])) == auc_interval(np.array([5.5]), many) == (0.0, 1.0)
+
+
 def test_true_positive_rate_at_one_percent() -> None:
     negative = np.arange(1000.0)
     assert true_positive_rate(np.array([2000.0, 500.0]), negative) == 0.5

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
+from healthgym.release.card import _likelihood_in_words
 from healthgym.release.likelihood import likelihood_audit, nats_per_timestep
 from healthgym.release.release import release
 from healthgym.storage.checkpoint import load_checkpoint
@@ -54,7 +55,9 @@ def test_a_memorised_cohort_is_found(trained: Path) -> None:
 def test_a_release_carries_no_extremes_and_the_card_the_audit(trained: Path) -> None:
     card = release(trained / "run", trained / "out.h5", THRESHOLDS, data=trained / "prepared.h5", effect=None)
     audit = card["membership_by_likelihood"]
-    assert audit["holdout_patients"] == tiny.opened(trained).holdout.num_patients
+    assert audit["holdout_patients"] == tiny.opened(trained).holdout.num_patients == 8
+    assert audit["true_positive_rate"] is None  # 1% of 8 is nobody, and chance would be one in 9
+    assert "cannot be measured with fewer than 100 held-out patients." in (trained / "out.md").read_text()
     assert "## Membership by likelihood" in (trained / "out.md").read_text()
     released = load_checkpoint(trained / "out.h5")
     raw = tiny.opened(trained).train.raw()[2]
@@ -63,3 +66,15 @@ def test_a_release_carries_no_extremes_and_the_card_the_audit(trained: Path) -> 
     assert not np.isin(np.concatenate(kept), [raw.min(0), raw.max(0)]).any()
     assert "optimisers" not in released.state
     assert set(released.state) == {"best"}
+
+
+def test_the_rate_is_given_where_one_percent_are_patients() -> None:
+    audit = {
+        "training_patients": 400, "holdout_patients": 100, "auc": 0.5, "auc_interval": [0.4, 0.6],
+        "true_positive_rate": 0.02, "true_positive_rate_interval": [0.0, 0.05],
+        "most_exposed_above_holdout": 0.99, "nats_per_timestep": {"training": 1.0, "holdout": 1.1},
+    }  # fmt: skip
+    words = " ".join(_likelihood_in_words(audit))
+    assert (
+        "At 1% false positives 2.0% of them are found (0.0% to 5.0%; 1% is chance). The most exposed" in words
+    )

@@ -5,7 +5,7 @@ Its checkpoint is a JSON file. A worker process imports `open_fake` by its name.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,11 @@ class GrownSystem(FakeSystem):
         self.block, self.calls = block, [] if calls is None else calls
 
     def begin_make(
-        self, draws: SampleDraws, timesteps: int | None = None, conditions: Conditions = NO_CONDITIONS
+        self,
+        draws: SampleDraws,
+        timesteps: int | None = None,
+        conditions: Conditions = NO_CONDITIONS,
+        stop: Callable[[], object] = lambda: None,
     ) -> Making:
         self.calls.append(draws.patients)
         lengths_B = 1 + (draws.uniform_rows((), "length") * 9).astype(np.int64)

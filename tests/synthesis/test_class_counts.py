@@ -82,6 +82,13 @@ def test_every_class_with_a_share_must_be_frequent() -> None:
     check("age=very old", shares="sex=Male:1,Female:0")
 
 
+def test_a_class_with_two_shares_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^--shares sex=.*: 'Female' has two shares; give one for each class"
+    ):
+        check(shares="sex=Female:0.3,Male:0.7,Female:0.3")
+
+
 def test_a_run_knows_its_patients(tmp_path: Path) -> None:
     cohort = tiny.cohort(tmp_path)
     train(tmp_path / "run", tiny.config(tmp_path, "ar", training={"epochs": 1}))

@@ -16,6 +16,7 @@ from healthgym.data.fitting.fit_cells import fit_cells
 from healthgym.errors import CohortError, ConfigError
 from healthgym.schema.cells import ABSENT, NONE, Cells
 from healthgym.schema.layout import FeatureLayout
+from healthgym.stopping import Stopped
 from healthgym.strict import parse
 from healthgym.systems.autoregressive.deciders import Drawn
 from healthgym.systems.autoregressive.history import (
@@ -547,15 +548,20 @@ def test_rows_far_longer_than_trained_are_refused() -> None:
 # --- whom to make ------------------------------------------------------------------------------------
 
 
-def test_conditions_are_met_and_the_rest_follows() -> None:
+@pytest.fixture(scope="module")
+def well_trained() -> AutoregressiveSystem:
     layout, facts, values, codes, lengths = small()
     assert facts.cells is not None
     batch = batch_of(layout, facts.cells, values, codes, lengths)
-    system = trained(build(layout, facts, dropout=0.0), batch, 150)
+    return trained(build(layout, facts, dropout=0.0), batch, 150)
+
+
+def test_conditions_are_met_and_the_rest_follows(well_trained: AutoregressiveSystem) -> None:
+    system, (_, _, _, codes, lengths) = well_trained, small()
     made = system.make(SampleDraws(0, 0, 2000), conditions=Conditions({0: frozenset({1})}))
     assert (made.codes_KTB[0] == 1).all()
     assert made.lengths_B.mean() == pytest.approx(lengths[codes[:, 0, 0] == 1].mean(), abs=0.12)
-    long = system.make(SampleDraws(0, 0, 500), conditions=Conditions(timesteps=(2, 3)))
+    long = system.make(SampleDraws(0, 0, 500), conditions=Conditions(timesteps=((2, 3),)))
     assert set(long.lengths_B) == {2, 3}
     shared = system.make(SampleDraws(0, 0, 4000), conditions=Conditions(shares={0: 0.9, 1: 0.1}, shared=0))
     assert (shared.codes_KTB[0, 0] == 0).mean() == pytest.approx(0.9, abs=0.02)
@@ -564,16 +570,63 @@ def test_conditions_are_met_and_the_rest_follows() -> None:
 def test_a_group_of_few_real_patients_is_refused() -> None:
     layout, facts, *_ = small()
     system = build(layout, CohortFacts(facts.cells, 12, 3, 2.0))
-    system.check_conditions(Conditions(timesteps=(1, 3)))
+    system.check_conditions(Conditions(timesteps=((1, 3),)))
     with pytest.raises(ConfigError, match=r"of the 12 training patients were like this; at least 10"):
         system.check_conditions(Conditions({0: frozenset({1})}))
+    with pytest.raises(ConfigError, match=r"^--timesteps 1: about \d of the 12 .* --where timesteps=LOW"):
+        system.check_conditions(Conditions(), 1)
+
+
+def test_patients_of_a_given_length_are_patients_of_that_length(well_trained: AutoregressiveSystem) -> None:
+    _, _, _, codes, lengths = small()
+    for length in (1, 3):
+        made = well_trained.make(SampleDraws(0, 0, 1000), length)
+        assert set(made.lengths_B) == {length}
+        assert made.codes_KTB[0, 0].mean() == pytest.approx(codes[lengths == length, 0, 0].mean(), abs=0.06)
+        same = well_trained.make(
+            SampleDraws(0, 0, 1000), conditions=Conditions(timesteps=((length, length),))
+        )
+        np.testing.assert_array_equal(made.codes_KTB, same.codes_KTB)
+
+
+def test_several_ranges_are_alternatives(well_trained: AutoregressiveSystem) -> None:
+    either = Conditions(timesteps=((1, 1), (3, 3)))
+    assert set(well_trained.make(SampleDraws(0, 0, 200), conditions=either).lengths_B) == {1, 3}
+
+
+def test_a_length_that_is_hardly_ever_made_is_refused_and_a_range_is_not() -> None:
+    layout, _, values, _, _ = small()
+    lengths = np.random.default_rng(0).integers(1, 3000, len(values))
+    facts = CohortFacts(cells_of(values, np.minimum(lengths, 3)), 6000, 3000, 1500.0)
+    assert facts.cells is not None
+    length = fit_cells([], lengths, 10).length
+    system = build(layout, replace(facts, cells=replace(facts.cells, length=length)))
+    system.check_conditions(Conditions(timesteps=((1400, 1600),)))
+    with pytest.raises(
+        ConfigError,
+        match=r"^--timesteps 1500: about 0\.0\d% of the patients .* At least 0\.1% .*=LOW\.\.HIGH",
+    ):
+        system.check_conditions(Conditions(), 1500)
 
 
 def test_patients_who_cannot_be_found_are_an_error() -> None:
     layout, facts, *_ = small()
-    system, nobody = build(layout, facts), Conditions(timesteps=(9, 9))
+    system, nobody = build(layout, facts), Conditions(timesteps=((9, 9),))
     with pytest.raises(CohortError, match=r"20 patients of the kind that is asked for were not found in 3"):
         draw_patients(system.network, system.cells, SampleDraws(0, 0, 20), nobody, most_attempts=3)
+
+
+def test_the_search_for_patients_can_be_stopped() -> None:
+    layout, facts, *_ = small()
+    system, nobody, asked = build(layout, facts), Conditions(timesteps=((9, 9),)), []
+
+    def stop() -> bool:
+        asked.append(True)
+        return len(asked) == 4
+
+    with pytest.raises(Stopped):
+        system.begin_make(SampleDraws(0, 0, 20), conditions=nobody, stop=stop)
+    assert len(asked) == 4
 
 
 def test_a_patient_without_conditions_is_the_same_where_it_meets_them_anyway() -> None:

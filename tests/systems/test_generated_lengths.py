@@ -1,5 +1,6 @@
 """Cohorts of a system that makes lengths with its patients: aligned blocks, whatever the shards."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 from fake_system import SCHEMA, GrownSystem, open_fake, transform, write_fake
 
+from healthgym.stopping import Stopped
 from healthgym.storage.shards import open_cohort
 from healthgym.synthesis.cohort import SynthesisRequest, make_plan, synthesize
 from healthgym.synthesis.shard import make_shard
 from healthgym.synthesis.source import Source
-from healthgym.systems.base import SampleDraws
+from healthgym.systems.base import Making, SampleDraws
+from healthgym.systems.conditions import NO_CONDITIONS, Conditions
 
 
 def open_grown(path: Path) -> Source:
@@ -86,6 +89,30 @@ def test_it_stops_between_blocks(request_: SynthesisRequest) -> None:
     plan, system = make_plan(request_, source.sha256, "cpu"), GrownSystem(8)
     assert make_shard(source, system, plan, 0, stop=lambda: len(system.calls) == 2) is None
     assert len(system.calls) == 2
+
+
+class _Endless(GrownSystem):
+    """Never finds a patient."""
+
+    def begin_make(
+        self,
+        draws: SampleDraws,
+        timesteps: int | None = None,
+        conditions: Conditions = NO_CONDITIONS,
+        stop: Callable[[], object] = lambda: None,
+    ) -> Making:
+        for _ in range(1000):
+            self.calls.append(draws.patients)
+            if stop():
+                raise Stopped
+        raise AssertionError("it was not stopped")
+
+
+def test_it_stops_within_a_block(request_: SynthesisRequest) -> None:
+    source = open_grown(request_.checkpoint or Path())
+    plan, system = make_plan(request_, source.sha256, "cpu"), _Endless(8)
+    assert make_shard(source, system, plan, 0, stop=lambda: len(system.calls) == 5) is None
+    assert len(system.calls) == 5
 
 
 def test_draws_of_a_part_are_those_of_the_whole() -> None:

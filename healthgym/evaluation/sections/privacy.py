@@ -259,13 +259,20 @@ def _membership(comparison: Comparison, found: _Distances) -> list[Result]:
             replace(MEMBERSHIP_TPR, note=few if len(outsiders) < 100 else ""),
             rate,
             interval=rate_interval(members, outsiders, comparison.config.seed),
-            finding=f"{100 * rate:.1f}% of training patients are found while 1% of others are accused "
-            "wrongly; guessing finds 1%",
+            finding=_of_rate(rate, len(outsiders)),
         ),
         comparison.result(
             SHADOW, value_trained, interval=auc_interval(*trained), finding=_of_pairs(value_trained)
         ),
     ]
+
+
+def _of_rate(rate: float, num_outsiders: int) -> str:
+    """Say a true-positive rate for people."""
+    found = f"{100 * rate:.1f}% of training patients are found while"
+    if num_outsiders < 100:
+        return f"{found} none of the others is accused wrongly; guessing finds {1 / (num_outsiders + 1):.1%}"
+    return f"{found} 1% of others are accused wrongly; guessing finds 1%"
 
 
 def _of_pairs(value: float) -> str:

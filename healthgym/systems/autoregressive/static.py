@@ -3,7 +3,7 @@
 Rejection gives exactly the learned distribution of such patients, whichever variables were asked for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,13 @@ from torch import Tensor
 
 from healthgym.errors import CohortError
 from healthgym.schema.cells import Cells
+from healthgym.stopping import Stopped
 from healthgym.systems.autoregressive.network import Network
 from healthgym.systems.base import SampleDraws
 from healthgym.systems.conditions import NO_CONDITIONS, Conditions
 
-MOST_ATTEMPTS = 5_000
+MOST_ATTEMPTS = 20_000
+LEAST_SHARE = 1e-3  # of patients who are accepted; exp(-20) of them are then not found in so many attempts
 _TRIED = 20_000  # patients by whom the share of a group is estimated
 
 
@@ -61,22 +63,27 @@ def draw_patients(
     timesteps: int | None = None,
     temperature: float = 1.0,
     most_attempts: int = MOST_ATTEMPTS,
+    stop: Callable[[], object] = lambda: None,
 ) -> Static:
     """Sample the static variables of patients and their numbers of timesteps.
+
 
     Args:
         network: trained.
         cells: of the real variables.
         draws: their randomness, with their numbers.
         conditions: on the patients.
-        timesteps: of each patient; None to sample it.
+        timesteps: of each patient (see `with_length`); None to sample it.
         temperature: divides logits.
         most_attempts: of each patient.
+        stop: called before each attempt but the first; a true value ends the work.
 
     Raises:
         CohortError: some are not found in so many attempts.
+        Stopped: `stop` returned a true value.
     """
     everyone = np.arange(draws.num_patients)
+    conditions, timesteps = with_length(conditions, timesteps, cells)
     static = _drawn(network, cells, draws, everyone, 0, timesteps, temperature)
     wanted_B = conditions.wanted(draws.uniform_rows((), "shares")) if conditions.shares else None
     left = everyone
@@ -85,17 +92,38 @@ def draw_patients(
         left = np.flatnonzero(~good_B)
         if not len(left):
             return static
+        if stop():
+            raise Stopped
         again = _drawn(network, cells, draws, left, attempt, timesteps, temperature)
         static = static.replaced(left, again)
     raise CohortError(
-        f"--where, --shares: {len(left)} patients of the kind that is asked for were not found in "
-        f"{most_attempts:,} attempts each. Ask for a larger group."
+        f"--where, --shares, --timesteps: {len(left)} patients of the kind that is asked for were not found "
+        f"in {most_attempts:,} attempts each. Ask for a larger group."
     )
 
 
-def share_of(network: Network, cells: Cells, conditions: Conditions) -> float:
-    """Return the share of made patients who meet the conditions; with shares, of the rarest class."""
-    static = draw_patients(network, cells, SampleDraws(0, 0, _TRIED))
+def with_length(conditions: Conditions, timesteps: int | None, cells: Cells) -> tuple[Conditions, int | None]:
+    """Return conditions that include a given length, and the length to which all patients are cut, if any.
+
+    Patients of another length are of another kind, so the length is a condition. Only where all training
+    patients have the same length (a cohort that was cut), shorter patients are the first part of longer ones.
+    """
+    if timesteps is None or cells.length.num_pieces == 1:
+        return conditions, timesteps
+    return conditions.of_length(timesteps), None
+
+
+def share_of(
+    network: Network, cells: Cells, conditions: Conditions, timesteps: int | None, temperature: float = 1.0
+) -> float:
+    """Return the share of made patients who meet the conditions; with shares, of the rarest class.
+
+    Args:
+        network, cells, conditions, temperature: as for `draw_patients`.
+        timesteps: to which patients are cut; see `with_length`.
+    """
+    everyone, draws = np.arange(_TRIED), SampleDraws(0, 0, _TRIED)
+    static = _drawn(network, cells, draws, everyone, 0, timesteps, temperature)
     good_B = conditions.accept(static.classes, static.reals, static.lengths_B, None)
     if conditions.shared is None:
         return float(good_B.mean())

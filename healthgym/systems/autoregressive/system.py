@@ -22,9 +22,9 @@ from healthgym.schema.cells import MOST_PIECES, Cells
 from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.autoregressive.network import KNOWN, RARE, STATIC, Course, Network, Sizes
 from healthgym.systems.autoregressive.sampling import CapturedCourse, draw_course
-from healthgym.systems.autoregressive.static import Static, draw_patients, share_of
+from healthgym.systems.autoregressive.static import LEAST_SHARE, Static, draw_patients, share_of, with_length
 from healthgym.systems.base import Batch, Draws, Made, Making, SampleDraws, State, System
-from healthgym.systems.conditions import NO_CONDITIONS, Conditions
+from healthgym.systems.conditions import NO_CONDITIONS, Conditions, widened
 from healthgym.systems.optimiser import Optimiser, copy_into, load_module_state, module_state
 from healthgym.systems.patients import CohortFacts
 from healthgym.systems.transfer import Transfer, to_device
@@ -241,12 +241,16 @@ class AutoregressiveSystem(System):
 
     @torch.no_grad()
     def begin_make(
-        self, draws: SampleDraws, timesteps: int | None = None, conditions: Conditions = NO_CONDITIONS
+        self,
+        draws: SampleDraws,
+        timesteps: int | None = None,
+        conditions: Conditions = NO_CONDITIONS,
+        stop: Callable[[], object] = lambda: None,
     ) -> Making:
         if timesteps is not None:
             self.check_length(timesteps)
         network, temperature = self._sampled, self.config.temperature
-        static = draw_patients(network, self.cells, draws, conditions, timesteps, temperature)
+        static = draw_patients(network, self.cells, draws, conditions, timesteps, temperature, stop=stop)
         order_B = np.argsort(-static.lengths_B, kind="stable")
         classes_TBK, values_TBR = self._draw_course(network, draws, static, order_B)
         # Back to the order of numbers.
@@ -303,12 +307,22 @@ class AutoregressiveSystem(System):
             codes_KTB[k] = np.where(class_B < self.layout.num_classes[k], class_B, 0)
         return reals_RTB, codes_KTB
 
-    def check_conditions(self, conditions: Conditions) -> None:
-        share = share_of(self._sampled, self.cells, conditions)
-        count, least = share * self.facts.num_patients, self.cells.least_patients
-        if count < least:
+    def check_conditions(self, conditions: Conditions, timesteps: int | None = None) -> None:
+        network, cells, num_patients = self._sampled, self.cells, self.facts.num_patients
+        asked, larger = "--where, --shares", "Ask for a larger group."
+        if timesteps is not None:
+            asked = f"{asked}, --timesteps {timesteps}" if conditions else f"--timesteps {timesteps}"
+            larger = "In place of --timesteps ask for a range of lengths: --where timesteps=LOW..HIGH."
+        conditions, cut = with_length(conditions, timesteps, cells)
+        count = share_of(network, cells, widened(conditions, cells), cut) * num_patients
+        if count < cells.least_patients:
             raise ConfigError(
-                f"--where, --shares: about {count:.0f} of the {self.facts.num_patients:,} training patients "
-                f"were like this; at least {least} are needed, or single people would be imitated. "
-                f"Ask for a larger group."
+                f"{asked}: about {count:.0f} of the {num_patients:,} training patients were like this; at "
+                f"least {cells.least_patients} are needed, or single people would be imitated. {larger}"
+            )
+        share = share_of(network, cells, conditions, cut, self.config.temperature)
+        if share < LEAST_SHARE:
+            raise ConfigError(
+                f"{asked}: about {share:.2%} of the patients that this system makes are like this. At least "
+                f"{LEAST_SHARE:.1%} are needed, or sampling until one is found takes too long. {larger}"
             )

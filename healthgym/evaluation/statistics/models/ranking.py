@@ -21,9 +21,12 @@ def auc(positive: Floats, negative: Floats) -> float:
 def auc_interval(positive: Floats, negative: Floats) -> tuple[float, float]:
     """Return the 95% interval of the AUC: DeLong et al., Biometrics 1988, on the logit scale.
 
-    The variance is that of the two groups' placement values.
+    The variance is that of the two groups' placement values. A group of one has none; the interval is then
+    from 0 to 1.
     """
     m, n = len(positive), len(negative)
+    if min(m, n) < 2:
+        return 0.0, 1.0
     ranks = stats.rankdata(np.r_[positive, negative])
     above = (ranks[:m] - stats.rankdata(positive)) / n
     below = 1 - (ranks[m:] - stats.rankdata(negative)) / m

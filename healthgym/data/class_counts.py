@@ -1,23 +1,28 @@
-"""Numbers of training patients by static classes, which conditions on synthetic patients are checked against.
+"""Numbers of training patients by static variables, for checks of conditions on synthetic patients.
 
-Legend: N patients, S static variables, G combinations of classes that occur.
+Legend: N patients, S static variables, G combinations of classes and pieces that occur.
 """
 
 import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+LENGTH = ""
+"""Stands for the number of timesteps among the names of variables, none of which is empty."""
+
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """Numbers of patients by combination of static classes.
+    """Numbers of patients by combination of static classes and of pieces of static reals and lengths.
 
     Args:
-        names: of the S static binary and categorical variables.
-        codes_GS: class indices of each combination that occurs.
+        names: of the S static variables; `LENGTH` is the number of timesteps. Those of systems that take no
+            conditions, and those of version 0.1.0, have binary and categorical variables only.
+        codes_GS: class indices and pieces (`schema.cells`) of each combination that occurs.
         counts_G: patients who have it.
     """
 
@@ -26,13 +31,13 @@ class ClassCounts:
     counts_G: NDArray[np.int64]
 
     @classmethod
-    def of_patients(cls, codes_NS: NDArray[np.uint8], names: Sequence[str]) -> "ClassCounts":
-        """Count patients, given their static classes."""
+    def of_patients(cls, codes_NS: NDArray[np.integer[Any]], names: Sequence[str]) -> "ClassCounts":
+        """Count patients, given their static classes and pieces."""
         codes_GS, counts_G = np.unique(codes_NS, axis=0, return_counts=True)
         return cls(tuple(names), codes_GS.astype(np.int64), counts_G.astype(np.int64))
 
     def number_with(self, allowed: Mapping[str, Set[int]]) -> int:
-        """Return the number of patients who have one of the allowed classes of each variable."""
+        """Return the number of patients who have one of the allowed classes or pieces of each variable."""
         good_G = np.ones(len(self.counts_G), bool)
         for name, classes in allowed.items():
             good_G &= np.isin(self.codes_GS[:, self.names.index(name)], list(classes))

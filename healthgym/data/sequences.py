@@ -15,7 +15,7 @@ from healthgym.data.encode import decode
 from healthgym.data.fitting.transform import Transform
 from healthgym.data.tables.visits import decode_times
 from healthgym.schema import Schema
-from healthgym.schema.cells import Cells
+from healthgym.schema.cells import NONE, Cells
 from healthgym.schema.timing import TimeForm
 from healthgym.storage.prepared import SplitArrays, open_prepared, read_head
 from healthgym.storage.rows import RowsOnDisk
@@ -137,6 +137,15 @@ class Sequences:
     def first_codes(self) -> NDArray[np.uint8]:
         """Return the class indices of each patient's first timestep, shape (N, K)."""
         return self._arrays.codes.take(self._starts_N, axis=0)
+
+    def first_pieces(self) -> NDArray[np.int64]:
+        """Return the piece of each real at each patient's first timestep, shape (N, R).
+
+        Raises:
+            ValueError: the file has no cells.
+        """
+        cells, _ = self.encoded("cells")
+        return cells.take(self._starts_N, axis=0).astype(np.int64) & NONE
 
     def raw(self, first: int = 0, last: int | None = None) -> tuple[NDArray[Any], ...]:
         """Return (patient_ids, timesteps from 0, raw_R, codes_K) of the rows of patients `first:last`.

@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from healthgym.config import CurriculumConfig
+from healthgym.data.class_counts import LENGTH
 from healthgym.data.sequences import Sequences
 from healthgym.errors import ConfigError, listed
 from healthgym.schema import Schema
+from healthgym.schema.cells import Cells
 
 _MOST_STAGES = 8
 _FAR = 2.0  # times the 99% quantile of length: longer patients are shortened to it
@@ -218,6 +220,14 @@ def static_codes(patients: Sequences, schema: Schema) -> tuple[NDArray[np.uint8]
     static = [k for k, variable in enumerate(schema.categoricals) if variable.static]
     names = [schema.categoricals[k].name for k in static]
     return patients.first_codes()[:, static], names
+
+
+def static_pieces(patients: Sequences, schema: Schema, cells: Cells) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the pieces of each patient's static reals and of its length, shape (N, S), and their names."""
+    static = [r for r, variable in enumerate(schema.reals) if variable.static]
+    names = [*(schema.reals[r].name for r in static), LENGTH]
+    length_N = cells.length.encode(patients.lengths_N.astype(np.float64))
+    return np.column_stack([patients.first_pieces()[:, static], length_N]), names
 
 
 def refuse_left_out(usage: Usage, config: CurriculumConfig) -> None:

@@ -27,14 +27,14 @@ from healthgym.storage.shards import (
 )
 from healthgym.storage.tree import verify_seal
 from healthgym.strict import StrictModel, parse
-from healthgym.synthesis.conditions import read_conditions, refuse_rare_classes
+from healthgym.synthesis.conditions import ranges_in_words, read_conditions, refuse_rare_groups
 from healthgym.synthesis.plan import SynthesisPlan, agree, parse_task, read_plan, shards_of_task
 from healthgym.synthesis.progress import Progress
 from healthgym.synthesis.request import SynthesisRequest
 from healthgym.synthesis.source import Opener, Source, open_source
 from healthgym.synthesis.work import Finished, Made, Task, work_here, work_in_processes, work_with_packers
 from healthgym.systems.base import System
-from healthgym.systems.conditions import Conditions
+from healthgym.systems.conditions import Conditions, with_length
 
 _LEFT_OVER_SECONDS = 600.0
 _SOFTWARE = ("torch", "numpy", "scipy", "h5py", "pyarrow")
@@ -153,17 +153,24 @@ def _check_conditions(system: System, source: Source, plan: SynthesisPlan) -> No
             "--where and --shares: this system cannot generate patients under conditions; ar can "
             "(configs/ar.yaml). Leave them out, and select patients from a larger cohort."
         )
-    if conditions and source.class_counts is not None:
-        refuse_rare_classes(conditions, source.class_counts, source.schema, source.least_patients)
     if system.takes_conditions and (conditions or timesteps is not None):
-        system.check_conditions(conditions, timesteps)
+        system.check_conditions(conditions, timesteps, _counted(conditions, timesteps, source))
+
+
+def _counted(conditions: Conditions, timesteps: int | None, source: Source) -> bool:
+    """Return whether it is known that enough training patients met the conditions; refuse too few."""
+    counts, cells = source.class_counts, source.cells
+    if counts is None or cells is None:
+        return False
+    conditions, _ = with_length(conditions, timesteps, cells)
+    return refuse_rare_groups(conditions, counts, source.schema, cells.least_patients, cells)
 
 
 def _refuse_contradiction(conditions: Conditions, timesteps: int) -> None:
     try:
         conditions.of_length(timesteps)
     except ValueError:
-        ranges = " or ".join(f"{low}..{high}" for low, high in conditions.timesteps)
+        ranges = ranges_in_words(conditions.timesteps)
         raise ConfigError(
             f"--timesteps {timesteps} contradicts --where timesteps={ranges}: no patient can meet both. "
             f"Leave one of them out."

@@ -2,13 +2,13 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
-from healthgym.data.class_counts import ClassCounts
+from healthgym.data.class_counts import LENGTH, ClassCounts
 from healthgym.errors import ConfigError, listed, nearest
 from healthgym.schema import Schema, Variable, plain_word
-from healthgym.schema.cells import LEAST_PATIENTS
-from healthgym.systems.conditions import Conditions
+from healthgym.schema.cells import LEAST_PATIENTS, Cells
+from healthgym.systems.conditions import Conditions, pieces_in
 
 TIMESTEPS = "timesteps"
 _NUMBER = r"[-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?"
@@ -51,36 +51,86 @@ def read_conditions(where: Sequence[str], shares: str, schema: Schema) -> Condit
     if variable.kind == "real":
         raise ConfigError(f"--shares {name}: it is a real variable; shares are of classes. Use --where.")
     shared = [each.name for each in schema.categoricals].index(name)
-    return Conditions(classes, reals, timesteps, _shares(value, variable), shared)
+    allowed = classes.get(shared)
+    shares_of_classes = _shares(value, variable)
+    if excluded := [k for k, share in shares_of_classes.items() if share and allowed and k not in allowed]:
+        raise ConfigError(
+            f"--shares {shares}: '{variable.labels[excluded[0]]}' has a share and is excluded by --where. "
+            f"Leave one of them out."
+        )
+    return Conditions(classes, reals, timesteps, shares_of_classes, shared)
 
 
-def refuse_rare_classes(
-    conditions: Conditions, counts: ClassCounts, schema: Schema, least: int = LEAST_PATIENTS
-) -> None:
-    """Refuse classes that fewer training patients had together than the cohort was prepared with (`least`).
+def refuse_rare_groups(
+    conditions: Conditions,
+    counts: ClassCounts,
+    schema: Schema,
+    least: int = LEAST_PATIENTS,
+    cells: Cells | None = None,
+) -> bool:
+    """Refuse conditions that fewer than `least` training patients met together.
 
-    Each class that has a share must be frequent enough.
+    Each class that has a share must be frequent enough. Training patients whose value lies in the same piece
+    as one of a range count as in the range, since they are modelled as one kind.
+
+    Args:
+        conditions: on synthetic patients.
+        counts: of the training patients.
+        schema: of the cohort.
+        least: number of training patients who must meet the conditions; k of the cells.
+        cells: of the cohort; None if pieces were not counted.
+
+    Returns:
+        Whether all conditions were counted: otherwise, reals and lengths were not.
 
     Raises:
-        ConfigError: names the classes.
+        ConfigError: names the conditions.
     """
-    names = [variable.name for variable in schema.categoricals]
-    asked = {names[k]: classes for k, classes in conditions.classes.items()}
+    asked = {name: set(classes) for name, classes in _classes_by_name(conditions, schema).items()}
+    counted = not (conditions.reals or conditions.timesteps)
+    if cells is not None and LENGTH in counts.names:
+        asked, counted = asked | _pieces_by_name(conditions, schema, cells), True
     groups = [asked]
     if conditions.shared is not None:
-        shared = names[conditions.shared]
-        groups = [asked | {shared: frozenset({k})} for k, share in conditions.shares.items() if share]
+        shared = schema.categoricals[conditions.shared].name
+        groups = [asked | {shared: {k}} for k, share in conditions.shares.items() if share]
     for group in groups:
         if counts.number_with(group) < least:
-            words = " together with ".join(
-                f"{name} = {' or '.join(schema[name].labels[k] for k in sorted(classes))}"
-                for name, classes in group.items()
-            )
+            words = " together with ".join(_in_words(name, group[name], conditions, schema) for name in group)
             raise ConfigError(
-                f"--where, --shares: fewer than {least} of the {counts.counts_G.sum():,} training "
-                f"patients had {words}; synthetic patients would resemble individuals. Ask for a larger "
-                f"group."
+                f"--where, --shares, --timesteps: fewer than {least} of the {counts.counts_G.sum():,} "
+                f"training patients had {words}; synthetic patients would resemble individuals. Ask for a "
+                f"larger group."
             )
+    return counted
+
+
+def _classes_by_name(conditions: Conditions, schema: Schema) -> dict[str, frozenset[int]]:
+    return {schema.categoricals[k].name: classes for k, classes in conditions.classes.items()}
+
+
+def _pieces_by_name(conditions: Conditions, schema: Schema, cells: Cells) -> dict[str, set[int]]:
+    """Return the pieces of static reals and of the length that the ranges touch."""
+    found = {
+        schema.reals[r].name: pieces_in(cells.variables[r], ranges) for r, ranges in conditions.reals.items()
+    }
+    if conditions.timesteps:
+        found[LENGTH] = pieces_in(cells.length, conditions.timesteps)
+    return found
+
+
+def _in_words(name: str, allowed: Set[int], conditions: Conditions, schema: Schema) -> str:
+    if name == LENGTH:
+        return f"{TIMESTEPS} = {ranges_in_words(conditions.timesteps)}"
+    if schema[name].kind == "real":
+        r = [variable.name for variable in schema.reals].index(name)
+        return f"{name} = {ranges_in_words(conditions.reals[r])}"
+    return f"{name} = {' or '.join(schema[name].labels[k] for k in sorted(allowed))}"
+
+
+def ranges_in_words(ranges: Sequence[tuple[float, float]]) -> str:
+    """Return "3..5 or 8", as `--where` takes them."""
+    return " or ".join(f"{low:g}" if low == high else f"{low:g}..{high:g}" for low, high in ranges)
 
 
 def _split(text: str, option: str, example: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from healthgym.data.fitting.transform import Transform
 from healthgym.data.length_groups import LengthGroup, from_text
 from healthgym.errors import ConfigError, listed
 from healthgym.schema import Schema
-from healthgym.schema.cells import LEAST_PATIENTS, Cells
+from healthgym.schema.cells import Cells
 from healthgym.schema.timing import TimeForm
 from healthgym.storage.checkpoint import Checkpoint, load_checkpoint
 from healthgym.strict import Mark, differences, marked, merge, parse, parse_override
@@ -43,7 +43,7 @@ class Source:
         usage: number of training patients used, from `Usage.to_dict`.
         decimals: number of decimals of real variables, if known.
         class_counts: training patients by static classes; None if unknown, as in a release.
-        least_patients: of whom a group is to consist, as the cohort was prepared.
+        cells: of the real variables; None if the cohort was prepared without.
         data: the prepared cohort it was trained on; None if the checkpoint is a release.
     """
 
@@ -59,7 +59,7 @@ class Source:
     usage: Mapping[str, Any] = field(default_factory=dict)
     decimals: Mapping[str, int] = field(default_factory=dict)
     class_counts: ClassCounts | None = None
-    least_patients: int = LEAST_PATIENTS
+    cells: Cells | None = None
     data: Path | None = None
 
     @cached_property
@@ -114,7 +114,7 @@ def open_source(checkpoint_path: Path) -> Source:
         usage=json.loads(checkpoint.statistics.usage or "{}"),
         decimals=checkpoint.decimals,
         class_counts=ClassCounts.from_text(counts) if counts else None,
-        least_patients=int(checkpoint.cells.get("least_patients", LEAST_PATIENTS)),
+        cells=Cells.from_tree(checkpoint.cells) if checkpoint.cells else None,
         data=None if checkpoint.released else checkpoint.config.data,
     )
 

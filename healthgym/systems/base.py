@@ -208,12 +208,16 @@ class System(ABC):
         """
         raise NotImplementedError
 
-    def check_conditions(self, conditions: Conditions, timesteps: int | None = None) -> None:
+    def check_conditions(
+        self, conditions: Conditions, timesteps: int | None = None, counted: bool = False
+    ) -> None:
         """Refuse conditions that too few training patients or too few sampled patients meet.
 
         Args:
             conditions: on the patients.
             timesteps: the length of each patient, if the user gave one; the conditions do not exclude it.
+            counted: whether enough training patients are known to meet all of it; otherwise, their number is
+                estimated by the system.
 
         Raises:
             ConfigError: there are too few such patients.

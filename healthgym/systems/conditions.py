@@ -1,6 +1,5 @@
 """Conditions on synthetic patients: classes and ranges of static variables and of the length."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -74,27 +73,23 @@ class Conditions:
         return good_B
 
 
-def widened(conditions: Conditions, cells: Cells) -> Conditions:
-    """Return the conditions with each range of reals and timesteps extended to the ends of whole pieces.
+def with_length(conditions: Conditions, timesteps: int | None, cells: Cells) -> tuple[Conditions, int | None]:
+    """Return conditions that include a given length, and the length to which all patients are cut, if any.
 
-    A system that learns pieces does not distinguish the training patients of one piece: these are the
-    patients on whom patients under the conditions are modelled.
+    Patients of another length are of another kind, so the length is a condition. Only where all training
+    patients have the same length (a cohort that was cut), shorter patients are the first part of longer ones.
     """
-    reals = {r: _whole_pieces(cells.variables[r], ranges) for r, ranges in conditions.reals.items()}
-    timesteps = tuple(
-        (math.floor(low), math.ceil(high)) for low, high in _whole_pieces(cells.length, conditions.timesteps)
-    )
-    return replace(conditions, reals=reals, timesteps=timesteps)
+    if timesteps is None or cells.length.num_pieces == 1:
+        return conditions, timesteps
+    return conditions.of_length(timesteps), None
 
 
-def _whole_pieces(cells: VariableCells, ranges: tuple[Range, ...]) -> tuple[Range, ...]:
-    found = []
+def pieces_in(cells: VariableCells, ranges: tuple[Range, ...]) -> set[int]:
+    """Return the pieces that have values in one of the ranges."""
+    touched_P = np.zeros(cells.num_pieces, bool)
     for low, high in ranges:
-        pieces = np.flatnonzero((cells.low_P <= high) & (cells.high_P >= low))
-        if len(pieces):
-            low, high = min(low, cells.low_P[pieces[0]]), max(high, cells.high_P[pieces[-1]])
-        found.append((float(low), float(high)))
-    return tuple(found)
+        touched_P |= (cells.low_P <= high) & (cells.high_P >= low)
+    return set(np.flatnonzero(touched_P).tolist())
 
 
 def inside(values_B: NDArray[Any], ranges: tuple[Range, ...]) -> NDArray[np.bool_]:

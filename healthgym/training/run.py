@@ -16,7 +16,7 @@ from healthgym.config import RunConfig
 from healthgym.data.class_counts import ClassCounts
 from healthgym.data.length_groups import LengthGroup, fit_groups, to_text
 from healthgym.data.sequences import PreparedCohort
-from healthgym.data.stages import Usage, refuse_left_out, static_codes, usage_of
+from healthgym.data.stages import Usage, refuse_left_out, static_codes, static_pieces, usage_of
 from healthgym.distributed.parallel import Process, granted_cores, process_from
 from healthgym.distributed.ranks import Ranks, joined
 from healthgym.distributed.share import Share
@@ -126,7 +126,7 @@ def _train(
             metrics=_metrics(folder, here.step, report) if ranks.first else None,
             report=report,
             saving=Saving(
-                _saver(folder, cohort, curriculum, usage, config, here),
+                _saver(folder, cohort, curriculum, usage, config, here, system),
                 report.say,
                 here.step,
                 lambda: [(step_of(path), path) for path in list_checkpoints(folder.checkpoints)],
@@ -273,6 +273,15 @@ def choose_threads(config: RunConfig) -> int:
     return threads_asked(os.environ) or granted_cores()
 
 
+def _class_counts(cohort: PreparedCohort, system: System) -> ClassCounts:
+    """Count training patients by what conditions on synthetic patients may be about."""
+    codes_NS, names = static_codes(cohort.train, cohort.schema)
+    if not system.takes_conditions or cohort.cells is None:
+        return ClassCounts.of_patients(codes_NS, names)
+    pieces_NS, others = static_pieces(cohort.train, cohort.schema, cohort.cells)
+    return ClassCounts.of_patients(np.hstack([codes_NS, pieces_NS]), [*names, *others])
+
+
 def _saver(
     folder: RunFolder,
     cohort: PreparedCohort,
@@ -280,6 +289,7 @@ def _saver(
     usage: Usage,
     config: RunConfig,
     here: Progress,
+    system: System,
 ) -> Callable[[Snapshot], None]:
     """Return a function that writes a snapshot as a checkpoint."""
     cut = np.minimum(cohort.train.lengths_N, curriculum.max_length)
@@ -293,7 +303,7 @@ def _saver(
         stages=np.array(curriculum.plan.lengths, np.int64),
         usage=usage.to_json(),
         length_groups=to_text(_length_groups(cohort, cut, curriculum)),
-        class_counts=ClassCounts.of_patients(*static_codes(cohort.train, cohort.schema)).to_text(),
+        class_counts=_class_counts(cohort, system).to_text(),
     )
     transform = cohort.transform.to_tree()
     cells = cohort.cells.to_tree() if cohort.cells else {}

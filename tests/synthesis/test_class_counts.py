@@ -3,17 +3,20 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from healthgym.data.class_counts import ClassCounts
+from healthgym.data.class_counts import LENGTH, ClassCounts
+from healthgym.data.prepare import prepare
 from healthgym.data.stages import static_codes
 from healthgym.errors import ConfigError
 from healthgym.schema import Schema, Variable
 from healthgym.storage.checkpoint import list_checkpoints
-from healthgym.synthesis.conditions import read_conditions, refuse_rare_classes
+from healthgym.synthesis.cohort import SynthesisRequest, rehearse
+from healthgym.synthesis.conditions import read_conditions, refuse_rare_groups
 from healthgym.synthesis.source import open_source
 from healthgym.training.run import train
 
@@ -32,14 +35,14 @@ COUNTS = ClassCounts.of_patients(CODES_NS, ("sex", "age"))
 
 
 def check(*where: str, shares: str = "") -> None:
-    refuse_rare_classes(read_conditions(where, shares, SCHEMA), COUNTS, SCHEMA)
+    refuse_rare_groups(read_conditions(where, shares, SCHEMA), COUNTS, SCHEMA)
 
 
 def test_as_many_patients_are_needed_as_the_cohort_was_prepared_with() -> None:
     conditions = read_conditions(("age=very old",), "", SCHEMA)
-    refuse_rare_classes(conditions, COUNTS, SCHEMA, 19)
+    refuse_rare_groups(conditions, COUNTS, SCHEMA, 19)
     with pytest.raises(ConfigError, match="fewer than 20 of the 79 training patients had age = very old"):
-        refuse_rare_classes(conditions, COUNTS, SCHEMA, 20)
+        refuse_rare_groups(conditions, COUNTS, SCHEMA, 20)
 
 
 @given(
@@ -97,3 +100,58 @@ def test_a_run_knows_its_patients(tmp_path: Path) -> None:
     assert counts is not None
     assert names == ["sex"]
     assert counts.number_with({"sex": {1}}) == (codes_NS[:, 0] == 1).sum() > 0
+
+
+def people(path: Path) -> None:
+    """Prepare women of 60 and more and men of up to 50; those of 30 to 39 have 2 timesteps, the others 3."""
+    schema = Schema(
+        name="people",
+        variables=(
+            Variable(name="x", kind="real"),
+            Variable(name="sex", kind="binary", classes={0: "Male", 1: "Female"}, static=True),
+            Variable(name="age", kind="real", static=True),
+        ),
+    )
+    random = np.random.default_rng(0)
+    sex = np.arange(240) % 2
+    age = np.where(sex == 1, random.integers(60, 80, 240), random.integers(20, 51, 240))
+    lengths = np.where((age >= 30) & (age < 40), 2, 3)
+    table = pd.DataFrame({
+        "PatientID": np.repeat(np.arange(240), lengths),
+        "Timestep": np.concatenate([np.arange(length) for length in lengths]),
+        "x": random.uniform(1, 9, lengths.sum()).round(1),
+        "sex": np.repeat(sex, lengths),
+        "age": np.repeat(age, lengths),
+    })  # fmt: skip
+    prepare(table, schema, path / "prepared.h5")
+
+
+def test_groups_by_reals_and_lengths_are_counted_and_not_estimated(tmp_path: Path) -> None:
+    """A system that was hardly trained makes women of any age and length."""
+    people(tmp_path)
+    train(tmp_path / "run", tiny.config(tmp_path, "ar", training={"epochs": 1}))
+
+    def ask(*where: str, **more: object) -> None:
+        values = {"run_dir": tmp_path / "run", "out": tmp_path / "out", "patients": 5, "where": where} | more
+        rehearse(SynthesisRequest.model_validate(values))
+
+    ask("sex=Female", "age=60..70")
+    ask("sex=Male", "age=20..29", "age=40..50", timesteps=3)
+    ask("sex=Male", timesteps=2)
+    with pytest.raises(ConfigError, match=r"sex = Female together with age = 20\.\.50; synthetic patients"):
+        ask("sex=Female", "age=20..50")
+    with pytest.raises(ConfigError, match=r"sex = Female together with timesteps = 2; synthetic patients"):
+        ask("sex=Female", timesteps=2)
+    with pytest.raises(ConfigError, match=r"age = 20\.\.50 together with sex = Female; synthetic patients"):
+        ask("age=20..50", shares="sex=Male:0.5,Female:0.5")
+    with pytest.raises(ConfigError, match=r"'Male' has a share and is excluded by --where"):
+        ask("sex=Female", shares="sex=Male:0.5,Female:0.5")
+    counts = open_source(list_checkpoints(tmp_path / "run" / "checkpoints")[-1]).class_counts
+    assert counts is not None
+    assert counts.names == ("sex", "age", LENGTH)
+
+
+def test_systems_without_conditions_count_classes_only(trained: Path) -> None:
+    counts = open_source(list_checkpoints(trained / "v2" / "checkpoints")[-1]).class_counts
+    assert counts is not None
+    assert counts.names == ("sex",)

@@ -68,7 +68,7 @@ def test_settings_that_may_be_set_are_those_of_the_system(trained: Path, system:
 @pytest.mark.parametrize(
     ("system", "timesteps", "where", "message"),
     [
-        ("ar", 3, ("timesteps=4..5", "timesteps=2"), r"--timesteps 3 contradicts .*=4\.\.5 or 2\.\.2: no p"),
+        ("ar", 3, ("timesteps=4..5", "timesteps=2"), r"--timesteps 3 contradicts .*=4\.\.5 or 2: no patient"),
         ("ar", 50, (), r"at most 6 timesteps; 50 are asked for"),
         ("v2.5", 50, (), r"num_positions"),
     ],

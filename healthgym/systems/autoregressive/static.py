@@ -16,7 +16,7 @@ from healthgym.schema.cells import Cells
 from healthgym.stopping import Stopped
 from healthgym.systems.autoregressive.network import Network
 from healthgym.systems.base import SampleDraws
-from healthgym.systems.conditions import NO_CONDITIONS, Conditions
+from healthgym.systems.conditions import NO_CONDITIONS, Conditions, with_length
 
 MOST_ATTEMPTS = 20_000
 LEAST_SHARE = 1e-3  # of patients who are accepted; exp(-20) of them are then not found in so many attempts
@@ -100,17 +100,6 @@ def draw_patients(
         f"--where, --shares, --timesteps: {len(left)} patients of the kind that is asked for were not found "
         f"in {most_attempts:,} attempts each. Ask for a larger group."
     )
-
-
-def with_length(conditions: Conditions, timesteps: int | None, cells: Cells) -> tuple[Conditions, int | None]:
-    """Return conditions that include a given length, and the length to which all patients are cut, if any.
-
-    Patients of another length are of another kind, so the length is a condition. Only where all training
-    patients have the same length (a cohort that was cut), shorter patients are the first part of longer ones.
-    """
-    if timesteps is None or cells.length.num_pieces == 1:
-        return conditions, timesteps
-    return conditions.of_length(timesteps), None
 
 
 def share_of(

@@ -22,9 +22,9 @@ from healthgym.schema.cells import MOST_PIECES, Cells
 from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.autoregressive.network import KNOWN, RARE, STATIC, Course, Network, Sizes
 from healthgym.systems.autoregressive.sampling import CapturedCourse, draw_course
-from healthgym.systems.autoregressive.static import LEAST_SHARE, Static, draw_patients, share_of, with_length
+from healthgym.systems.autoregressive.static import LEAST_SHARE, Static, draw_patients, share_of
 from healthgym.systems.base import Batch, Draws, Made, Making, SampleDraws, State, System
-from healthgym.systems.conditions import NO_CONDITIONS, Conditions, widened
+from healthgym.systems.conditions import NO_CONDITIONS, Conditions, with_length
 from healthgym.systems.optimiser import Optimiser, copy_into, load_module_state, module_state
 from healthgym.systems.patients import CohortFacts
 from healthgym.systems.transfer import Transfer, to_device
@@ -307,18 +307,23 @@ class AutoregressiveSystem(System):
             codes_KTB[k] = np.where(class_B < self.layout.num_classes[k], class_B, 0)
         return reals_RTB, codes_KTB
 
-    def check_conditions(self, conditions: Conditions, timesteps: int | None = None) -> None:
+    def check_conditions(
+        self, conditions: Conditions, timesteps: int | None = None, counted: bool = False
+    ) -> None:
         network, cells, num_patients = self._sampled, self.cells, self.facts.num_patients
         asked, larger = "--where, --shares", "Ask for a larger group."
         if timesteps is not None:
             asked = f"{asked}, --timesteps {timesteps}" if conditions else f"--timesteps {timesteps}"
             larger = "In place of --timesteps ask for a range of lengths: --where timesteps=LOW..HIGH."
         conditions, cut = with_length(conditions, timesteps, cells)
-        count = share_of(network, cells, widened(conditions, cells), cut) * num_patients
+        # Each piece of the length has enough patients.
+        counted |= not (conditions.classes or conditions.reals or conditions.shares)
+        count = num_patients if counted else share_of(network, cells, conditions, cut) * num_patients
         if count < cells.least_patients:
             raise ConfigError(
-                f"{asked}: about {count:.0f} of the {num_patients:,} training patients were like this; at "
-                f"least {cells.least_patients} are needed, or single people would be imitated. {larger}"
+                f"{asked}: this system estimates that about {count:.0f} of the {num_patients:,} training "
+                f"patients were like this; at least {cells.least_patients} are needed, or single people "
+                f"would be imitated. {larger}"
             )
         share = share_of(network, cells, conditions, cut, self.config.temperature)
         if share < LEAST_SHARE:

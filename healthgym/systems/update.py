@@ -18,7 +18,7 @@ def update(
         share: this process's share of the batch.
         num_rows: this process's patients.
         backward: adds a part's gradients to the network's, weighted by `Part.weight`, and returns its losses
-            as detached scalars. It must call `Optimiser.backward`, which scales the loss for mixed precision.
+            as detached scalars. For mixed precision it calls `Optimiser.backward`, which scales the loss.
 
     Returns:
         The mean of each loss over this process's parts; with gradient clipping also `gradient_norm`, the norm

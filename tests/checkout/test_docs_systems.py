@@ -1,5 +1,6 @@
 """The recipe for a new system names files and methods that exist."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -24,6 +25,24 @@ def test_methods_are_there(name: str, owner: type) -> None:
     named = set(re.findall(rf"`{name}\.(\w+)", TEXT))
     assert named
     assert [method for method in named if not hasattr(owner, method)] == []
+
+
+def test_what_a_system_may_say_and_must_implement_is_described() -> None:
+    """Class attributes, and methods that only raise NotImplementedError."""
+    missing = {
+        name
+        for name, value in vars(System).items()
+        if inspect.isfunction(value) and "NotImplementedError" in value.__code__.co_names
+    }
+    assert {"begin_make", "nats_by_patient", "check_conditions"} <= missing
+    attributes = {name for name in System.__annotations__ if name in vars(System)} - {
+        "num_candidates",
+        "share",
+    }
+    described = set(re.findall(r"`System\.(\w+)", TEXT))
+    assert (
+        sorted((missing | attributes | {"begin_sample_given", "preview", "released_state"}) - described) == []
+    )
 
 
 def test_settings_are_there() -> None:

@@ -241,7 +241,8 @@ def _sampled(comparison: Comparison, section: Section) -> list[str]:
     counted = [result.title for result in section.results if result.counts_all]
     if not counted:
         return [f"The metrics use {chosen}."]
-    return [f"All patients are counted for: {', '.join(counted).lower()}. All other metrics use {chosen}."]
+    others = f"Unless a note says otherwise, the other metrics use {chosen}."
+    return [f"All patients are counted for: {', '.join(counted).lower()}. {others}"]
 
 
 def write_report(report: Report, folder: Path) -> None:

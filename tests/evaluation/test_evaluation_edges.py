@@ -214,9 +214,24 @@ def test_privacy_and_rules_name_the_metrics_that_count_everybody(monkeypatch: py
     counted = [
         next(n for n in section.notes if n.startswith("All patients are counted for")) for section in sections
     ]
-    assert "for: copied patients, identity disclosure risk. All other metrics use 100 of 300" in counted[0]
+    said = (
+        "for: copied patients, identity disclosure risk. Unless a note says otherwise, the other metrics use"
+    )
+    assert f"{said} 100 of 300" in counted[0]
     for title in ("static variables constant", "values that do not fit", "static variables before decoding"):
         assert title in counted[1]
+
+
+def test_copies_in_a_sample_are_given_as_a_number_of_it() -> None:
+    """Three times the training patients, of whom a third is searched for repeated courses."""
+    copies = pd.concat(
+        [patients(1).assign(PatientID=patients(1)["PatientID"] + 1000 * k) for k in range(3)],
+        ignore_index=True,
+    )
+    section = privacy.section(compared(copies, "num_patients=300"))
+    assert result(section, "privacy.courses").finding.endswith(" of 300 synthetic patients")
+    assert result(section, "privacy.copies").finding == "900 of 900 synthetic patients"
+    assert result(section, "privacy.near_copies").finding.endswith(" of 300 synthetic patients")
 
 
 def test_disclosure_counts_every_patient_of_a_large_cohort() -> None:

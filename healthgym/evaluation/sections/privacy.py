@@ -91,8 +91,8 @@ COPIES = metric(
 NEAR_COPIES = metric(
     "privacy.near_copies",
     "Near copies",
-    "The number of synthetic patients who are closer to a training patient than expected by chance in "
-    "one of a thousand cohorts. Distances are relative to that patient's closest other "
+    "The number of synthetic patients who are so close to a training patient that chance would produce "
+    "one in at most two of a thousand cohorts. Distances are relative to that patient's closest other "
     f"real patient, and are taken over all variables and over the {KEPT:.0%} in which the two differ "
     "least. Exact copies that chance explains are not counted again.",
     f"Own definition: ratio of distances below {LARGEST_RATIO:g} (in most variables "
@@ -286,7 +286,7 @@ def _of_pairs(value: float) -> str:
 def _copies(comparison: Comparison) -> Result:
     """Count synthetic patients who equal a training patient."""
     equal = _Equal.of(comparison)
-    return _count_result(comparison, COPIES, equal.count, equal.allowed)
+    return _count_result(comparison, COPIES, equal.count, equal.allowed, comparison.synthetic.num_patients)
 
 
 @dataclass(frozen=True)
@@ -339,14 +339,16 @@ def _near_copies(comparison: Comparison, found: _Distances) -> Result:
         )
         near |= most < limit_of_most
         say += f", or {limit_of_most:.2f} times over the {KEPT:.0%} of variables that differ least"
-    count = int(near.sum())
+    count, counted = int(near.sum()), comparison.synthetic.panel.num_patients
     if comparison.all_synthetic is not None and found.attacked is not None:
         nearest = found.attacked[0][:, 0]
-        count = max(count, int((nearest < limit * found.own[: len(nearest)]).sum()))
+        of_all = int((nearest < limit * found.own[: len(nearest)]).sum())
+        if of_all > count:
+            count, counted = of_all, comparison.synthetic.num_patients
     # Patients of one or two visits can be equal by chance; such are judged as copies.
     count = max(count - _Equal.of(comparison).by_chance, 0)
     # How near the nearest lies is not said: that is one real patient's.
-    return replace(_count_result(comparison, NEAR_COPIES, count, 0.0), reason=f"{say}.")
+    return replace(_count_result(comparison, NEAR_COPIES, count, 0.0, counted), reason=f"{say}.")
 
 
 def _courses(comparison: Comparison) -> Result:
@@ -361,7 +363,7 @@ def _courses(comparison: Comparison) -> Result:
     count = repeated_courses(train, course_hashes(comparison.synthetic.panel, window))
     others = comparison.holdout or comparison.halves[1]
     allowed = allowed_by_chance(chance, others.panel.num_patients, comparison.synthetic.panel.num_patients)
-    return _count_result(comparison, about, count, allowed)
+    return _count_result(comparison, about, count, allowed, comparison.synthetic.panel.num_patients)
 
 
 def _real_courses(comparison: Comparison, window: int) -> tuple[Courses, int]:
@@ -373,11 +375,11 @@ def _real_courses(comparison: Comparison, window: int) -> tuple[Courses, int]:
     return train, chance_courses(half, other)
 
 
-def _count_result(comparison: Comparison, about: Metric, count: int, by_chance: float) -> Result:
-    """Judge a number of patients; the number that chance explains is the noise."""
-    found = (
-        f"{count:,} of {comparison.synthetic.num_patients:,} synthetic patients" if count else "none found"
-    )
+def _count_result(
+    comparison: Comparison, about: Metric, count: int, by_chance: float, counted: int
+) -> Result:
+    """Judge how many of the synthetic patients counted; the number that chance explains is the noise."""
+    found = f"{count:,} of {counted:,} synthetic patients" if count else "none found"
     if 0 < count <= by_chance:
         found += ", no more than chance makes among real patients"
     return comparison.result(about, float(count), Noise(by_chance, by_chance), finding=found)

@@ -94,7 +94,7 @@ def refuse_rare_groups(
     if conditions.shared is not None:
         shared = schema.categoricals[conditions.shared].name
         groups = [asked | {shared: {k}} for k, share in conditions.shares.items() if share]
-    for group in groups:
+    for group in filter(None, groups):
         if counts.number_with(group) < least:
             words = " together with ".join(_in_words(name, group[name], conditions, schema) for name in group)
             raise ConfigError(

@@ -42,7 +42,8 @@ class SynthesisPlan(StrictModel):
         batch_size: patients per call of the generator; float32 products round differently by batch.
         file_format: of the shards.
         compression: of the shards' columns.
-        timesteps: a number for all patients, or `training`: drawn from the training patients' lengths.
+        timesteps: a number for all patients, or `training`: drawn from the training patients' lengths. A
+            system that generates lengths samples patients of that number.
         device: the kind of device, since CPU and GPU round differently.
         where, shares: conditions on the patients (`healthgym.synthesis.conditions`); unconditional if empty.
         settings: sampling settings that differ from those in the checkpoint, as `key.path=value`.

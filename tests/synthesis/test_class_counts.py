@@ -78,6 +78,11 @@ def test_ten_patients_are_enough_and_nine_are_not() -> None:
     check("age=old", "age=young")
 
 
+def test_without_conditions_a_small_cohort_is_no_group() -> None:
+    few = ClassCounts.of_patients(np.zeros((7, 2), np.uint8), ("sex", "age"))
+    assert refuse_rare_groups(read_conditions((), "", SCHEMA), few, SCHEMA)
+
+
 def test_every_class_with_a_share_must_be_frequent() -> None:
     check(shares="sex=Male:0.1,Female:0.9")
     with pytest.raises(ConfigError, match="had age = very old together with sex = Female"):

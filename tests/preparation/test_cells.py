@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from healthgym.data.fitting import columns, fit_cells
+from healthgym.data.fitting import columns, fit_cells, units
 from healthgym.data.fitting.columns import in_memory
 from healthgym.schema.cells import ABSENT, HELD, MOST_PIECES, NONE, Cells, VariableCells, to_lists
 
@@ -114,8 +114,8 @@ def test_more_values_than_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch
     values = np.random.default_rng(2).normal(size=(400, 30))
     values[values < -1] = -1.0
     whole = fit(values)
-    monkeypatch.setattr(fit_cells, "MOST_DISTINCT", 300)
-    monkeypatch.setattr(fit_cells, "NUM_QUANTILES", 200)
+    monkeypatch.setattr(units, "MOST_DISTINCT", 300)
+    monkeypatch.setattr(units, "NUM_QUANTILES", 200)
     monkeypatch.setattr(columns, "BLOCK", 977)
     pooled = fit(values)
     assert patients_with(values, pooled.encode(values.ravel()), pooled.num_pieces).min() >= K
@@ -213,3 +213,57 @@ def test_there_and_back_through_a_file() -> None:
     cells = Cells((fit(values), fit(-values)), fit(np.full((50, 1), 7.0)))
     again = Cells.from_tree(to_lists(cells.to_tree()))
     assert to_lists(again.to_tree()) == to_lists(cells.to_tree())
+
+
+# --- ends ------------------------------------------------------------------------------------------
+
+
+@given(tables(), st.sampled_from([30, 1 << 16]))
+@settings(max_examples=80, deadline=None)
+def test_no_end_is_beyond_the_values(values_NT: NDArray[np.float64], most_distinct: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(units, "MOST_DISTINCT", most_distinct)
+        patch.setattr(units, "NUM_QUANTILES", 20)
+        cells = fit(values_NT)
+    half = 0.5000001 * 10.0**-cells.decimals
+    if cells.num_pieces > 1 or (cells.high_P > cells.low_P + 2.1 * half).any():
+        assert cells.low_P[0] >= values_NT.min() - half
+        assert cells.high_P[-1] <= values_NT.max() + half
+
+
+def with_frequent_patient(value: float, others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 60 patients of zeros, of whom one alternates with a value and others have theirs once."""
+    values = np.zeros((60, 40))
+    values[0, 1::2] = value
+    values[1 : 1 + len(others), 5] = others
+    return values
+
+
+def test_a_tail_is_of_its_patients_not_of_the_one_with_most_rows() -> None:
+    random = np.random.default_rng(1)
+    values = np.round(random.normal(100, 10, (60, 40)))
+    values[0] = np.where(np.arange(40) % 2, 987.0, 100.0)
+    cells = fit(values)
+    in_tail = values[cells.encode(values) == cells.num_pieces - 1]
+    assert (in_tail == 987).mean() > 0.5
+    assert cells.low_P[-1] < cells.high_P[-1] < 500
+    cells = fit(with_frequent_patient(413.0, 410 + 0.7 * np.arange(1, 10)))
+    assert abs((cells.low_P[-1] + cells.high_P[-1]) / 2 - 413.0) > 0.3
+
+
+def test_a_single_value_is_one_that_enough_patients_had() -> None:
+    lengths = np.array([50] * 9 + [41] + [12] * 40)
+    cells = fit(lengths[:, None])
+    assert cells.low_P.tolist() == [12, 40]
+    assert cells.high_P[-1] > 40
+    length = fit_cells.fit_cells([], lengths, K).length
+    assert (length.low_P[-1], length.high_P[-1]) == (40, 41)
+
+
+@given(tables(), st.sampled_from([1.0, 0.5, 0.1]))
+@settings(max_examples=80, deadline=None)
+def test_single_values_are_of_enough_patients(values_NT: NDArray[np.float64], grid: float) -> None:
+    values_NT = np.round(np.rint(values_NT / grid) * grid, 1)
+    cells = fit(values_NT)
+    for value in cells.low_P[cells.low_P == cells.high_P]:
+        assert not 0 < np.isclose(values_NT, value, rtol=1e-9).any(1).sum() < K

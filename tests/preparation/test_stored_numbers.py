@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tables import small_schema, small_table
 
-from healthgym.data.fitting import columns, fit_cells
+from healthgym.data.fitting import columns, fit_cells, units
 from healthgym.data.fitting.columns import in_memory, pooled_median
 from healthgym.data.prepare import SplitSettings, prepare
 from healthgym.schema.cells import VariableCells
@@ -60,8 +60,8 @@ def own_values(draw: st.DrawFn) -> Table:
 @settings(max_examples=150, deadline=None)
 def test_cells_store_no_value_of_few_patients(values_NT: Table, most_distinct: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_cells, "MOST_DISTINCT", most_distinct)
-        patch.setattr(fit_cells, "NUM_QUANTILES", max(most_distinct // 2, 5))
+        patch.setattr(units, "MOST_DISTINCT", most_distinct)
+        patch.setattr(units, "NUM_QUANTILES", max(most_distinct // 2, 5))
         cells = fit(values_NT)
     assert not set(stored(cells).tolist()) & set(rare_values(values_NT).tolist())
     assert np.all(cells.low_P <= cells.high_P)
@@ -73,8 +73,8 @@ def test_bounds_are_no_values_where_every_quantile_is_one(
 ) -> None:
     values = np.random.default_rng(0).normal(size=(30, 29 * 39 * 2 // 6 + 1))
     values = values.ravel()[: 29 * 39 * 10 + 1].reshape(-1, 1)  # ranks of quantiles are whole numbers
-    monkeypatch.setattr(fit_cells, "MOST_DISTINCT", 100)
-    monkeypatch.setattr(fit_cells, "NUM_QUANTILES", quantiles)
+    monkeypatch.setattr(units, "MOST_DISTINCT", 100)
+    monkeypatch.setattr(units, "NUM_QUANTILES", quantiles)
     cells = fit(values)
     assert cells.num_pieces > 20
     assert not np.isin(stored(cells), values).any()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tables import small_schema, small_table
 
 from healthgym import files
-from healthgym.data.fitting import columns, fit_cells, scratch, stream
+from healthgym.data.fitting import columns, scratch, stream, units
 from healthgym.data.fitting.columns import ColumnFile, in_memory, median, order_statistics, quantiles
 from healthgym.data.fitting.transform import Transform
 from healthgym.data.prepare import SplitSettings, prepare, prepare_parts
@@ -117,8 +117,8 @@ def test_memory_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(stream, "BLOCK_ROWS", 1000)
     monkeypatch.setattr(files, "CHUNK_BYTES", 1000)
     monkeypatch.setattr(scratch, "CHECKED_BYTES", 1000)
-    monkeypatch.setattr(fit_cells, "MOST_DISTINCT", 500)
-    monkeypatch.setattr(fit_cells, "NUM_QUANTILES", 64)
+    monkeypatch.setattr(units, "MOST_DISTINCT", 500)
+    monkeypatch.setattr(units, "NUM_QUANTILES", 64)
 
     def peak(num_timesteps: int) -> int:
         frame = tiny.table(20, num_timesteps)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import small_schema, small_table
 
+from healthgym.data.fitting import units
 from healthgym.data.fitting.columns import in_memory
 from healthgym.data.fitting.fit_cells import fit_variable
 from healthgym.data.prepare import prepare
@@ -59,10 +60,8 @@ def test_errors_of_arithmetic_are_no_decimals() -> None:
 
 
 def test_decimals_are_those_of_all_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    from healthgym.data.fitting import fit_cells
-
-    monkeypatch.setattr(fit_cells, "MOST_DISTINCT", 100)
-    monkeypatch.setattr(fit_cells, "NUM_QUANTILES", 50)
+    monkeypatch.setattr(units, "MOST_DISTINCT", 100)
+    monkeypatch.setattr(units, "NUM_QUANTILES", 50)
     values = np.clip(RANDOM.lognormal(3, 1, (60, 8)).round(3), 0, 100)
     values[:20, 0] = 0.0  # 0 and 100 are the only ones that are counted one by one
     assert fit(values).decimals == 3

@@ -116,7 +116,7 @@ def test_cells_that_end_beyond_the_longest_patient_as_in_version_0_1_0(
     def beyond(cells: VariableCells, *_: Any) -> VariableCells:
         return replace(cells, high_P=np.append(cells.high_P[:-1], 14.0))
 
-    monkeypatch.setattr(fit_cells, "_reached", beyond)
+    monkeypatch.setattr(fit_cells, "ended_where_reached", beyond)
     trained(tmp_path, "ar")
     release(tmp_path / "run", tmp_path / "r.h5", ROOT / "configs" / "report.yaml")
     assert load_checkpoint(tmp_path / "r.h5").statistics.stages.tolist() == [6]

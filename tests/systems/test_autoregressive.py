@@ -575,6 +575,11 @@ def test_a_group_of_few_real_patients_is_refused() -> None:
         system.check_conditions(Conditions({0: frozenset({1})}))
 
 
+def test_fewer_patients_than_a_group_must_have_can_be_cut() -> None:
+    system = build(tiny.SCHEMA.layout, replace(tiny.facts(), num_patients=5))
+    system.check_conditions(Conditions(), 4)
+
+
 def test_patients_of_a_given_length_are_patients_of_that_length(well_trained: AutoregressiveSystem) -> None:
     _, _, _, codes, lengths = small()
     for length in (1, 3):

@@ -318,8 +318,8 @@ class AutoregressiveSystem(System):
         conditions, cut = with_length(conditions, timesteps, cells)
         # Each piece of the length has enough patients.
         counted |= not (conditions.classes or conditions.reals or conditions.shares)
-        count = num_patients if counted else share_of(network, cells, conditions, cut) * num_patients
-        if count < cells.least_patients:
+        count = share_of(network, cells, conditions, cut) * num_patients
+        if not counted and count < cells.least_patients:
             raise ConfigError(
                 f"{asked}: this system estimates that about {count:.0f} of the {num_patients:,} training "
                 f"patients were like this; at least {cells.least_patients} are needed, or single people "

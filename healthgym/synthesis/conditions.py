@@ -86,7 +86,7 @@ def refuse_rare_groups(
     Raises:
         ConfigError: names the conditions.
     """
-    asked = {name: set(classes) for name, classes in _classes_by_name(conditions, schema).items()}
+    asked = {schema.categoricals[k].name: set(classes) for k, classes in conditions.classes.items()}
     counted = not (conditions.reals or conditions.timesteps)
     if cells is not None and LENGTH in counts.names:
         asked, counted = asked | _pieces_by_name(conditions, schema, cells), True
@@ -103,10 +103,6 @@ def refuse_rare_groups(
                 f"larger group."
             )
     return counted
-
-
-def _classes_by_name(conditions: Conditions, schema: Schema) -> dict[str, frozenset[int]]:
-    return {schema.categoricals[k].name: classes for k, classes in conditions.classes.items()}
 
 
 def _pieces_by_name(conditions: Conditions, schema: Schema, cells: Cells) -> dict[str, set[int]]:
@@ -174,7 +170,7 @@ def _class(text: str, variable: Variable, option: str) -> int:
 def _range(value: str, text: str) -> tuple[float, float]:
     found = _RANGE.fullmatch(value)
     low, high = (float(found[1]), float(found[2] or found[1])) if found else (1.0, 0.0)
-    if low > high:
+    if low > high or not math.isfinite(high - low):
         raise ConfigError(f"--where {text}: expected a number or a range such as 60..80, lowest first.")
     return low, high
 

@@ -39,6 +39,8 @@ def test_a_range_without_a_whole_number_of_timesteps_is_refused() -> None:
         ConfigError, match=r"--where timesteps=2\.2\.\.2\.8: expected a whole number of timest"
     ):
         read_conditions(("timesteps=2.2..2.8",), "", SCHEMA)
+    with pytest.raises(ConfigError, match=r"--where timesteps=1\.\.1e999: expected a number or a range"):
+        read_conditions(("timesteps=1..1e999",), "", SCHEMA)
 
 
 def test_patients_cannot_be_chosen_by_their_time_of_follow_up() -> None:

@@ -116,8 +116,8 @@ def evaluate(
             CSV or Parquet file or a folder of them.
         synthetic: the cohort to be judged: a data frame, from `sample` or any other program; or the path of a
             cohort's folder, of a CSV or Parquet file or of a folder of them.
-        holdout: real patients that training never saw; without them membership inference and use for
-            learning are not judged. A prepared cohort has its own.
+        holdout: real patients that training never saw; without them membership inference is
+            not judged, and models can fail but not pass. A prepared cohort has its own.
         schema: the meaning of the columns; a prepared cohort has its own.
         config: a YAML file of thresholds; by default that of the package.
         settings: changes of the file's settings, as `{"num_patients": 2000}`.

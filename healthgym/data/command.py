@@ -192,8 +192,8 @@ def _summary(cohort: PreparedCohort, source: Source, out: Path, done: str, table
     lines += _training_lines(cohort)
     if not holdout.num_patients:
         lines.append(
-            "  note      no patients are held out: a report judges neither membership inference nor use for "
-            "learning"
+            "  note      no patients are held out: a report does not judge membership inference, and models "
+            "can fail but not pass"
         )
     if few := few_patients(cohort):
         lines.append(f"  note      {few}")

@@ -231,6 +231,14 @@ def test_no_end_is_beyond_the_values(values_NT: NDArray[np.float64], most_distin
         assert cells.high_P[-1] <= values_NT.max() + half
 
 
+@pytest.mark.parametrize("size", [1e15, 1e20, 1e300])
+def test_ends_of_values_whose_digits_are_beyond_floating_point(size: float) -> None:
+    values = size * (1 + np.random.default_rng(0).integers(0, 3, (30, 4)) / 7)
+    cells = fit(values)
+    assert np.isfinite([cells.low_P, cells.high_P]).all()
+    assert cells.num_pieces == 3
+
+
 def with_frequent_patient(value: float, others: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return 60 patients of zeros, of whom one alternates with a value and others have theirs once."""
     values = np.zeros((60, 40))

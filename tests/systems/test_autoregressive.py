@@ -14,7 +14,7 @@ from healthgym import config as settings
 from healthgym.data.fitting.columns import in_memory
 from healthgym.data.fitting.fit_cells import fit_cells
 from healthgym.errors import CohortError, ConfigError
-from healthgym.schema.cells import ABSENT, NONE, Cells
+from healthgym.schema.cells import ABSENT, MOST_PIECES, NONE, Cells
 from healthgym.schema.layout import FeatureLayout
 from healthgym.stopping import Stopped
 from healthgym.strict import parse
@@ -533,6 +533,15 @@ def test_a_cohort_without_cells_is_refused() -> None:
         build(tiny.SCHEMA.layout, CohortFacts(None, 40, 6, 6.0))
 
 
+def test_a_cohort_whose_codes_have_no_room_for_its_pieces_is_refused() -> None:
+    facts = tiny.facts()
+    assert facts.cells is not None
+    many = np.arange(MOST_PIECES + 1)
+    crowded = replace(facts.cells.length, low_P=1.0 * many, high_P=1.0 * many)
+    with pytest.raises(ConfigError, match=r"more than 4,095 pieces.* by version 0\.1\.0\. Prepare it anew"):
+        build(tiny.SCHEMA.layout, replace(facts, cells=replace(facts.cells, length=crowded)))
+
+
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"num_heads is 3 and does not divide system.width = 16"):
         build(tiny.SCHEMA.layout, tiny.facts(), num_heads=3)
@@ -573,6 +582,9 @@ def test_a_group_of_few_real_patients_is_refused() -> None:
     system.check_conditions(Conditions(timesteps=((1, 3),)))
     with pytest.raises(ConfigError, match=r"of the 12 training patients were like this; at least 10"):
         system.check_conditions(Conditions({0: frozenset({1})}))
+    assert facts.cells is not None
+    system = build(layout, CohortFacts(replace(facts.cells, least_patients=1), 12, 3, 2.0))
+    system.check_conditions(Conditions({0: frozenset({1})}))
 
 
 def test_fewer_patients_than_a_group_must_have_can_be_cut() -> None:

@@ -14,6 +14,7 @@ from healthgym.schema.cells import Array, Ints
 _GRIDS = (1, 2, 5, 10, 20, 25, 50, 100)  # in units of the last decimal
 _MOSTLY = 0.8
 _DOMINANT = 0.5  # a patient with more of the values of an outer piece would determine its end
+_MOST_HALVES = 60  # after which two numbers are equal
 _NOISE = 1e-3  # of the last decimal: a value so near to the grid is meant to be on it
 
 
@@ -93,13 +94,16 @@ def _outer(
     tail = _tail(rows, units, part)
     low, high = _outer_ends(units, part, before, after, unit, tail)
     bottom, top, step = _on_grid(units, part, low, high, unit, least)
-    if len(tail.number) >= least:
-        while not len(before) and bottom < tail.least - unit / 2:
+    for _ in range(_MOST_HALVES if len(tail.number) >= least else 0):
+        under = not len(before) and bottom < tail.least - unit / 2
+        over = not len(after) and top > tail.most + unit / 2
+        if not under and not over:
+            break
+        if under:
             low = (low + float(np.sort(tail.lowest)[:least].mean())) / 2
-            bottom, top, step = _on_grid(units, part, low, high, unit, least)
-        while not len(after) and top > tail.most + unit / 2:
+        if over:
             high = (high + float(np.sort(tail.highest)[-least:].mean())) / 2
-            bottom, top, step = _on_grid(units, part, low, high, unit, least)
+        bottom, top, step = _on_grid(units, part, low, high, unit, least)
     if bottom == top and _patients_with(units, bottom, unit) < least:
         return (bottom - unit, top, unit) if len(after) else (bottom, top + unit, unit)
     return bottom, top, step

@@ -21,11 +21,8 @@ from healthgym.schema.cells import (
     VariableCells,
 )
 
-_SHARES = (
-    2048,
-    1024,
-    512,
-)  # a piece has about this part of the rows or more; the first that gives few enough
+# A piece has about this part of the rows or more: the first one that gives few enough pieces.
+_SHARES = (2048, 1024, 512)
 _MOST_CELLS = 16  # of a bin
 _HARDLY = 0.02  # a variable that repeats less often than this gets no "held" decision
 

@@ -95,12 +95,14 @@ def _without_rare(known: Array, rows: Rows, least: int) -> Array:
 
 
 def unit_of(values: Array, known: Array) -> Ints:
+    """Return the index of each value's unit, see `Units`."""
     index = np.searchsorted(known, values, side="left")
     same = known[np.minimum(index, len(known) - 1)] == values
     return np.asarray(2 * index + same, dtype=np.int64)
 
 
 def count_units(rows: Rows, known: Array) -> Units:
+    """Count the rows and patients of each unit, given the known values."""
     num_units = 2 * len(known) + 1
     new, everything, patients = np.zeros((3, num_units), np.int64)
     total, num_patients = np.zeros(num_units), 0

@@ -12,6 +12,8 @@ from healthgym.evaluation.sections.disclosure import NEEDS_HOLDOUT, attribute_re
 from healthgym.evaluation.statistics.attacks.chance import Coincidences, coincidences, copied_by_group
 from healthgym.evaluation.statistics.attacks.changed_copies import KEPT, LARGEST_TRIMMED_RATIO, Trimmed
 from healthgym.evaluation.statistics.attacks.copies import (
+    FEWEST_VALUES,
+    FIRST_LONG_GROUP,
     LARGEST_RATIO,
     Courses,
     allowed_by_chance,
@@ -21,6 +23,7 @@ from healthgym.evaluation.statistics.attacks.copies import (
     course_hashes,
     course_window,
     nearest_other,
+    of_long_records,
     relative,
     repeated_courses,
 )
@@ -94,7 +97,8 @@ NEAR_COPIES = metric(
     "The number of synthetic patients who are so close to a training patient that chance would produce "
     "one in at most two of a thousand cohorts. Distances are relative to that patient's closest other "
     f"real patient, and are taken over all variables and over the {KEPT:.0%} in which the two differ "
-    "least. Exact copies that chance explains are not counted again.",
+    "least. Exact copies that chance explains are not counted again, and records of fewer than "
+    f"{FEWEST_VALUES} values are left out: they can be alike by chance.",
     f"Own definition: ratio of distances below {LARGEST_RATIO:g} (in most variables "
     f"{LARGEST_TRIMMED_RATIO:g}), and below what the smallest ratios of real patients who are not copies "
     "allow (Hill, Annals of Statistics 1975)",
@@ -156,7 +160,8 @@ class _Distances:
     """Vectors of all sets.
 
     Args:
-        own: each training patient's distance to the nearest other one.
+        own: each training patient's distance to the nearest other one; 0 of records with few values, which
+            have no ratios.
         unrelated: how close real patients who are not copies come to training patients, as ratios; of the
             holdout, or of one half of the training data to the other.
         changed: the same of distances over most variables; None where too few vary.
@@ -197,7 +202,7 @@ class _Changed:
         trimmed = Trimmed(train, comparison.schema)
         if not trimmed.usable:
             return None
-        own = trimmed.nearest_other(train)
+        own = of_long_records(trimmed.nearest_other(train), comparison.train.panel)
         if comparison.holdout:
             holdout = sequence_vectors(comparison.holdout.panel, steps)
             return cls(trimmed, own, relative(*trimmed.nearest(holdout, train), own))
@@ -205,18 +210,20 @@ class _Changed:
         among = Trimmed(half, comparison.schema)
         if not among.usable:
             return None
-        return cls(trimmed, own, relative(*among.nearest(other, half), among.nearest_other(half)))
+        among_half = of_long_records(among.nearest_other(half), comparison.halves[0].panel)
+        return cls(trimmed, own, relative(*among.nearest(other, half), among_half))
 
 
 def _real_distances(comparison: Comparison, steps: int) -> tuple[Vectors, Vectors | None, Floats, Floats]:
     """Return vectors of training and holdout patients, distances of the former, ratios of the latter."""
     train = sequence_vectors(comparison.train.panel, steps)
-    own = nearest_other(train)
+    own = of_long_records(nearest_other(train), comparison.train.panel)
     if comparison.holdout:
         holdout = sequence_vectors(comparison.holdout.panel, steps)
         return train, holdout, own, copy_ratios(holdout, train, own)
     half, other = (sequence_vectors(side.panel, steps) for side in comparison.halves)
-    return train, None, own, copy_ratios(other, half, nearest_other(half))
+    own_half = of_long_records(nearest_other(half), comparison.halves[0].panel)
+    return train, None, own, copy_ratios(other, half, own_half)
 
 
 def _attacked(
@@ -296,11 +303,13 @@ class _Equal:
     Args:
         count: of them.
         by_chance: those whom chance explains.
+        long_by_chance: of these, those who equal a patient with at least 16 values.
         allowed: how many may be there by chance; not above `by_chance` if it does not explain all.
     """
 
     count: int
     by_chance: int
+    long_by_chance: int
     allowed: int
 
     @classmethod
@@ -309,8 +318,10 @@ class _Equal:
         chance = comparison.anchors.once("coincidences", lambda: _coincidences(comparison))
         copied_G = copied_by_group(synthetic.hashes_N, train.hashes_N, train.groups_N)
         allowed_G = chance.at_most(synthetic.num_patients)
-        count, by_chance = int(copied_G.sum()), int(np.minimum(copied_G, allowed_G).sum())
-        return cls(count, by_chance, int(allowed_G.sum()) if by_chance == count else by_chance)
+        by_chance_G = np.minimum(copied_G, allowed_G)
+        count, by_chance = int(copied_G.sum()), int(by_chance_G.sum())
+        allowed = int(allowed_G.sum()) if by_chance == count else by_chance
+        return cls(count, by_chance, int(by_chance_G[FIRST_LONG_GROUP:].sum()), allowed)
 
 
 def _coincidences(comparison: Comparison) -> Coincidences:
@@ -324,6 +335,11 @@ def _near_copies(comparison: Comparison, found: _Distances) -> Result:
 
     Of a cohort of which a sample is compared, all patients are walked through for some training patients.
     """
+    if not found.own.any():
+        return comparison.not_judged(
+            NEAR_COPIES,
+            f"No record has {FEWEST_VALUES} values: a near copy cannot be distinguished from chance.",
+        )
     limit = copy_limit(found.unrelated, comparison.synthetic.num_patients)
     if limit < _LEAST_LIMIT:
         return comparison.not_judged(
@@ -345,8 +361,7 @@ def _near_copies(comparison: Comparison, found: _Distances) -> Result:
         of_all = int((nearest < limit * found.own[: len(nearest)]).sum())
         if of_all > count:
             count, counted = of_all, comparison.synthetic.num_patients
-    # Patients of one or two visits can be equal by chance; such are judged as copies.
-    count = max(count - _Equal.of(comparison).by_chance, 0)
+    count = max(count - _Equal.of(comparison).long_by_chance, 0)
     # How near the nearest lies is not said: that is one real patient's.
     return replace(_count_result(comparison, NEAR_COPIES, count, 0.0, counted), reason=f"{say}.")
 

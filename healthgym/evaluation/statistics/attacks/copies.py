@@ -8,6 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from healthgym.evaluation.statistics.hashes import groups_of
 from healthgym.evaluation.statistics.panel import Panel
 from healthgym.evaluation.statistics.patients import Vectors, k_nearest
 
@@ -17,6 +18,8 @@ Courses = list[tuple[Hashes, NDArray[np.int64]]]
 """Of each real variable a number for every course, and whose it is."""
 
 LARGEST_RATIO = 0.5
+FIRST_LONG_GROUP = 5  # of `groups_of`; records of one to three visits are alike by chance
+FEWEST_VALUES = 1 << (FIRST_LONG_GROUP - 1)
 _EXPECTED = 0.001  # near copies expected in a cohort without copies, by each of two distances
 _TAILS = (5, 10, 20, 50)
 _WINDOW = 16
@@ -37,7 +40,8 @@ def copy_ratios(queries: Vectors, train: Vectors, own_N: Floats) -> Floats:
 def relative(distance_Q: Floats, nearest_Q: NDArray[np.int64], own_N: Floats) -> Floats:
     """Return distances to training patients over those patients' own to another one.
 
-    Infinite where that patient equals another one: what is near to both betrays neither.
+    Infinite where that distance is 0, that is, where the patient equals another one: what is near to both
+    betrays neither.
     """
     own_Q = own_N[nearest_Q]
     return np.where(own_Q > 0, distance_Q / np.maximum(own_Q, 1e-12), np.inf)
@@ -46,6 +50,14 @@ def relative(distance_Q: Floats, nearest_Q: NDArray[np.int64], own_N: Floats) ->
 def nearest_other(vectors: Vectors) -> Floats:
     """Return each patient's distance to the nearest other one of the same set."""
     return k_nearest(vectors, vectors, 2)[0][:, -1]
+
+
+def of_long_records(own_N: Floats, panel: Panel) -> Floats:
+    """Return distances of patients to the nearest other one, 0 of those with fewer than 16 values.
+
+    Then `relative` has no ratio to them. Values that repeat the one before are not counted.
+    """
+    return np.where(groups_of(panel) >= FIRST_LONG_GROUP, own_N, 0.0)
 
 
 def copy_limit(unrelated_ratios: Floats, num_queries: int, largest: float = LARGEST_RATIO) -> float:

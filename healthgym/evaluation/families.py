@@ -59,12 +59,10 @@ def family_result(
     elif beyond:
         verdict = Verdict.FAIL if failing else Verdict.CAUTION
     else:
-        few = (
-            not _independence_detected(comparison, keys, cut, caution, apart)
-            if relations
-            else detectable > 2 * fail
-        )
-        verdict = Verdict.NOT_JUDGED if few else Verdict.PASS
+        seen = detectable <= 2 * fail
+        if relations:
+            seen = _independence_detected(comparison, keys, cut, caution, apart)
+        verdict = Verdict.PASS if seen else Verdict.NOT_JUDGED
     num_real = comparison.train.panel.num_patients
     size, interval = _size(worst, num_real)
     logarithmic = worst.family in _LOGARITHMS

@@ -9,8 +9,9 @@ from healthgym.evaluation.comparison import Comparison
 from healthgym.evaluation.metric import Metric, metric
 from healthgym.evaluation.result import Noise, Result, Section
 from healthgym.evaluation.sections.disclosure import NEEDS_HOLDOUT, attribute_result, disclosure_result
+from healthgym.evaluation.sections.distances import ATTACKED, Distances
 from healthgym.evaluation.statistics.attacks.chance import Coincidences, coincidences, copied_by_group
-from healthgym.evaluation.statistics.attacks.changed_copies import KEPT, LARGEST_TRIMMED_RATIO, Trimmed
+from healthgym.evaluation.statistics.attacks.changed_copies import KEPT, LARGEST_TRIMMED_RATIO
 from healthgym.evaluation.statistics.attacks.copies import (
     FEWEST_VALUES,
     FIRST_LONG_GROUP,
@@ -22,8 +23,6 @@ from healthgym.evaluation.statistics.attacks.copies import (
     copy_ratios,
     course_hashes,
     course_window,
-    nearest_other,
-    of_long_records,
     relative,
     repeated_courses,
 )
@@ -32,7 +31,6 @@ from healthgym.evaluation.statistics.attacks.membership import (
     as_if_equal,
     effective_nearest,
     nearer_interval,
-    nearest_distances,
     nearest_in_first,
     trained_attack,
 )
@@ -42,13 +40,11 @@ from healthgym.evaluation.statistics.models.ranking import (
     rate_interval,
     true_positive_rate,
 )
-from healthgym.evaluation.statistics.patients import Vectors, sequence_vectors, squared_distances
+from healthgym.evaluation.statistics.patients import squared_distances
 
 Floats = NDArray[np.float64]
 
 _DCR_DELUSION = "sets that pass distance tests still leak (arXiv 2505.01524), so this comes first"
-_ATTACKED = 1000
-_WALKED = 5000
 _FEW_NEAREST = 30
 _LEAST_LIMIT = 0.02  # of a ratio of distances
 _SHORTEST_COURSE = 6
@@ -138,11 +134,11 @@ def section(comparison: Comparison) -> Section:
     if comparison.all_synthetic is not None and comparison.holdout:
         part.notes.append(
             f"Membership inference compares all {comparison.synthetic.num_patients:,} synthetic patients "
-            f"with at most {_ATTACKED:,} training and {_ATTACKED:,} holdout patients. Near copies are "
+            f"with at most {ATTACKED:,} training and {ATTACKED:,} holdout patients. Near copies are "
             "searched for among these and among the sampled patients."
         )
     part.essential = frozenset(about.key for about in (MEMBERSHIP, SHADOW))
-    found = _Distances.of(comparison)
+    found = Distances.of(comparison)
     part.results = [
         *_membership(comparison, found),
         _copies(comparison),
@@ -155,98 +151,7 @@ def section(comparison: Comparison) -> Section:
     return part
 
 
-@dataclass(frozen=True)
-class _Distances:
-    """Vectors of all sets.
-
-    Args:
-        own: each training patient's distance to the nearest other one; 0 of records with few values, which
-            have no ratios.
-        unrelated: how close real patients who are not copies come to training patients, as ratios; of the
-            holdout, or of one half of the training data to the other.
-        changed: the same of distances over most variables; None where too few vary.
-        attacked: distances of training and of holdout patients to the nearest of all synthetic ones.
-    """
-
-    train: Vectors
-    holdout: Vectors | None
-    synthetic: Vectors
-    own: Floats
-    unrelated: Floats
-    changed: "_Changed | None"
-    attacked: tuple[Floats, Floats] | None
-
-    @classmethod
-    def of(cls, comparison: Comparison) -> "_Distances":
-        steps = max(comparison.train.panel.num_timesteps, comparison.synthetic.panel.num_timesteps)
-        train, holdout, own, unrelated = comparison.anchors.once(
-            f"privacy {steps}", lambda: _real_distances(comparison, steps)
-        )
-        changed = comparison.anchors.once(f"changed copies {steps}", lambda: _Changed.of(comparison, steps))
-        synthetic = sequence_vectors(comparison.synthetic.panel, steps)
-        attacked = None if holdout is None else _attacked(comparison, train, holdout, synthetic, steps)
-        return cls(train, holdout, synthetic, own, unrelated, changed, attacked)
-
-
-@dataclass(frozen=True)
-class _Changed:
-    """As `own` and `unrelated` of `_Distances`, over the variables that differ least."""
-
-    trimmed: Trimmed
-    own: Floats
-    unrelated: Floats
-
-    @classmethod
-    def of(cls, comparison: Comparison, steps: int) -> "_Changed | None":
-        train = sequence_vectors(comparison.train.panel, steps)
-        trimmed = Trimmed(train, comparison.schema)
-        if not trimmed.usable:
-            return None
-        own = of_long_records(trimmed.nearest_other(train), comparison.train.panel)
-        if comparison.holdout:
-            holdout = sequence_vectors(comparison.holdout.panel, steps)
-            return cls(trimmed, own, relative(*trimmed.nearest(holdout, train), own))
-        half, other = (sequence_vectors(side.panel, steps) for side in comparison.halves)
-        among = Trimmed(half, comparison.schema)
-        if not among.usable:
-            return None
-        among_half = of_long_records(among.nearest_other(half), comparison.halves[0].panel)
-        return cls(trimmed, own, relative(*among.nearest(other, half), among_half))
-
-
-def _real_distances(comparison: Comparison, steps: int) -> tuple[Vectors, Vectors | None, Floats, Floats]:
-    """Return vectors of training and holdout patients, distances of the former, ratios of the latter."""
-    train = sequence_vectors(comparison.train.panel, steps)
-    own = of_long_records(nearest_other(train), comparison.train.panel)
-    if comparison.holdout:
-        holdout = sequence_vectors(comparison.holdout.panel, steps)
-        return train, holdout, own, copy_ratios(holdout, train, own)
-    half, other = (sequence_vectors(side.panel, steps) for side in comparison.halves)
-    own_half = of_long_records(nearest_other(half), comparison.halves[0].panel)
-    return train, None, own, copy_ratios(other, half, own_half)
-
-
-def _attacked(
-    comparison: Comparison, train: Vectors, holdout: Vectors, synthetic: Vectors, steps: int
-) -> tuple[Floats, Floats]:
-    """Return distances of training and holdout patients to the nearest synthetic ones, shapes (N, 10).
-
-    A sample of a large cohort would hide most of what it leaks: all its patients are walked through, for
-    fewer real ones.
-    """
-    if comparison.all_synthetic is None:
-        return nearest_distances(train, [synthetic]), nearest_distances(holdout, [synthetic])
-    reals = np.concatenate([train[:_ATTACKED], holdout[:_ATTACKED]])
-    vectors = (
-        sequence_vectors(panel.take(np.arange(first, min(first + _WALKED, panel.num_patients))), steps)
-        for panel in comparison.all_synthetic()
-        for first in range(0, panel.num_patients, _WALKED)
-    )
-    distances = nearest_distances(reals, vectors)
-    return distances[: len(train[:_ATTACKED])], distances[len(train[:_ATTACKED]) :]
-
-
-def _membership(comparison: Comparison, found: _Distances) -> list[Result]:
+def _membership(comparison: Comparison, found: Distances) -> list[Result]:
     """Return the metrics of membership inference: AUC, true-positive rate, trained attack."""
     if found.holdout is None or found.attacked is None:
         return [comparison.not_judged(about, NEEDS_HOLDOUT) for about in (MEMBERSHIP, MEMBERSHIP_TPR, SHADOW)]
@@ -330,7 +235,7 @@ def _coincidences(comparison: Comparison) -> Coincidences:
     return coincidences(train.panel, holdout.panel if holdout else None, times)
 
 
-def _near_copies(comparison: Comparison, found: _Distances) -> Result:
+def _near_copies(comparison: Comparison, found: Distances) -> Result:
     """Count synthetic patients far too close to a training patient.
 
     Of a cohort of which a sample is compared, all patients are walked through for some training patients.
@@ -400,7 +305,7 @@ def _count_result(
     return comparison.result(about, float(count), Noise(by_chance, by_chance), finding=found)
 
 
-def _nearer(comparison: Comparison, found: _Distances) -> Result:
+def _nearer(comparison: Comparison, found: Distances) -> Result:
     """Return the share of synthetic patients nearer to training than to holdout patients."""
     if found.holdout is None:
         return comparison.not_judged(NEARER, NEEDS_HOLDOUT)

@@ -9,7 +9,7 @@ Legend: N rows (patients at timesteps), n the rows that a decision is about, D w
 E of the running sum, M of the small networks, R real variables.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import cast
 
 import torch
@@ -89,6 +89,9 @@ class Head(nn.Module):
         static: whether these are the static variables.
         keeps_sum: whether the running sum is read when all is decided; else the last decision is not added.
         num_left: number of features of the timesteps left.
+        unmarked: real variables whose bins have embeddings that begin at zero. Random ones of static values
+            tell the few patients of a small cohort apart, who are then learned by heart; a value also has its
+            normal score.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Head(nn.Module):
         static: bool,
         keeps_sum: bool,
         num_left: int,
+        unmarked: Collection[int],
     ) -> None:
         super().__init__()
         self.slots, self.num_classes, self.sum_dim, self.static = slots, dict(num_classes), sum_dim, static
@@ -137,11 +141,9 @@ class Head(nn.Module):
         tokens |= {f"value {r}": tables[r].num_bins + 1 for r in self.decided}
         if tokens and not keeps_sum:
             tokens.popitem()
-        # A bin of a static value has a normal score to be known by. An embedding that begins at random would
-        # mark the few patients of a small cohort, who would then be learned by heart.
-        no_marks = {f"value {r}" for r in self.decided} if static else set()
+        zeros = {f"value {r}" for r in unmarked}
         self.embeddings = nn.ModuleDict(
-            {n: embedding(count, sum_dim, 0.0 if n in no_marks else 0.5) for n, count in tokens.items()}
+            {n: embedding(count, sum_dim, 0.0 if n in zeros else 0.5) for n, count in tokens.items()}
         )
         self.scores = nn.ParameterDict(
             {n: nn.Parameter(0.3 * torch.randn(2, sum_dim)) for n in tokens if n.startswith("value")}

@@ -37,8 +37,7 @@ from healthgym.systems.optimiser import module_state
 
 _TIMES = 6
 _RARE = 20_000  # new values of a variable; with fewer, its networks overfit while others still learn
-_FEW = 1_000  # training patients; with fewer, the network tells one from another by the static variables
-HEAD, RARE, STATIC, KNOWN = "head", "head/rare", "static", "known"  # names of dropout
+HEAD, RARE, STATIC = "head", "head/rare", "static"  # names of dropout
 
 
 @dataclass(frozen=True)
@@ -111,6 +110,7 @@ class Network(nn.Module):
                 static=static,
                 keeps_sum=keeps_sum,
                 num_left=0 if static else self.num_left,
+                unmarked=[r for r in slots.values if static and r < layout.num_reals],
             )
 
         self.static_head, self.step_head = head(self.static, True, True), head(self.varying, False, False)
@@ -139,7 +139,6 @@ class Network(nn.Module):
         self.hidden_dim = sizes.hidden_dim
         counted = {**dict(enumerate(cells.variables)), layout.num_reals: cells.length}
         self.rare = {f"value {r}" for r, each in counted.items() if each.new_P.sum() < _RARE}
-        self.few = cells.length.new_P.sum() < _FEW
 
     none_R: Tensor
     num_classes_K: Tensor
@@ -185,8 +184,6 @@ class Network(nn.Module):
         """
         B, T = course.pieces_BTR.shape[:2]
         static_BD, static_nats = self._score_static(course, drop, dense, by_patient)
-        if self.few:
-            static_BD = drop(KNOWN, static_BD)
         inputs_BTX, earlier, last_BTK = self._inputs(course)
         left_BTX = self.left(self.times(torch.arange(T, device=inputs_BTX.device), course.lengths_B))
         x_BTD = self.embed(inputs_BTX) + self.positions[:T] + self.embed_static(static_BD).unsqueeze(1)

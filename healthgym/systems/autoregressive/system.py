@@ -20,7 +20,7 @@ from healthgym.nn.causal import Drop, keep
 from healthgym.nn.cuda_graphs import Capture, CudaCapture
 from healthgym.schema.cells import MOST_PIECES, Cells
 from healthgym.schema.layout import FeatureLayout
-from healthgym.systems.autoregressive.network import KNOWN, RARE, STATIC, Course, Network, Sizes
+from healthgym.systems.autoregressive.network import RARE, STATIC, Course, Network, Sizes
 from healthgym.systems.autoregressive.sampling import CapturedCourse, draw_course
 from healthgym.systems.autoregressive.static import LEAST_SHARE, Static, draw_patients, share_of
 from healthgym.systems.base import Batch, Draws, Made, Making, SampleDraws, State, System
@@ -195,7 +195,7 @@ class AutoregressiveSystem(System):
             return keep
 
         def drop(name: str, x: Tensor) -> Tensor:
-            share = self.rare_dropout if name in (RARE, STATIC, KNOWN) else self.dropout
+            share = self.rare_dropout if name in (RARE, STATIC) else self.dropout
             if not share:
                 return x
             kept = draws.uniform(f"dropout/{name}", tuple(x.shape)) >= share

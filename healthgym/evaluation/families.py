@@ -44,9 +44,7 @@ def family_result(
         apart: the same of the independent cohort.
     """
     cut, threshold = comparison.anchors.cut, comparison.config.threshold(about.key)
-    compared = comparison.compared if compared is None else compared
-    found = [compared[key] for key in keys if key in compared]
-    found = [each for each in found if np.isfinite(each.difference_K).any()]
+    found = _with_values(comparison.compared if compared is None else compared, keys)
     if not found:
         return comparison.not_judged(about, "The patients have no values, or too few timesteps, for this.")
     caution, fail = (threshold.at_most or 0.0, threshold.fail_above or 0.0) if threshold else (0.0, np.inf)
@@ -82,6 +80,12 @@ def family_result(
         finding=_finding(worst, num_real, about.style),
         shown=f"{show(float(np.exp(worst.size)))} times" if logarithmic else "",
     )
+
+
+def _with_values(compared: Mapping[str, Compared], keys: Sequence[str]) -> list[Compared]:
+    """Return those of the families that have any difference."""
+    found = [compared[key] for key in keys if key in compared]
+    return [each for each in found if np.isfinite(each.difference_K).any()]
 
 
 def _most_certain(found: Sequence[Compared], cut: float) -> Difference:

@@ -126,7 +126,7 @@ class _Columns:
     def fill(self, variable: Variable, lengths_N: NDArray[np.integer[Any]], least: int) -> float | str | None:
         """Return the fill of a gap at a patient's beginning; None if there is no value at all.
 
-        A number is rounded as the recorded ones, and it is not the value of fewer than `least` patients.
+        A number is a mean or median over at least `least` patients, rounded as the recorded ones.
         """
         if variable.kind == "real":
             column = self._measured[variable.name]

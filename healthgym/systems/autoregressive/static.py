@@ -67,7 +67,6 @@ def draw_patients(
 ) -> Static:
     """Sample the static variables of patients and their numbers of timesteps.
 
-
     Args:
         network: trained.
         cells: of the real variables.

@@ -318,16 +318,15 @@ class AutoregressiveSystem(System):
         conditions, cut = with_length(conditions, timesteps, cells)
         # Each piece of the length has enough patients.
         counted |= not (conditions.classes or conditions.reals or conditions.shares)
-        count = share_of(network, cells, conditions, cut) * num_patients
-        if not counted and count < cells.least_patients:
+        share = partial(share_of, network, cells, conditions, cut)
+        if not counted and (count := share() * num_patients) < cells.least_patients:
             raise ConfigError(
                 f"{asked}: this system estimates that about {count:.0f} of the {num_patients:,} training "
                 f"patients were like this; at least {cells.least_patients} are needed, or single people "
                 f"would be imitated. {larger}"
             )
-        share = share_of(network, cells, conditions, cut, self.config.temperature)
-        if share < LEAST_SHARE:
+        if (made := share(self.config.temperature)) < LEAST_SHARE:
             raise ConfigError(
-                f"{asked}: about {share:.2%} of the patients that this system makes are like this. At least "
+                f"{asked}: about {made:.2%} of the patients that this system makes are like this. At least "
                 f"{LEAST_SHARE:.1%} are needed, or sampling until one is found takes too long. {larger}"
             )

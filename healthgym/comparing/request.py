@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
-
-from healthgym import shipped
+from healthgym.evaluation.settings import Thresholds
 from healthgym.options import Option
 from healthgym.strict import Positive, StrictModel
 
@@ -26,8 +24,6 @@ class CompareRequest(StrictModel):
     patients: Annotated[Positive, Option("patients in each synthetic cohort")] = 2000
     seed: Annotated[int, Option("of the cohorts")] = 0
     batch_size: Annotated[Positive, Option("patients sampled at once")] = 512
-    config: Annotated[
-        Path, Option("settings and thresholds (YAML)"), Field(default_factory=shipped.thresholds)
-    ]
+    config: Thresholds
     sampling: Annotated[tuple[str, ...], Option("e.g. system.sampler.kind=dpmpp", metavar="KEY=VALUE")] = ()
     set: Annotated[tuple[str, ...], Option("change a setting of the report", metavar="KEY=VALUE")] = ()

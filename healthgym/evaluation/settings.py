@@ -6,10 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from healthgym import shipped
 from healthgym.errors import nearest
 from healthgym.evaluation.metric import metrics
+from healthgym.options import Option
 from healthgym.schema import Condition, Limit
 from healthgym.strict import Positive, StrictModel, load
+
+Thresholds = Annotated[
+    Path, Option("settings and thresholds (YAML)"), Field(default_factory=shipped.thresholds)
+]
+"""The file of these settings as a field of a request; by default the one that comes with the package."""
 
 
 class Threshold(StrictModel):

@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
-
-from healthgym import shipped
+from healthgym.evaluation.settings import Thresholds
 from healthgym.options import Option
 from healthgym.strict import StrictModel
 
@@ -36,9 +34,7 @@ class EvaluateRequest(StrictModel):
     ] = None
     synthetic: Annotated[Path, Option("cohort folder, CSV or Parquet to be judged")]
     out: Annotated[Path, Option("folder for report.html, report.json and plots")]
-    config: Annotated[
-        Path, Option("settings and thresholds (YAML)"), Field(default_factory=shipped.thresholds)
-    ]
+    config: Thresholds
     set: Annotated[tuple[str, ...], Option("change a setting of the report", metavar="KEY=VALUE")] = ()
 
 

@@ -3,15 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
-
-from healthgym import shipped
+from healthgym.evaluation.settings import Thresholds
 from healthgym.options import Option
 from healthgym.strict import StrictModel
-
-_Thresholds = Annotated[
-    Path, Option("settings and thresholds (YAML)"), Field(default_factory=shipped.thresholds)
-]
 
 
 class ReleaseRequest(StrictModel):
@@ -27,7 +21,7 @@ class ReleaseRequest(StrictModel):
         int | None, Option("in each of the two cohorts (2000, or the training patients if fewer)")
     ] = None
     seed: Annotated[int, Option("of the two cohorts")] = 0
-    config: _Thresholds
+    config: Thresholds
     despite: Annotated[str, Option("why it is released although its report fails", metavar="REASON")] = ""
 
 
@@ -37,5 +31,5 @@ class AuditRequest(StrictModel):
     run_dir: Annotated[Path, Option("a run folder, or a checkpoint")]
     data: Annotated[Path, Option("the prepared cohort it was trained on")]
     out: Annotated[Path, Option("folder for report.html and report.json")]
-    config: _Thresholds
+    config: Thresholds
     coarsen: Annotated[int, Option("judge centroids of K slots too, if not 0", metavar="K")] = 0

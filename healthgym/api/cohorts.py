@@ -140,9 +140,5 @@ def overrides_of(settings: Mapping[str, Any] | Sequence[str]) -> list[str]:
 def _digest(table: pd.DataFrame) -> str:
     """Return a SHA-256 of a table's names and values."""
     digest = hashlib.sha256(repr(list(table.columns)).encode())
-    try:
-        hashed = pd.util.hash_pandas_object(table, index=False)
-    except TypeError:  # cells that are lists, arrays or mappings
-        hashed = pd.util.hash_pandas_object(table.map(repr), index=False)
-    digest.update(hashed.to_numpy().tobytes())
+    digest.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
     return digest.hexdigest()

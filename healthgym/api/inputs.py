@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from healthgym.errors import ConfigError, TableError, listed
-from healthgym.storage.parquet import in_numpy
 
 AnyPath: TypeAlias = str | PathLike[str]
 
@@ -34,7 +33,7 @@ def table_of(given: Any, name: str) -> pd.DataFrame | Path:
             f"{name}: the data frame has {listed(names)} in its index; keys are expected as columns. "
             f"Give table.reset_index()."
         )
-    return in_numpy(given)
+    return given
 
 
 def path_of(given: Any, name: str, expected: str) -> Path:

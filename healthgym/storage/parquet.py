@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -69,19 +68,3 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     named = [name for name in frame.index.names if name is not None]
     frame = frame.reset_index(level=named) if named else frame.reset_index(drop=True)
     return frame.set_axis([one_form(name) for name in frame.columns], axis=1)
-
-
-def in_numpy(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a data frame with the columns of Arrow and of pandas' nullable floats as NumPy arrays.
-
-    NaN and a missing value are two things in these types, and one in NumPy's.
-    """
-    changed = frame.copy(deep=False)
-    for i, kind in enumerate(frame.dtypes):
-        column = frame.iloc[:, i]
-        if isinstance(kind, pd.ArrowDtype):
-            arrow: Any = column.array.__arrow_array__()
-            changed.isetitem(i, arrow.to_pandas().to_numpy())
-        elif isinstance(kind, pd.Float32Dtype | pd.Float64Dtype):
-            changed.isetitem(i, column.to_numpy(np.dtype(kind.name.lower()), na_value=np.nan))
-    return changed

@@ -10,6 +10,7 @@ from steps import LAYOUT, T, build, train
 from healthgym.nn.precision import bfloat16_is_wanted, get_precision, set_precision
 from healthgym.systems.adversarial import generators
 from healthgym.systems.adversarial.generators import BiLSTMGenerator
+from healthgym.systems.base import SampleDraws
 from healthgym.training.trainer import to_arrays
 
 CPU = torch.device("cpu")
@@ -87,3 +88,15 @@ def test_patients_of_a_batch_do_not_depend_on_the_other_batches(name: str) -> No
     system.sample_features(T, 0, 0, 8)
     assert torch.equal(system.sample_features(T, 0, 8, 8), second)
     assert not torch.equal(system.sample_features(T, 0, 0, 8), second)
+
+
+def test_ar_computes_in_float32_on_a_cpu() -> None:
+    found = {}
+    for precision in ("highest", "medium"):
+        set_precision(precision)
+        system = build("ar")
+        train(system, 0, 2)
+        made = system.make(SampleDraws(0, 0, 64))
+        found[precision] = made.reals_RTB.tobytes() + made.codes_KTB.tobytes()
+        assert get_precision() == precision
+    assert found["medium"] == found["highest"]

@@ -275,3 +275,21 @@ def test_single_values_are_of_enough_patients(values_NT: NDArray[np.float64], gr
     cells = fit(values_NT)
     for value in cells.low_P[cells.low_P == cells.high_P]:
         assert not 0 < np.isclose(values_NT, value, rtol=1e-9).any(1).sum() < K
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_extreme_values_of_few_patients_form_an_interval_with_the_next_one(sign: int) -> None:
+    """Six of 300 patients have a value below 20, 20 others have 20; all other values are 21 to 59."""
+    values = np.random.default_rng(0).integers(21, 60, (300, 20)).astype(float)
+    values[:20, 0], values[20:26, 0] = 20, np.arange(14, 20)
+    cells = fit(sign * values)
+    end = 0 if sign > 0 else -1
+    low, high = sorted(abs(each[end]) for each in (cells.low_P, cells.high_P))
+    assert 14 < low < 20 <= high < 21
+
+
+def test_a_value_that_most_have_stays_exact_beside_extremes_of_few_patients() -> None:
+    values = np.zeros((300, 20))
+    values[:6, 0] = np.arange(1, 7)
+    cells = fit(values)
+    assert (cells.low_P.tolist(), cells.high_P.tolist()) == ([0.0], [0.0])

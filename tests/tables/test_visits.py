@@ -93,43 +93,6 @@ def test_dates_become_days_since_the_first_visit(tmp_path: Path, dtype: Any) -> 
         check_table(dated, schema())
 
 
-def dated_table(zone: str = "") -> pd.DataFrame:
-    frame = table()
-    start = pd.Timestamp("2001-01-01")
-    for name, per in (("time", 365.25), ("futime", 1)):
-        date = start + pd.to_timedelta((frame[name] * per).round(), "D")
-        frame[name] = date.dt.strftime(f"%Y-%m-%dT01:00:00{zone}")
-    return frame
-
-
-@pytest.mark.parametrize("said", [{"unit": "month"}, {"unit": "", "futime": {"unit": "year"}}])
-def test_a_follow_up_of_dates_counts_in_days(said: Any, tmp_path: Path) -> None:
-    found = r"'futime': dates, which count in days: row .*Say `unit: day` in `follow_up`"
-    for check in (check_table, lambda frame, schema: prepare(frame, schema, tmp_path / "a.h5", ALL)):
-        with pytest.raises(TableError, match=found):
-            check(dated_table(), schema(DAYS, **said))
-
-
-def test_times_with_and_without_a_time_zone_are_not_mixed() -> None:
-    zoned, naive = dated_table("+02:00"), dated_table()
-    pd.testing.assert_frame_equal(check_table(zoned, schema(DAYS)), check_table(naive, schema(DAYS)))
-    mixed = zoned.assign(time=zoned["time"].where(zoned.index != 4, naive["time"]))
-    with pytest.raises(TableError, match=r"a date without a time zone, while .*: row 4 \(2001"):
-        check_table(mixed, schema(DAYS))
-    follow = zoned.assign(futime=mixed["futime"].where(zoned["id"] != 0, naive["futime"]))
-    with pytest.raises(TableError, match=r"'futime': not a number: row 0 .*without a time zone\)"):
-        check_table(follow, schema(DAYS))
-
-
-def test_rows_out_of_order_are_named_by_their_dates(tmp_path: Path) -> None:
-    swapped = table().assign(time=["2001-05-02", "2001-05-01T08:30", *dated_table()["time"][2:]])
-    swapped = swapped.assign(id=[0, 0, *swapped["id"][2:]])
-    said = r"not sorted by id and time: row 1 \(patient 0, time 2001-05-01T08:30:00\).*or give --sort if"
-    for check in (check_table, lambda frame, schema: prepare(frame, schema, tmp_path / "a.h5", ALL)):
-        with pytest.raises(TableError, match=said):
-            check(swapped, schema(DAYS))
-
-
 def test_a_later_first_visit_keeps_its_time(tmp_path: Path) -> None:
     frame = table()
     frame["time"] += np.where(frame["id"] % 2, 10 / 365.25, 0)

@@ -154,18 +154,19 @@ def _on_grid(
 ) -> tuple[float, float, float]:
     """Return the ends and the step of the coarsest grid with most values of a piece.
 
-    A grid that leaves a single value is taken only if enough patients have it.
+    A grid that leaves a single value is taken only if most values are that one, and enough patients have it.
     """
-    single = units.single[part]
+    single, most = units.single[part], _MOSTLY * units.new[part].sum()
     values, weights = units.high[part][single], units.new[part][single]
     for multiple in _GRIDS[::-1]:
         step = multiple * unit
         scaled = values / step
         on = (weights * (np.abs(scaled - np.rint(scaled)) < 1e-6 * np.maximum(np.abs(scaled), 1))).sum()
         bottom, top = np.ceil(low / step - 1e-9) * step, np.floor(high / step + 1e-9) * step
-        if on <= _MOSTLY * units.new[part].sum() or bottom > top:
+        if on <= most or bottom > top:
             continue
-        if bottom < top or _patients_with(units, bottom, unit) >= least:
+        same = np.abs(values - bottom) <= _NOISE * unit
+        if bottom < top or (weights[same].sum() > most and _patients_with(units, bottom, unit) >= least):
             return float(bottom), float(top), step
     bottom, top = np.ceil(low / unit - 1e-9) * unit, np.floor(high / unit + 1e-9) * unit
     return (float(bottom), float(top), unit) if bottom <= top else (low, low, unit)

@@ -24,6 +24,7 @@ from healthgym.schema.cells import (
 # A piece has about this part of the rows or more: the first one that gives few enough pieces.
 _SHARES = (2048, 1024, 512)
 _MOST_CELLS = 16  # of a bin
+_FAR_MORE = 8  # times as many rows: a value that keeps a piece of its own beside a tail of too few patients
 _HARDLY = 0.02  # a variable that repeats less often than this gets no "held" decision
 
 
@@ -93,17 +94,44 @@ def _pool(units: Units, rows: Rows, least: int) -> tuple[Ints, NDArray[np.bool_]
 def _pooled(units: Units, rows: Rows, least: int, fewest_rows: float) -> tuple[Ints, NDArray[np.bool_]]:
     """Return the piece of each unit; a single value that is one has half of these rows or more."""
     atom = units.single & (units.patients >= least) & (units.new >= fewest_rows / 2)
-    labels, counts = _first_pools(units, atom, least, fewest_rows), units.patients
+    labels, counts = _pools(units, rows, atom, least, fewest_rows)
+    joining = _beside_rare_tails(labels, counts, units, atom, least)
+    if joining.any():
+        atom = atom & ~joining
+        labels, counts = _pools(units, rows, atom, least, fewest_rows)
+    return _absorbed(labels, counts, units, atom, least)
+
+
+def _pools(
+    units: Units, rows: Rows, atom: NDArray[np.bool_], least: int, fewest_rows: float
+) -> tuple[Ints, Ints]:
+    """Return the pool of each unit, and the patients of each pool: enough except between single values."""
+    labels = _first_pools(units, atom, least, fewest_rows)
     while True:
         counts = _patients_of(labels, units, rows)
         first = np.unique(labels, return_index=True)[1]
         poor = np.flatnonzero((counts < least) & ~atom[first])
         if not len(poor) or len(first) == 1:
-            break
+            return labels, counts
         labels, changed = _merged(labels, poor[0::2], first, atom)
         if not changed:
-            break
-    return _absorbed(labels, counts, units, atom, least)
+            return labels, counts
+
+
+def _beside_rare_tails(
+    labels: Ints, counts: Ints, units: Units, atom: NDArray[np.bool_], least: int
+) -> NDArray[np.bool_]:
+    """Return the single values that form an interval with the values of too few patients beyond them.
+
+    Else nobody would have these extreme values. A value that is far more frequent stays a piece of its own.
+    """
+    joining, first = np.zeros_like(atom), np.unique(labels, return_index=True)[1]
+    rows = np.bincount(labels, units.new)
+    for tail, beside in ((0, 1), (-1, -2)) if len(first) > 1 else ():
+        unit = first[beside]
+        if counts[tail] < least and atom[unit] and rows[beside] <= _FAR_MORE * rows[tail]:
+            joining[unit] = True
+    return joining
 
 
 def _first_pools(units: Units, atom: NDArray[np.bool_], least: int, fewest_rows: float) -> Ints:

@@ -20,10 +20,7 @@ from healthgym.schema.timing import Grid, Resolution, TimeForm, rounded
 
 Floats = NDArray[np.float64]
 _ISO_DATE = re.compile(r"\s*[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_ZONE = r"[Tt ][0-9:.,]+ *(?:[Zz]|[+-][0-9]{2}:?(?:[0-9]{2})?)\s*$"
 _EPOCH = pd.Timestamp("1970-01-01")
-DAYS = ("day", "days")
-"""The unit of times that are given as dates."""
 
 
 @dataclass(frozen=True)
@@ -82,24 +79,7 @@ def days_in(column: pd.Series, form: str = "") -> pd.Series:
     dates = pd.to_datetime(text, format=named, errors="coerce", utc=True).dt.tz_localize(None)
     days = ((dates - _EPOCH) / pd.Timedelta(days=1)).astype(object)
     words = column.astype(object).map(lambda word: f"{word} (no date)", na_action="ignore")
-    days = days.where(dates.notna(), words)
-    lacking = lacks_zone(column, form)
-    return days.mask(lacking, text + " (without a time zone)") if lacking.any() else days
-
-
-def lacks_zone(column: pd.Series, form: str = "") -> NDArray[np.bool_]:
-    """Return which rows have an ISO date without a time zone, if others have one: it may be off by hours."""
-    if form or getattr(column.dtype, "kind", "") == "M":
-        return np.zeros(len(column), bool)
-    text = column.astype(str)
-    zoned = text.str.contains(_ZONE).to_numpy(bool)
-    return text.str.match(_ISO_DATE).to_numpy(bool) & ~zoned & zoned.any()
-
-
-def as_date(days: float) -> str:
-    """Return days since 1970 as an ISO date, with the time of day if there is one."""
-    date = _EPOCH.to_datetime64().astype("datetime64[s]") + np.timedelta64(round(days * 86_400), "s")
-    return str(date).removesuffix("T00:00:00")
+    return days.where(dates.notna(), words)
 
 
 def _plain(column: pd.Series) -> pd.Series:
@@ -162,13 +142,6 @@ class TimeFinder:
         if follow:
             self._follow_dated = self._same(self._follow_dated, keys.follow_dated, follow.time, problems)
             self._follow.see(variables[follow.time].to_numpy(np.float64))
-            if keys.follow_dated and schema.follow_up_unit not in DAYS:
-                problems.add(
-                    "dates, which count in days",
-                    f"Say `unit: day` in `follow_up` and of the variable, not '{schema.follow_up_unit}'.",
-                    follow.time,
-                    np.arange(len(variables)),
-                )
             if keys.follow_dated and not keys.dated:
                 problems.add(
                     "dates, while the rows' times are none",
@@ -186,11 +159,6 @@ class TimeFinder:
             np.arange(int(before is not None and before != now)),
         )
         return now
-
-    @property
-    def dated(self) -> bool:
-        """Whether the rows' times are dates."""
-        return bool(self._dated)
 
     @property
     def from_first(self) -> bool:

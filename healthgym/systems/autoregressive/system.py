@@ -18,6 +18,7 @@ from healthgym.distributed.share import Part
 from healthgym.errors import ConfigError
 from healthgym.nn.causal import Drop, keep
 from healthgym.nn.cuda_graphs import Capture, CudaCapture
+from healthgym.nn.precision import float32_on_cpu
 from healthgym.schema.cells import MOST_PIECES, Cells
 from healthgym.schema.layout import FeatureLayout
 from healthgym.systems.autoregressive.network import RARE, STATIC, Course, Network, Sizes
@@ -141,7 +142,8 @@ class AutoregressiveSystem(System):
             self.optimiser.backward(part.weight * loss)
             return {"nats": loss.detach()}
 
-        return update(self.optimiser, self.share, len(batch), backward)
+        with float32_on_cpu(self.device):
+            return update(self.optimiser, self.share, len(batch), backward)
 
     def step_kind(self, batch: Batch) -> Hashable | None:
         return tuple(batch.codes_BTK.shape)
@@ -152,7 +154,7 @@ class AutoregressiveSystem(System):
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Return minus the log-likelihood of patients in nats, and their number of timesteps."""
-        with torch.no_grad():
+        with torch.no_grad(), float32_on_cpu(self.device):
             nats = self._average.nats(self._course(batch), keep, self._dense)
         return {"nats": nats.double(), "timesteps": batch.lengths_B.sum().double()}
 
@@ -205,7 +207,7 @@ class AutoregressiveSystem(System):
 
     def nats_by_patient(self, batch: Batch) -> Tensor:
         """Return minus the log-likelihood of each patient under the weights that sampling uses, nats (B,)."""
-        with torch.no_grad():
+        with torch.no_grad(), float32_on_cpu(self.device):
             return self._sampled.nats(self._course(batch), keep, self._dense, by_patient=True)
 
     # --- state -----------------------------------------------------------------------------------
@@ -250,9 +252,10 @@ class AutoregressiveSystem(System):
         if timesteps is not None:
             self.check_length(timesteps)
         network, temperature = self._sampled, self.config.temperature
-        static = draw_patients(network, self.cells, draws, conditions, timesteps, temperature, stop=stop)
-        order_B = np.argsort(-static.lengths_B, kind="stable")
-        classes_TBK, values_TBR = self._draw_course(network, draws, static, order_B)
+        with float32_on_cpu(self.device):
+            static = draw_patients(network, self.cells, draws, conditions, timesteps, temperature, stop=stop)
+            order_B = np.argsort(-static.lengths_B, kind="stable")
+            classes_TBK, values_TBR = self._draw_course(network, draws, static, order_B)
         # Back to the order of numbers.
         place_B = to_device(np.argsort(order_B), self.device)
         made = {"reals": values_TBR, "codes": classes_TBK}

@@ -31,7 +31,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
     try:
         yield beside
-        _fsync(beside)
+        fsync(beside)
         beside.replace(path)
         _fsync_folder(path.parent)
     except OSError as error:
@@ -156,13 +156,14 @@ def sha256_of(path: Path, start: int = 0) -> str:
 def _fsync_folder(path: Path) -> None:
     """Make a rename durable, except on network and FUSE file systems that cannot sync a folder."""
     try:
-        _fsync(path)
+        fsync(path)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM):
             raise
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Make the content of a file or folder durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

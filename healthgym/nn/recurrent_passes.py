@@ -30,6 +30,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+_ALIGNMENT = 64  # bytes, as torch allocates its own tensors
+
 _sigmoid_grad = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_grad = torch.ops.aten.tanh_backward.grad_input
 
@@ -83,13 +85,18 @@ class Tape:
 
 
 def _new_memory(num_rows: int, numel: int, like: Tensor) -> Tensor:
-    """Return uninitialised rows; on a Linux CPU in huge pages, since a pass walks through all of them."""
+    """Return uninitialised rows; on a Linux CPU in huge pages, since a pass walks through all of them.
+
+    Rows begin at multiples of 64 bytes. The last bits of a product depend on how its operands are aligned,
+    and which of the rows a timestep gets depends on the passes before.
+    """
+    stride = -(-numel * like.element_size() // _ALIGNMENT) * _ALIGNMENT // like.element_size()
     if like.device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return like.new_empty(num_rows, numel)
-    pages = mmap.mmap(-1, num_rows * numel * like.element_size())
+        return like.new_empty(num_rows, stride)[:, :numel]
+    pages = mmap.mmap(-1, num_rows * stride * like.element_size())
     with contextlib.suppress(OSError):  # a kernel built without them
         pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=like.dtype).view(num_rows, numel)
+    return torch.frombuffer(pages, dtype=like.dtype).view(num_rows, stride)[:, :numel]
 
 
 def forward(inputs: Sequence[Tensor], weight_GK: Tensor, bias_G: Tensor, outputs: Sequence[Tensor]) -> Tape:

@@ -21,7 +21,7 @@ from healthgym.distributed.parallel import Process, granted_cores, process_from
 from healthgym.distributed.ranks import Ranks, joined
 from healthgym.distributed.share import Share
 from healthgym.environment import threads_asked
-from healthgym.errors import ConfigError
+from healthgym.errors import ConfigError, StorageError
 from healthgym.faults import sentence
 from healthgym.files import require_place
 from healthgym.nn.precision import set_precision
@@ -207,7 +207,7 @@ def _finish(folder: RunFolder, trainer: Trainer, report: ProgressReport) -> None
     why = "validation did not improve any more" if trainer.exhausted else ""
     try:
         folder.finish(trainer.step, why)
-    except OSError as error:
+    except (OSError, StorageError) as error:
         report.say(f"note: status cannot say that this run is done: {sentence(error) or error}")
 
 
@@ -232,6 +232,9 @@ def _begin(folder: RunFolder, config: RunConfig, ranks: Ranks) -> Checkpoint | N
                 "made from, or choose another --run-dir."
             )
         set_aside_newer(folder.checkpoints, start.progress.step if start else -1)
+        if start is not None:  # a kill after the last save may have prevented it
+            with saving_to(folder.path):
+                _tidy(folder, config, start.trainer)
         return start.progress.step if start else None
 
     step = ranks.from_first(claim)
@@ -327,12 +330,23 @@ def _saver(
             except FileNotFoundError:
                 folder.check()  # a newer owner deletes temporary files of an older one
                 raise
-            best = int(made.trainer["best_step"]) if "best_distance" in made.trainer else None
-            if best is not None:
-                write_best(folder.checkpoints, best)
-            prune_checkpoints(folder.checkpoints, config.checkpoint.keep, best)
+            _tidy(folder, config, made.trainer)
 
     return save
+
+
+def _tidy(folder: RunFolder, config: RunConfig, trainer: State) -> None:
+    """Record which checkpoint is the best, and delete those that are not kept.
+
+    Args:
+        folder: of the run.
+        config: its settings.
+        trainer: of its newest checkpoint.
+    """
+    best = int(trainer["best_step"]) if "best_distance" in trainer else None
+    if best is not None:
+        write_best(folder.checkpoints, best)
+    prune_checkpoints(folder.checkpoints, config.checkpoint.keep, best)
 
 
 def _length_groups(

@@ -80,7 +80,7 @@ class RunFolder:
         """Check that this process is still the writer.
 
         Raises:
-            FencedError: another process has claimed the folder since.
+            FencedError: another process has claimed the folder since, or the folder was moved or deleted.
         """
         owner = self._owner()
         if owner.get("token") != self._identity.token:
@@ -127,13 +127,20 @@ class RunFolder:
             )
 
     def _owner(self) -> dict[str, Any]:
+        """Return the writer's identity; empty if the file is missing or damaged."""
         try:
-            owner: dict[str, Any] = json.loads(read_text(self._owner_path))
-        except FileNotFoundError:
+            owner = json.loads(read_text(self._owner_path))
+        except (FileNotFoundError, ValueError):
             return {}
-        return owner
+        return owner if isinstance(owner, dict) else {}
 
     def _superseded(self, owner: dict[str, Any]) -> str:
+        if not owner:
+            return (
+                f"{self._owner_path} is missing or damaged: {self.path} was moved, deleted or unmounted "
+                f"while this process was training there. It stops without writing; what it has done since "
+                f"its last checkpoint is lost. Give the same command with the folder's new name as --run-dir."
+            )
         return (
             f"{self.path} now belongs to process {owner.get('pid')} on {owner.get('host')} "
             f"({owner.get('job') or 'outside a scheduler'}), which started later. This process "

@@ -202,12 +202,16 @@ class Trainer:
     def _snapshot(self) -> None:
         """Copy the state and let the writer thread save it during training."""
         self._await_writer()
-        snapshot = self._arrays()
+        snapshot = self._copied()
         if self._ranks.first:
-            self._writing = self._writer.submit(self.saving, self._of(snapshot))
+            self._writing = self._writer.submit(self.saving, snapshot)
         self._saved_at = time.monotonic()
 
-    def _of(self, state: State) -> Snapshot:
+    def _copied(self) -> Snapshot:
+        """Copy everything that the next step depends on; the losses up to here are made durable before."""
+        state = self._arrays()
+        if self.metrics is not None:
+            self.metrics.save()
         trainer = self.pace.state() | (self.validation.state() if self.validation else {})
         return Snapshot(self.step, self.seconds, state, self.meter.state(), trainer)
 
@@ -215,9 +219,9 @@ class Trainer:
         """Save at the end of the run, unless done already; a failure is an error."""
         self._await_writer()
         if any(self._ranks.any(self._ranks.first and self.step > self.saving.step)):
-            snapshot = self._arrays()
+            snapshot = self._copied()
             if self._ranks.first:
-                self.saving.last(self._of(snapshot))
+                self.saving.last(snapshot)
 
     def agreed(self, state: State) -> State:
         """Return the first process's state; different processors may differ in the last bits."""

@@ -75,3 +75,18 @@ def test_buffers_are_used_again(lstm: BiLSTM) -> None:
     for _ in range(3):
         derivatives(lstm(x), x, lstm)
     assert count() == before
+
+
+@pytest.mark.parametrize("num_patients", [5, 7, 13])
+def test_the_bits_do_not_depend_on_which_buffers_are_used(num_patients: int) -> None:
+    torch.manual_seed(0)
+    lstm, x_TBI = BiLSTM(9, 6), torch.randn(6, num_patients, 9, requires_grad=True)
+    held, found = [], []
+    for _ in range(6):
+        h_TBJ = lstm(x_TBI)
+        gradients = torch.autograd.grad(h_TBJ.square().sum(), [x_TBI, *lstm.parameters()])
+        found.append([h_TBJ.detach(), *gradients])
+        held.append(lstm(x_TBI[: len(held) + 1]))  # keeps a number of buffers, so that others come next
+    for others in found[1:]:
+        for first, other in zip(found[0], others, strict=True):
+            assert torch.equal(first, other)

@@ -11,10 +11,11 @@ import pytest
 import tiny
 from full_disk import files_of_at_most
 
-from healthgym import faults, files
+from healthgym import faults, files, stopping
 from healthgym.errors import StorageError
 from healthgym.files import append_bytes
 from healthgym.storage.checkpoint import list_checkpoints, load_checkpoint, step_of
+from healthgym.systems.adversarial.wgan import WGANSystem
 from healthgym.training import run as run_module
 from healthgym.training.monitoring import metrics as metrics_module
 from healthgym.training.monitoring.metrics import MetricsFile, read_metrics
@@ -110,6 +111,44 @@ def test_lines_of_losses_wait_for_room(folder: Path, monkeypatch: pytest.MonkeyP
     assert run(folder).count("no space is left there") == 1
     expected, found = (read_metrics(folder / name / "metrics.jsonl") for name in ("straight", "run"))
     assert [line["step"] for line in found] == [line["step"] for line in expected]
+
+
+def test_waiting_lines_are_written_before_the_checkpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = failing(append_bytes, errno.ENOSPC, range(4, 5))  # the line before the signal
+    monkeypatch.setattr(metrics_module, "append_bytes", lost)
+    assert_losses_survive(folder, monkeypatch)
+
+
+def test_a_power_failure_after_a_checkpoint_costs_no_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    durable, fsync = 0, os.fsync
+
+    def watched(handle: int) -> None:
+        nonlocal durable
+        fsync(handle)
+        if "metrics.jsonl" in Path(f"/proc/self/fd/{handle}").readlink().name:
+            durable = os.fstat(handle).st_size
+
+    monkeypatch.setattr(os, "fsync", watched)
+    assert_losses_survive(folder, monkeypatch, lambda path: os.truncate(path, durable))
+
+
+def assert_losses_survive(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, break_down: Callable[[Path], None] = lambda path: None
+) -> None:
+    """A run that is stopped at step 5 and resumed has the losses of an uninterrupted one."""
+    config = tiny.config(folder, training={"log_every_steps": 1})
+    tiny.stop_at_steps(monkeypatch, WGANSystem, 5)
+    assert not train(folder / "run", config, io.StringIO())
+    stopping.clear()
+    break_down(folder / "run/metrics.jsonl")
+    assert train(folder / "run", config, io.StringIO())
+    monkeypatch.undo()
+    assert train(folder / "whole", config, io.StringIO())
+    assert tiny.losses(folder / "run/metrics.jsonl") == tiny.losses(folder / "whole/metrics.jsonl")
 
 
 def test_a_line_that_is_written_in_part_is_taken_back(tmp_path: Path) -> None:

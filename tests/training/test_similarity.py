@@ -12,7 +12,14 @@ from healthgym import stopping
 from healthgym.config import RunConfig
 from healthgym.errors import ConfigError
 from healthgym.schema.layout import FeatureLayout
-from healthgym.storage.checkpoint import best_first, list_checkpoints, load_checkpoint, step_of
+from healthgym.storage.checkpoint import (
+    best_first,
+    checkpoint_path,
+    list_checkpoints,
+    load_checkpoint,
+    step_of,
+    write_best,
+)
 from healthgym.strict import parse
 from healthgym.synthesis.cohort import SynthesisRequest, find_checkpoint
 from healthgym.systems.adversarial.wgan import WGANSystem
@@ -129,6 +136,22 @@ def test_the_best_checkpoint_is_kept_and_makes_patients(early: tuple[Path, str])
         taken(checkpoint="newest")
     assert "synthesis uses the checkpoint of step 8, the nearest to training patients: distance 0.2" in said
     assert (run / "losses.png").stat().st_size > 0
+
+
+def test_a_kill_after_the_last_save_leaves_the_best_checkpoint_known(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([0.5 / number for number in range(1, 100)])
+    monkeypatch.setattr(SampledValidation, "metrics", lambda self: {"ks": next(values)})
+    assert train(folder / "run", config(folder), io.StringIO())
+    checkpoints = folder / "run/checkpoints"
+    last, *_, before = map(step_of, list_checkpoints(checkpoints))
+    write_best(checkpoints, before)  # as it is between the renaming of the checkpoint and of this record
+    copied = checkpoints / "step-000000001.h5"
+    copied.write_bytes(checkpoint_path(checkpoints, before).read_bytes())
+    assert train(folder / "run", config(folder), io.StringIO())
+    assert step_of(best_first(checkpoints)[0]) == last
+    assert not copied.exists()
 
 
 def test_a_run_that_does_not_improve_says_so_once_and_continues(early: tuple[Path, str]) -> None:

@@ -244,6 +244,30 @@ def test_an_older_writer_is_fenced_off(folder: Path, monkeypatch: pytest.MonkeyP
     assert [path.name for path in list_checkpoints(folder / "run/checkpoints")] == ["step-000000002.h5"]
 
 
+def test_a_folder_that_is_moved_ends_its_run_and_the_new_name_resumes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny.config(folder, checkpoint={"every_steps": 1}, training={"log_every_steps": 100})
+    before_third_step(monkeypatch, lambda: (folder / "run").rename(folder / "moved"))
+    with pytest.raises(FencedError, match=r"owner.json is missing or damaged: .* the folder's new name"):
+        train(folder / "run", config, io.StringIO())
+    monkeypatch.undo()
+    assert train(folder / "moved", config, io.StringIO())
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 64, b"[]", b'{"token"'], ids=["empty", "zeros", "list", "torn"]
+)
+def test_a_damaged_owner_file_is_no_owner(tmp_path: Path, content: bytes) -> None:
+    run = RunFolder(tmp_path, Identity("slurm::7", 1, "a", "b", 2))
+    run.claim()
+    (tmp_path / "owner.json").write_bytes(content)
+    with pytest.raises(FencedError, match="missing or damaged"):
+        run.check()
+    run.claim()
+    run.check()
+
+
 def test_an_earlier_life_of_the_same_job_never_takes_over(tmp_path: Path) -> None:
     RunFolder(tmp_path, Identity("slurm::7", 1, "second life", "b", 2)).claim()
     with pytest.raises(FencedError, match="now belongs to process 2 on b"):

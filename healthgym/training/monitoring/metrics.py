@@ -14,7 +14,7 @@ from torch import Tensor
 from healthgym.distributed.share import WHOLE, Share
 from healthgym.errors import DivergenceError, StorageError
 from healthgym.faults import sentence
-from healthgym.files import append_bytes, write_text
+from healthgym.files import append_bytes, fsync, write_text
 from healthgym.training.monitoring.divergence import Watch
 
 
@@ -130,14 +130,26 @@ class MetricsFile:
         If it cannot be written, it is written with the next line: a missing loss must not end a run.
         """
         self._waiting.append(_line(record))
+        self._write(note=len(self._waiting) == 1)
+
+    def save(self) -> None:
+        """Write waiting lines, and make all lines durable: called before a checkpoint of the same step.
+
+        A run that resumes from the checkpoint after a power failure would lack them.
+        """
+        self._write(note=False, durably=True)
+
+    def _write(self, note: bool, durably: bool = False) -> None:
         try:
             self._guard()
-            append_bytes(self.path, "".join(self._waiting).encode())
+            if self._waiting:
+                append_bytes(self.path, "".join(self._waiting).encode())
+                self._waiting.clear()
+            if durably:
+                fsync(self.path)
         except (OSError, StorageError) as error:
-            if len(self._waiting) == 1:
+            if note:
                 self._say(f"note: {sentence(error, self.path, 'write') or error} Training continues.")
-            return
-        self._waiting.clear()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

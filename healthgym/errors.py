@@ -85,11 +85,12 @@ def nearest(word: object, candidates: Iterable[object]) -> str:
     A candidate that looks like `word`, or has invisible characters, is shown by its code points too.
     """
     by_lower = {str(candidate).lower(): str(candidate) for candidate in candidates}
-    close = get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
+    same = [lower for lower in by_lower if _looks(lower) == _looks(str(word))]
+    close = same or get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
     if not close:
         return ""
     found = by_lower[close[0]]
-    alike = _looks(found) == _looks(str(word)) and found.lower() != str(word).lower()
+    alike = bool(same) and found.lower() != str(word).lower()
     return f" (did you mean '{found}'{f', written {found!a}' if alike else ''}?)"
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from healthgym.errors import ConfigError, TableError, listed
+from healthgym.storage.parquet import in_numpy
 
 AnyPath: TypeAlias = str | PathLike[str]
 
@@ -33,7 +34,7 @@ def table_of(given: Any, name: str) -> pd.DataFrame | Path:
             f"{name}: the data frame has {listed(names)} in its index; keys are expected as columns. "
             f"Give table.reset_index()."
         )
-    return given
+    return in_numpy(given)
 
 
 def path_of(given: Any, name: str, expected: str) -> Path:

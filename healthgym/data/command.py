@@ -1,5 +1,6 @@
 """The work of `healthgym prepare`: find the table, prepare it once, summarise the result."""
 
+import filecmp
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from healthgym.schema.cells import LEAST_PATIENTS
 from healthgym.storage.prepared import read_head
 
 TABLE_PATIENTS = 2000  # written at a time
+_SPLITS = ("train", "holdout")
 
 
 def run(request: PrepareRequest) -> str:
@@ -34,13 +36,20 @@ def run(request: PrepareRequest) -> str:
     source = find_source(
         schema, request.table, request.dataset, request.seed, request.max_patients, request.cache, given
     )
+    if tables is not None:
+        _refuse_own_table(source, *(tables / f"{split}.csv" for split in _SPLITS))
     shares = SplitSettings(request.holdout, request.seed, request.max_patients, request.least_patients)
     cohort, done = prepare_once(source, schema, out, shares, request.sort, request.overwrite)
     if tables is not None:
-        for split in ("train", "holdout"):
+        for split in _SPLITS:
             path = tables / f"{split}.csv"
             with refused(path, "write"), atomic_path(path) as beside:
                 _write_csv(cohort, split, beside)
+                if path.exists() and not (request.overwrite or filecmp.cmp(path, beside, shallow=False)):
+                    raise StorageError(
+                        f"{path} exists already, and is not a table of this cohort. Give another folder with "
+                        f"--tables, or replace it with --overwrite. {out} {done}."
+                    )
     return _summary(cohort, source, out, done, tables)
 
 
@@ -72,12 +81,21 @@ def prepare_once(
         "max_patients": split.max_patients,
         "least_patients": split.least_patients,
     }
+    _refuse_own_table(source, out)
     made = _is_made(out, recipe, overwrite)
     cohort = _open_intact(out) if made else None
     done = "is up to date" if cohort else "was damaged and is written again" if made else "written"
     if cohort is None:
         cohort = _prepare(source, schema, out, split, sort, recipe)
     return cohort, done
+
+
+def _refuse_own_table(source: Source, *outputs: Path) -> None:
+    """Refuse to write over the table that is read."""
+    own = {file.resolve() for file in source.files}
+    for path in outputs:
+        if path.resolve() in own:
+            raise StorageError(f"{path} is the table itself, which would be lost. Write to another path.")
 
 
 def few_patients(cohort: PreparedCohort) -> str:

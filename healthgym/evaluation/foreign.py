@@ -22,16 +22,17 @@ from healthgym.data.tables.keys import numbers_in, patient_ids
 from healthgym.data.tables.missing import Fills, apply_flags
 from healthgym.data.tables.problems import Problems
 from healthgym.data.tables.sources import read_files
-from healthgym.data.tables.table import in_one_form, read_classes, read_real
-from healthgym.data.tables.visits import Rows, days_in, has_dates
+from healthgym.data.tables.table import in_one_form, read_classes, read_real, with_meanings
+from healthgym.data.tables.visits import Rows, days_in, fill_statics, has_dates
 from healthgym.errors import TableError, listed, nearest
 from healthgym.schema import Schema
-from healthgym.schema.timing import Grid
+from healthgym.schema.timing import Grid, ratio
 from healthgym.words import one_form
 
 _ANY_NUMBER = 1e307
 _LARGEST = float(np.finfo(np.float32).max)
 _NO_VALUE = "no value"
+_DAY = "day"
 IN_MEMORY = "the data frame"
 
 
@@ -79,8 +80,8 @@ def read_foreign(cohort: Path | pd.DataFrame, schema: Schema) -> Foreign:
     patient_N, time_N = _patients(table, schema, problems), _times(table, schema, problems)
     order_N = np.lexsort((time_N, patient_N))[int((patient_N < 0).sum()) :]
     _note_times(patient_N[order_N], time_N[order_N], order_N, reduced, problems)
-    dated = schema.keys.timestep in table and has_dates(table[schema.keys.timestep])
-    frame = _in_order(variables.take(order_N), patient_N[order_N], time_N[order_N], reduced, dated)
+    from_first = _from_first(table, schema)
+    frame = _in_order(variables.take(order_N), patient_N[order_N], time_N[order_N], reduced, from_first)
     frame = Fills.fit(frame, reduced, path).carry_forward(frame, reduced, modelled=False)
     unfit, remarks = _counted(problems, len(table))
     unfit |= {f"{name}: no value at all": 1.0 for name in empty}
@@ -153,10 +154,15 @@ def _read_columns(table: pd.DataFrame, schema: Schema, problems: Problems) -> pd
             continue
         column = table[variable.name]
         if variable.kind != "real":
-            columns[variable.name] = read_classes(column, variable, problems)
+            columns[variable.name] = read_classes(with_meanings(column, variable), variable, problems)
             continue
-        if schema.follow_up and variable.name == schema.follow_up.time and has_dates(column):
-            column = days_in(column)
+        column = with_meanings(column, variable)
+        if schema.follow_up and variable.name == schema.follow_up.time and _dated(column, schema):
+            column = _numbers_of(column, schema.follow_up_unit, schema)
+            if not _dated_rows(table, schema):
+                what = "dates, while the rows' times are none, so that they are left out"
+                problems.add(what, "", variable.name, np.arange(len(column)))
+                column = pd.Series(np.nan, column.index)
         numbers = read_real(column, variable, problems)
         columns[variable.name] = np.where(np.abs(numbers) <= _LARGEST, numbers, np.nan)
     return pd.DataFrame(columns)
@@ -178,11 +184,45 @@ def _times(table: pd.DataFrame, schema: Schema, problems: Problems) -> NDArray[n
     key = schema.keys.timestep
     if key not in table:
         return np.zeros(len(table))
-    column = table[key]
-    numbers = numbers_in(days_in(column) if has_dates(column) else column)
+    column, unit = table[key], schema.time_unit if schema.keys.visits else _DAY
+    numbers = numbers_in(_numbers_of(column, unit, schema) if _dated(column, schema) else column)
     none = np.flatnonzero(~np.isfinite(numbers))
     problems.add("neither a number nor a date", "", key, none, column.iloc[none[:3]])
     return np.where(np.isfinite(numbers), numbers, np.inf)
+
+
+def _dated(column: pd.Series, schema: Schema) -> bool:
+    """Return whether a column has dates, ISO or of the schema's format."""
+    return has_dates(column) or (bool(_format(schema)) and has_dates(column, _format(schema)))
+
+
+def _dated_rows(table: pd.DataFrame, schema: Schema) -> bool:
+    return schema.keys.timestep in table and _dated(table[schema.keys.timestep], schema)
+
+
+def _format(schema: Schema) -> str:
+    return schema.keys.visits.format if schema.keys.visits else ""
+
+
+def _numbers_of(column: pd.Series, unit: str, schema: Schema) -> pd.Series:
+    """Return dates as times since 1970 in a unit, or in days if the unit is unknown; other words stay."""
+    days = days_in(column, "" if has_dates(column) else _format(schema))
+    try:
+        per_day = ratio(_DAY, unit)
+    except ValueError:
+        return days
+    return days.map(lambda value: value * per_day if isinstance(value, float) else value)
+
+
+def _from_first(table: pd.DataFrame, schema: Schema) -> tuple[bool, bool]:
+    """Return whether the times, and the ends of follow-up, count from each patient's first row."""
+    visits, follow = schema.keys.visits, schema.follow_up
+    if not visits:
+        return False, False
+    dated = _dated_rows(table, schema)
+    times = dated or visits.origin == "first"
+    follows = follow is not None and follow.time in table and _dated(table[follow.time], schema) == dated
+    return times, times and follows
 
 
 def _note_times(
@@ -212,16 +252,22 @@ def _in_order(
     patient_N: NDArray[np.int64],
     time_N: NDArray[np.float64],
     schema: Schema,
-    dated: bool,
+    from_first: tuple[bool, bool],
 ) -> pd.DataFrame:
-    """Return sorted rows with their keys, on the schema's grid if it has one."""
+    """Return sorted rows with keys, on the schema's grid if it has one; `_from_first` gives `from_first`."""
     patients, lengths_P = np.unique(patient_N, return_counts=True)
     known = pd.Series(np.where(np.isfinite(time_N), time_N, np.nan))
     times_N = np.asarray(known.groupby(patient_N).ffill().fillna(0.0), np.float64)
-    visits = schema.keys.visits
-    if visits and (visits.origin == "first" or dated):
-        times_N = times_N - np.repeat(times_N[np.cumsum(lengths_P) - lengths_P], lengths_P)
-    rows = Rows(variables.reset_index(drop=True), times_N, lengths_P, np.arange(len(times_N)), patients)
+    visits, follow = schema.keys.visits, schema.follow_up
+    variables = fill_statics(variables.reset_index(drop=True), schema, patient_N)
+    if visits and from_first[0]:
+        first_N = np.repeat(np.cumsum(lengths_P) - lengths_P, lengths_P)
+        if follow and from_first[1]:
+            origin_N = np.where(np.isfinite(time_N[first_N]), times_N[first_N], np.nan)
+            ends_N = variables[follow.time].to_numpy(np.float64) - origin_N * schema.time_ratio
+            variables = variables.assign(**{follow.time: ends_N})
+        times_N = times_N - times_N[first_N]
+    rows = Rows(variables, times_N, lengths_P, np.arange(len(times_N)), patients)
     if isinstance(visits, Grid):
         rows = on_grid(rows, schema, visits, GridCounts())
     frame = rows.frame.copy()

@@ -70,6 +70,11 @@ def open_synthetic(cohort: Path | pd.DataFrame, schema: Schema) -> Source:
             f"{cohort} is not a synthetic cohort: it has neither a {MANIFEST_FILE} nor a table "
             f"({', '.join(FORMS)}). Check the path."
         )
+    if isinstance(cohort, Path) and cohort.suffix.lower() == ".h5":
+        raise CohortError(
+            f"{cohort}: a cohort in one HDF5 file cannot be evaluated. Give the folder of its shards, or a "
+            "CSV or Parquet file (synthesize --one-file)."
+        )
     read, name = read_foreign(cohort, schema), str(cohort) if isinstance(cohort, Path) else IN_MEMORY
     source = source_of(panel_from_frame(read.frame, read.schema, name), name)
     return replace(source, schema=read.schema, unfit=read.unfit, remarks=read.remarks)

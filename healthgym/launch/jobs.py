@@ -160,12 +160,14 @@ class SynthesizeJob:
 
     def check(self, awaited: bool = False) -> None:
         """Refuse a trained system that is not there, and what contradicts the cohort begun in the folder."""
+        from healthgym.storage.formats.one_file import refuse_to_replace
         from healthgym.synthesis.cohort import make_plan, named_system
         from healthgym.synthesis.plan import read_plan, settle
 
         require_place(self.out, folder=True)
         if self._request.one_file:
             require_place(self._request.one_file)
+            refuse_to_replace(self._request.one_file, self.out)
         if not awaited:
             named_system(self._request)
         begun = read_plan(self.out)

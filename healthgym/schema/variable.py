@@ -13,6 +13,7 @@ from healthgym.words import Name, Text, Word, one_form
 
 Code: TypeAlias = int | Word
 _REAL = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_AFFIRMATIVE = ("measured", "yes", "y", "true")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE]\+?[0-9]{1,2})?")
 
 
@@ -129,8 +130,18 @@ class Variable(StrictModel):
 
     @cached_property
     def meanings(self) -> dict[str, str | None]:
-        """`read_as` with normalised words."""
-        return {plain_word(word): value for word, value in self.read_as.items()}
+        """`read_as` with words as `plain` writes them."""
+        return {self.plain(word): value for word, value in self.read_as.items()}
+
+    def plain(self, value: object) -> str:
+        """Return a word of this column normalised for comparison with `meanings`.
+
+        99.90, 9.99e1 and 99.9 are one value of a real variable, but may be codes of three classes.
+        """
+        text = one_form(value)
+        if self.kind == "real" and _REAL.fullmatch(text):
+            return plain_word(float(text))
+        return plain_word(text)
 
     def _refuse_ambiguous_classes(self) -> None:
         """A table may have codes or labels, so no word may mean two classes."""
@@ -156,5 +167,13 @@ class Variable(StrictModel):
 
 
 def measured_class(flag: Variable) -> int:
-    """Return which class of a measured flag says that the value was measured: code 1, else the second."""
-    return flag.codes.index(1) if 1 in flag.codes else 1
+    """Return which class of a measured flag says that the value was measured.
+
+    It is the one class with the label measured, yes, y or True; or with one of these or 1 as its code; if
+    there is none, the second.
+    """
+    for words, affirmative in ((flag.labels, _AFFIRMATIVE), (flag.codes, (*_AFFIRMATIVE, "1"))):
+        found = [k for k, word in enumerate(words) if plain_word(word).lower() in affirmative]
+        if len(found) == 1:
+            return found[0]
+    return 1

@@ -6,6 +6,8 @@ PLAN_FILE = "_plan.json"
 MANIFEST_FILE = "_manifest.json"
 COLUMNS_FILE = "_columns.csv"
 RECEIPTS = "_receipts"
+ONE_FILES = "_one_files.json"
+"""The paths of files with all patients that were written from the cohort."""
 
 
 def _named(folder: Path, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,8 +59,12 @@ def _counted_index(schema: pa.Schema) -> list[tuple[str, int, int]]:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    """Return a table as a data frame, with normalised names and bytes decoded as text."""
+    """Return a table as a data frame, with normalised names, and bytes, lists and mappings as text."""
     for i, field in enumerate(table.schema):
+        if pa.types.is_nested(field.type) and not pa.types.is_dictionary(field.type):
+            texts = [None if value is None else str(value) for value in table.column(i).to_pylist()]
+            table = table.set_column(i, field.name, pa.array(texts, pa.string()))
+            continue
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
             words = [None if word is None else one_form(word) for word in table.column(i).to_pylist()]
@@ -68,3 +73,30 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     named = [name for name in frame.index.names if name is not None]
     frame = frame.reset_index(level=named) if named else frame.reset_index(drop=True)
     return frame.set_axis([one_form(name) for name in frame.columns], axis=1)
+
+
+def in_numpy(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a data frame as if it had been read from a Parquet file.
+
+    The columns of Arrow and of pandas' nullable floats, which tell NaN from a missing value, become arrays of
+    NumPy. Lists, arrays and mappings become text.
+    """
+    changed = frame.copy(deep=False)
+    for i, kind in enumerate(frame.dtypes):
+        column = frame.iloc[:, i]
+        if isinstance(kind, pd.ArrowDtype):
+            arrow: Any = column.array.__arrow_array__()
+            changed.isetitem(i, _frame(pa.table({"0": arrow})).iloc[:, 0].to_numpy())
+        elif isinstance(kind, pd.Float32Dtype | pd.Float64Dtype):
+            changed.isetitem(i, column.to_numpy(np.dtype(kind.name.lower()), na_value=np.nan))
+        elif pd.api.types.infer_dtype(column) == "mixed" and not column.map(_is_hashable).all():
+            changed.isetitem(i, column.map(str, na_action="ignore").to_numpy())
+    return changed
+
+
+def _is_hashable(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True

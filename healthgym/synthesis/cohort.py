@@ -14,7 +14,7 @@ from healthgym.distributed.parallel import granted_cores
 from healthgym.errors import CohortError, ConfigError, StorageError
 from healthgym.storage.checkpoint import best_first, list_checkpoints
 from healthgym.storage.cohort_folder import MANIFEST_FILE
-from healthgym.storage.formats.one_file import write_one_file
+from healthgym.storage.formats.one_file import refuse_to_replace, write_one_file
 from healthgym.storage.forms import COMPRESSIONS
 from healthgym.storage.shards import (
     Manifest,
@@ -92,6 +92,8 @@ def synthesize(request: SynthesisRequest, opener: Opener = open_source) -> Outco
         StorageError: the checkpoint is missing or damaged.
     """
     start = time.monotonic()
+    if request.one_file:
+        refuse_to_replace(request.one_file, request.out)
     with stopping.listening():
         begun = read_plan(request.out)
         checkpoint = find_checkpoint(request, begun)

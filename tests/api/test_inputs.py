@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import tiny
 
@@ -38,6 +39,27 @@ def test_keys_in_the_index(tmp_path: Path) -> None:
         hg.prepare(TABLE.set_index(PATIENT), tiny.SCHEMA, tmp_path / "p.h5")
     numbered = TABLE.rename_axis("row")
     assert hg.prepare(numbered, tiny.SCHEMA, tmp_path / "p.h5").train.num_patients > 0
+
+
+def test_columns_of_any_type(tmp_path: Path) -> None:
+    arrow = TABLE.astype({"x": pd.ArrowDtype(pa.float16())}).convert_dtypes(dtype_backend="pyarrow")
+    arrow["notes"] = [[n] for n in range(len(arrow))]
+    arrow["seen"] = pd.Series([{"a": 1}] * len(arrow))
+    expected = hg.prepare(TABLE.astype({"x": "float16"}), tiny.SCHEMA, tmp_path / "p.h5").frame("train")
+    assert "notes" in hg.describe(arrow).yaml
+    arrow.drop(columns="x").to_parquet(tmp_path / "t.parquet")  # pandas writes no half floats
+    assert "notes" in hg.describe(tmp_path / "t.parquet").yaml
+    pd.testing.assert_frame_equal(hg.prepare(arrow, tiny.SCHEMA, tmp_path / "q.h5").frame("train"), expected)
+
+
+@pytest.mark.parametrize("kind", ["Float64", pd.ArrowDtype(pa.float64())])
+def test_nan_and_missing_are_one_in_columns_that_know_both(kind: Any, tmp_path: Path) -> None:
+    both = TABLE["x"].astype(object)
+    both[[3, 5]] = [None, float("nan")]
+    column = pd.Series(pa.array(list(both), pa.float64()), dtype=pd.ArrowDtype(pa.float64()))
+    table = TABLE.assign(x=column if kind != "Float64" else column.astype("Float64"))
+    with pytest.raises(TableError, match=r"1 problem.*\n.*'x': no value: row 3, row 5\. "):
+        hg.prepare(table, tiny.SCHEMA, tmp_path / "p.h5")
 
 
 def test_columns_of_several_levels() -> None:

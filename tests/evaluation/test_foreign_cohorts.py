@@ -9,9 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from evaluation_cohort import SCHEMA, cohort
+from followed import IRREGULAR as YEARS
+from followed import schema as followed_schema
+from followed import table as followed_table
 
 from healthgym.data.tables.sources import read_files
-from healthgym.errors import TableError
+from healthgym.data.tables.table import check_table
+from healthgym.errors import CohortError, TableError
 from healthgym.evaluation.foreign import Foreign, read_foreign, without
 from healthgym.evaluation.report import evaluate
 from healthgym.evaluation.sources import open_real, open_synthetic
@@ -101,6 +105,72 @@ def test_times_of_any_kind_only_order_the_rows(tmp_path: Path, times: Any) -> No
     pd.testing.assert_frame_equal(again.frame.drop(columns="Timestep"), expected)
 
 
+FORMS = ["%Y-%m-%d", "%d.%m.%Y", "%Y%m%d"]
+
+
+def in_dates(form: str, follow: bool = True) -> pd.DataFrame:
+    """Return the cohort with follow-up, the times of each patient as dates from another day on."""
+    frame = followed_table()
+    start = pd.Timestamp("2001-01-01") + pd.to_timedelta(7 * frame["id"], "D")
+    for name, per in (("time", 365.25), *((("futime", 1),) if follow else ())):
+        frame[name] = (start + pd.to_timedelta((frame[name] * per).round(), "D")).dt.strftime(form)
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("declared", "written"), [*zip(FORMS, FORMS, strict=True), *((form, FORMS[0]) for form in FORMS[1:])]
+)
+def test_dates_count_from_the_first_row_as_those_of_real_patients(declared: str, written: str) -> None:
+    form = {} if declared == FORMS[0] else {"format": declared}
+    schema = followed_schema({**YEARS, "unit": "day", **form})
+    expected = check_table(in_dates(declared), schema)
+    found = read_foreign(in_dates(written), schema)
+    assert not found.remarks
+    pd.testing.assert_frame_equal(found.frame, expected, check_dtype=False)
+
+
+def test_dates_are_compared_with_numbers_in_the_unit_of_the_schema() -> None:
+    schema = followed_schema()  # times in years
+    found = read_foreign(in_dates(FORMS[0]), schema)
+    expected = check_table(followed_table(), schema)
+    np.testing.assert_allclose(found.frame["time"], expected["time"], atol=1e-9)
+    np.testing.assert_allclose(found.frame["futime"], expected["futime"], atol=1e-6)
+    only = in_dates(FORMS[0]).assign(time=followed_table()["time"])
+    found = read_foreign(only, schema)
+    assert "futime" not in found.frame
+    assert any("'futime', dates, while the rows' times are none" in each for each in found.remarks)
+
+
+def test_numbers_count_from_the_first_row_if_the_schema_says_so() -> None:
+    schema = followed_schema({**YEARS, "origin": "first"})
+    later = followed_table()
+    later["time"] += 60 + later["id"]
+    later["futime"] += 365.25 * (60 + later["id"])
+    found, expected = read_foreign(later, schema).frame, check_table(later, schema)
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+    np.testing.assert_allclose(found["futime"], followed_table()["futime"], atol=1e-6)
+
+
+def test_words_and_static_variables_are_read_as_those_of_real_patients() -> None:
+    read_as = {"-9.90": None, "<1": "0.5"}
+    modelled = {"missing": "model", "measured_flag": "measured"}
+    schema = followed_schema(
+        index={"read_as": read_as, **modelled},
+        arm={"read_as": {"": "control", "R": "treated"}, "fill": None},
+        futime={"fill": "first"},
+    )
+    frame = followed_table().astype({"index": object})
+    frame.loc[[3, 7, 9, 11], "index"] = ["-9.9", -9.9, "<1", "-9.900"]
+    frame.loc[frame["arm"] == "control", "arm"] = None
+    frame.loc[frame["arm"] == "treated", "arm"] = "R"
+    frame.loc[frame["id"].duplicated(), "futime"] = np.nan
+    found = read_foreign(frame, schema)
+    expected = check_table(frame, schema)
+    assert not found.remarks
+    assert expected["index"].isna().sum() == 3
+    pd.testing.assert_frame_equal(found.frame, expected, check_dtype=False)
+
+
 def test_without_times_the_order_of_the_file_counts(tmp_path: Path) -> None:
     expected = read(tmp_path, lambda frame: frame).frame.drop(columns="Timestep")
     found = read(tmp_path, lambda frame: frame.drop(columns="Timestep"))
@@ -175,6 +245,13 @@ def test_a_folder_of_files_or_partitions_is_one_cohort(tmp_path: Path) -> None:
     put("ward", "upper")(frame[100:].reset_index(drop=True)).to_csv(plain / "b.csv", index=False)
     (plain / "b.parquet").unlink()
     assert read_foreign(plain, SCHEMA).remarks == ["'ward', unknown class: b.csv line 7 (upper)."]
+
+
+def test_one_hdf5_file_is_told_from_a_table(tmp_path: Path) -> None:
+    with pytest.raises(
+        CohortError, match=r"one HDF5 file cannot be evaluated. Give the folder of its shards"
+    ):
+        open_synthetic(tmp_path / "one.h5", SCHEMA)
 
 
 def test_names_of_partitions_are_unpacked_and_may_say_nothing(tmp_path: Path) -> None:

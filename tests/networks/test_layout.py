@@ -4,8 +4,26 @@ import pytest
 from fake_system import SCHEMA
 
 from healthgym.config import FREE_ON_RESUME, SAMPLING_SETTINGS
-from healthgym.schema import Schema, Variable
+from healthgym.schema import Schema, Variable, measured_class
 from healthgym.schema.layout import FeatureLayout
+
+
+@pytest.mark.parametrize(
+    ("classes", "measured"),
+    [
+        ({0: "no", 1: "yes"}, 1),
+        ({"1": "a", "0": "b"}, 0),
+        ({"True": "True", "False": "False"}, 0),
+        ({"Y": "Y", "N": "N"}, 0),
+        ({2: "measured", 1: "not measured"}, 0),
+        ({1: "seen", 2: "unseen"}, 0),
+        ({"absent": "absent", "present": "present"}, 1),
+    ],
+)
+def test_the_class_that_means_measured_is_found_in_any_order(
+    classes: dict[int | str, str], measured: int
+) -> None:
+    assert measured_class(Variable(name="f", kind="binary", classes=classes)) == measured
 
 
 def test_a_schema_tells_its_layout_statics_and_flags() -> None:

@@ -95,6 +95,30 @@ def test_another_command_does_not_lose_the_first_cohort(prepare: Prepare, folder
     assert (folder / "p.h5").read_bytes() != before
 
 
+def test_the_table_itself_is_never_replaced(prepare: Prepare, folder: Path) -> None:
+    (folder / "t.csv").rename(folder / "train.csv")
+    before = (folder / "train.csv").read_bytes()
+    table = ("s.yaml", "--table", "train.csv", "--overwrite")
+    for out in (("--out", "./train.csv"), ("--out", "p.h5", "--tables", ".")):
+        status, _, said = prepare(*table, *out)
+        assert status == 1
+        assert "train.csv is the table itself, which would be lost." in said
+    assert (folder / "train.csv").read_bytes() == before
+
+
+def test_tables_of_others_are_replaced_only_if_asked(prepare: Prepare, folder: Path) -> None:
+    command = ("s.yaml", "--table", "t.csv", "--out", "p.h5", "--tables", "parts")
+    assert prepare(*command)[0] == prepare(*command)[0] == 0
+    before = (folder / "parts" / "holdout.csv").read_bytes()
+    (folder / "parts" / "holdout.csv").write_text("mine")
+    status, _, said = prepare(*command)
+    assert status == 1
+    assert "holdout.csv exists already, and is not a table of this cohort" in said
+    assert (folder / "parts" / "holdout.csv").read_text() == "mine"
+    assert prepare(*command, "--overwrite")[0] == 0
+    assert (folder / "parts" / "holdout.csv").read_bytes() == before
+
+
 @pytest.mark.parametrize("more", [(), ("--overwrite",)])
 def test_a_damaged_cohort_is_prepared_again(prepare: Prepare, folder: Path, more: tuple[str, ...]) -> None:
     prepare(*USUAL)

@@ -11,6 +11,7 @@ from fake_system import FakeSystem, open_fake, write_fake
 
 from healthgym.errors import CohortError, ConfigError
 from healthgym.files import sha256_of
+from healthgym.launch.jobs import SynthesizeJob
 from healthgym.storage.shards import open_cohort, receipt_path
 from healthgym.strict import parse
 from healthgym.synthesis import cohort as cohort_module
@@ -85,7 +86,21 @@ def test_one_file_has_all_patients_whatever_the_shards_are(
     first = sha256_of(path)
     path.unlink()
     made(request_, one_file=path)  # nothing is made anew but the file
+    made(request_, one_file=path)
     assert sha256_of(path) == first
+
+
+@pytest.mark.parametrize("name", ["visits.csv", "visits.columns.csv"])
+def test_one_file_replaces_no_file_of_the_user(request_: SynthesisRequest, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    said = rf"--one-file .*visits.csv: .*{name} exists already, and was not written from the cohort"
+    with pytest.raises(CohortError, match=said):
+        made(request_, one_file=tmp_path / "visits.csv")
+    assert not request_.out.exists(), "this is said before anything is made"
+    job = SynthesizeJob.of(**request_.model_dump(exclude={"task"}) | {"one_file": tmp_path / "visits.csv"})
+    with pytest.raises(CohortError, match=said):
+        job.check()
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_a_name_that_says_no_format_is_refused_at_once(request_: SynthesisRequest) -> None:

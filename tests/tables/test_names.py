@@ -141,6 +141,7 @@ def test_a_flipped_bit_in_parquet_with_checksums_is_noticed(tmp_path: Path) -> N
     [
         ("dose", "Dose", "did you mean 'Dose'?"),
         ("\xb5g dose", "\u03bcg dose", r"did you mean 'μg dose', written '\u03bcg dose'?"),
+        ("\xb5g", "\u03bcg", r"written '\u03bcg'?"),
         ("dose", "do\u200bse", "written 'do\\u200bse'?"),
         ("CD4 count", "CD4\xa0count", "written 'CD4\\xa0count'?"),
     ],

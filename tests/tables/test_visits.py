@@ -93,6 +93,59 @@ def test_dates_become_days_since_the_first_visit(tmp_path: Path, dtype: Any) -> 
         check_table(dated, schema())
 
 
+def dated_table(zone: str = "") -> pd.DataFrame:
+    frame = table()
+    start = pd.Timestamp("2001-01-01")
+    for name, per in (("time", 365.25), ("futime", 1)):
+        date = start + pd.to_timedelta((frame[name] * per).round(), "D")
+        frame[name] = date.dt.strftime(f"%Y-%m-%dT01:00:00{zone}")
+    return frame
+
+
+@pytest.mark.parametrize("said", [{"unit": "month"}, {"unit": "", "futime": {"unit": "year"}}])
+def test_a_follow_up_of_dates_counts_in_days(said: Any, tmp_path: Path) -> None:
+    found = r"'futime': dates, which count in days: row .*Say `unit: day` in `follow_up`"
+    for check in (check_table, lambda frame, schema: prepare(frame, schema, tmp_path / "a.h5", ALL)):
+        with pytest.raises(TableError, match=found):
+            check(dated_table(), schema(DAYS, **said))
+
+
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("hour", [0, 9])
+def test_days_are_whole_where_clocks_change(written: bool, hour: int) -> None:
+    days = table()["id"].map(lambda _: 0) + table().groupby("id").cumcount()
+    times = (pd.Timestamp("2020-03-27") + pd.to_timedelta(days, "D") + pd.Timedelta(hours=hour)).dt
+    local: Any = times.tz_localize("Europe/Berlin")  # the clocks change on the 29th
+    frame = table().assign(time=local.astype(str) if written else local, futime=400)
+    found = check_table(frame, schema(grid(unit="day", every=1), index=MODELLED))
+    if hour:  # the time that has passed: 9 h on the day before is 10 h earlier than on this one
+        assert check_table(frame, schema(DAYS))["time"].mod(1).nunique() == 2
+        return
+    np.testing.assert_array_equal(found["time"], days)
+    assert found["index measured"].eq("True").all()
+    np.testing.assert_array_equal(check_table(frame, schema(DAYS))["time"], days)
+
+
+def test_times_with_and_without_a_time_zone_are_not_mixed() -> None:
+    zoned, naive = dated_table("+02:00"), dated_table()
+    pd.testing.assert_frame_equal(check_table(zoned, schema(DAYS)), check_table(naive, schema(DAYS)))
+    mixed = zoned.assign(time=zoned["time"].where(zoned.index != 4, naive["time"]))
+    with pytest.raises(TableError, match=r"a date without a time zone, while .*: row 4 \(2001"):
+        check_table(mixed, schema(DAYS))
+    follow = zoned.assign(futime=mixed["futime"].where(zoned["id"] != 0, naive["futime"]))
+    with pytest.raises(TableError, match=r"'futime': not a number: row 0 .*without a time zone\)"):
+        check_table(follow, schema(DAYS))
+
+
+def test_rows_out_of_order_are_named_by_their_dates(tmp_path: Path) -> None:
+    swapped = table().assign(time=["2001-05-02", "2001-05-01T08:30", *dated_table()["time"][2:]])
+    swapped = swapped.assign(id=[0, 0, *swapped["id"][2:]])
+    said = r"not sorted by id and time: row 1 \(patient 0, time 2001-05-01T08:30:00\).*or give --sort if"
+    for check in (check_table, lambda frame, schema: prepare(frame, schema, tmp_path / "a.h5", ALL)):
+        with pytest.raises(TableError, match=said):
+            check(swapped, schema(DAYS))
+
+
 def test_a_later_first_visit_keeps_its_time(tmp_path: Path) -> None:
     frame = table()
     frame["time"] += np.where(frame["id"] % 2, 10 / 365.25, 0)
@@ -220,6 +273,7 @@ def test_statics_are_carried_from_the_first_row(tmp_path: Path) -> None:
 
 # --- a grid ----------------------------------------------------------------------------------------
 
+MODELLED = {"missing": "model", "measured_flag": "index measured"}
 CARRIED = {"missing": "carry_forward", "measured_flag": "index measured"}
 
 

@@ -17,6 +17,7 @@ from healthgym.data.describe.names import (
     squeezed,
 )
 from healthgym.data.describe.words import Column, Words
+from healthgym.data.tables.visits import moments
 from healthgym.errors import TableError, listed, nearest
 from healthgym.words import one_form
 
@@ -276,10 +277,10 @@ def _like_days(column: Column) -> bool:
 
 def _days(words: pd.Series, form: str) -> NDArray[np.float64] | None:
     """Return dates as days since 1970; None if a word is no date of this form."""
-    dates = pd.to_datetime(words, format=form, errors="coerce", utc=True)
+    dates = moments(words, form)
     if dates.isna().any():
         return None
-    days = (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
+    days = (dates - pd.Timestamp(0)) / pd.Timedelta(days=1)
     return np.asarray(days, dtype=np.float64)
 
 

@@ -215,7 +215,7 @@ class RowStore:
             return patients
         keys = Keys.of(ids_R, lengths_R, self._take("timestep", np.arange(self._num_rows))[:, 0])
         self.first_timestep = 0 if self._schema.keys.visits else int(keys.timestep_N.min())
-        check_order(keys, self._schema, self._problems, sort)
+        check_order(keys, self._schema, self._problems, sort, self._finder.dated)
         counts_N = np.bincount(keys.patient_N).astype(np.int64)
         starts_N = np.cumsum(counts_N) - counts_N
         return Patients(keys.patient_ids, counts_N.astype(np.int32), starts_N, keys.order_N)

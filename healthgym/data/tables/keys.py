@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from healthgym.data.tables.problems import Problems
-from healthgym.data.tables.visits import days_in, has_dates
+from healthgym.data.tables.visits import DAYS, as_date, days_in, has_dates, lacks_zone
 from healthgym.schema import Schema
 from healthgym.schema.timing import Irregular
 from healthgym.words import one_form
@@ -100,7 +100,10 @@ def _read_time(
         what, remedy = "neither a number nor a date", "Write numbers, or dates as 2001-03-25."
         if form:
             what, remedy = f"no date of the form {form}", "Correct it, or `format:` in the schema."
-        if dated and schema.time_unit not in ("day", "days"):
+        if dated and len(lacking := np.flatnonzero(lacks_zone(timestep, form))):
+            bad, what = lacking, "a date without a time zone, while other rows have one"
+            remedy = "Write all with their time zone, or all without."
+        if dated and schema.time_unit not in DAYS:
             days = np.arange(len(number))
             problems.add(
                 "dates, which count in days",
@@ -145,8 +148,8 @@ def patient_ids(words: Iterable[NDArray[Any]]) -> NDArray[Any]:
     return np.array(text, dtype=object)
 
 
-def check_order(keys: Keys, schema: Schema, problems: Problems, sort: bool) -> None:
-    """Note duplicates and unsorted rows, and gaps between whole numbers."""
+def check_order(keys: Keys, schema: Schema, problems: Problems, sort: bool, dated: bool = False) -> None:
+    """Note duplicates and unsorted rows, and gaps between whole numbers; `dated` times are named as dates."""
     visits = schema.keys.visits
     follows, order = keys.follows_N, keys.order_N
     time = keys.timestep_N[order]
@@ -154,7 +157,8 @@ def check_order(keys: Keys, schema: Schema, problems: Problems, sort: bool) -> N
 
     def whom(rows: NDArray[Any], times: NDArray[Any]) -> list[str]:
         ids = keys.patient_ids[keys.patient_N[rows[:3]]]
-        return [f"patient {i}, {schema.keys.timestep} {t}" for i, t in zip(ids, times[:3], strict=True)]
+        shown = [as_date(t) if dated else t for t in times[:3]]
+        return [f"patient {i}, {schema.keys.timestep} {t}" for i, t in zip(ids, shown, strict=True)]
 
     duplicates = np.flatnonzero(follows & (step == 0))
     if visits and visits.kind == "grid":
@@ -200,7 +204,7 @@ def _check_sorted(keys: Keys, schema: Schema, problems: Problems, sort: bool, wh
     if not sort:
         problems.add(
             f"rows are not sorted by {schema.keys.patient} and {schema.keys.timestep}",
-            "Sort the table, or give --sort (sort=True in Python) if the order of rows means nothing.",
+            "Sort the table, or give --sort if the order of rows means nothing.",
             None,
             rows,
             whom(rows, keys.timestep_N[rows]),

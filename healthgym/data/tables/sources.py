@@ -26,11 +26,12 @@ _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True)
 class Source:
-    """The source of a table: its name in messages, its identity, and an iterator over its chunks."""
+    """The source of a table: its name in messages, its identity, an iterator over its chunks, its files."""
 
     name: str
     identity: str
     parts: Callable[[], Iterable[pd.DataFrame]]
+    files: Sequence[Path] = ()
 
 
 def check_named(table: Path | None, dataset: str | None) -> None:
@@ -103,7 +104,7 @@ def _named(table: Path, files: Sequence[Path], schema: Schema, given: Given) -> 
     name = str(table) if alone else f"{table} ({len(files)} files)"
     identity = f"sha256:{contents[0]}" if alone else f"{len(files)} files, sha256:{digests}"
     identity += "".join(f", {what} {value!r}" for what, value in vars(given).items() if value)
-    return Source(name, identity, read)
+    return Source(name, identity, read, files)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

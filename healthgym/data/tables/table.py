@@ -71,7 +71,7 @@ def check_rows(frame: pd.DataFrame, schema: Schema, source: str, sort: bool = Fa
         problems.raise_if_any()
         raise AssertionError("unreadable keys are a problem")
     keys = Keys.of(patient_ids([rows.words_R]), rows.lengths_R, rows.timestep_N)
-    check_order(keys, schema, problems, sort)
+    check_order(keys, schema, problems, sort, rows.dated)
     finder = TimeFinder(schema)
     finder.see(rows, variables, problems)
     found = finder.rows(
@@ -134,7 +134,7 @@ def with_meanings(column: pd.Series, variable: Variable) -> pd.Series:
         return column
     codes, uniques = pd.factorize(column)
     known = variable.meanings
-    words = [plain_word(word) if pd.notna(word) else "" for word in uniques] + [""]
+    words = [variable.plain(word) if pd.notna(word) else "" for word in uniques] + [""]
     if not any(word in known for word in words):
         return column
     found = [known.get(word, old) for word, old in zip(words, [*uniques, None], strict=True)]

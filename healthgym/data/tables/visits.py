@@ -20,7 +20,12 @@ from healthgym.schema.timing import Grid, Resolution, TimeForm, rounded
 
 Floats = NDArray[np.float64]
 _ISO_DATE = re.compile(r"\s*[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_OFFSET = r" *(?:[Zz]|[+-][0-9]{2}:?(?:[0-9]{2})?)\s*$"
+_CLOCK = "[Tt ][0-9:.,]+"
+_ZONE = _CLOCK + _OFFSET
 _EPOCH = pd.Timestamp("1970-01-01")
+DAYS = ("day", "days")
+"""The unit of times that are given as dates."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,43 @@ def days_in(column: pd.Series, form: str = "") -> pd.Series:
     """Return dates, ISO or of the form that is given, as days since 1970; another word becomes no number."""
     is_time = getattr(column.dtype, "kind", "") == "M"
     text = column if is_time else _plain(column) if form else column.astype(str)
-    named = "ISO8601" if is_time or not form else form
-    dates = pd.to_datetime(text, format=named, errors="coerce", utc=True).dt.tz_localize(None)
+    dates = moments(text, "ISO8601" if is_time or not form else form)
     days = ((dates - _EPOCH) / pd.Timedelta(days=1)).astype(object)
     words = column.astype(object).map(lambda word: f"{word} (no date)", na_action="ignore")
-    return days.where(dates.notna(), words)
+    days = days.where(dates.notna(), words)
+    lacking = lacks_zone(column, form)
+    return days.mask(lacking, text + " (without a time zone)") if lacking.any() else days
+
+
+def moments(text: pd.Series, form: str) -> pd.Series:
+    """Return dates in universal time; where all are midnight of their time zone, the days of the calendar.
+
+    The days when clocks change have 23 or 25 hours, but the next day is one day later.
+    """
+    dates = pd.to_datetime(text, format=form, errors="coerce", utc=True).dt.tz_localize(None)
+    if getattr(text.dtype, "kind", "") == "M":
+        local = text.dt.tz_localize(None)
+    elif form == "ISO8601" and text.str.contains(_ZONE).any():
+        written = text.str.replace(rf"({_CLOCK}){_OFFSET}", r"\1", regex=True)
+        local = pd.to_datetime(written, format=form, errors="coerce", utc=True).dt.tz_localize(None)
+    else:
+        return dates
+    return local if (local.dropna() == local.dropna().dt.normalize()).all() else dates
+
+
+def lacks_zone(column: pd.Series, form: str = "") -> NDArray[np.bool_]:
+    """Return which rows have an ISO date without a time zone, if others have one: it may be off by hours."""
+    if form or getattr(column.dtype, "kind", "") == "M":
+        return np.zeros(len(column), bool)
+    text = column.astype(str)
+    zoned = text.str.contains(_ZONE).to_numpy(bool)
+    return text.str.match(_ISO_DATE).to_numpy(bool) & ~zoned & zoned.any()
+
+
+def as_date(days: float) -> str:
+    """Return days since 1970 as an ISO date, with the time of day if there is one."""
+    date = _EPOCH.to_datetime64().astype("datetime64[s]") + np.timedelta64(round(days * 86_400), "s")
+    return str(date).removesuffix("T00:00:00")
 
 
 def _plain(column: pd.Series) -> pd.Series:
@@ -142,6 +179,13 @@ class TimeFinder:
         if follow:
             self._follow_dated = self._same(self._follow_dated, keys.follow_dated, follow.time, problems)
             self._follow.see(variables[follow.time].to_numpy(np.float64))
+            if keys.follow_dated and schema.follow_up_unit not in DAYS:
+                problems.add(
+                    "dates, which count in days",
+                    f"Say `unit: day` in `follow_up` and of the variable, not '{schema.follow_up_unit}'.",
+                    follow.time,
+                    np.arange(len(variables)),
+                )
             if keys.follow_dated and not keys.dated:
                 problems.add(
                     "dates, while the rows' times are none",
@@ -159,6 +203,11 @@ class TimeFinder:
             np.arange(int(before is not None and before != now)),
         )
         return now
+
+    @property
+    def dated(self) -> bool:
+        """Whether the rows' times are dates."""
+        return bool(self._dated)
 
     @property
     def from_first(self) -> bool:

@@ -8,6 +8,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from healthgym.errors import ConfigError
+
 Environment = Mapping[str, str]
 
 
@@ -77,13 +79,23 @@ def task(environment: Environment) -> str:
     """Return "i/n", the i-th of an array's n tasks; "0/1" outside an array.
 
     A task that is submitted again alone belongs to an array of one.
+
+    Raises:
+        ConfigError: the array's numbers are a list with uneven gaps, so that a task's place in it is unknown.
     """
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return "0/1"
     first = int(environment.get("SLURM_ARRAY_TASK_MIN", "0"))
     step = int(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
     count = int(environment.get("SLURM_ARRAY_TASK_COUNT", "1"))
-    return f"{((int(environment['SLURM_ARRAY_TASK_ID']) - first) // step) % count}/{count}"
+    last = int(environment.get("SLURM_ARRAY_TASK_MAX", first + step * (count - 1)))
+    if last != first + step * (count - 1):
+        raise ConfigError(
+            f"This array has {count} tasks with numbers from {first} to {last}, so that the share of each is "
+            f"unknown. Submit it with --array=0-{count - 1} (finished shards are skipped), or give the "
+            "number of each task and of all tasks: --task 3/32."
+        )
+    return f"{(int(environment['SLURM_ARRAY_TASK_ID']) - first) // step}/{count}"
 
 
 def cores(environment: Environment) -> int | None:

@@ -33,7 +33,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield beside
         fsync(beside)
         beside.replace(path)
-        _fsync_folder(path.parent)
+        fsync_folder(path.parent)
     except OSError as error:
         if error.errno is not None and error.filename in (None, str(beside)):
             error.filename = str(path)  # messages name the file that the user knows
@@ -153,7 +153,7 @@ def sha256_of(path: Path, start: int = 0) -> str:
     return digest.hexdigest()
 
 
-def _fsync_folder(path: Path) -> None:
+def fsync_folder(path: Path) -> None:
     """Make a rename durable, except on network and FUSE file systems that cannot sync a folder."""
     try:
         fsync(path)

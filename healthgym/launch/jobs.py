@@ -138,7 +138,9 @@ class SynthesizeJob:
         """
         from healthgym.strict import parse
 
-        request = {"task": environment.task(os.environ)} | _settled(request)
+        request = _settled(request)
+        if "task" not in request:
+            request["task"] = environment.task(os.environ)
         settled = parse(SynthesisRequest, request, "the command line")
         task = "" if settled.task.endswith("/1") else settled.task
         return cls(settled.out, settled.model_dump_json(), task)

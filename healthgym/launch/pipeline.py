@@ -133,9 +133,12 @@ def _state(stages: Iterable[tuple[Job, Path]]) -> list[str]:
 
 
 def _done(job: Job, found: list[Tracked]) -> bool:
-    """Return whether the last submission for the target was of the same job, and all its tasks finished."""
+    """Return whether the last submission for the target was of the same job, and all its tasks finished.
+
+    What it made must still be there: the records of a single file lie beside it.
+    """
     last = {one.task: one for one in found}
     work = [str(said.get("work")) for _, said in records.submissions(job.target)]
-    if not last or _OLD_TASK.sub(r", task='\1')", work[-1]) != repr(job):
+    if not last or not job.target.exists() or _OLD_TASK.sub(r", task='\1')", work[-1]) != repr(job):
         return False
     return all(one.state == "finished" for one in last.values())

@@ -1,6 +1,8 @@
 """Progress of the work in a folder, from the files that the work writes."""
 
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from healthgym.errors import HealthgymError
 from healthgym.launch import records
@@ -48,10 +50,19 @@ def _run(run_dir: Path) -> str:
 
 def _cohort(folder: Path) -> str:
     plan = records.read_json(plan_path(folder))
-    shards = count_receipts(folder)
-    patients, size = plan.get("num_patients"), plan.get("patients_per_shard")
-    total = f" of {-(-patients // size):,}" if isinstance(patients, int) and isinstance(size, int) else ""
-    complete = manifest_path(folder).exists()
-    if complete:
-        return f"done: {shards:,}{total} shards finished"
-    return f"synthesis, {shards:,}{total} shards finished; not complete: the manifest is written last"
+    finished = f"{count_receipts(folder):,}{_of_shards(plan)} shards finished"
+    if not manifest_path(folder).exists():
+        return f"synthesis, {finished}; not complete: the manifest is written last"
+    wanted = plan.get("num_patients")
+    complete = records.read_json(manifest_path(folder)).get("num_patients", wanted)
+    if complete != wanted:
+        return f"synthesis, {finished}; the cohort of the first {complete:,} patients is complete"
+    return f"done: {finished}"
+
+
+def _of_shards(plan: dict[str, Any]) -> str:
+    """Return " of N" for a plan's number of shards, or nothing if it is unknown."""
+    size, ends = plan.get("patients_per_shard"), [0, *plan.get("earlier", []), plan.get("num_patients")]
+    if not isinstance(size, int) or not all(isinstance(end, int) for end in ends):
+        return ""
+    return f" of {sum(-(-(end - start) // size) for start, end in pairwise(ends)):,}"

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from healthgym.errors import CohortError, ConfigError
 from healthgym.faults import sentence
-from healthgym.files import read_text, write_json
+from healthgym.files import fsync_folder, read_text, write_json
 from healthgym.seeds import uniform_rows
 from healthgym.storage.cohort_folder import (
     PLAN_FILE,
@@ -267,7 +267,10 @@ def _patients_in_manifest(folder: Path) -> int:
 def _begin(folder: Path, plan: SynthesisPlan) -> None:
     """Write the plan unless another task was faster: making a link never replaces a file."""
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "shards").exists() or manifest_path(folder).exists():
+    foreign = (folder / "shards").exists() or manifest_path(folder).exists()
+    if plan_path(folder).exists():  # another task was faster, and may have written shards since
+        return
+    if foreign:
         raise CohortError(
             f"{folder} holds shards or a manifest, but no {PLAN_FILE} that says how they were made. Choose "
             f"another folder with --out."
@@ -284,5 +287,6 @@ def _begin(folder: Path, plan: SynthesisPlan) -> None:
             return
         except OSError:  # a file system without links
             beside.replace(folder / PLAN_FILE)
+        fsync_folder(folder)
     finally:
         beside.unlink(missing_ok=True)

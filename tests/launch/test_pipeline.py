@@ -83,7 +83,9 @@ def dependency(target: Path) -> str | None:
 
 
 def finish(target: Path) -> None:
-    """Let all jobs of the newest submission say that they have finished."""
+    """Let all jobs of the newest submission say that they have finished, and the target be there."""
+    if not target.exists():
+        target.write_bytes(b"")
     newest = max(
         submissions_folder(target).glob("*/submission.json"), key=lambda path: path.stat().st_mtime_ns
     )
@@ -95,6 +97,15 @@ def test_each_stage_waits_for_the_one_before(pipeline: Path, tmp_path: Path) -> 
     assert submit_pipeline(pipeline) == ["41", "42", "43", "44"]
     waits = [dependency(target) for target in targets(tmp_path).values()]
     assert waits == [None, "afterok:41", "afterok:42", "afterok:43"]
+
+
+def test_a_file_that_was_deleted_is_made_again(pipeline: Path, tmp_path: Path) -> None:
+    submit_pipeline(pipeline)
+    for target in targets(tmp_path).values():
+        finish(target)
+    assert submit_pipeline(pipeline) == []
+    targets(tmp_path)["prepare"].unlink()
+    assert submit_pipeline(pipeline) == ["45", "46", "47", "48"]
 
 
 def test_submitting_again_resumes(slurm: FakeSlurm, pipeline: Path, tmp_path: Path) -> None:

@@ -163,6 +163,14 @@ def test_progress_of_each_kind_of_folder(tmp_path: Path, capsys: pytest.CaptureF
     assert "1 of 3 shards finished; not complete" in said(cohort)
     (cohort / "_manifest.json").write_text("{}")
     assert "done: " in said(cohort)
+    # Enlarged from 10 to 13 patients: the third shard stays incomplete.
+    (cohort / "_manifest.json").write_text('{"num_patients": 10}')
+    (cohort / "_plan.json").write_text('{"num_patients": 13, "patients_per_shard": 4, "earlier": [10]}')
+    assert "synthesis, 1 of 4 shards finished; the cohort of the first 10 patients is complete" in said(
+        cohort
+    )
+    (cohort / "_manifest.json").write_text('{"num_patients": 13}')
+    assert "done: 1 of 4 shards" in said(cohort)
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     assert "nothing saved yet" in said(run)

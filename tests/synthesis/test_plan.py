@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from healthgym.environment import task
 from healthgym.errors import CohortError, ConfigError
+from healthgym.launch.jobs import SynthesizeJob
 from healthgym.storage.shards import receipt_path
 from healthgym.strict import parse
 from healthgym.synthesis.plan import (
@@ -128,6 +131,33 @@ def test_shards_without_a_plan_are_refused(tmp_path: Path) -> None:
         agree(tmp_path, PLAN)
 
 
+def test_a_task_that_comes_when_another_has_made_shards_joins_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Path.mkdir
+
+    def mkdir(self: Path, *args: Any, **kwargs: Any) -> None:
+        monkeypatch.undo()
+        original(self, *args, **kwargs)
+        agree(tmp_path, PLAN)  # by the other task, after this one found no plan
+        (tmp_path / "shards").mkdir()
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    assert agree(tmp_path, PLAN) == PLAN
+
+
+def test_a_plan_is_durable_before_any_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    durable, fsync = set[Path](), os.fsync
+
+    def watched(handle: int) -> None:
+        fsync(handle)
+        durable.add(Path(f"/proc/self/fd/{handle}").readlink())
+
+    monkeypatch.setattr(os, "fsync", watched)
+    agree(tmp_path, PLAN)
+    assert tmp_path in durable
+
+
 def test_unreadable_plan_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "_plan.json").write_text("{")
     with pytest.raises(CohortError, match=r"Cannot read .*_plan\.json"):
@@ -210,3 +240,14 @@ def test_task_from_an_array() -> None:
     alone = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "1"}
     assert task(alone) == "0/1"
     assert parse_task("2/8") == (2, 8)
+
+
+def test_a_list_of_array_tasks_with_gaps_is_refused_unless_the_task_is_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, number in {"ID": 4, "MIN": 3, "MAX": 12, "COUNT": 3, "STEP": 1}.items():  # --array=3,4,12
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(number))
+    asked = {"out": tmp_path / "cohort", "patients": 9, "run_dir": tmp_path}
+    with pytest.raises(ConfigError, match=r"3 tasks with numbers from 3 to 12, .* --array=0-2"):
+        SynthesizeJob.of(**asked)
+    assert SynthesizeJob.of(**asked, task="4/32").task == "4/32"

@@ -174,3 +174,29 @@ def from_text(text: str) -> tuple[LengthGroup, ...]:
         )
         for group in json.loads(text or "[]")
     )
+
+
+def reached(lengths_2U: NDArray[np.int64], at_least: int) -> int:
+    """Return the largest length that this many patients have or exceed; the smallest if there are fewer.
+
+    Args:
+        lengths_2U: lengths (row 0) and how many patients have each (row 1).
+        at_least: number of patients.
+    """
+    lengths_N = np.sort(np.repeat(*lengths_2U))
+    return int(lengths_N[-min(at_least, len(lengths_N))])
+
+
+def summed(lengths_2U: NDArray[np.int64]) -> dict[int, int]:
+    """Return {length: patients} of lengths that may occur several times."""
+    return {int(n): int(lengths_2U[1, lengths_2U[0] == n].sum()) for n in np.unique(lengths_2U[0])}
+
+
+def common_lengths(lengths_2U: NDArray[np.int64], at_least: int) -> NDArray[np.int64]:
+    """Give each length that few patients have to the nearest other one, until none is left."""
+    counts = summed(lengths_2U)
+    while len(counts) > 1 and min(counts.values()) < at_least:
+        rare = min(counts, key=lambda length: (counts[length], length))
+        count = counts.pop(rare)
+        counts[min(counts, key=lambda length: (abs(length - rare), length))] += count
+    return np.array([list(counts), list(counts.values())], dtype=np.int64)

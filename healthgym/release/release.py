@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from healthgym.data.length_groups import LengthGroup, from_text, to_text
+from healthgym.data.length_groups import LengthGroup, common_lengths, from_text, reached, summed, to_text
 from healthgym.data.sequences import PreparedCohort
 from healthgym.errors import ConfigError, FailingReleaseError, HealthgymError, TableError
 from healthgym.evaluation.result import Section
@@ -132,12 +132,6 @@ def _longest(source: Checkpoint, system: System, at_least: int) -> int:
     return min(end, reached(source.statistics.lengths_2U, cells.least_patients))
 
 
-def reached(lengths_2U: NDArray[np.int64], at_least: int) -> int:
-    """Return the largest length that this many patients have or exceed; the smallest if there are fewer."""
-    lengths_N = np.sort(np.repeat(*lengths_2U))
-    return int(lengths_N[-min(at_least, len(lengths_N))])
-
-
 def common_groups(text: str, longest: int, at_least: int) -> str:
     """Return groups in which no length exceeds `longest`, and each counts at least so many patients.
 
@@ -147,7 +141,7 @@ def common_groups(text: str, longest: int, at_least: int) -> str:
     last = [group for group in groups if group.stage >= longest]
     if len({group.stage for group in last}) > 1:
         joined = np.concatenate([_as_array(group.lengths) for group in last], axis=1)
-        last = [LengthGroup(longest, {}, _summed(joined))]
+        last = [LengthGroup(longest, {}, summed(joined))]
     kept = [group for group in groups if group.stage < longest] + [replace(g, stage=longest) for g in last]
     common = [
         replace(group, lengths=dict(common_lengths(_as_array(group.lengths), at_least).T.tolist()))
@@ -158,26 +152,11 @@ def common_groups(text: str, longest: int, at_least: int) -> str:
 
 def _cut(lengths: Mapping[int, int], longest: int) -> dict[int, int]:
     known_2U = _as_array(lengths)
-    return _summed(np.stack([np.minimum(known_2U[0], longest), known_2U[1]]))
-
-
-def _summed(lengths_2U: NDArray[np.int64]) -> dict[int, int]:
-    """Return the counts of lengths that may stand there several times."""
-    return {int(n): int(lengths_2U[1, lengths_2U[0] == n].sum()) for n in np.unique(lengths_2U[0])}
+    return summed(np.stack([np.minimum(known_2U[0], longest), known_2U[1]]))
 
 
 def _as_array(lengths: Mapping[int, int]) -> NDArray[np.int64]:
     return np.array([list(lengths), list(lengths.values())], np.int64)
-
-
-def common_lengths(lengths_2U: NDArray[np.int64], at_least: int) -> NDArray[np.int64]:
-    """Give each length that few patients have to the nearest other one, until none is left."""
-    counts = _summed(lengths_2U)
-    while len(counts) > 1 and min(counts.values()) < at_least:
-        rare = min(counts, key=lambda length: (counts[length], length))
-        count = counts.pop(rare)
-        counts[min(counts, key=lambda length: (abs(length - rare), length))] += count
-    return np.array([list(counts), list(counts.values())], dtype=np.int64)
 
 
 def _distinct(slots_MZ: Slots) -> NDArray[np.int64]:

@@ -60,10 +60,11 @@ class Statistics:
         data_fingerprint: SHA-256 of the prepared cohort.
         correlation_FF: Pearson correlations of the features, float64.
         lengths_2U: the lengths of patients (row 0) and their counts (row 1), limited to the longest stage.
+            Of a system that generates lengths, rare ones count as the nearest that is not.
         num_patients: training patients.
         first_timestep: number of each patient's first timestep in the table.
         time: facts that turn generated gaps into visit times, from `TimeForm.to_tree`.
-        stages: lengths of the curriculum's stages.
+        stages: lengths of the curriculum's stages, at most the longest of the patients that are counted.
         usage: number of training patients used at full length, shortened and left out, as JSON.
         length_groups: the lengths of patients by static classes, in the form of `data.length_groups`.
         decimals: number of decimals of real variables, as JSON, if the file has no cells.

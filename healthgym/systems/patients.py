@@ -87,7 +87,7 @@ class CohortFacts:
     Args:
         cells: of their real variables; None if they were prepared without.
         num_patients: their number.
-        max_length: largest number of timesteps.
+        max_length: largest number of timesteps of patients that a system may generate.
         mean_length: mean number of timesteps.
     """
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from healthgym import stopping
 from healthgym.config import RunConfig
 from healthgym.data.class_counts import ClassCounts
-from healthgym.data.length_groups import LengthGroup, fit_groups, to_text
+from healthgym.data.length_groups import LengthGroup, common_lengths, fit_groups, reached, to_text
 from healthgym.data.sequences import PreparedCohort
 from healthgym.data.stages import Usage, refuse_left_out, static_codes, static_pieces, usage_of
 from healthgym.distributed.parallel import Process, granted_cores, process_from
@@ -102,7 +102,8 @@ def _train(
         refuse_left_out(usage, config.curriculum)
     start = _begin(folder, config, ranks)
     _refuse_other_data(start, cohort, config)
-    system.check_length(curriculum.max_length)
+    if not system.makes_lengths:
+        system.check_length(curriculum.max_length)
     system.share = Share(ranks, curriculum.batch_size, config.training.micro_batch_size)
     meter = Meter(system.share)
     if start is not None:
@@ -163,8 +164,20 @@ def _built(cohort: PreparedCohort, config: RunConfig, device: torch.device) -> S
         torch.from_numpy(cohort.correlation_FF),
         device,
         config.training.seed,
-        CohortFacts(cohort.cells, cohort.train.num_patients, cohort.max_length, cohort.train.mean_length),
+        CohortFacts(cohort.cells, cohort.train.num_patients, _longest(cohort), cohort.train.mean_length),
     )
+
+
+def _longest(cohort: PreparedCohort) -> int:
+    """Return the longest number of timesteps that a system may generate: enough patients have so many."""
+    if cohort.cells is None:
+        return cohort.max_length
+    return reached(_counts(cohort.train.lengths_N), cohort.cells.least_patients)
+
+
+def _counts(lengths_N: NDArray[Any]) -> NDArray[np.int64]:
+    """Return lengths (row 0) and how many patients have each (row 1)."""
+    return np.stack(np.unique(lengths_N, return_counts=True)).astype(np.int64)
 
 
 def rehearse(run_dir: Path, config: RunConfig, processes: int = 1) -> int:
@@ -187,7 +200,8 @@ def rehearse(run_dir: Path, config: RunConfig, processes: int = 1) -> int:
     curriculum = set_course(cohort.train, system, config).curriculum
     if not list_checkpoints(RunFolder(run_dir).checkpoints):
         refuse_left_out(usage_of(curriculum.plan, cohort.train, cohort.schema), config.curriculum)
-    system.check_length(curriculum.max_length)
+    if not system.makes_lengths:
+        system.check_length(curriculum.max_length)
     Share(Ranks(Process(0, processes)), curriculum.batch_size)  # refuses too many processes
     return 4 * system.num_parameters() + 2 * _num_bytes(system.state())
 
@@ -295,15 +309,20 @@ def _saver(
     system: System,
 ) -> Callable[[Snapshot], None]:
     """Return a function that writes a snapshot as a checkpoint."""
-    cut = np.minimum(cohort.train.lengths_N, curriculum.max_length)
+    most = min(curriculum.max_length, _longest(cohort)) if system.makes_lengths else curriculum.max_length
+    cut = np.minimum(cohort.train.lengths_N, most)
+    lengths_2U = _counts(cut)
+    if system.makes_lengths and cohort.cells is not None:
+        # Lengths are among the cells, of which none tells of fewer patients.
+        lengths_2U = common_lengths(lengths_2U, cohort.cells.least_patients)
     statistics = Statistics(
         data_fingerprint=cohort.fingerprint,
         correlation_FF=cohort.correlation_FF,
-        lengths_2U=np.stack(np.unique(cut, return_counts=True)).astype(np.int64),
+        lengths_2U=lengths_2U,
         num_patients=cohort.train.num_patients,
         first_timestep=cohort.first_timestep,
         time=cohort.time.to_tree(),
-        stages=np.array(curriculum.plan.lengths, np.int64),
+        stages=np.minimum(np.array(curriculum.plan.lengths, np.int64), most),
         usage=usage.to_json(),
         length_groups=to_text(_length_groups(cohort, cut, curriculum)),
         class_counts=_class_counts(cohort, system).to_text(),

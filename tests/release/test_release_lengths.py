@@ -1,7 +1,8 @@
 """What a release tells of the lengths of training patients: nothing about fewer than ten of them."""
 
 import importlib.util
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,16 @@ import tiny
 import torch
 
 from healthgym.data.fitting import fit_cells
-from healthgym.data.length_groups import LengthGroup, from_text, to_text
+from healthgym.data.length_groups import LengthGroup, common_lengths, from_text, reached, to_text
 from healthgym.data.prepare import prepare
 from healthgym.data.sequences import PreparedCohort
-from healthgym.release.release import common_groups, common_lengths, reached, release
+from healthgym.release.release import common_groups, release
 from healthgym.schema.cells import VariableCells
 from healthgym.storage.checkpoint import load_checkpoint
 from healthgym.storage.shards import open_cohort
 from healthgym.synthesis.source import trained_system
 from healthgym.systems.base import Batch, SampleDraws
+from healthgym.training import run as run_module
 from healthgym.training.run import train
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +67,7 @@ def test_the_few_longest_patients_are_not_told(tmp_path: Path, system: str) -> N
     trained(tmp_path, system)
     release(tmp_path / "run", tmp_path / "r.h5", ROOT / "configs" / "report.yaml")
     source, released = load_checkpoint(tmp_path / "run"), load_checkpoint(tmp_path / "r.h5")
-    assert source.statistics.stages.max() == 9
+    assert source.statistics.stages.max() == (6 if system == "ar" else 9)
     assert released.statistics.lengths_2U[0].tolist() == [6]
     assert released.statistics.stages.tolist() == [6]
     groups = from_text(released.statistics.length_groups)
@@ -77,10 +79,46 @@ def test_the_few_longest_patients_are_not_told(tmp_path: Path, system: str) -> N
         assert made(tmp_path / "from-run", ["--run-dir", str(tmp_path / "run")]).equals(frame)
 
 
-def test_ar_with_fewer_positions_is_the_same_function(tmp_path: Path) -> None:
+def numbers(tree: Mapping[str, Any]) -> Iterator[float]:
+    """Yield all numbers of a tree, those of texts in JSON too, and the sizes of its arrays."""
+    for value in tree.values():
+        if isinstance(value, Mapping):
+            yield from numbers(value)
+        elif isinstance(value, str):
+            yield from map(float, re.findall(r"-?[0-9]+(?:\.[0-9]+)?", value))
+        else:
+            yield from np.ravel(value).tolist()
+            yield from np.shape(value)
+
+
+def test_a_checkpoint_of_ar_does_not_tell_how_long_the_few_longest_patients_are(tmp_path: Path) -> None:
+    """They are trained on all the same: 4 of 64 patients have 83 timesteps, the others 6."""
+    long = tiny.table(4, 83, seed=1)
+    long["PatientID"] += 1000
+    cohort = prepare(pd.concat([tiny.table(60), long]), tiny.SCHEMA, tmp_path / "prepared.h5")
+    config = tiny.config(tmp_path, "ar", training={"epochs": 1}, curriculum={"lengths": "auto"})
+    assert train(tmp_path / "run", config)
+    found = load_checkpoint(tmp_path / "run")
+    for tree in (vars(found.statistics), found.state, found.cells, found.trainer, found.meter):
+        without_hash = {name: value for name, value in tree.items() if name != "data_fingerprint"}
+        assert 83 not in set(numbers(without_hash))
+    lengths_2U, counted = found.statistics.lengths_2U, cohort.train.num_patients
+    assert lengths_2U.tolist() == [[6], [counted]]
+    system = trained_system(found, "cpu")
+    longest = np.flatnonzero(cohort.train.lengths_N == 83)
+    batch = Batch(system.layout, *map(torch.from_numpy, cohort.train.gather(longest, 83, "cells")))
+    assert system.nats_by_patient(batch).isfinite().all()
+
+
+def test_ar_with_fewer_positions_is_the_same_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint is one of earlier development versions, which has a position for each timestep."""
+    monkeypatch.setattr(run_module, "_longest", lambda cohort: cohort.max_length)
     cohort = trained(tmp_path, "ar")
     release(tmp_path / "run", tmp_path / "r.h5", ROOT / "configs" / "report.yaml")
     systems = [trained_system(load_checkpoint(tmp_path / name), "cpu") for name in ("run", "r.h5")]
+    assert [system.network.max_length for system in systems] == [9, 6]  # type: ignore[attr-defined]
     six = np.flatnonzero(cohort.train.lengths_N == 6)[:20]
     batch = Batch(systems[0].layout, *map(torch.from_numpy, cohort.train.gather(six, 6, "cells")))
     before, after = (system.nats_by_patient(batch) for system in systems)
@@ -125,8 +163,8 @@ def test_cells_that_end_beyond_the_longest_patient_as_in_version_0_1_0(
 def test_a_network_is_not_lengthened(tmp_path: Path) -> None:
     trained(tmp_path, "ar")
     system = trained_system(load_checkpoint(tmp_path / "run"), "cpu")
-    with pytest.raises(ValueError, match="10 timesteps; this network is for 9"):
-        system.released_state(10)
+    with pytest.raises(ValueError, match="7 timesteps; this network is for 6"):
+        system.released_state(7)
 
 
 def test_so_many_patients_reach_a_length() -> None:

@@ -78,7 +78,8 @@ class Network(nn.Module):
         layout: of the variables.
         cells: of the real variables and of the number of timesteps.
         sizes: widths.
-        max_length: largest number of timesteps of a patient.
+        max_length: largest number of timesteps of a patient that is sampled. In training a patient may have
+            more, which are all told the last position.
     """
 
     def __init__(self, layout: FeatureLayout, cells: Cells, sizes: Sizes, max_length: int) -> None:
@@ -186,7 +187,7 @@ class Network(nn.Module):
         static_BD, static_nats = self._score_static(course, drop, dense, by_patient)
         inputs_BTX, earlier, last_BTK = self._inputs(course)
         left_BTX = self.left(self.times(torch.arange(T, device=inputs_BTX.device), course.lengths_B))
-        x_BTD = self.embed(inputs_BTX) + self.positions[:T] + self.embed_static(static_BD).unsqueeze(1)
+        x_BTD = self.embed(inputs_BTX) + self._positions(T) + self.embed_static(static_BD).unsqueeze(1)
         x_BTD = drop("trunk", x_BTD)
         summary_BTD = self.summary(drop("summary", self.trunk(x_BTD, drop)), x_BTD, static_BD.unsqueeze(1))
         mask_BT = torch.arange(T, device=x_BTD.device) < course.lengths_B.unsqueeze(1)
@@ -219,6 +220,11 @@ class Network(nn.Module):
             patient = patient if rows is None else patient[rows]
             nats = torch.zeros(B, device=nats.device).index_add(0, patient, nats)
         return nats + static_nats
+
+    def _positions(self, length: int) -> Tensor:
+        """Return the embeddings of the first positions, (T, D)."""
+        beyond = self.positions[-1:].expand(max(length - self.max_length, 0), -1)
+        return torch.cat([self.positions, beyond]) if len(beyond) else self.positions[:length]
 
     def _score_static(
         self, course: Course, drop: Drop, dense: bool, by_patient: bool

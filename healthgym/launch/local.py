@@ -67,6 +67,7 @@ def _start(job: Job, folder: Path) -> tuple[Any, str]:
         folder / "submission.json",
         {
             "kind": job.kind,
+            "target": str(job.target.absolute()),
             "submitted": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": shlex.join(sys.argv),
             "places": {f"local-{number}": ""},

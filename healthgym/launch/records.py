@@ -76,8 +76,15 @@ def plain_submission(target: Path, kind: str, task: str) -> Path:
     folder.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if scheduled.rank(os.environ) == 0:
-        said = {"kind": kind, "name": scheduled.job_name(os.environ), "places": {number: task}}
-        write_json(folder / f"submission-{number}.json", said)
+        write_json(
+            folder / f"submission-{number}.json",
+            {
+                "kind": kind,
+                "name": scheduled.job_name(os.environ),
+                "target": str(target.absolute()),
+                "places": {number: task},
+            },
+        )
     return folder
 
 
@@ -152,10 +159,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def submissions(target: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Return (folder, record) of each submission, oldest first."""
+    """Return (folder, record) of each submission for a target, oldest first.
+
+    In a copy of a folder the records of its original's jobs are left out.
+    """
     parent = submissions_folder(target)
     found = sorted(parent.glob("*/submission*.json"), key=lambda path: path.stat().st_mtime_ns)
-    return [(path.parent, said) for path in found if (said := read_json(path))]
+    known = [(path.parent, said) for path in found if (said := read_json(path))]
+    return [(folder, said) for folder, said in known if not _of_another(target, said)]
+
+
+def _of_another(target: Path, said: Mapping[str, Any]) -> bool:
+    """Return whether a record is of a job for another target, which still exists."""
+    try:
+        return not Path(said.get("target") or target).samefile(target)
+    except OSError:  # it was moved, or has another name on this machine
+        return False
 
 
 def states(folder: Path) -> dict[str, dict[str, Any]]:

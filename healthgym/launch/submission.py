@@ -140,6 +140,7 @@ def _record(job: Job, tasks: Sequence[Job], folder: Path, number: str, settings_
         {
             "kind": job.kind,
             "name": _name(job, folder),
+            "target": str(job.target.absolute()),
             "settings": str(settings_path.absolute()),
             "submitted": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": shlex.join(sys.argv),

@@ -59,12 +59,12 @@ def track(target: Path) -> list[Tracked]:
 def judge(queued: Queued | None, own: Mapping[str, Any]) -> tuple[str, str]:
     """Return (state, detail) from the scheduler's state, if known, and the job's last record.
 
-    A record "finished" is final. Otherwise the scheduler decides whether the job is live, if it still knows
-    it.
+    The scheduler decides whether the job is live, if it still knows it, except that a job that has recorded
+    "finished" is not live while the scheduler cleans up after it.
     """
     word = str(own.get("state", ""))
     message = str(own.get("message", "")).partition("\n")[0]
-    if queued and queued.live:
+    if queued and queued.live and not (word == "finished" and queued.phase == "changing"):
         if queued.phase == "running" and word == "running":
             return "running", f"on {own.get('host', queued.detail)}"
         if queued.phase == "waiting":

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fake_slurm import FakeSlurm
 from healthgym.errors import HealthgymError, LaunchError
 from healthgym.launch import executor, submission
 from healthgym.launch.jobs import SynthesizeJob, TrainJob
+from healthgym.launch.tracking import track
 
 
 @pytest.fixture
@@ -100,6 +102,7 @@ def test_a_dry_run_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ("allocation failure: Requested node configuration is not available", "constraint, memory_gb"),
         ("error: Invalid generic resource (gres) specification", "gpus_per_node or gpu_type"),
         ("error: Invalid feature specification", "constraint"),
+        ("error: Batch job submission failed: Invalid job array specification", "array.tasks"),
     ],
 )
 def test_a_refusal_names_the_key(slurm: FakeSlurm, tmp_path: Path, words: str, key: str) -> None:
@@ -151,6 +154,18 @@ def test_a_live_job_is_not_doubled(slurm: FakeSlurm, tmp_path: Path) -> None:
     slurm.says("squeue", f"{said(run)['name']}|41|PENDING|(Priority)\n")
     with pytest.raises(LaunchError, match=r"Job 41 is queued or running .*\(scancel 41\)"):
         submission.submit(CountJob(run), settings(tmp_path))
+
+
+def test_jobs_of_a_folder_are_not_those_of_its_copy(slurm: FakeSlurm, tmp_path: Path) -> None:
+    run, copy, moved = (tmp_path / name for name in ("run", "copy", "moved"))
+    submission.submit(CountJob(run), settings(tmp_path))
+    slurm.says("squeue", f"{said(run)['name']}|41|PENDING|(Priority)\n")
+    shutil.copytree(run, copy)
+    assert track(copy) == []
+    submission.submit(CountJob(copy), settings(tmp_path))
+    assert [job.number for job in track(run)] == ["41"]
+    run.rename(moved)
+    assert [job.number for job in track(moved)] == ["41"]
 
 
 def test_another_cluster_s_job_of_that_number_is_not_ours(slurm: FakeSlurm, tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def _lines(command: list[str]) -> list[str]:
 _KEYS = {
     "account": "account",
     "partition": "partition",
+    "array": "array.tasks",
     "qos": "qos",
     "time ?limit": "time",
     "node configuration": "constraint, memory_gb, cpus_per_task or gpus_per_node",

@@ -91,7 +91,7 @@ def release(
     state, memory = _state(system, longest, source, checkpoint, at_least, settings, cohort, data)
     released = _without_training(source, state, longest, at_least, system.real_form == "cells")
     likelihood = likelihood_audit(system, source, cohort) if cohort else None
-    work = out.with_name(f".{out.name}.work")
+    work = _work(out)
     with _removed_on_error(work), refused(out, "write"):
         sha256 = write_checkpoint(work / "release.h5", released)
         changed: dict[str, Any] = {"measured": False, "why": _LEFT_OUT if data else _NO_DATA}
@@ -175,11 +175,31 @@ def _source(checkpoint: Path, out: Path, at_least: int) -> tuple[Path, Checkpoin
         raise ConfigError(f"--out {out}: give the name of an .h5 file; the card is written beside it.")
     if out.exists() and not is_release(out):
         raise ConfigError(f"--out {out} exists already and is not a release. Give another name.")
+    beside = (*_cards(out), _reports(out))
+    if not out.exists() and not _work(out).exists() and (other := [path for path in beside if path.exists()]):
+        raise ConfigError(
+            f"--out {out}: {other[0]}, which goes beside it, exists already, and there is no release that it "
+            "belongs to. Give another name, or move it away."
+        )
     file, source = find_trained(checkpoint)
     require_place(out, file.stat().st_size)
     if source.released:
         raise ConfigError(f"{checkpoint} is a release already. Give the checkpoint that it was made from.")
     return file, source
+
+
+def _work(out: Path) -> Path:
+    """Return the folder of what an interrupted call made."""
+    return out.with_name(f".{out.name}.work")
+
+
+def _cards(out: Path) -> tuple[Path, Path]:
+    """Return the card for people and that for programs."""
+    return out.with_name(f"{out.stem}.md"), out.with_name(f"{out.stem}.json")
+
+
+def _reports(out: Path) -> Path:
+    return out.with_name(f"{out.stem}-reports")
 
 
 def _trained_on(source: Checkpoint, checkpoint: Path, data: Path) -> PreparedCohort:
@@ -194,14 +214,14 @@ def _publish(card: dict[str, Any], work: Path, out: Path) -> None:
 
     All is written before the first is put there, so that a full disk leaves an earlier release as it was.
     """
-    reports = out.with_name(f"{out.stem}-reports")
-    write_text(work / f"{out.stem}.md", in_words(card, reports.name))
-    write_json(work / f"{out.stem}.json", card)
+    reports, (words, figures) = _reports(out), _cards(out)
+    write_text(work / words.name, in_words(card, reports.name))
+    write_json(work / figures.name, card)
     shutil.rmtree(reports, ignore_errors=True)
     if card["report_effect"]["measured"]:
         (work / "effect" / "reports").replace(reports)
-    for name in (f"{out.stem}.md", f"{out.stem}.json"):
-        (work / name).replace(out.with_name(name))
+    for path in (words, figures):
+        (work / path.name).replace(path)
     (work / "release.h5").replace(out)
     shutil.rmtree(work)
 

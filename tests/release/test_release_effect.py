@@ -274,6 +274,19 @@ def test_no_other_file_is_overwritten(
     assert data.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["r.md", "r.json", "r-reports/mine.html"])
+def test_no_file_beside_a_release_is_lost(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    assert run_release(trained, tmp_path / "r.h5") == 1
+    said = f"{tmp_path / name.split('/')[0]}, which goes beside it, exists already"
+    assert said in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
+    assert not (tmp_path / "r.h5").exists()
+
+
 VERDICTS = st.sampled_from([str(verdict) for verdict in Verdict])
 RESULTS = st.lists(st.tuples(VERDICTS, VERDICTS, st.floats(0, 1), st.floats(0, 1)), max_size=12)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from healthgym.config import AdamConfig, OptimiserConfig
-from healthgym.errors import StorageError
+from healthgym.errors import StorageError, TableError
 from healthgym.nn.precision import bfloat16_is_wanted
 from healthgym.systems.base import State
 
@@ -64,7 +64,17 @@ class Optimiser:
         self.adam.zero_grad()
 
     def backward(self, loss: Tensor) -> None:
-        """Add a loss's gradients, scaled for float16."""
+        """Add a loss's gradients, scaled for float16.
+
+        Raises:
+            TableError: the loss depends on no weight.
+        """
+        if not loss.requires_grad:
+            raise TableError(
+                "There is nothing to learn: each variable of the training patients has only one value, or "
+                "one interval in which the values of few patients were pooled. Prepare more patients, or prepare "
+                "them with a smaller --least-patients."
+            )
         self.scaler.scale(loss).backward()
 
     def step(self) -> Tensor | None:

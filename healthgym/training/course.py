@@ -13,6 +13,7 @@ from healthgym.training.monitoring.sampled import SampledValidation
 from healthgym.training.monitoring.validation import Validation, split
 from healthgym.training.pace import Pace
 from healthgym.training.whole import WholeCurriculum, default_epochs
+from healthgym.words import counted
 
 _EPOCHS = 100  # default of systems that train in stages
 _SHARE_OF_STEPS = 0.95  # of a time limit; the rest is for validation
@@ -86,7 +87,7 @@ def _divided(patients: Sequences, system: System, config: RunConfig) -> tuple[Se
     learned_N, held_N = split(patients.num_patients, share, config.training.seed)
     if not len(held_N):
         raise ConfigError(
-            f"There are {patients.num_patients} training patients: too few to set some aside for "
+            f"{counted(patients.num_patients, 'training patient')}: too few to set some aside for "
             f"validation. Prepare more, or set training.validation=0."
         )
     return patients.only(learned_N), patients.only(held_N)

@@ -1,5 +1,6 @@
 """Errors of the Python functions name their arguments, not options of the command line."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,7 @@ import tiny
 
 import healthgym as hg
 from healthgym.api.wording import in_python, python_errors
-from healthgym.errors import DivergenceError
+from healthgym.errors import DivergenceError, HealthgymError
 
 
 @pytest.fixture
@@ -62,3 +63,21 @@ def test_an_error_keeps_its_type_and_attributes() -> None:
     with pytest.raises(DivergenceError, match=r"^Choose another `run`\.$") as raised:
         diverge()
     assert raised.value.since == 7
+
+
+def test_too_few_patients_to_learn_from_end_in_a_sentence(tmp_path: Path) -> None:
+    schema = {
+        "name": "few",
+        "keys": {"patient": "id", "timestep": "t"},
+        "variables": [{"name": "x", "kind": "real"}],
+    }
+    for number, said in (
+        (1, "1 training patient: too few to set some"),
+        (5, "There is nothing to learn: each"),
+    ):
+        table = pd.DataFrame({"id": range(number), "t": 0, "x": [n + 0.5 for n in range(number)]})
+        table = pd.concat([table, table.assign(t=1, x=table["x"] + 0.25)])
+        with warnings.catch_warnings(action="ignore"):
+            cohort = hg.prepare(table, schema, tmp_path / f"{number}.h5", holdout=0, sort=True)
+        with pytest.raises(HealthgymError, match=said):
+            hg.train(cohort, "ar", tmp_path / f"run-{number}", settings={"training.epochs": 1})

@@ -72,8 +72,8 @@ class Optimiser:
         if not loss.requires_grad:
             raise TableError(
                 "There is nothing to learn: each variable of the training patients has only one value, or "
-                "one interval in which the values of few patients were pooled. Prepare more patients, or prepare "
-                "them with a smaller --least-patients."
+                "one interval in which the values of few patients were pooled. Prepare more patients, or "
+                "prepare them with a smaller --least-patients."
             )
         self.scaler.scale(loss).backward()
 

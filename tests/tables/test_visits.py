@@ -204,6 +204,9 @@ FAULTS = [
     (set_cell(3, "futime", "late"), r"'futime': not a number: row 3 \(late\)"),
     (lambda frame: frame.assign(time=frame["time"] + 2001), r"patient spans more than .*`origin: first`"),
     (lambda frame: frame.assign(time=0.5), r"the same patient and timestep .*`kind: grid`"),
+    (lambda frame: frame.assign(time=frame["time"] + (frame.index == 3) * (frame["time"][2] + 1e-15 -
+     frame["time"][3])), r"'time': the same time as in the row before, but for rounding: times have steps of "
+     r"1/365.25 year: row 3 \(patient 0, time "),
     (lambda frame: frame.assign(futime=frame["futime"] / 365.25), r"'futime': follow-up ends before the "
      r"patient's last row \('time' in year, follow-up in day\): row .*correct the units"),
     (lambda frame: frame.assign(status=np.where(frame["id"].duplicated(), 1, 0)), r"'status': static, but "

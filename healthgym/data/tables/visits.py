@@ -307,6 +307,19 @@ def check_times(rows: Rows, schema: Schema, form: TimeForm, problems: Problems) 
             rows.rows_N[before],
             whom(before, rows.times_N, key),
         )
+    if schema.gap and form.per_unit:
+        steps_N = np.round(rows.times_N * form.per_unit)
+        alike_N = (np.diff(steps_N, prepend=-1.0) == 0) & (np.diff(rows.times_N, prepend=-1.0) > 0)
+        alike_N[rows.firsts_P] = False
+        again = np.flatnonzero(alike_N)
+        problems.add(
+            f"the same time as in the row before, but for rounding: times have steps of 1/{form.per_unit:g} "
+            f"{schema.time_unit}",
+            "Keep one row of each, or put visits on a grid with `kind: grid`.",
+            key,
+            rows.rows_N[again],
+            whom(again, rows.times_N, key),
+        )
     if schema.follow_up and rows.frame[schema.follow_up.time].notna().all():
         waits_P = waits(rows, schema)
         late = np.flatnonzero(waits_P < -_tolerance(schema, form))

@@ -122,6 +122,21 @@ def test_defaults_follow_from_the_schema_and_tell_a_cohort_without_effects() -> 
 
 
 @pytest.mark.parametrize(
+    "name", ["a ~ b", 'Nails, 5"', '"all"', "Crohn's", """it's "so" ~ + : (x)""", "Ratio a:b", "timestep"]
+)
+def test_defaults_take_names_of_any_characters(name: str) -> None:
+    variables = [
+        {"name": name, "kind": "real", "static": True},
+        {"name": f"{name} 2", "kind": "real"},
+    ]
+    schema = Schema.model_validate({"name": "odd", "variables": variables})
+    (analysis,) = [Analysis(effect, schema) for effect in default_effects(schema)]
+    assert analysis.outcome == 1
+    assert analysis.used == [0]
+    assert analysis._in_words("v0:step") == f"{name} with timestep"
+
+
+@pytest.mark.parametrize(
     ("effect", "message"),
     [
         ({"formula": "age"}, "write OUTCOME ~ A"),

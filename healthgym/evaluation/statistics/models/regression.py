@@ -38,6 +38,9 @@ _EVENTS_PER_COEFFICIENT = 10  # Peduzzi et al., J. Clin. Epidemiol. 1996
 _MOST_CLASSES = 10
 _MOST_DEFAULTS = 24
 _COLUMN = re.compile(r"v([0-9]+)(?:\[T\.c([0-9]+)\])?|step")
+_OUTSIDE = r"""[^'"%s]|'[^']*'|"[^"]*\""""
+"""A character or quoted text, without a mark outside quotation marks."""
+_SIDES = re.compile(rf"((?:{_OUTSIDE % '~'})*)~((?:{_OUTSIDE % '~'})*)")
 _LARGEST_LOG = 15.0  # a coefficient beyond this has no finite estimate
 
 
@@ -176,15 +179,16 @@ class Analysis:
                 variable.name if found[2] is None else f"{variable.name} = {variable.labels[int(found[2])]}"
             )
 
-        return _COLUMN.sub(word, name).replace(":", _WITH)
+        return _COLUMN.sub(word, name.replace(":", _WITH))
 
     def _parsed(self) -> tuple[int | None, str]:
         """Return the position of the outcome, and the right side with names that mean nothing to Python."""
-        left, tilde, right = self.effect.formula.partition("~")
+        sides = _SIDES.fullmatch(self.effect.formula)
         names = {v.name: k for k, v in enumerate(self._schema.encoded)}
         where = f"effects: '{self.effect.formula}'"
-        if not tilde or "~" in right:
+        if not sides:
             raise ConfigError(f"{where}: write OUTCOME ~ A + B, or ~ A + B for family: cox.")
+        left, right = sides.groups()
         outcome = None
         if self.effect.family == "cox":
             if left.strip() or not self._follow:
@@ -193,7 +197,7 @@ class Analysis:
                 )
             self._check_event(where)
         else:
-            outcome = _position(left.strip().strip("'\""), names, where)
+            outcome = _position(_unquoted(left.strip()), names, where)
             variable = self._schema.encoded[outcome]
             fits = variable.kind == "real" if self.effect.family == "linear" else len(variable.classes) == 2
             if not fits:
@@ -267,23 +271,32 @@ def _enough(x_RC: Floats, patient_R: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def _split(text: str, mark: str) -> list[str]:
     """Split at a mark outside quotation marks."""
-    parts = re.findall(rf"""(?:[^'"{re.escape(mark)}]|'[^']*'|"[^"]*")+""", text)
-    return [part.strip() for part in parts]
+    return [part.strip() for part in re.findall(f"(?:{_OUTSIDE % re.escape(mark)})+", text)]
 
 
 def _term(text: str, names: Mapping[str, int], where: str) -> str:
-    parts = [part.strip("'\"") for part in _split(text, ":")]
-    return ":".join("step" if part == TIMESTEP else f"v{_position(part, names, where)}" for part in parts)
+    parts = _split(text, ":")
+    return ":".join(
+        "step" if part == TIMESTEP else f"v{_position(_unquoted(part), names, where)}" for part in parts
+    )
 
 
 def _position(name: str, names: Mapping[str, int], where: str) -> int:
     if name not in names:
         raise ConfigError(
             f"{where}: the schema has no variable '{name}'{nearest(name, names)}. Terms are names of "
-            f"variables, in quotation marks where they hold + or :, A:B for an interaction, or {TIMESTEP}."
+            f"variables, in quotation marks where they hold +, : or ~, A:B for an interaction, or {TIMESTEP}."
         )
     return names[name]
 
 
 def _quoted(name: str) -> str:
-    return f'"{name}"' if re.search(r"[^\w ]", name) and '"' not in name else name
+    """Return a name for a formula, in quotation marks unless it is plain; such marks in it are doubled."""
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"' if re.search(r"[^\w ]", name) or name == TIMESTEP else name
+
+
+def _unquoted(text: str) -> str:
+    mark = text[:1]
+    quoted = len(text) > 1 and mark == text[-1] and mark in "'\""
+    return text[1:-1].replace(2 * mark, mark) if quoted else text

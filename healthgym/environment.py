@@ -81,7 +81,8 @@ def task(environment: Environment) -> str:
     A task that is submitted again alone belongs to an array of one.
 
     Raises:
-        ConfigError: the array's numbers are a list with uneven gaps, so that a task's place in it is unknown.
+        ConfigError: the array's numbers are a list with gaps, for which Slurm sets a step of 1, so that a
+            task's place in it is unknown.
     """
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return "0/1"

@@ -166,6 +166,25 @@ def test_several_processes_equal_one(tmp_path: Path, num_processes: int, micro: 
         assert_close_run(tmp_path, f"one-{system}", f"many-{system}", tolerance(system))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["v1", "ar"])
+def test_a_resumed_run_of_several_processes_has_the_same_bits(tmp_path: Path, system: str) -> None:
+    tiny.cohort(tmp_path)
+    as_usual = {"double": False, "training": SECTIONS["training"] | {"micro_batch_size": 2}}
+    for number, items in enumerate(
+        (
+            [item(tmp_path, "straight", system, **as_usual)],
+            [item(tmp_path, "stopped", system, [1, 1, "stop"], **as_usual)],
+            [item(tmp_path, "stopped", system, **as_usual)],
+        )
+    ):
+        ended = spawn(items, 2)
+        assert [process.returncode for process in ended] == [stopping.INTERRUPTED * (number == 1), 0], ended
+    tiny.assert_same_run(load_checkpoint(tmp_path / "straight"), load_checkpoint(tmp_path / "stopped"))
+    lines = [tiny.losses(tmp_path / run / "metrics.jsonl") for run in ("straight", "stopped")]
+    assert lines[0] == lines[1]
+
+
 @pytest.mark.parametrize("system", tiny.SYSTEMS)
 def test_micro_batches_equal_the_batch(tmp_path: Path, system: str) -> None:
     tiny.cohort(tmp_path)

@@ -304,7 +304,13 @@ def differences(old: StrictModel, new: StrictModel) -> list[str]:
 def _sentences(problems: ValidationError, model: type[BaseModel]) -> list[str]:
     """Return a line for each wrong setting; if a value may be of several kinds, the line has all of them."""
     lines: dict[str, str] = {}
-    for problem in problems.errors():
+    found = problems.errors()
+    for problem in found:
+        # What is wrong with an entry of a list, pydantic also reports as an entry that is absent.
+        place = problem["loc"]
+        within = any(each["loc"][: len(place)] == place for each in found if len(each["loc"]) > len(place))
+        if problem["type"] == "too_short" and within:
+            continue
         line = _sentence(problem, model)
         key_path, _, said = line.partition(": must be ")
         before = next((key for key in lines if said and key == key_path), None)

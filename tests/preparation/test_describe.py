@@ -12,7 +12,7 @@ import pytest
 from healthgym.commands.main import main
 from healthgym.data.describe.command import Description, describe_frame, describe_table
 from healthgym.data.sequences import PreparedCohort
-from healthgym.data.tables.dialect import Given
+from healthgym.data.tables.dialect import Dialect, Given, find_dialect
 from healthgym.errors import ConfigError, StorageError, TableError
 from healthgym.schema import Schema, load_schema
 
@@ -122,6 +122,14 @@ def test_what_is_found_can_be_overruled(tmp_path: Path) -> None:
         TableError, match=r"no column 'subject' \(did you mean 'subject_id'\?\), which --patient"
     ):
         describe_table(tmp_path / "t.csv", patient="subject")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "mark"), [("0,125 0,250", ","), ("-0,500 0,125", ","), ("1,125 2,250", ".")]
+)
+def test_numbers_of_thousands_do_not_begin_with_zero(numbers: str, mark: str) -> None:
+    rows = "".join(f"{number};a\n" for number in [*numbers.split(), "0"])
+    assert find_dialect(f"x;y\n{rows}".encode()) == Dialect(";", mark)
 
 
 def test_a_point_among_decimal_commas_is_no_number(

@@ -124,5 +124,6 @@ def test_an_impossible_combination_must_name_what_is_there(condition: dict[str, 
         {"name": "sex", "kind": "binary", "classes": {1: "Male", 2: "Female"}},
     ]
     values = {"name": "s", "variables": variables, "impossible": [{"name": "odd", "never": [condition]}]}
-    with pytest.raises(SchemaError, match=words):
+    with pytest.raises(SchemaError, match=words) as raised:
         parse(Schema, values, "s.yaml", SchemaError)
+    assert "at least 1" not in str(raised.value), "the entry is there, and wrong"

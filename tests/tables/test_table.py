@@ -391,7 +391,12 @@ def test_a_class_may_be_called_none(tmp_path: Path) -> None:
         ("t.csv", b"", r"first line is empty"),
         ("t.csv", b"a,b\n1,2\n", r"none of the schema's columns .* the file has a, b\."),
         ("t.csv", b"PatientID,dose,dose\n1,2,3\n", r"line 1: column 'dose' appears twice"),
-        ("t.csv", b"PatientID,Timestep,dose\n1,2,\xff\xfe\n", r"not UTF-8 text .* Save the table as UTF-8"),
+        (
+            "t.csv",
+            b"PatientID,Timestep,dose\n1,2,\xff\xfe\n",
+            r"not UTF-8 text .* Save the table as UTF-8, "
+            "or name its encoding by --encoding",
+        ),
         (
             "t.csv",
             b"PatientID,Timestep\n1,2\n1,2,3,4\n",

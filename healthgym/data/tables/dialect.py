@@ -30,7 +30,7 @@ _LINES = 200  # by which a separator is judged
 _WITH_COMMA = re.compile(r"\s*([<>≤≥]=?\s*)?[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
 _WITH_POINT = re.compile(r"\s*([<>≤≥]=?\s*)?[+-]?\d*\.\d+([eE][+-]?\d+)?\s*")
 _PLAIN_NUMBER = re.compile(r"\s*([<>≤≥]=?\s*)?[+-]?\d+\s*")
-_THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}(,\d{3})+\s*")
+_THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+\s*")
 
 
 @dataclass(frozen=True)

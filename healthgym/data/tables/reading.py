@@ -282,7 +282,10 @@ def not_utf8(records: Records, path: Path) -> TableError:
         records.content.decode()
     except UnicodeDecodeError as error:
         line = records.lines_N[np.searchsorted(records.ends_N, error.start, side="right")]
-        return TableError(f"{path}, line {line}: not UTF-8 text ({error.reason}). Save the table as UTF-8.")
+        return TableError(
+            f"{path}, line {line}: not UTF-8 text ({error.reason}). Save the table as UTF-8, "
+            "or name its encoding by --encoding, such as latin-1."
+        )
     raise AssertionError("the bytes are UTF-8 text")
 
 

@@ -27,7 +27,7 @@ _SHARE_OF_FREE = 0.25  # of a device's free memory; the rest is the system's
 Codes = tuple[Tensor, Tensor, Tensor]  # reals_BTR, codes_BTK, lengths_B
 
 
-class Step(NamedTuple):
+class StepBatch(NamedTuple):
     """The batch of a training step.
 
     Args:
@@ -48,7 +48,7 @@ class _Source(Protocol):
         """Return the first timesteps of some patients."""
 
 
-class Batches(Iterator[Step]):
+class Batches(Iterator[StepBatch]):
     """An endless iterator over this process's part of the batches, starting at a step; must be closed.
 
     Args:
@@ -72,9 +72,9 @@ class Batches(Iterator[Step]):
         self.resident = fits(patients, form, device) if on_device == "auto" else on_device
         self._source: _Source = (_Resident if self.resident else _Gathered)(patients, form, device)
         self._reader = None if self.resident else ThreadPoolExecutor(1, "batches")
-        self._next: Future[Step] | None = self._reader.submit(self._read) if self._reader else None
+        self._next: Future[StepBatch] | None = self._reader.submit(self._read) if self._reader else None
 
-    def __next__(self) -> Step:
+    def __next__(self) -> StepBatch:
         """Return the next step's batch, and start reading the one after it."""
         if self._next is None or self._reader is None:
             return self._read()
@@ -99,7 +99,7 @@ class Batches(Iterator[Step]):
     ) -> None:
         self.close()
 
-    def _read(self) -> Step:
+    def _read(self) -> StepBatch:
         step, chosen_B, length = (
             self._step,
             self._curriculum.batch(self._step),
@@ -107,9 +107,9 @@ class Batches(Iterator[Step]):
         )
         self._step += 1
         own_B = chosen_B[self._system.share.own(len(chosen_B))]
-        padded = self._curriculum.plan.divided
+        padded = self._curriculum.stage_patients.divided
         batch = Batch(self._system.layout, *self._source(own_B, length), padded)
-        return Step(step, length, len(chosen_B), batch)
+        return StepBatch(step, length, len(chosen_B), batch)
 
 
 def fits(patients: Sequences, form: RealForm, device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""The plan of a run: training patients, their order, the number of steps, and validation."""
+"""What a run trains on, in which order and for how many steps, and its validation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _SHARE_OF_STEPS = 0.95  # of a time limit; the rest is for validation
 
 @dataclass(frozen=True)
 class Course:
-    """The plan of a run.
+    """What a run trains on, in which order and for how many steps, and its validation.
 
     Args:
         patients: to train on.
@@ -36,7 +36,7 @@ class Course:
     validation: Validation | None
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load the plan and the state of validation from a checkpoint."""
+        """Load the planned number of steps and the state of validation from a checkpoint."""
         self.pace.load_state(state)
         if self.validation is not None:
             self.validation.load_state(state)
@@ -56,7 +56,7 @@ class Course:
 
 
 def set_course(patients: Sequences, system: System, config: RunConfig) -> Course:
-    """Return the plan of a run, from the settings and the system's class.
+    """Return the course of a run, from the settings and the system's class.
 
     Args:
         patients: all training patients.

@@ -56,7 +56,7 @@ class Curriculum:
 
     Attributes:
         stages: by length.
-        plan: the patients of the stages.
+        stage_patients: the patients of each stage.
 
     Args:
         config: lengths and batch size.
@@ -69,14 +69,14 @@ class Curriculum:
 
     def __init__(self, config: CurriculumConfig, patients: HasLengths, seed: int) -> None:
         self.batch_size, self._seed = config.batch_size, seed
-        self.plan = stages_of(config, patients.lengths_N)
+        self.stage_patients = stages_of(config, patients.lengths_N)
         self.stages = tuple(
             Stage(stage.length, stage.count, stage.count // config.batch_size, stage.first)
-            for stage in self.plan.stages
+            for stage in self.stage_patients.stages
         )
         _check(self.stages, config, int(patients.lengths_N.max(initial=0)))
         self._ends = np.cumsum([stage.num_batches for stage in self.stages])
-        self._order = _by_length(patients, self.plan)
+        self._order = _by_length(patients, self.stage_patients)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -122,11 +122,11 @@ class Curriculum:
         return total
 
 
-def _by_length(patients: HasLengths, plan: Stages) -> NDArray[Any] | None:
-    """Return the patients in the plan's order by length; None if all are in every stage."""
-    if not plan.divided and (patients.lengths_N >= plan.lengths[-1]).all():
+def _by_length(patients: HasLengths, stages: Stages) -> NDArray[Any] | None:
+    """Return the patients in the stages' order by length; None if all are in every stage."""
+    if not stages.divided and (patients.lengths_N >= stages.lengths[-1]).all():
         return None
-    order_N = np.argsort(patients.lengths_N if plan.divided else -patients.lengths_N, kind="stable")
+    order_N = np.argsort(patients.lengths_N if stages.divided else -patients.lengths_N, kind="stable")
     return order_N.astype(np.min_scalar_type(len(order_N)))
 
 

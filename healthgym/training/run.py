@@ -96,7 +96,7 @@ def _train(
     system = _built(cohort, config, device)
     course = set_course(cohort.train, system, config)
     curriculum = course.curriculum
-    usage = usage_of(curriculum.plan, cohort.train, cohort.schema)
+    usage = usage_of(curriculum.stage_patients, cohort.train, cohort.schema)
     folder = RunFolder(run_dir)
     if not list_checkpoints(folder.checkpoints):  # a run that was begun resumes without this check
         refuse_left_out(usage, config.curriculum)
@@ -164,11 +164,13 @@ def _built(cohort: PreparedCohort, config: RunConfig, device: torch.device) -> S
         torch.from_numpy(cohort.correlation_FF),
         device,
         config.training.seed,
-        CohortFacts(cohort.cells, cohort.train.num_patients, _longest(cohort), cohort.train.mean_length),
+        CohortFacts(
+            cohort.cells, cohort.train.num_patients, longest_generated(cohort), cohort.train.mean_length
+        ),
     )
 
 
-def _longest(cohort: PreparedCohort) -> int:
+def longest_generated(cohort: PreparedCohort) -> int:
     """Return the longest number of timesteps that a system may generate: enough patients have so many."""
     if cohort.cells is None:
         return cohort.max_length
@@ -199,7 +201,7 @@ def rehearse(run_dir: Path, config: RunConfig, processes: int = 1) -> int:
     system = _built(cohort, config, torch.device("cpu"))
     curriculum = set_course(cohort.train, system, config).curriculum
     if not list_checkpoints(RunFolder(run_dir).checkpoints):
-        refuse_left_out(usage_of(curriculum.plan, cohort.train, cohort.schema), config.curriculum)
+        refuse_left_out(usage_of(curriculum.stage_patients, cohort.train, cohort.schema), config.curriculum)
     if not system.makes_lengths:
         system.check_length(curriculum.max_length)
     Share(Ranks(Process(0, processes)), curriculum.batch_size)  # refuses too many processes
@@ -309,7 +311,11 @@ def _saver(
     system: System,
 ) -> Callable[[Snapshot], None]:
     """Return a function that writes a snapshot as a checkpoint."""
-    most = min(curriculum.max_length, _longest(cohort)) if system.makes_lengths else curriculum.max_length
+    most = (
+        min(curriculum.max_length, longest_generated(cohort))
+        if system.makes_lengths
+        else curriculum.max_length
+    )
     cut = np.minimum(cohort.train.lengths_N, most)
     lengths_2U = _counts(cut)
     if system.makes_lengths and cohort.cells is not None:
@@ -322,7 +328,7 @@ def _saver(
         num_patients=cohort.train.num_patients,
         first_timestep=cohort.first_timestep,
         time=cohort.time.to_tree(),
-        stages=np.minimum(np.array(curriculum.plan.lengths, np.int64), most),
+        stages=np.minimum(np.array(curriculum.stage_patients.lengths, np.int64), most),
         usage=usage.to_json(),
         length_groups=to_text(_length_groups(cohort, cut, curriculum)),
         class_counts=_class_counts(cohort, system).to_text(),
@@ -376,7 +382,7 @@ def _length_groups(
         return ()
     codes_NS, names = static_codes(cohort.train, cohort.schema)
     num_classes = [len(cohort.schema[name].classes) for name in names]
-    return fit_groups(codes_NS, names, num_classes, lengths_N, curriculum.plan.lengths)
+    return fit_groups(codes_NS, names, num_classes, lengths_N, curriculum.stage_patients.lengths)
 
 
 def _refuse_other_data(start: Checkpoint | None, cohort: PreparedCohort, config: RunConfig) -> None:

@@ -18,7 +18,7 @@ class Snapshot:
         seconds: training time.
         state: the system's.
         meter: losses not yet logged.
-        trainer: the plan and the state of validation.
+        trainer: the planned number of steps and the state of validation.
     """
 
     step: int

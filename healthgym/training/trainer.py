@@ -16,7 +16,7 @@ from healthgym.distributed.ranks import Ranks
 from healthgym.errors import DivergenceError, HealthgymError
 from healthgym.nn.subnormals import subnormals_are_zero
 from healthgym.systems.base import Batch, Draws, PositionDraws, State, System
-from healthgym.training.batches import Step
+from healthgym.training.batches import StepBatch
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.monitoring.divergence import not_finite
 from healthgym.training.monitoring.metrics import Meter, MetricsFile
@@ -49,7 +49,7 @@ class Trainer:
     system: System
     take_step: Callable[[Batch, Draws], dict[str, Tensor]]
     curriculum: Curriculum
-    batches: Iterator[Step]
+    batches: Iterator[StepBatch]
     config: RunConfig
     metrics: MetricsFile | None
     report: ProgressReport

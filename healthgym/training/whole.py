@@ -49,7 +49,7 @@ class WholeCurriculum(Curriculum):
             )
         self.batch_size = min(config.batch_size, max(count // _LEAST_BATCHES, _SMALLEST_BATCH), count)
         self.stages = (Stage(longest, count, count // self.batch_size),)
-        self.plan = Stages((StagePatients(longest, 0, count),), divided=True)
+        self.stage_patients = Stages((StagePatients(longest, 0, count),), divided=True)
         self._ends = np.array([self.stages[0].num_batches])
         nearly_equal = int(patients.lengths_N.min()) >= _NEARLY_EQUAL * longest
         self.fixed_length = fixed_length or nearly_equal

@@ -114,7 +114,7 @@ def test_ar_with_fewer_positions_is_the_same_function(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checkpoint is one of earlier development versions, which has a position for each timestep."""
-    monkeypatch.setattr(run_module, "_longest", lambda cohort: cohort.max_length)
+    monkeypatch.setattr(run_module, "longest_generated", lambda cohort: cohort.max_length)
     cohort = trained(tmp_path, "ar")
     release(tmp_path / "run", tmp_path / "r.h5", ROOT / "configs" / "report.yaml")
     systems = [trained_system(load_checkpoint(tmp_path / name), "cpu") for name in ("run", "r.h5")]

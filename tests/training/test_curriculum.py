@@ -46,7 +46,7 @@ def test_each_stage_holds_each_of_its_patients_at_most_once(
         filled = int(np.sort(lengths)[-batch_size])
         config = config.model_copy(update={"lengths": tuple(sorted({max(1, filled // 2), filled}))})
     curriculum = Curriculum(config, Lengths(lengths), seed)
-    divided = curriculum.plan.divided
+    divided = curriculum.stage_patients.divided
     assert divided == (not listed and len(set(lengths)) > 1)
     orders = []
     for epoch in range(2):
@@ -93,9 +93,9 @@ def test_everybody_is_in_a_stage() -> None:
 
 def test_one_patient_far_longer_than_the_others_is_cut() -> None:
     curriculum = Curriculum(CurriculumConfig(batch_size=8), Lengths([3] * 30 + [5] * 170 + [5000]), 0)
-    assert curriculum.plan.lengths == (3, 5)
+    assert curriculum.stage_patients.lengths == (3, 5)
     assert curriculum.stages[-1].num_patients == 171
-    assert curriculum.plan.group_of(np.array([3, 5, 5000])).tolist() == [0, 0, 1]
+    assert curriculum.stage_patients.group_of(np.array([3, 5, 5000])).tolist() == [0, 0, 1]
 
 
 def test_one_value_is_no_batch() -> None:

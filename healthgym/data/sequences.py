@@ -3,6 +3,7 @@
 Legend: N patients, B batch, T timesteps, R real variables, K binary and categorical variables.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -22,6 +23,9 @@ from healthgym.storage.rows import RowsOnDisk
 
 RealForm: TypeAlias = Literal["scaled", "cells"]
 """The form of real variables: scaled to [0, 1], or codes of their cells."""
+
+
+_ROWS = 1 << 20  # read at a time
 
 
 class Sequences:
@@ -137,6 +141,20 @@ class Sequences:
     def first_codes(self) -> NDArray[np.uint8]:
         """Return the class indices of each patient's first timestep, shape (N, K)."""
         return self._arrays.codes.take(self._starts_N, axis=0)
+
+    def seen_classes(self, num_classes: Sequence[int]) -> list[NDArray[np.bool_]]:
+        """Return for each categorical variable which of its classes any patient of the whole split has.
+
+        Args:
+            num_classes: of each variable.
+        """
+        assert self._chosen_N is None
+        codes, seen = self._arrays.codes, [np.zeros(count, bool) for count in num_classes]
+        for first in range(0, len(codes), _ROWS):
+            block = codes[first : first + _ROWS]
+            for k, found in enumerate(seen):
+                found[np.unique(block[:, k])] = True
+        return seen
 
     def first_pieces(self) -> NDArray[np.int64]:
         """Return the piece of each real at each patient's first timestep, shape (N, R).

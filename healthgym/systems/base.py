@@ -4,7 +4,7 @@ Shapes: B batch, T timesteps, F features, R reals, K binary and categorical vari
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -110,6 +110,13 @@ class System(ABC):
     def keep_if_best(self, value: float) -> bool:
         """Keep these weights for sampling if this validation loss is the lowest so far; return whether so."""
         raise NotImplementedError
+
+    def exclude_unseen(self, seen: Sequence[NDArray[np.bool_]]) -> None:  # noqa: B027 - most cannot
+        """Never sample classes that no training patient has; called before the first step.
+
+        Args:
+            seen: for each categorical variable, whether training patients have each of its classes.
+        """
 
     def check_length(self, length: int) -> None:  # noqa: B027 - most systems take any length
         """Raise ConfigError if sequences of this length do not fit the system."""

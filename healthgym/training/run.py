@@ -106,7 +106,9 @@ def _train(
         system.check_length(curriculum.max_length)
     system.share = Share(ranks, curriculum.batch_size, config.training.micro_batch_size)
     meter = Meter(system.share)
-    if start is not None:
+    if start is None:
+        system.exclude_unseen(cohort.train.seen_classes(cohort.schema.layout.num_classes))
+    else:
         system.load_state(start.state)
         meter.load_state(start.meter)
         course.load_state(start.trainer)

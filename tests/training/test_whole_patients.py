@@ -17,12 +17,15 @@ from validating_system import MeanSystem
 
 from healthgym import stopping
 from healthgym.config import CurriculumConfig, RunConfig
+from healthgym.data.prepare import SplitSettings, prepare
 from healthgym.data.sequences import PreparedCohort
 from healthgym.distributed.parallel import Process
 from healthgym.distributed.ranks import Ranks
 from healthgym.distributed.share import Share
 from healthgym.errors import ConfigError, DivergenceError
-from healthgym.storage.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint
+from healthgym.storage.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, read_checkpoint
+from healthgym.synthesis.source import trained_system
+from healthgym.systems.base import SampleDraws
 from healthgym.training import run as run_module
 from healthgym.training.curriculum import Curriculum
 from healthgym.training.monitoring.metrics import read_metrics
@@ -394,3 +397,16 @@ def test_a_checkpoint_without_the_trainer_s_state_is_read(folder: Path, tmp_path
     old = [each for each in path.rglob("*.h5") if "checkpoint" in each.name]
     for each in old:
         assert read_checkpoint(each).trainer == {}
+
+
+def test_classes_that_no_training_patient_has_are_never_sampled(tmp_path: Path) -> None:
+    """Static and varying ones, also by a network that has hardly learned; a run that resumes keeps this."""
+    frame = tiny.table(60)
+    frame["sex"], frame["drug"] = 2, frame["drug"].replace({1: 0})
+    prepare(frame, tiny.SCHEMA, tmp_path / "prepared.h5", SplitSettings(holdout=0.0))
+    config = tiny.config(tmp_path, "ar", training={"epochs": 1})
+    assert train(tmp_path / "run", config)
+    system = trained_system(load_checkpoint(tmp_path / "run"), "cpu")
+    made = system.make(SampleDraws(0, 0, 2000))
+    assert set(np.unique(made.codes_KTB[0])) == {1}
+    assert set(np.unique(made.codes_KTB[1])) == {0, 2}

@@ -6,10 +6,13 @@ Legend: B patients, T timesteps, N rows (patients at timesteps), R real variable
 D width, X inputs of a timestep.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,6 +39,7 @@ from healthgym.systems.base import State
 from healthgym.systems.optimiser import module_state
 
 _TIMES = 6
+_NEVER = -1e4  # as a bias: its exponential is 0
 _RARE = 20_000  # new values of a variable; with fewer, its networks overfit while others still learn
 HEAD, RARE, STATIC = "head", "head/rare", "static"  # names of dropout
 
@@ -148,6 +152,20 @@ class Network(nn.Module):
     varying_reals: Tensor
     varying_classes: Tensor
     counts_K: Tensor
+
+    @torch.no_grad()
+    def exclude_unseen(self, seen: Sequence[NDArray[np.bool_]]) -> None:
+        """Give classes that no training patient has the probability 0.
+
+        Their biases have no gradient then, and stay as they are.
+
+        Args:
+            seen: for each categorical variable, whether training patients have each of its classes.
+        """
+        for head in (self.static_head, self.step_head):
+            for k in head.slots.classes:
+                bias = cast(nn.Linear, head.outputs[f"class {k}"]).bias
+                bias[torch.from_numpy(~seen[k])] = _NEVER
 
     # --- scoring ---------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ Shapes: B batch, T timesteps, R reals, K binary and categorical variables, S dec
 """
 
 import copy
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal, cast
 
@@ -129,6 +129,10 @@ class AutoregressiveSystem(System):
         self.block = 0 if self._dense else _BLOCK  # a GPU takes a small block as long as a larger one
         self._captured: CapturedCourse | None = None
         self._mean_length = max(facts.mean_length, 1.0)
+
+    def exclude_unseen(self, seen: Sequence[NDArray[np.bool_]]) -> None:
+        for network in {id(each): each for each in (self.network, self._average, self.best)}.values():
+            network.exclude_unseen(seen)
 
     # --- training --------------------------------------------------------------------------------
 

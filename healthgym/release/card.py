@@ -269,7 +269,7 @@ def _likelihood_in_words(audit: dict[str, Any] | None) -> list[str]:
         f"{audit['holdout_patients']:,} held-out ones with AUC "
         f"{audit['auc']:.3f} (95% interval {low:.3f} to {high:.3f}; 0.5 is chance). {_rate_in_words(audit)} "
         f"The most exposed 1% are likelier than {audit['most_exposed_above_holdout']:.1%} of the held-out "
-        f"ones. Nats per timestep: {nats['training']:.2f} and {nats['holdout']:.2f}."
+        f"ones. Median nats per timestep: {nats['training']:.2f} and {nats['holdout']:.2f}."
     ]
 
 

@@ -40,7 +40,7 @@ def likelihood_audit(system: System, trained: Checkpoint, cohort: PreparedCohort
     Returns:
         AUC and true-positive rate at 1% false positives, each with its 95% interval; for the most exposed
         1% of the training patients, the share of held-out patients who are less likely than the least exposed
-        of them; the mean nats per timestep of both groups. The rate is None for fewer than 100 held-out
+        of them; the median nats per timestep of both groups. The rate is None for fewer than 100 held-out
         patients, of whom 1% is nobody.
     """
     if not system.scores_patients or not cohort.holdout.num_patients:
@@ -61,7 +61,11 @@ def likelihood_audit(system: System, trained: Checkpoint, cohort: PreparedCohort
         if enough
         else None,
         "most_exposed_above_holdout": float(np.mean(others < exposed[-1])),
-        "nats_per_timestep": {"training": float(-members.mean()), "holdout": float(-others.mean())},
+        # Not means: a held-out patient with a class that no training patient has is as good as impossible.
+        "nats_per_timestep": {
+            "training": float(np.median(-members)),
+            "holdout": float(np.median(-others)),
+        },
     }
 
 

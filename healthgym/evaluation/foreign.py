@@ -17,13 +17,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from healthgym.data.tables.dates import days_in, has_dates
 from healthgym.data.tables.grid import GridCounts, on_grid
 from healthgym.data.tables.keys import numbers_in, patient_ids
 from healthgym.data.tables.missing import Fills, apply_flags
 from healthgym.data.tables.problems import Problems
 from healthgym.data.tables.sources import read_files
 from healthgym.data.tables.table import in_one_form, read_classes, read_real, with_meanings
-from healthgym.data.tables.visits import Rows, days_in, fill_statics, has_dates
+from healthgym.data.tables.visits import Rows, fill_statics
 from healthgym.errors import TableError, listed, nearest
 from healthgym.schema import Schema
 from healthgym.schema.timing import Grid, ratio

@@ -17,7 +17,7 @@ from healthgym.data.describe.names import (
     squeezed,
 )
 from healthgym.data.describe.words import Column, Words
-from healthgym.data.tables.visits import moments
+from healthgym.data.tables.dates import moments
 from healthgym.errors import TableError, listed, nearest
 from healthgym.words import one_form
 

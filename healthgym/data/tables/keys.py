@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from healthgym.data.tables.dates import DAYS, as_date, days_in, has_dates, lacks_zone
 from healthgym.data.tables.problems import Problems
-from healthgym.data.tables.visits import DAYS, as_date, days_in, has_dates, lacks_zone
 from healthgym.schema import Schema
 from healthgym.schema.timing import Irregular
 from healthgym.words import one_form

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from healthgym.data.encode import labelled
 from healthgym.data.fitting.transform import BOXCOX_EPS
+from healthgym.data.tables.dates import days_in, has_dates
 from healthgym.data.tables.grid import GridCounts, check_grid, on_grid
 from healthgym.data.tables.keys import KeyRows, Keys, check_order, numbers_in, patient_ids, read_keys
 from healthgym.data.tables.missing import Fills, apply_flags
 from healthgym.data.tables.problems import Problems
 from healthgym.data.tables.reading import read_table
-from healthgym.data.tables.visits import Rows, TimeFinder, check_times, days_in, has_dates, visit_times
+from healthgym.data.tables.visits import Rows, TimeFinder, check_times, visit_times
 from healthgym.errors import TableError, listed, nearest
 from healthgym.schema import Schema, Variable, plain_word
 from healthgym.schema.timing import Grid, TimeForm

@@ -17,7 +17,7 @@ from healthgym.errors import StorageError
 from healthgym.files import REPORT_BYTES, require_place
 from healthgym.launch.following import next_step
 from healthgym.launch.perform import LEAST_GIGABYTES, Job, Outcome, require_memory
-from healthgym.launch.requests import EvaluateRequest, TrainRequest
+from healthgym.launch.requests import EvaluateRequest, TrainRequest, with_absolute_paths
 from healthgym.synthesis.request import SynthesisRequest
 
 
@@ -138,7 +138,7 @@ class SynthesizeJob:
         """
         from healthgym.strict import parse
 
-        request = _settled(request)
+        request = with_absolute_paths(request)
         if "task" not in request:
             request["task"] = environment.task(os.environ)
         settled = parse(SynthesisRequest, request, "the command line")
@@ -245,7 +245,7 @@ class PrepareJob:
         from healthgym.strict import parse
 
         found = options | {"schema_path": shipped.schema(options["schema_path"])}
-        settled = parse(PrepareRequest, _settled(found), "the command line")
+        settled = parse(PrepareRequest, with_absolute_paths(found), "the command line")
         # Here already: JSON has no nan.
         command.check(settled.holdout, settled.max_patients, settled.least_patients)
         return cls(settled.out, settled.model_dump_json())
@@ -332,7 +332,7 @@ class EvaluateJob:
 
         named, config = options.get("schema_path"), options.get("config", shipped.thresholds())
         found = {"schema_path": named and shipped.schema(named), "config": shipped.report_settings(config)}
-        settled = parse(EvaluateRequest, _settled(options | found), "the command line")
+        settled = parse(EvaluateRequest, with_absolute_paths(options | found), "the command line")
         return cls(settled.out, settled.model_dump_json())
 
     @property
@@ -393,11 +393,3 @@ class EvaluateJob:
             overrides=request.set,
         )
         return Outcome(True, "\n".join([*report.lines(), f"{report.verdict}: {self.out / 'report.html'}"]))
-
-
-def _settled(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options whose paths hold wherever the job runs."""
-    settled = {
-        name: value.absolute() if isinstance(value, Path) else value for name, value in options.items()
-    }
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in settled.items()}

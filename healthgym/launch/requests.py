@@ -1,7 +1,7 @@
 """Arguments of `healthgym train`, `evaluate`, `inspect`, `status` and `pipeline`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from healthgym.evaluation.settings import Thresholds
 from healthgym.options import Option
@@ -62,3 +62,11 @@ class PipelineRequest(StrictModel):
 
     pipeline: Annotated[Path, Option("what each stage does and where: slurm/pipeline.yaml", positional=True)]
     dry_run: Annotated[bool, Option("show the batch scripts, and stop")] = False
+
+
+def with_absolute_paths(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options whose paths hold wherever the job runs."""
+    settled = {
+        name: value.absolute() if isinstance(value, Path) else value for name, value in options.items()
+    }
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settled.items()}
